@@ -1,0 +1,1 @@
+"""The collector of parti.com livestreams: a Scrapy project."""

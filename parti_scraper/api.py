@@ -1,0 +1,161 @@
+"""The Parti API: hosts, routes, queries and headers. The one place that knows the site.
+
+Source of every fact here: the project's specification of the categories pages, or, where a line says
+*reported*, public descriptions of the same API by other clients.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode, urlsplit
+
+from parti_scraper.exceptions import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BASE_URLS = (
+    "https://api-backend.parti.com",
+    # Reported: the API moved three times in eighteen months.
+    "https://backend-prod-1053646558307.us-central1.run.app",
+    "https://prod-api.parti.com",
+    "https://api.parti.com",
+)
+
+# The site's own `from_ts`: 2021-08-03, before the first livestream.
+FIRST_TS = 1_627_948_800
+
+USER_AGENT = (
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/136.0.0.0 Safari/537.36"
+)
+HEADERS = {
+    "Accept": "application/json, text/plain, */*",
+    "Origin": "https://parti.com",
+    "Referer": "https://parti.com/",
+}
+
+# How the site spells "no category" in a query; what the server makes of it is unknown.
+NAN = "NaN"
+
+_PROFILE = "/parti_v2/profile/"
+_SITE = "https://parti.com"
+
+
+def categories_url(base_url: str) -> str:
+    """Return the URL of the list of categories."""
+    return f"{base_url}{_PROFILE}livestream_calendar/events/categories"
+
+
+@dataclass(frozen=True, slots=True)
+class RecentQuery:
+    """Which ended livestreams to ask for.
+
+    Attributes:
+        from_ts, to_ts: Unix seconds. Unknown: whether the server holds them against the end or the start.
+        categories: values of the repeated parameter, sent in this order.
+        user_id: one channel only (reported parameter).
+        top_views: most viewed first instead of last ended first (reported order).
+    """
+
+    from_ts: int
+    to_ts: int
+    categories: tuple[str, ...] = ()
+    user_id: int | None = None
+    top_views: bool = False
+
+    def url(self, base_url: str, offset: int, limit: int) -> str:
+        """Return the URL of one page, its parameters in the site's own order."""
+        parameters = [
+            ("sort_by_date_desc", _boolean(not self.top_views)),
+            ("from_ts", str(self.from_ts)),
+            ("to_ts", str(self.to_ts)),
+            ("followed_only", "false"),
+            *(("categories", category) for category in self.categories),
+            ("offset", str(offset)),
+            ("limit", str(limit)),
+            ("top_views_sort", _boolean(self.top_views)),
+        ]
+        if self.user_id is not None:
+            parameters.append(("by_user_id", str(self.user_id)))
+        return _url(base_url, "get_livestream_channel_info/recent", parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveQuery:
+    """Which live channels to ask for: of the given categories, or all."""
+
+    categories: tuple[str, ...] = ()
+
+    def url(self, base_url: str, offset: int, limit: int) -> str:
+        """Return the URL of one page, its parameters in the site's own order."""
+        parameters = [
+            ("limit", str(limit)),
+            ("offset", str(offset)),
+            *(("categories", category) for category in self.categories),
+        ]
+        return _url(base_url, "get_livestream_channel_info/live", parameters)
+
+
+def channel_url(social_media: str | None, social_username: str | None) -> str | None:
+    """Return the address of a channel's page (reported), or None where it cannot be told."""
+    if not social_media or not social_username:
+        return None
+    # Reported: the names of Discord users are followed by `/0`.
+    tail = "/0" if social_media == "discord" else ""
+    return f"{_SITE}/creator/{quote(social_media, safe='', errors='replace')}/" + (
+        quote(social_username, safe="", errors="replace") + tail
+    )
+
+
+def video_url(event_id: int) -> str:
+    """Return the address of a livestream's page (reported)."""
+    return f"{_SITE}/video/{event_id}"
+
+
+def parse_base_urls(text: str) -> tuple[str, ...]:
+    """Split and check the value of `PARTI_API_BASE_URLS`.
+
+    Raises:
+        UsageError: it is empty, or a part of it is not `http(s)://host[:port]`.
+    """
+    urls = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    for url in urls or ("",):
+        if not _is_base_url(url):
+            raise UsageError.of(
+                "setting",
+                "PARTI_API_BASE_URLS",
+                "not a scheme and host",
+                url,
+                f"comma-separated, such as {BASE_URLS[0]}",
+            )
+    return urls
+
+
+def is_loopback(base_url: str) -> bool:
+    """Tell whether the host is this machine: such a server is ours, and need not be spared."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port_is_valid = parts.port != 0  # reading it raises where it is no port
+    except ValueError:
+        return False
+    rest = parts.path or parts.query or parts.fragment or parts.username or parts.password
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and port_is_valid and not rest
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _url(base_url: str, route: str, parameters: Sequence[tuple[str, str]]) -> str:
+    return f"{base_url}{_PROFILE}{route}?{urlencode(parameters)}"

@@ -1,0 +1,273 @@
+"""Spider arguments (`-a NAME=VALUE`): each declared once, with how it is parsed, what is accepted and what it means.
+
+The declaration serves the parser, the one-line errors and `scrapy crawl --help`. Pure: the time is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from parti_scraper.api import FIRST_TS, NAN
+from parti_scraper.exceptions import UsageError
+
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 100
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)", re.ASCII)
+_AGE = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"\d{1,19}", re.ASCII)
+# One part of a path, readable everywhere, and never hidden.
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+# 9999-12-31T23:59:59Z: milliseconds are beyond it, so they are not taken for seconds.
+_MAX_TS = 253_402_300_799
+
+Parser = Callable[[str, float], Any]
+
+
+class _UnparsableError(ValueError):
+    """A value that a parser does not take; the text is what is wrong with it."""
+
+
+def _argument(parser: Parser, accepted: str, description: str, default: Any = None) -> Any:
+    metadata = {"parser": parser, "accepted": accepted, "description": description}
+    return field(default=default, metadata=metadata)
+
+
+def _whole_number(minimum: int, maximum: int = 10**18) -> Parser:
+    def parse(text: str, _now: float) -> int:
+        if not _WHOLE_NUMBER.fullmatch(text):
+            raise _UnparsableError("not a whole number")
+        if not minimum <= int(text) <= maximum:
+            raise _UnparsableError("out of range")
+        return int(text)
+
+    return parse
+
+
+def _length(text: str, _now: float) -> float:
+    match = _LENGTH.fullmatch(text)
+    if not match:
+        raise _UnparsableError("not a length of time")
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if not seconds:
+        raise _UnparsableError("not longer than nothing")
+    return seconds
+
+
+def _time(text: str, now: float) -> float:
+    """Return Unix seconds, with a fraction where the text has one."""
+    if age := _AGE.fullmatch(text):
+        seconds = math.floor(now) - float(int(age[1]) * _UNITS[age[2]])
+    elif re.fullmatch(r"\d{8}", text, re.ASCII):
+        raise _UnparsableError("a date or Unix seconds, it could be either")
+    elif re.fullmatch(r"\d{1,12}", text, re.ASCII):
+        seconds = float(text)
+    else:
+        seconds = _iso_8601(text)
+    if not 0 <= seconds <= _MAX_TS:
+        raise _UnparsableError("a time before 1970 or after 9999")
+    return seconds
+
+
+def _iso_8601(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise _UnparsableError("not a date or an age") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    try:
+        return moment.timestamp()
+    except (OverflowError, ValueError):
+        raise _UnparsableError("a time before 1970 or after 9999") from None
+
+
+def _since(text: str, now: float) -> int:
+    return math.ceil(_time(text, now))
+
+
+def _until(text: str, now: float) -> int:
+    return math.floor(_time(text, now))
+
+
+def _choice(*choices: str) -> Parser:
+    def parse(text: str, _now: float) -> str:
+        if text not in choices:
+            raise _UnparsableError("not one of the choices")
+        return text
+
+    return parse
+
+
+def _run_id(text: str, _now: float) -> str:
+    if not _RUN_ID.fullmatch(text):
+        raise _UnparsableError("not usable as the name of a folder")
+    return text
+
+
+def _categories(text: str, _now: float) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise _UnparsableError("an empty name in the list" if len(names) > 1 else "an empty list")
+    if ALL in names and len(names) > 1:
+        raise _UnparsableError(f"`{ALL}` stands alone")
+    return tuple(NAN if name.casefold() == NAN.casefold() else name for name in names)
+
+
+ALL = "all"
+_TIME = "2026-01-31, 2026-01-31T12:00Z, 1769860800, 7d"
+_LENGTHS = "seconds, or 90s, 5m, 24h, 7d"
+
+
+def _iso(ts: float) -> str:
+    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _categories_argument() -> Any:
+    return _argument(
+        _categories,
+        "comma-separated ids, names or NaN, or `all` alone",
+        "categories to collect, by id, name or NaN, comma-separated, sent in the order given; `all`: every "
+        "category, each crawled on its own (default: no filter)",
+        (),
+    )
+
+
+def _limit_argument() -> Any:
+    return _argument(
+        _whole_number(1, MAX_LIMIT),
+        f"1 to {MAX_LIMIT}",
+        f"records to ask for a page, 1 to {MAX_LIMIT} (default: {DEFAULT_LIMIT})",
+        DEFAULT_LIMIT,
+    )
+
+
+def _max_records_argument() -> Any:
+    return _argument(_whole_number(1), "1 or more", "stop after so many records (default: all)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The arguments of every spider; each spider's own class adds to them."""
+
+    run_id: str | None = _argument(
+        _run_id,
+        "letters, digits, `.`, `_` and `-`, at most 100",
+        "name of the run's folder (default: the start time and a suffix; under scrapyd the job's id)",
+    )
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, str], spider: str, now: float) -> Self:
+        """Parse and check arguments as typed.
+
+        Names that begin with `_` are passed over: scrapyd adds `_job` and `_version`.
+
+        Args:
+            raw: values by name.
+            spider: the spider's name, for the errors.
+            now: Unix seconds, from which ages are counted.
+
+        Raises:
+            UsageError: a name is not known, or a value does not parse, or two contradict each other.
+        """
+        declared = {argument.name: argument for argument in fields(cls)}
+        values = {}
+        for name, text in raw.items():
+            if name.startswith("_"):
+                continue
+            if name not in declared:
+                problem = f"not known to the spider `{spider}`"
+                raise UsageError.of("argument", name, problem, text, ", ".join(sorted(declared)))
+            metadata = declared[name].metadata
+            try:
+                values[name] = metadata["parser"](text, now)
+            except _UnparsableError as problem:
+                raise UsageError.of("argument", name, str(problem), text, metadata["accepted"]) from None
+        arguments = cls(**values)
+        arguments._check(raw, now)
+        return arguments
+
+    @classmethod
+    def help(cls) -> list[tuple[str, str]]:
+        """Return name and description of each argument."""
+        return [(argument.name, argument.metadata["description"]) for argument in fields(cls)]
+
+    def given(self) -> dict[str, Any]:
+        """Return the values that differ from the defaults, as JSON takes them; without `run_id`."""
+        return {
+            argument.name: list(value) if isinstance(value, tuple) else value
+            for argument in fields(self)
+            if argument.name != "run_id"
+            and (value := getattr(self, argument.name)) != argument.default
+            and argument.default is not MISSING
+        }
+
+    def _check(self, raw: Mapping[str, str], now: float) -> None:
+        """Raise UsageError where arguments contradict each other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoriesArguments(Arguments):
+    """Arguments of the spider `categories`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecentArguments(Arguments):
+    """Arguments of the spider `recent`. Times are Unix seconds, both bounds belong to the window."""
+
+    categories: tuple[str, ...] = _categories_argument()
+    since: int = _argument(
+        _since,
+        _TIME,
+        "only livestreams that ended at or after: a date or datetime (ISO 8601, UTC unless it says otherwise; a "
+        "date alone is its midnight), Unix seconds, or an age such as 90m, 24h, 7d (default: 2021-08-03)",
+        FIRST_TS,
+    )
+    until: int | None = _argument(
+        _until, _TIME, "only livestreams that ended at or before, given likewise (default: now)"
+    )
+    sort: str = _argument(
+        _choice("date", "views"),
+        "date, views",
+        "`date`: last ended first; `views`: the site's order by viewers (default: date)",
+        "date",
+    )
+    limit: int = _limit_argument()
+    max_records: int | None = _max_records_argument()
+    user_id: int | None = _argument(_whole_number(0), "a channel's number", "one channel's livestreams only")
+
+    def _check(self, raw: Mapping[str, str], now: float) -> None:
+        until = math.floor(now) if self.until is None else self.until
+        if self.since <= until:
+            return
+        # Of the two, name one that was typed.
+        if "since" in raw:
+            name, problem, accepted = "since", "later than `until`", f"at or before {_iso(until)}"
+        else:
+            name, problem, accepted = "until", "earlier than `since`", f"at or after {_iso(self.since)}"
+        raise UsageError.of("argument", name, problem, raw.get(name, ""), accepted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveArguments(Arguments):
+    """Arguments of the spider `live`. Lengths of time are seconds."""
+
+    categories: tuple[str, ...] = _categories_argument()
+    limit: int = _limit_argument()
+    max_records: int | None = _max_records_argument()
+    interval: float | None = _argument(
+        _length, _LENGTHS, "a snapshot every so often: seconds, or 90s, 5m, 24h, 7d (default: one snapshot)"
+    )
+    duration: float | None = _argument(
+        _length, _LENGTHS, "for how long to take snapshots, given likewise (default: until stopped)"
+    )
+
+    def _check(self, raw: Mapping[str, str], _now: float) -> None:
+        if self.duration is not None and self.interval is None:
+            raise UsageError.of("argument", "duration", "needs `interval`", raw["duration"], "together with `interval`")

@@ -1,0 +1,42 @@
+"""The errors of the pure core. The reasons for which a record is dropped are in `pipelines`."""
+
+from __future__ import annotations
+
+
+class PartiError(Exception):
+    """The root of the tree; never raised itself."""
+
+
+class UsageError(PartiError, ValueError):
+    """Something that the user typed is wrong; the text is one line that says what is accepted.
+
+    Raised by `arguments` and `api.parse_base_urls` before anything is requested, and by the spiders for a
+    category name that the categories route does not know. `scrapy crawl` prints it and ends with code 2.
+    """
+
+    @classmethod
+    def of(cls, kind: str, name: str, problem: str, value: str, accepted: str) -> UsageError:
+        """Build the error in the project's one grammar.
+
+        Args:
+            kind: what was wrong: `argument` or `setting`.
+            name: its name, as typed.
+            problem: what is wrong with it, such as "not a whole number".
+            value: the value, as typed; quoted, so that it stays on the line.
+            accepted: what would have been right.
+        """
+        return cls(f"{kind} `{name}`: {problem}: {value!r} (accepted: {accepted})")
+
+
+class PageError(PartiError):
+    """The body of an answer is not a page of records: HTML, cut JSON, an object instead of a list.
+
+    Raised by `normalize.parse_page`; the spiders count the page as failed.
+    """
+
+
+class RecordError(PartiError):
+    """A record cannot be normalized; the text says why, without any value of the record.
+
+    Raised and caught inside `normalize`, which returns the record with the reason.
+    """

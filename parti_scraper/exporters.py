@@ -1,0 +1,89 @@
+"""How records become bytes: CSV that no spreadsheet runs, and the storage of the run's own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from scrapy import exporters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from io import BytesIO
+    from pathlib import Path
+
+    from scrapy import Spider
+    from scrapy.crawler import Crawler
+    from scrapy.item import Field
+
+# What spreadsheets take for the start of a formula, full-width forms included, and the white space that some of
+# them pass over in front of it (OWASP, "CSV Injection").
+_FORMULA_STARTS = tuple("=+-@＝＋－＠")
+_CONTROL_STARTS = ("\t", "\r", "\n")
+
+
+def harmless(text: str) -> str:
+    """Return the text with an apostrophe in front where a spreadsheet would take it for a formula.
+
+    NUL, which no CSV reader agrees on, becomes U+FFFD.
+    """
+    text = text.replace("\0", "\ufffd")
+    if text.startswith(_CONTROL_STARTS) or text.lstrip().startswith(_FORMULA_STARTS):
+        return "'" + text
+    return text
+
+
+def encode_line(row: Mapping[str, Any]) -> bytes:
+    """Return a line of JSON Lines."""
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+class CsvItemExporter(exporters.CsvItemExporter):
+    """Scrapy's, with a header even where no record follows, objects as JSON, and no text that is run."""
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, file: BytesIO, **kwargs: Any) -> Self:
+        """Take the columns from the spider's kind of item where the user names none."""
+        item_class = getattr(crawler.spider, "item_class", None)
+        if item_class is not None and not kwargs.get("fields_to_export"):
+            kwargs["fields_to_export"] = [field.name for field in fields(item_class)]
+        return cls(file, **kwargs)
+
+    def start_exporting(self) -> None:
+        """Write the header, where the columns are known."""
+        if self.fields_to_export and self._headers_not_written:
+            self._headers_not_written = False
+            self._write_headers_and_set_fields_to_export(None)
+
+    def serialize_field(self, field: Mapping[str, Any] | Field, name: str, value: Any) -> Any:
+        """Return the value of a cell."""
+        value = super().serialize_field(field, name, value)
+        if isinstance(value, str):
+            return harmless(value)
+        if isinstance(value, bool | dict | list):
+            return json.dumps(value, ensure_ascii=False)
+        return value
+
+
+class RunFeedStorage:
+    """Stores feeds in the folder of the run: the scheme `run:` of `FEEDS`."""
+
+    def __init__(self, uri: str, *, feed_options: dict[str, Any] | None = None) -> None:
+        self._name = uri.removeprefix("run:")
+
+    def path(self, spider: Spider) -> Path:
+        """Return where the file is."""
+        run_dir: Path = spider.run_dir  # type: ignore[attr-defined]
+        return run_dir / self._name
+
+    def open(self, spider: Spider) -> IO[bytes]:
+        """Open the file; one of an unfinished run of the same name is begun again."""
+        return self.path(spider).open("wb")
+
+    def store(self, file: IO[bytes]) -> None:
+        """Close the file once it is on disk; the data package is written after, and must not outlive it."""
+        with file:
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,122 @@
+"""What the spiders yield: typed records, each field documented. Their order is the order of every file.
+
+The descriptions go into `datapackage.json`, so they are written for the people who open the files.
+Times are ISO 8601 in UTC, to the second, such as `2026-11-23T21:45:00Z`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+def _field(description: str) -> Any:
+    return field(metadata={"json_schema_extra": {"description": description}})
+
+
+def _time(description: str) -> Any:
+    return field(metadata={"json_schema_extra": {"description": description, "format": "date-time"}})
+
+
+_EXTRA = "Fields of the API that no declared field takes, as they came but for secrets."
+_CATEGORY_ID = "The category's number, found by its name in the categories route; null where none matches."
+
+
+@dataclass(slots=True)
+class Category:
+    """A category of livestreams, from the categories route."""
+
+    collection: ClassVar[str] = "categories"
+
+    category_id: int = _field("The category's number, as the `categories` parameter of the API takes it.")
+    name: str | None = _field("The name that livestreams carry; empty for some categories.")
+    display_name: str | None = _field("The name that the site shows; may differ from `name` in case.")
+    scraped_at: str = _time("When this record was received.")
+    extra: dict[str, Any] = _field(_EXTRA)
+
+    @property
+    def identity(self) -> int:
+        """What makes two records the same one."""
+        return self.category_id
+
+
+@dataclass(slots=True)
+class Livestream:
+    """A livestream that has ended, from the recent route."""
+
+    collection: ClassVar[str] = "livestreams"
+
+    event_id: int = _field("The livestream's number.")
+    user_id: int | None = _field("The number of the channel that streamed.")
+    user_name: str | None = _field("The channel's name.")
+    event_title: str | None = _field("The title, free text by the streamer.")
+    category_id: int | None = _field(_CATEGORY_ID)
+    category_name: str | None = _field("The category's name as the record came with it.")
+    event_start: str | None = _time("When the livestream began.")
+    event_end: str | None = _time("When the livestream ended.")
+    duration_seconds: int | None = _field("From start to end, in seconds; null where the end is first.")
+    total_viewers: int | None = _field("Viewers in total; 0 is possible.")
+    livestream_visibility_type: str | None = _field('Who may watch: "Public" as far as seen.')
+    has_access_pass: bool | None = _field("Whether watching takes an access pass.")
+    livestream_recording: str | None = _field("Relative path of the recording (.m3u8).")
+    event_file: str | None = _field("Address of the livestream's picture.")
+    avatar_link: str | None = _field("Address of the channel's picture.")
+    user_avatar_id: int | None = _field("Number of the channel's picture.")
+    social_media: str | None = _field("Where the channel's account comes from: parti, twitter, discord, telegram.")
+    social_username: str | None = _field("The account's name there.")
+    discord_discriminator: str | None = _field("The number behind a Discord name.")
+    channel_url: str | None = _field("The channel's page on the site.")
+    video_url: str = _field("The livestream's page on the site.")
+    scraped_at: str = _time("When this record was received.")
+    extra: dict[str, Any] = _field(_EXTRA)
+
+    @property
+    def identity(self) -> int:
+        """What makes two records the same one."""
+        return self.event_id
+
+
+@dataclass(slots=True)
+class LiveChannel:
+    """A channel that is live, as seen in one snapshot of the live route."""
+
+    collection: ClassVar[str] = "live_channels"
+
+    snapshot_id: str = _field("The snapshot: the run's name and the snapshot's number in it.")
+    observed_at: str = _time("When the page with this channel was received.")
+    rank: int = _field("The channel's place in the order of the route, most viewers first, from 1.")
+    event_id: int | None = _field("The livestream's number.")
+    user_id: int = _field("The channel's number.")
+    user_name: str | None = _field("The channel's name.")
+    event_title: str | None = _field("The title, free text by the streamer.")
+    category_id: int | None = _field(_CATEGORY_ID)
+    category_name: str | None = _field("The category's name as the record came with it.")
+    viewers_count: int | None = _field("Viewers at that moment.")
+    event_file: str | None = _field("Address of the livestream's picture.")
+    avatar_link: str | None = _field("Address of the channel's picture.")
+    user_avatar_id: int | None = _field("Number of the channel's picture.")
+    social_media: str | None = _field("Where the channel's account comes from: parti, twitter, discord, telegram.")
+    social_username: str | None = _field("The account's name there.")
+    discord_discriminator: str | None = _field("The number behind a Discord name.")
+    channel_arn: str | None = _field("The channel's resource name at the video service.")
+    playback_url: str | None = _field("Address of the video, without the tokens of its query.")
+    channel_url: str | None = _field("The channel's page on the site.")
+    extra: dict[str, Any] = _field(_EXTRA)
+
+    @property
+    def identity(self) -> int:
+        """What makes two records of one snapshot the same one."""
+        return self.user_id
+
+
+Item = Category | Livestream | LiveChannel
+
+
+@dataclass(slots=True)
+class RejectedRecord:
+    """A record that could not be normalized: a line of `quarantine.jsonl`."""
+
+    reason: str = _field("Why the record could not be normalized.")
+    url: str = _field("The request that the record came with.")
+    position: int = _field("The record's place in that page, from 0.")
+    record: Any = _field("The record as it came but for secrets.")

@@ -1,0 +1,111 @@
+"""How a run ended, decided from what was counted: the verdict in the data package and the exit code.
+
+Pure, and never built on log messages, whose number depends on the log level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of `scrapy crawl`."""
+
+    COMPLETE = 0
+    NOT_STARTED = 1
+    USAGE = 2
+    STOPPED = 3
+    INCOMPLETE = 4
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the records of a run.
+
+    Attributes:
+        pages: answers that were a page of records.
+        served: records on them.
+        written: records that passed every pipeline and were handed to the feeds.
+        duplicate: records that had been written before.
+        quarantined: records that could not be normalized.
+        filtered: records that the arguments did not ask for, though the server sent them.
+        unknown_fields: names of fields of the API that no item declares.
+    """
+
+    pages: int = 0
+    served: int = 0
+    written: int = 0
+    duplicate: int = 0
+    quarantined: int = 0
+    filtered: int = 0
+    unknown_fields: int = 0
+
+    def balance(self) -> bool:
+        """Tell whether every record served is accounted for."""
+        return self.served == self.written + self.duplicate + self.quarantined + self.filtered
+
+
+@dataclass(slots=True)
+class Ending:
+    """Everything that bears on the verdict.
+
+    Attributes:
+        finish_reason: Scrapy's; "finished" when the spider ran out of requests.
+        endless: the run has no end of its own and is meant to be stopped by a signal.
+        usage_error: text of a usage error found after the start.
+        exceptions: exceptions in the project's own code.
+        gaps: what was not had, a part of a sentence each.
+        storage: what could not be stored, likewise.
+    """
+
+    finish_reason: str
+    counts: Counts
+    endless: bool = False
+    usage_error: str | None = None
+    exceptions: int = 0
+    gaps: list[str] = field(default_factory=list)
+    storage: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The exit code, and why it is not 0."""
+
+    exit_code: ExitCode
+    reason: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the data set is all that was asked for."""
+        return self.exit_code is ExitCode.COMPLETE
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to its end, complete or not; only then it gets a data package."""
+        return self.exit_code in {ExitCode.COMPLETE, ExitCode.INCOMPLETE}
+
+
+def judge(ending: Ending) -> Verdict:
+    """Return the verdict on a run."""
+    if ending.usage_error:
+        return Verdict(ExitCode.USAGE, ending.usage_error)
+    if ending.exceptions:
+        return Verdict(ExitCode.STOPPED, f"{ending.exceptions} exceptions in the spider; see the log")
+    expected = {"finished", "shutdown"} if ending.endless else {"finished"}
+    if ending.storage:
+        # Before the finish reason: a run that cannot store closes itself.
+        return Verdict(ExitCode.INCOMPLETE, _listing(ending.storage))
+    if ending.finish_reason not in expected:
+        return Verdict(ExitCode.STOPPED, f"stopped before the end ({ending.finish_reason})")
+    if ending.gaps:
+        return Verdict(ExitCode.INCOMPLETE, _listing(ending.gaps))
+    if not ending.counts.balance():
+        return Verdict(ExitCode.INCOMPLETE, f"the books do not balance: {ending.counts}")
+    return Verdict(ExitCode.COMPLETE)
+
+
+def _listing(parts: list[str]) -> str:
+    shown = 5
+    more = f"; and {len(parts) - shown} more" if len(parts) > shown else ""
+    return "; ".join(parts[:shown]) + more

@@ -1,0 +1,115 @@
+"""What each record passes on its way to the feeds. Whatever is dropped is counted, by the name of its reason."""
+
+from __future__ import annotations
+
+import logging
+from typing import IO, TYPE_CHECKING, Self, cast
+
+from scrapy.exceptions import DropItem
+
+from parti_scraper.exporters import encode_line
+from parti_scraper.items import LiveChannel, Livestream, RejectedRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from scrapy.crawler import Crawler
+
+    from parti_scraper.items import Item
+    from parti_scraper.spiders.base import PartiSpider
+
+logger = logging.getLogger(__name__)
+
+
+class BadRecord(DropItem):
+    """The record could not be normalized and stands in `quarantine.jsonl`. Raised by QuarantinePipeline."""
+
+
+class FilteredRecord(DropItem):
+    """The record was not asked for. Raised by SelectionPipeline and MaxRecordsPipeline."""
+
+
+class DuplicateRecord(DropItem):
+    """The record was written before. Raised by DuplicatesPipeline."""
+
+
+class _Pipeline:
+    def __init__(self, crawler: Crawler) -> None:
+        self.crawler = crawler
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        return cls(crawler)
+
+    @property
+    def spider(self) -> PartiSpider:
+        return cast("PartiSpider", self.crawler.spider)
+
+
+class QuarantinePipeline(_Pipeline):
+    """Sets records aside that could not be normalized, whole but for secrets."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        super().__init__(crawler)
+        self._file: IO[bytes] | None = None
+        self._reasons: set[str] = set()
+
+    def process_item(self, item: Item | RejectedRecord) -> Item:
+        if not isinstance(item, RejectedRecord):
+            return item
+        if self._file is None:
+            self._file = self.spider.quarantine_path.open("wb")
+        row = {"reason": item.reason, "url": item.url, "position": item.position, "record": item.record}
+        self._file.write(encode_line(row))
+        if item.reason not in self._reasons:
+            # Once a reason: a field that changes its type spoils every record.
+            self._reasons.add(item.reason)
+            logger.warning("A record was set aside: %s (position %d of %s)", item.reason, item.position, item.url)
+        raise BadRecord(item.reason)
+
+    def close_spider(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class SelectionPipeline(_Pipeline):
+    """Applies the arguments' filters once more, since the server may not have."""
+
+    def process_item(self, item: Item) -> Item:
+        if isinstance(item, Livestream | LiveChannel) and not self.spider.selection.takes(item):
+            raise FilteredRecord(str(item.event_id))
+        return item
+
+
+class DuplicatesPipeline(_Pipeline):
+    """Lets each record through once: a livestream a run, a channel a snapshot."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        super().__init__(crawler)
+        self._seen: set[Hashable] = set()
+        self._snapshot_id: str | None = None
+
+    def process_item(self, item: Item) -> Item:
+        if isinstance(item, LiveChannel) and item.snapshot_id != self._snapshot_id:
+            # Snapshots follow each other, so a spider that runs for weeks need not remember the old ones.
+            self._snapshot_id = item.snapshot_id
+            self._seen.clear()
+        if item.identity in self._seen:
+            raise DuplicateRecord(str(item.identity))
+        self._seen.add(item.identity)
+        return item
+
+
+class MaxRecordsPipeline(_Pipeline):
+    """Stops the run after the argument `max_records`."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        super().__init__(crawler)
+        self._count = 0
+
+    def process_item(self, item: Item) -> Item:
+        if self.spider.truncated:
+            raise FilteredRecord(str(item.identity))
+        self._count += 1
+        self.spider.truncated = self._count == self.spider.max_records
+        return item

@@ -1,0 +1,96 @@
+"""What a run is to hold: the categories asked for, and the filters applied again to what the server sends.
+
+The server is never trusted to filter: nobody has documented whether, and by what, it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parti_scraper.api import NAN
+from parti_scraper.arguments import ALL
+from parti_scraper.exceptions import UsageError
+from parti_scraper.items import LiveChannel, Livestream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from parti_scraper.normalize import CategoryIndex
+
+
+def resolve_categories(names: Sequence[str], index: CategoryIndex) -> tuple[str, ...]:
+    """Return the values of the `categories` parameter: ids as they are, names as ids, NaN; order and repeats kept.
+
+    `all` gives every category of the route.
+
+    Raises:
+        UsageError: a name is not that of a category.
+    """
+    if tuple(names) == (ALL,):
+        return tuple(map(str, index.ids))
+    return tuple(_resolve(name, index) for name in names)
+
+
+def unknown_ids(values: Sequence[str], index: CategoryIndex) -> list[str]:
+    """Return the ids among the values that the categories route does not have."""
+    return [value for value in values if value != NAN and int(value) not in index.ids]
+
+
+def _resolve(name: str, index: CategoryIndex) -> str:
+    if name == NAN:
+        return name
+    if name.isascii() and name.isdigit():
+        return name.lstrip("0") or "0"
+    category_id = index.find(name)
+    if category_id is None:
+        raise UsageError.of("argument", "categories", "no such category", name, ", ".join(index.names()))
+    return str(category_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The filters that the client applies.
+
+    Attributes:
+        categories: numbers of the categories asked for; None: any.
+        unknown_category: keep records whose category cannot be told, since one that was asked for carries no
+            name or is not in the categories route.
+        since, until: first and last `event_end`, as ISO 8601; None: any.
+        user_id: the channel asked for; None: any.
+    """
+
+    categories: frozenset[int] | None = None
+    unknown_category: bool = False
+    since: str | None = None
+    until: str | None = None
+    user_id: int | None = None
+
+    def takes(self, item: Livestream | LiveChannel) -> bool:
+        """Tell whether the item was asked for. What the record does not say does not count against it."""
+        if self.user_id is not None and item.user_id not in {self.user_id, None}:
+            return False
+        if not self._takes_category(item.category_id):
+            return False
+        if not isinstance(item, Livestream) or item.event_end is None:
+            return True
+        # Of one form and length, so the order of the texts is the order of the times.
+        return (self.since is None or self.since <= item.event_end) and (
+            self.until is None or item.event_end <= self.until
+        )
+
+    def _takes_category(self, category_id: int | None) -> bool:
+        if self.categories is None:
+            return True
+        return self.unknown_category if category_id is None else category_id in self.categories
+
+
+def select_categories(values: Sequence[str], index: CategoryIndex) -> tuple[frozenset[int] | None, bool]:
+    """Return `categories` and `unknown_category` of a `Selection` from the values sent to the server.
+
+    With NaN among them nothing is filtered, since nobody knows what the server means by it.
+    """
+    if not values or NAN in values:
+        return None, False
+    ids = frozenset(int(value) for value in values)
+    return ids, not all(index.is_tellable(category_id) for category_id in ids)

@@ -1,0 +1,99 @@
+"""Scrapy's settings for this project: every override with the default beside it, and why.
+
+The project's own settings begin with `PARTI_` and can be given as environment variables of the same name;
+`-s NAME=VALUE` wins over both.
+"""
+
+from __future__ import annotations
+
+import os
+
+from parti_scraper import api
+
+BOT_NAME = "parti_scraper"
+SPIDER_MODULES = ["parti_scraper.spiders"]
+NEWSPIDER_MODULE = "parti_scraper.spiders"
+COMMANDS_MODULE = "parti_scraper.commands"
+
+# --- The project's own -------------------------------------------------------------------------------------
+
+# Scheme and host of the API, comma-separated.
+PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(api.BASE_URLS))
+# Where runs leave their files: PARTI_OUTPUT_DIR/<spider>/<run_id>/.
+PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR", "output")
+
+# --- What is sent ------------------------------------------------------------------------------------------
+
+# Default: Scrapy's own name. The specification sends a desktop Chrome's.
+USER_AGENT = api.USER_AGENT
+# Default: Accept for HTML, Accept-Language. The specification sends these and no others.
+DEFAULT_REQUEST_HEADERS = api.HEADERS
+# Default: Scrapy's own, which puts the address of the page before into Referer, where the API expects the site.
+REFERRER_POLICY = "no-referrer"
+# Default: True. An answer of the API that is a web page is a challenge, which is not to be followed.
+METAREFRESH_ENABLED = False
+# Default: True. The specification sends no cookies, and a session must not change what is served.
+COOKIES_ENABLED = False
+
+# --- Politeness --------------------------------------------------------------------------------------------
+# `PartiSpider.update_settings` lifts delay and AutoThrottle for servers on this machine.
+
+# The default is False.
+ROBOTSTXT_OBEY = True
+# The defaults are 16 and 8.
+CONCURRENT_REQUESTS = 8
+CONCURRENT_REQUESTS_PER_DOMAIN = 4
+# Seconds; default: 0. Never 0: Scrapy 2.19 does not hold the cap per host without a delay.
+DOWNLOAD_DELAY = 0.25
+# Default: False. Follows the server's latency, from the start delay on, never below DOWNLOAD_DELAY.
+AUTOTHROTTLE_ENABLED = True
+# In seconds. The defaults are 5 and 60.
+AUTOTHROTTLE_START_DELAY = 0.5
+AUTOTHROTTLE_MAX_DELAY = 30.0
+# The default is 1.
+AUTOTHROTTLE_TARGET_CONCURRENCY = 2.0
+# Seconds; default: 180. A page takes a second or two.
+DOWNLOAD_TIMEOUT = 30
+# Bytes; default: 1 GiB and 32 MiB. A page of 1,000 records is about 1 MB.
+DOWNLOAD_MAXSIZE = 64 * 1024 * 1024
+DOWNLOAD_WARNSIZE = 16 * 1024 * 1024
+
+# --- Safety ------------------------------------------------------------------------------------------------
+
+# Default: False, which accepts any certificate.
+DOWNLOAD_VERIFY_CERTIFICATES = True
+# Default: True. Both run Python for whoever connects.
+REMOTE_CONTROL_ENABLED = False
+TELNETCONSOLE_ENABLED = False
+
+# --- Records -----------------------------------------------------------------------------------------------
+
+ITEM_PIPELINES = {
+    "parti_scraper.pipelines.QuarantinePipeline": 100,
+    "parti_scraper.pipelines.SelectionPipeline": 200,
+    "parti_scraper.pipelines.DuplicatesPipeline": 300,
+    "parti_scraper.pipelines.MaxRecordsPipeline": 400,
+}
+# Default: 100, which makes as many tasks for every page. The pipelines never wait, so one is enough; and with
+# one, a page's records are through before the spider is asked for its next request.
+CONCURRENT_ITEMS = 1
+EXTENSIONS = {
+    "parti_scraper.extensions.run.RunRecorder": 800,
+    "parti_scraper.extensions.progress.Progress": 900,
+}
+# Default: none. `run:` is the run's own folder; `-o`, `-O` and `-s FEEDS=` replace both.
+FEEDS = {
+    "run:%(collection)s.jsonl": {"format": "jsonlines"},
+    "run:%(collection)s.csv": {"format": "csv"},
+}
+FEED_STORAGES = {"run": "parti_scraper.exporters.RunFeedStorage"}
+FEED_EXPORTERS = {"csv": "parti_scraper.exporters.CsvItemExporter"}
+# Default: none, which writes JSON in ASCII with escapes.
+FEED_EXPORT_ENCODING = "utf-8"
+
+# --- Logs --------------------------------------------------------------------------------------------------
+
+# Default: DEBUG, a line for every request and record.
+LOG_LEVEL = "INFO"
+# Default: Scrapy's, which writes each record, hostile titles and line breaks included, into the log.
+LOG_FORMATTER = "parti_scraper.log_formatter.LogFormatter"

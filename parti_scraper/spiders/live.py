@@ -1,0 +1,127 @@
+"""The spider `live`: the channels that are live, once or at intervals."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from scrapy import signals
+from scrapy.exceptions import DontCloseSpider
+from scrapy.utils.asyncio import call_later
+
+from parti_scraper.api import LiveQuery
+from parti_scraper.arguments import LiveArguments
+from parti_scraper.items import LiveChannel
+from parti_scraper.normalize import normalize_live, timestamp_to_iso
+from parti_scraper.paging import Paging
+from parti_scraper.spiders.base import PagedSpider, Walk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scrapy import Request
+    from scrapy.crawler import Crawler
+    from scrapy.http import Response
+    from scrapy.utils.asyncio import CallLaterResult
+
+    from parti_scraper.normalize import NormalizedPage
+    from parti_scraper.paging import PageRequest
+
+logger = logging.getLogger(__name__)
+
+
+class LiveSpider(PagedSpider):
+    """Collects the channels that are live, a row per channel and snapshot."""
+
+    name = "live"
+    arguments_class = LiveArguments
+    item_class = LiveChannel
+    collection = LiveChannel.collection
+
+    arguments: LiveArguments
+
+    def __init__(self, **raw_arguments: Any) -> None:
+        """Parse the arguments, see `PartiSpider`."""
+        super().__init__(**raw_arguments)
+        self.snapshots = 0
+        self._walks_left = 0
+        self._tick = 0
+        self._first_at = 0.0
+        self._timer: CallLaterResult | None = None
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
+        """Build the spider; between snapshots it keeps Scrapy from closing it."""
+        spider = super().from_crawler(crawler, *args, **kwargs)
+        crawler.signals.connect(spider.stay_open, signals.spider_idle)
+        crawler.signals.connect(spider.cancel_timer, signals.spider_closed)
+        return spider
+
+    @property
+    def endless(self) -> bool:
+        """A run at intervals may be stopped at any time."""
+        return self.arguments.interval is not None
+
+    def begin(self) -> Iterator[Request]:
+        """Begin the first snapshot."""
+        self._first_at = time.monotonic()
+        yield from self._snapshot()
+
+    def normalize(self, response: Response, walk: Walk, request: PageRequest) -> NormalizedPage[LiveChannel]:
+        """Return the channels of a page. Raises PageError."""
+        return normalize_live(
+            response.body,
+            response.url,
+            timestamp_to_iso(time.time()),
+            self.index,
+            snapshot_id=walk.snapshot_id,
+            offset=request.offset,
+        )
+
+    def walk_ended(self, walk: Walk) -> None:
+        """Wait for the next snapshot, once the walks of this one have all ended."""
+        self._walks_left -= 1
+        if not self._walks_left and not self.truncated:
+            self._schedule_snapshot()
+
+    def _snapshot(self) -> Iterator[Request]:
+        self.snapshots += 1
+        self._walks_left = len(self.groups)
+        self.crawler.stats.inc_value("parti/live/snapshots")
+        for categories in self.groups:
+            walk = Walk(LiveQuery(categories), Paging(self.arguments.limit), f"{self.run_id}-{self.snapshots}")
+            yield self.page_request(walk, walk.paging.start())
+
+    def _schedule_snapshot(self) -> None:
+        """Set the timer for the next moment of the schedule, which the time that snapshots take does not shift."""
+        interval, duration = self.arguments.interval, self.arguments.duration
+        if interval is None:
+            return
+        elapsed = time.monotonic() - self._first_at
+        tick = max(self._tick + 1, math.ceil(elapsed / interval))
+        if tick > self._tick + 1:
+            missed = tick - self._tick - 1
+            self.crawler.stats.inc_value("parti/live/snapshots_missed", missed)
+            logger.warning("A snapshot took longer than the interval: %d left out", missed)
+        if duration is not None and tick * interval >= duration:
+            return
+        self._tick = tick
+        self._timer = call_later(tick * interval - elapsed, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        for request in self._snapshot():
+            self.crawler.engine.crawl(request)
+
+    def stay_open(self) -> None:
+        """Keep Scrapy from closing the spider while it waits for the next snapshot."""
+        if self._timer is not None:
+            raise DontCloseSpider
+
+    def cancel_timer(self) -> None:
+        """Take no further snapshot."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,52 @@
+"""What `scrapy crawl` says at the end: how it went, how many records of what, and where they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from parti_scraper.outcome import ExitCode
+
+if TYPE_CHECKING:
+    from parti_scraper.extensions.run import RunRecorder
+    from parti_scraper.outcome import Verdict
+
+_CATEGORIES_SHOWN = 12
+
+
+def printable(text: str) -> str:
+    """Return the text without anything that would move a terminal's cursor or break the line."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
+    """Return the summary of a run, a few lines; of a usage error, its one line."""
+    spider = recorder.spider
+    if verdict.exit_code is ExitCode.USAGE:
+        return verdict.reason or ""
+    counts = recorder.counts()
+    records = spider.collection.replace("_", " ")
+    ending = _ending(verdict, truncated=spider.truncated)
+    lines = [f"{spider.name} {spider.run_id}: {ending}: {counts.written:,} {records} in {seconds:.1f} s"]
+    ranking = recorder.records_by_category.most_common()
+    if spider.name != "categories":
+        lines += [f"  {number:>9,}  {printable(name)}" for name, number in ranking[:_CATEGORIES_SHOWN]]
+        others = ranking[_CATEGORIES_SHOWN:]
+        if others:
+            lines.append(f"  {sum(number for _, number in others):>9,}  in {len(others)} other categories")
+    lines.append(
+        f"  {counts.pages:,} pages, {counts.served:,} records served: {counts.written:,} written, "
+        f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
+    )
+    for file in recorder.files:
+        lines.append(f"  {file.path}  {file.rows:,} rows, {file.path.stat().st_size:,} bytes")
+    if verdict.reason:
+        lines.append(f"  {printable(verdict.reason)}")
+    return "\n".join(lines)
+
+
+def _ending(verdict: Verdict, *, truncated: bool) -> str:
+    if not verdict.ended:
+        return "STOPPED"
+    if not verdict.complete:
+        return "NOT COMPLETE"
+    return "complete, cut at max_records" if truncated else "complete"
