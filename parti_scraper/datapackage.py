@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from parti_scraper.items import Category, LiveChannel, Livestream, RejectedRecord
 
@@ -45,10 +46,9 @@ def table_schema(item_class: type) -> dict[str, Any]:
     columns = []
     for column in fields(item_class):
         documented = column.metadata["json_schema_extra"]
-        kind = next((_TYPES[hint] for hint in _alternatives(hints[column.name]) if hint in _TYPES), "any")
         described = {
             "name": column.name,
-            "type": "datetime" if documented.get("format") == "date-time" else kind,
+            "type": "datetime" if documented.get("format") == "date-time" else _table_type(hints[column.name]),
             "description": documented["description"],
         }
         if column.name in key:
@@ -103,7 +103,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _alternatives(hint: Any) -> list[Any]:
-    return [getattr(part, "__origin__", part) for part in get_args(hint) or (hint,)] + [
-        getattr(hint, "__origin__", hint)
-    ]
+def _table_type(hint: Any) -> str:
+    """Return the Table Schema type of an annotation such as `int`, `str | None` or `dict[str, Any]`."""
+    alternatives = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return next((_TYPES[kind] for part in alternatives if (kind := get_origin(part) or part) in _TYPES), "any")
