@@ -1,0 +1,108 @@
+"""`scrapy mockserver`: the mock of the Parti API on loopback, until it is stopped."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from scrapy.commands import ScrapyCommand
+from scrapy.exceptions import UsageError
+
+from parti_scraper.mockserver import MockServer, Options
+from parti_scraper.mockserver.options import Flag, refuse, switches
+
+if TYPE_CHECKING:
+    import argparse
+
+_DEFAULT_PORT = 8765
+
+
+class Command(ScrapyCommand):
+    """Serves the mock of the API; its switches are the fields of `Options`."""
+
+    requires_project = True
+    requires_crawler_process = False
+
+    def syntax(self) -> str:
+        """Return what follows the command's name."""
+        return "[--port N] [switches]"
+
+    def short_desc(self) -> str:
+        """Return the line of `scrapy --help`."""
+        return "Serve a mock of the Parti API on this machine"
+
+    def long_desc(self) -> str:
+        """Return the beginning of the command's own help."""
+        return (
+            "Serve a mock of the Parti API on 127.0.0.1, for demonstrations, tests and development. The data are made "
+            "up, and the same for the same --seed and --now. Every open question of the API is a switch."
+        )
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the switches."""
+        super().add_options(parser)
+        group = parser.add_argument_group(title="Mock server")
+        group.add_argument("--port", metavar="N", help=f"port on 127.0.0.1; 0: any free one (default: {_DEFAULT_PORT})")
+        for switch in switches():
+            # The values stay texts here: `Options` knows what they mean, and what to say where they mean nothing.
+            if isinstance(switch.kind, Flag):
+                group.add_argument(f"--{switch.name}", action="store_true", default=None, help=switch.explanation)
+            else:
+                default = f" (default: {switch.default})" if switch.default != "" else ""
+                metavar = switch.kind.metavar
+                group.add_argument(f"--{switch.name}", metavar=metavar, help=switch.explanation + default)
+
+    def run(self, args: list[str], opts: argparse.Namespace) -> None:
+        """Serve until SIGINT or SIGTERM."""
+        if args:
+            raise UsageError(f"unknown switch or argument: {' '.join(args)}", print_help=False)
+        try:
+            port = _port(opts.port)
+            options = Options.parse(
+                {switch.field: text for switch in switches() if (text := getattr(opts, switch.field)) is not None}
+            )
+        except ValueError as error:
+            raise UsageError(str(error), print_help=False) from None
+        self.exitcode = serve(options, port)
+
+
+def serve(options: Options, port: int) -> int:
+    """Serve until a signal comes. Returns the exit code."""
+    stop = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stop.set())
+    server = MockServer(options, port=port)
+    try:
+        server.start()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            text = f"port {port} is in use: stop what uses it, or choose another with --port (0: any free one)"
+        else:
+            text = f"port {port} cannot be used: {error.strerror}; choose another with --port (0: any free one)"
+        print(f"scrapy mockserver: {text}", file=sys.stderr)
+        return 1
+    try:
+        print(_greeting(server, options), flush=True)
+        stop.wait()
+    finally:
+        server.stop()
+    return 0
+
+
+def _port(text: str | None) -> int:
+    if text is None:
+        return _DEFAULT_PORT
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65_535):
+        refuse("port", "not a port", text, "0 to 65535")
+    return int(text)
+
+
+def _greeting(server: MockServer, options: Options) -> str:
+    return (
+        f"Parti API mock server: {server.base_url}  (seed {options.seed}, {options.events:,} ended livestreams, "
+        f"{options.live} live; stop with Ctrl-C)\n"
+        f"Use it: PARTI_API_BASE_URLS={server.base_url} PARTI_WS_URL={server.ws_url} scrapy crawl recent"
+    )

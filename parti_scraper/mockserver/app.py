@@ -1,0 +1,274 @@
+"""The HTTP routes of the mock server, and a record of what was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+import time
+import zlib
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from parti_scraper.mockserver.faults import FaultPlan
+from parti_scraper.mockserver.history import fraction
+from parti_scraper.mockserver.query import QueryError, parse_live, parse_recent
+from parti_scraper.mockserver.records import category_records, encode
+from parti_scraper.mockserver.sockets import Notifier
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from parti_scraper.mockserver.options import Options
+    from parti_scraper.mockserver.world import World
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+PREFIX = "/parti_v2/profile/"
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, OPTIONS",
+    "Access-Control-Allow-Headers": "*, Authorization",
+    "Access-Control-Max-Age": "600",
+}
+# SO_LINGER on, for 0 seconds: closing sends a reset instead of an orderly end.
+_RESET = struct.pack("ii", 1, 0)
+_ROBOTS = {"allow": "User-agent: *\nDisallow:\n", "disallow": "User-agent: *\nDisallow: /\n"}
+_SALT_JITTER = 301
+# The request that a task is answering: aiohttp runs each in a task of its own.
+_current: ContextVar[ReceivedRequest] = ContextVar("_current")
+
+
+@dataclass(slots=True)
+class ReceivedRequest:
+    """One HTTP request, as it came in, and what became of it.
+
+    Attributes:
+        method: such as `GET`.
+        path: without the query, as on the wire.
+        query: the raw query, as on the wire, without the question mark.
+        headers: names and values as they came, in their order.
+        started: when it came in, by `time.monotonic()`.
+        status: what was answered; None where nothing was, or not yet.
+        fault: what went wrong on purpose: 429, 500, reset, truncated or challenge.
+        finished: when it was answered; None until then.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: list[tuple[str, str]]
+    started: float
+    status: int | None = None
+    fault: str | None = None
+    finished: float | None = None
+
+
+class Site:
+    """The application: the routes of the API, the page, robots.txt and the WebSocket.
+
+    Attributes:
+        requests: every request so far, in the order of arrival.
+        peak_in_flight: most requests that were being answered at the same time, WebSockets apart.
+        notifier: the WebSocket side.
+    """
+
+    def __init__(self, options: Options, world: World) -> None:
+        self.requests: list[ReceivedRequest] = []
+        self.peak_in_flight = 0
+        self.notifier = Notifier(options, world)
+        self._options = options
+        self._world = world
+        self._faults = FaultPlan(options)
+        self._in_flight = 0
+        self._api_requests = 0
+        self._page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+
+    def application(self) -> web.Application:
+        """Return the aiohttp application; to be called in the event loop that will run it."""
+        application = web.Application(middlewares=[self._observe])
+        application.on_response_prepare.append(_allow_any_origin)
+        application.on_shutdown.append(self.notifier.shut_down)
+        routes = {
+            "livestream_calendar/events/categories": self._categories,
+            "get_livestream_channel_info/recent": self._recent,
+            "get_livestream_channel_info/live": self._live,
+        }
+        for route, answer in routes.items():
+            application.router.add_get(PREFIX + route, self._api(answer))
+        application.router.add_route("OPTIONS", PREFIX + "{rest:.*}", _preflight)
+        application.router.add_get("/", self._root)
+        application.router.add_get("/categories", self._categories_page)
+        application.router.add_get("/robots.txt", self._robots)
+        return application
+
+    # --- Around every request ------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        path, _, query = request.raw_path.partition("?")
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
+        received = ReceivedRequest(request.method, path, query, headers, time.monotonic())
+        self.requests.append(received)
+        _current.set(received)
+        counted = request.headers.get("Upgrade", "").lower() != "websocket"
+        self._in_flight += counted
+        self.peak_in_flight = max(self.peak_in_flight, self._in_flight)
+        try:
+            response = await handler(request)
+            received.status = None if received.fault == "reset" else response.status
+        except web.HTTPException as error:
+            received.status = error.status
+            raise
+        finally:
+            self._in_flight -= counted
+            received.finished = time.monotonic()
+            self._log(received)
+        return response
+
+    def _log(self, received: ReceivedRequest) -> None:
+        if self._options.access_log:
+            milliseconds = ((received.finished or received.started) - received.started) * 1_000
+            target = received.path + ("?" + received.query if received.query else "")
+            fault = f" ({received.fault})" if received.fault else ""
+            line = f"{received.method} {target} {received.status or '-'}{fault} {milliseconds:.1f} ms"
+            print(line, file=sys.stderr, flush=True)
+
+    def _api(self, answer: Callable[[web.Request], bytes]) -> Handler:
+        """Return the handler of an API route: refusals, faults and delays around its answer."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self._api_requests += 1
+            await self._delay(self._api_requests)
+            refusal = self._refusal(request)
+            if refusal:
+                return refusal
+            fault = self._faults.next(request.raw_path)
+            _current.get().fault = fault
+            if fault in {"429", "500", "challenge"}:
+                return self._faults.answer(fault)
+            try:
+                body = answer(request)
+            except QueryError as error:
+                return web.json_response({"detail": str(error)}, status=error.status)
+            return await self._sent(request, body, fault)
+
+        return handle
+
+    async def _sent(self, request: web.Request, body: bytes, fault: str | None) -> web.StreamResponse:
+        """Send the body whole, or as much of it as the fault lets through."""
+        if fault == "truncated" and self._faults.turn(fault) % 3 == 2:
+            # Whole by its headers, but broken JSON.
+            return self._response(request, _part(body, 0.6))
+        response = self._response(request, body)
+        if fault == "reset":
+            return await _reset(request, response)
+        if fault == "truncated":
+            return await _truncated(request, response)
+        return response
+
+    async def _delay(self, number: int) -> None:
+        options = self._options
+        if options.latency or options.jitter:
+            await asyncio.sleep(options.latency + options.jitter * fraction(options.seed, number, _SALT_JITTER))
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        if self._options.gone:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        token = self._options.token
+        if token and request.headers.get("Authorization") != f"Bearer {token}":
+            return web.json_response(
+                {"detail": "Not authenticated"}, status=401, headers={"WWW-Authenticate": "Bearer"}
+            )
+        return None
+
+    def _response(self, request: web.Request, body: bytes) -> web.Response:
+        headers = {"Vary": "Accept-Encoding"}
+        if self._options.compress == "on" and _accepts_gzip(request.headers.get("Accept-Encoding", "")):
+            packer = zlib.compressobj(1, wbits=31)
+            body = packer.compress(body) + packer.flush()
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=body, content_type="application/json", headers=headers)
+
+    # --- The API -------------------------------------------------------------------------------------------
+
+    def _categories(self, _request: web.Request) -> bytes:
+        return encode(category_records())
+
+    def _recent(self, request: web.Request) -> bytes:
+        return _joined(self._world.recent_page(*parse_recent(request.query, self._options)))
+
+    def _live(self, request: web.Request) -> bytes:
+        return _joined(self._world.live_page(*parse_live(request.query, self._options)))
+
+    # --- The rest of the site ------------------------------------------------------------------------------
+
+    async def _root(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self.notifier.handle(request)
+        return await self._categories_page(request)
+
+    async def _categories_page(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(text=self._page, content_type="text/html")
+
+    async def _robots(self, _request: web.Request) -> web.StreamResponse:
+        if self._options.robots == "none":
+            raise web.HTTPNotFound
+        return web.Response(text=_ROBOTS[self._options.robots])
+
+
+async def _preflight(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=204)
+
+
+async def _allow_any_origin(request: web.Request, response: web.StreamResponse) -> None:
+    if request.path.startswith(PREFIX):
+        response.headers.update(_CORS)
+
+
+async def _begun(request: web.Request, response: web.Response, share: float) -> web.StreamResponse:
+    """Send the headers of a response and a share of its body."""
+    body: Any = response.body
+    begun = web.StreamResponse(status=response.status, headers=response.headers)
+    begun.content_length = len(body)
+    await begun.prepare(request)
+    await begun.write(_part(body, share))
+    return begun
+
+
+async def _reset(request: web.Request, response: web.Response) -> web.StreamResponse:
+    begun = await _begun(request, response, 0.5)
+    if request.transport is not None:
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        request.transport.abort()
+    return begun
+
+
+async def _truncated(request: web.Request, response: web.Response) -> web.StreamResponse:
+    begun = await _begun(request, response, 0.6)
+    if request.transport is not None:
+        request.transport.close()
+    return begun
+
+
+def _part(body: bytes, share: float) -> bytes:
+    return body[: int(len(body) * share)]
+
+
+def _joined(records: list[bytes]) -> bytes:
+    return b"[" + b",".join(records) + b"]"
+
+
+def _accepts_gzip(header: str) -> bool:
+    """Tell whether an Accept-Encoding header takes gzip."""
+    for each in header.split(","):
+        name, _, weight = each.partition(";")
+        if name.strip().lower() in {"gzip", "*"}:
+            return weight.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
+    return False

@@ -1,0 +1,90 @@
+"""What goes wrong on the way: which request is hit, and what it is answered with."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from parti_scraper.mockserver.history import fraction
+
+if TYPE_CHECKING:
+    from parti_scraper.mockserver.options import Options
+
+_SALT = 201
+_CHALLENGE = """<!DOCTYPE html>
+<html lang="en-US"><head><title>Just a moment...</title><meta name="robots" content="noindex,nofollow"></head>
+<body><div class="main-wrapper"><h1>parti.com</h1><h2>Verifying you are human. This may take a few seconds.</h2>
+<noscript>Enable JavaScript and cookies to continue</noscript></div></body></html>
+"""
+
+
+class FaultPlan:
+    """Decides by seed and request number which requests are hit, and by turns how."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._rates = {
+            "429": options.rate_429,
+            "500": options.rate_500,
+            "reset": options.rate_reset,
+            "truncated": options.rate_truncated,
+            "challenge": options.rate_challenge,
+        }
+        self._any = any(self._rates.values())
+        self._requests = 0
+        # Faults in a row by URL. Only URLs that were hit last are in it.
+        self._in_a_row: Counter[str] = Counter()
+        self._turns: Counter[str] = Counter()
+
+    def next(self, url: str) -> str | None:
+        """Return what goes wrong with the next request, or None."""
+        self._requests += 1
+        fault = self._drawn() if self._any else None
+        limit = self._options.fault_burst
+        if fault is None or (limit and self._in_a_row[url] >= limit):
+            self._in_a_row.pop(url, None)
+            return None
+        self._in_a_row[url] += 1
+        return fault
+
+    def turn(self, fault: str) -> int:
+        """Return how often a fault was asked for before, to go through its variants by turns."""
+        self._turns[fault] += 1
+        return self._turns[fault] - 1
+
+    def answer(self, fault: str) -> web.Response:
+        """Return what is sent for a fault that is an answer of its own."""
+        turn = self.turn(fault)
+        if fault == "429":
+            return self._too_many(turn)
+        if fault == "challenge":
+            status = (200, 403)[turn % 2]
+            return web.Response(
+                status=status, text=_CHALLENGE, content_type="text/html", headers={"Server": "cloudflare"}
+            )
+        status = (500, 502, 503)[turn % 3]
+        return web.Response(status=status, text=f"{status} upstream error\n")
+
+    def _too_many(self, turn: int) -> web.Response:
+        form = self._options.retry_after
+        if form == "mixed":
+            form = ("none", "seconds", "date")[turn % 3]
+        headers = {}
+        if form == "seconds":
+            headers["Retry-After"] = "1"
+        elif form == "date":
+            # A date has whole seconds: the one after the next is a second away at the least.
+            headers["Retry-After"] = formatdate(int(time.time()) + 2, usegmt=True)
+        return web.json_response({"detail": "Too many requests"}, status=429, headers=headers)
+
+    def _drawn(self) -> str | None:
+        drawn = fraction(self._options.seed, self._requests, _SALT)
+        for fault, rate in self._rates.items():
+            if drawn < rate:
+                return fault
+            drawn -= rate
+        return None

@@ -1,0 +1,273 @@
+"""Every switch of the mock server: one declaration each, from which the command line is made too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# The site's own `from_ts` and `to_ts`: nothing is older, and no clock runs past the end.
+EARLIEST = 1_627_948_800
+LATEST = 2_229_292_800
+
+
+class _RefusedError(Exception):
+    """Raised by a kind for a value that it does not take; the text says what is wrong with it."""
+
+
+class Kind:
+    """What the values of one switch are: how they are read from text, and which are accepted."""
+
+    accepted = "any text"
+    metavar = "TEXT"
+
+    def parse(self, text: str) -> Any:
+        """Return the value that was typed. Raises _RefusedError where it is none."""
+        return text
+
+    def check(self, value: Any) -> None:
+        """Raise _RefusedError where the value is not accepted."""
+        if not isinstance(value, str):
+            raise _RefusedError("not a text")
+
+
+class Whole(Kind):
+    """A whole number within bounds."""
+
+    metavar = "N"
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+        self.accepted = f"{low} to {high}"
+        self.problem = "not a positive number" if low == 1 else "not a whole number in range"
+
+    def parse(self, text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise _RefusedError(self.problem) from None
+
+    def check(self, value: Any) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
+            raise _RefusedError(self.problem)
+
+
+class Number(Kind):
+    """A number within bounds, fractions included."""
+
+    def __init__(self, low: float, high: float, metavar: str) -> None:
+        self.low, self.high, self.metavar = low, high, metavar
+        self.accepted = f"{low:.12g} to {high:.12g}"
+
+    def parse(self, text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise _RefusedError("not a number") from None
+
+    def check(self, value: Any) -> None:
+        if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+            raise _RefusedError("not a number")
+        if not self.low <= value <= self.high:
+            raise _RefusedError("not a number in range")
+
+
+class Choice(Kind):
+    """One of a few words, the default first."""
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+        self.accepted = ", ".join(choices)
+        self.metavar = "|".join(choices)
+
+    def check(self, value: Any) -> None:
+        if value not in self.choices:
+            raise _RefusedError("not one of the choices")
+
+
+class Flag(Kind):
+    """On where it is given, off otherwise."""
+
+    accepted = "no value"
+    metavar = ""
+
+    def check(self, value: Any) -> None:
+        if not isinstance(value, bool):
+            raise _RefusedError("not a flag")
+
+
+class Instant(Kind):
+    """An ISO 8601 instant, UTC unless it says otherwise; empty stands for the time of the start."""
+
+    accepted = "an ISO 8601 date or time from 2021-09-01 to 2040-08-01, such as 2026-01-31T12:00:00Z"
+    metavar = "INSTANT"
+    _low = datetime(2021, 9, 1, tzinfo=UTC).timestamp()
+    _high = datetime(2040, 8, 1, tzinfo=UTC).timestamp()
+
+    def check(self, value: Any) -> None:
+        if value == "":
+            return
+        try:
+            seconds = instant_seconds(value)
+        except (TypeError, ValueError):
+            raise _RefusedError("not an instant") from None
+        if not self._low <= seconds <= self._high:
+            raise _RefusedError("not an instant in range")
+
+
+def instant_seconds(text: str) -> float:
+    """Return an ISO 8601 instant as Unix seconds."""
+    instant = datetime.fromisoformat(text)
+    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+
+
+def _switch(default: Any, kind: Kind, explanation: str) -> Any:
+    return field(default=default, metadata={"kind": kind, "help": explanation})
+
+
+def _choice(explanation: str, *choices: str) -> Any:
+    return _switch(choices[0], Choice(*choices), explanation)
+
+
+def _rate(explanation: str, default: float = 0.0) -> Any:
+    return _switch(default, Number(0, 1, "RATE"), explanation)
+
+
+def _seconds(default: float, high: float, explanation: str) -> Any:
+    return _switch(default, Number(0, high, "SECONDS"), explanation)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the server serves and how it behaves; checked on construction.
+
+    Every field is a switch of `scrapy mockserver`, with a hyphen for each underscore. Where the API has an open
+    question, the default is the likeliest answer.
+
+    Raises:
+        ValueError: a value is not accepted; the text is one line that names the switch and says what is.
+    """
+
+    # --- Data
+    seed: int = _switch(1, Whole(0, 2**63 - 1), "the same seed, --now and switches give the same answers")
+    now: str = _switch("", Instant(), "where the simulated clock starts, in ISO 8601 (empty: the actual time)")
+    speed: float = _switch(1.0, Number(0, 100_000, "FACTOR"), "simulated seconds per second; 0 stops the clock")
+    events: int = _switch(5_000, Whole(0, 2_000_000), "ended livestreams in the history")
+    years: float = _switch(3.0, Number(0.01, 20, "YEARS"), "length of the history, up to what fits since 2021-08-03")
+    live: int = _switch(60, Whole(0, 5_000), "channels that are live at any time, about")
+    start_every: float = _seconds(
+        3.0, 86_400, "mean simulated seconds between two streams that start; as many end (0: neither)"
+    )
+    ties: float = _rate("share of the history that ends in the same second as another", 0.02)
+    uncategorized: float = _rate("share of livestreams with no category at all (category_name null)")
+    fields: str = _choice("fields of a record: all, or those of the specification's demo", "full", "demo")
+    nameless: str = _choice("category_name of records of nameless categories", "empty", "display_name", "null")
+    malformed: float = _rate("share of the records of recent and live that are malformed or odd")
+    # --- Open questions of the API
+    page_cap: int = _switch(100, Whole(1, 1_000), "most records that a page holds")
+    above_cap: str = _choice(
+        "a limit above the cap: clamped, refused with 400, or any limit ignored", "clamp", "refuse", "ignore"
+    )
+    offset: str = _choice("the offset parameter", "honored", "ignored")
+    time_filter: str = _choice("what from_ts and to_ts look at", "end", "start", "ignored")
+    bounds: str = _choice("whether from_ts and to_ts are in the window", "closed", "open", "half-open")
+    categories: str = _choice("several categories parameters: any, the last, or none counts", "or", "last", "ignored")
+    nan: str = _choice(
+        "categories=NaN: no filter at all, dropped, records with no category, or 400",
+        "unfiltered",
+        "ignored",
+        "none",
+        "error",
+    )
+    user_filter: str = _choice("the by_user_id parameter", "honored", "ignored")
+    tie_order: str = _choice("the order of records that share a sort key", "stable", "unstable")
+    # --- A set that moves
+    insert_every: int = _switch(
+        0, Whole(0, 1_000_000), "insert a record anywhere in the history after every N recent requests (0: never)"
+    )
+    delete_every: int = _switch(0, Whole(0, 1_000_000), "delete a record after every N recent requests (0: never)")
+    # --- Faults
+    rate_429: float = _rate("share of API requests answered with 429")
+    retry_after: str = _choice("Retry-After of a 429, about a second", "none", "seconds", "date", "mixed")
+    rate_500: float = _rate("share of API requests answered with 500, 502 or 503")
+    rate_reset: float = _rate("share of API requests whose connection is reset in the middle")
+    rate_truncated: float = _rate("share of API requests whose answer is cut short")
+    rate_challenge: float = _rate("share of API requests answered with a challenge page, status 200 or 403")
+    fault_burst: int = _switch(2, Whole(0, 1_000), "most faults in a row on the same URL (0: no limit)")
+    latency: float = _seconds(0.0, 600, "seconds before every answer of the API")
+    jitter: float = _seconds(0.0, 600, "up to so many seconds more")
+    gone: bool = _switch(False, Flag(), "answer 404 on every API route, as a host that was moved does")
+    token: str = _switch("", Kind(), "answer 401 unless this Bearer token is sent (empty: none needed)")
+    # --- The rest of the site
+    robots: str = _choice("robots.txt: 404, all allowed, all disallowed", "none", "allow", "disallow")
+    compress: str = _choice("gzip for clients that accept it", "on", "off")
+    ws_drop_after: float = _seconds(0.0, 86_400, "close a WebSocket after so many seconds (0: never)")
+    ws_ping: str = _choice("WebSocket pings of the client", "ignored", "answered")
+    ws_malformed: float = _rate("share of notifications that are replaced by something else")
+    access_log: bool = _switch(False, Flag(), "print a line for every request to stderr")
+
+    def __post_init__(self) -> None:
+        for switch in switches():
+            value = getattr(self, switch.field)
+            try:
+                switch.kind.check(value)
+            except _RefusedError as error:
+                refuse(switch.name, str(error), str(value), switch.kind.accepted)
+        total = self.rate_429 + self.rate_500 + self.rate_reset + self.rate_truncated + self.rate_challenge
+        if total > 1 + 1e-9:
+            refuse("rate-…", "the five rates of faults add up to more than 1", f"{total:.12g}", "at most 1")
+
+    @classmethod
+    def parse(cls, typed: Mapping[str, str | bool]) -> Options:
+        """Return the options of a command line.
+
+        Args:
+            typed: what was typed, by field name; fields that are not in it have their defaults.
+
+        Raises:
+            ValueError: a value is not accepted; the text is one line.
+        """
+        values: dict[str, Any] = {}
+        for switch in switches():
+            text = typed.get(switch.field)
+            if text is None:
+                continue
+            try:
+                values[switch.field] = switch.kind.parse(text) if isinstance(text, str) else text
+            except _RefusedError as error:
+                refuse(switch.name, str(error), str(text), switch.kind.accepted)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One switch as the command line shows it.
+
+    Attributes:
+        field: the field of `Options`.
+        name: the same with hyphens, as typed after `--`.
+        kind: what its values are.
+        default: the value when it is not given.
+        explanation: one line of help.
+    """
+
+    field: str
+    name: str
+    kind: Kind
+    default: Any
+    explanation: str
+
+
+def switches() -> Iterator[Switch]:
+    """Yield every switch, in the order of declaration."""
+    for each in fields(Options):
+        yield Switch(each.name, each.name.replace("_", "-"), each.metadata["kind"], each.default, each.metadata["help"])
+
+
+def refuse(name: str, problem: str, value: str, accepted: str) -> NoReturn:
+    """Raise ValueError in the one grammar of this project."""
+    raise ValueError(f"option `{name}`: {problem}: {value!r} (accepted: {accepted})")

@@ -1,0 +1,141 @@
+"""From the query of a request to what it asks for, under each reading of the API's open questions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parti_scraper.mockserver.words import NO_CATEGORY
+
+if TYPE_CHECKING:
+    from multidict import MultiMapping
+
+    from parti_scraper.mockserver.options import Options
+
+# The site's own limits, for a request that names none.
+_RECENT_LIMIT = 15
+_LIVE_LIMIT = 12
+_FOREVER = 10**18
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+
+
+class QueryError(Exception):
+    """A parameter that the server refuses.
+
+    Attributes:
+        status: the status to answer with.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which records of a list, counted from 0."""
+
+    offset: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecentQuery:
+    """Which ended livestreams, and in what order.
+
+    Attributes:
+        low, high: the window of time, high not in it.
+        by_start: whether the window is one of starts rather than of ends.
+        categories: the categories asked for; None for any.
+        user_id: the channel asked for; None for any.
+        by_views: most viewers first rather than by date.
+        ascending: oldest first.
+    """
+
+    low: int = -_FOREVER
+    high: int = _FOREVER
+    by_start: bool = False
+    categories: frozenset[int] | None = None
+    user_id: int | None = None
+    by_views: bool = False
+    ascending: bool = False
+
+
+def parse_recent(query: MultiMapping[str], options: Options) -> tuple[RecentQuery, Page]:
+    """Return what a request to the recent route asks for. Raises QueryError where it is refused."""
+    page = _page(query, options, _RECENT_LIMIT)
+    low, high = _window(query, options)
+    user_id = _whole(query, "by_user_id", None)
+    if query.get("followed_only") == "true":
+        # Without a session nobody is followed.
+        page = Page(page.offset, 0)
+    recent = RecentQuery(
+        low=low,
+        high=high,
+        by_start=options.time_filter == "start",
+        categories=_categories(query, options),
+        user_id=user_id if options.user_filter == "honored" else None,
+        by_views=query.get("top_views_sort") == "true",
+        ascending=query.get("sort_by_date_desc") == "false",
+    )
+    return recent, page
+
+
+def parse_live(query: MultiMapping[str], options: Options) -> tuple[frozenset[int] | None, Page]:
+    """Return the categories (None for any) and page of a request to the live route. Raises QueryError."""
+    return _categories(query, options), _page(query, options, _LIVE_LIMIT)
+
+
+def _whole(query: MultiMapping[str], name: str, default: int | None) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not _WHOLE.fullmatch(text):
+        raise QueryError(422, f"{name}: not a whole number")
+    return int(text)
+
+
+def _page(query: MultiMapping[str], options: Options, default_limit: int) -> Page:
+    offset, limit = _whole(query, "offset", 0) or 0, _whole(query, "limit", default_limit) or 0
+    for name, value in (("offset", offset), ("limit", limit)):
+        if value < 0:
+            raise QueryError(422, f"{name}: less than 0")
+    if options.above_cap == "ignore":
+        limit = options.page_cap
+    elif limit > options.page_cap and options.above_cap == "refuse":
+        raise QueryError(400, f"limit: more than {options.page_cap}")
+    return Page(offset if options.offset == "honored" else 0, min(limit, options.page_cap))
+
+
+def _window(query: MultiMapping[str], options: Options) -> tuple[int, int]:
+    """Return the window with its end excluded, whatever bounds the server has."""
+    low, high = _whole(query, "from_ts", None), _whole(query, "to_ts", None)
+    if options.time_filter == "ignored":
+        low = high = None
+    if low is not None and options.bounds == "open":
+        low += 1
+    if high is not None and options.bounds == "closed":
+        high += 1
+    return -_FOREVER if low is None else low, _FOREVER if high is None else high
+
+
+def _categories(query: MultiMapping[str], options: Options) -> frozenset[int] | None:
+    """Return the categories that a record may have; None where none is ruled out."""
+    texts = query.getall("categories", [])
+    for text in texts:
+        if text != "NaN" and not _WHOLE.fullmatch(text):
+            raise QueryError(422, "categories: not a whole number")
+    if options.categories == "ignored" or not texts:
+        return None
+    if options.categories == "last":
+        texts = texts[-1:]
+    numbers = {int(text) for text in texts if text != "NaN"}
+    if "NaN" not in texts:
+        return frozenset(numbers)
+    if options.nan == "error":
+        raise QueryError(400, "categories: NaN is not a category")
+    if options.nan == "none":
+        return frozenset(numbers | {NO_CATEGORY})
+    # "ignored" with nothing else to filter by is no filter either.
+    return frozenset(numbers) if options.nan == "ignored" and numbers else None

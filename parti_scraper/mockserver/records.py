@@ -1,0 +1,179 @@
+"""The records of the API, in exactly the contract's fields and types."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from parti_scraper.mockserver.history import fraction, mix
+from parti_scraper.mockserver.malformed import malformation
+from parti_scraper.mockserver.words import CATEGORIES, DEFAULT_TITLE, HOSTILE_TITLES, NO_CATEGORY, PLAIN_TITLES
+
+if TYPE_CHECKING:
+    from parti_scraper.mockserver.history import Channel, Event, Stream
+    from parti_scraper.mockserver.options import Options
+
+Record = dict[str, Any]
+_DEMO_FIELDS = {
+    "user_id", "user_name", "event_id", "event_title", "category_name", "total_viewers", "viewers_count",
+}  # fmt: skip
+# Encoded records that are kept; beyond it they are made anew, so that memory has a bound.
+_MAX_KEPT = 200_000
+_SALT_TITLE, _SALT_MORE, _SALT_WAVE, _SALT_TOKEN = 1, 2, 3, 4
+
+
+def category_records() -> list[Record]:
+    """Return the records of the categories route."""
+    return [{"category_id": row.category_id, "name": row.name, "display_name": row.display_name} for row in CATEGORIES]
+
+
+def encode(value: Any) -> bytes:
+    """Return the value as JSON, as compact as servers send it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Half of a character can only be sent as an escape.
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+class RecordMaker:
+    """Makes the records of livestreams. Everything that it adds depends on the seed and the event id."""
+
+    def __init__(self, options: Options, channels: list[Channel]) -> None:
+        self._options = options
+        self._seed = options.seed
+        self._channels = channels
+        self._category_names: dict[int, str | None] = {NO_CATEGORY: None}
+        for row in CATEGORIES:
+            nameless = {"empty": "", "display_name": row.display_name, "null": None}[options.nameless]
+            self._category_names[row.category_id] = row.name or nameless
+        self._encoded: dict[int, bytes] = {}
+
+    def recent(self, event: Event) -> Record:
+        """Return the record of an ended livestream."""
+        channel = self._channels[event.channel]
+        bits = mix(self._seed, event.event_id, _SALT_MORE)
+        return self._shaped(
+            {
+                **self._beginning(channel, event.event_id, bits),
+                "event_start_ts": event.start,
+                "event_end_ts": event.end,
+                "category_name": self._category_names[event.category_id],
+                "total_viewers": event.viewers,
+                "livestream_visibility_type": "Public",
+                "livestream_recording": (
+                    f"recordings/{channel.user_id}/{event.event_id}/media/hls/master.m3u8" if bits & 7 else None
+                ),
+                "has_access_pass": (bits >> 3) % 25 == 0,
+                **_social(channel),
+                "discord_discriminator": channel.discriminator,
+            }
+        )
+
+    def live(self, stream: Stream, time: float) -> Record:
+        """Return the record of a channel that is on air, as it is at `time`."""
+        channel = self._channels[stream.channel]
+        bits = mix(self._seed, stream.event_id, _SALT_MORE)
+        return self._shaped(
+            {
+                **self._beginning(channel, stream.event_id, bits),
+                "category_name": self._category_names[stream.category_id],
+                "viewers_count": self.viewers_count(stream, time),
+                **_social(channel),
+                "discord_discriminator": channel.discriminator,
+                "channel_arn": channel.arn,
+                "playback_url": self._playback_url(channel, stream.event_id, bits),
+                "playback_auth_token": self._token(stream.event_id, "playback"),
+            }
+        )
+
+    def notification(self, stream: Stream) -> Record:
+        """Return what the WebSocket says when a channel goes live."""
+        channel = self._channels[stream.channel]
+        bits = mix(self._seed, stream.event_id, _SALT_MORE)
+        known = (bits >> 9) % 5
+        return self._shaped(
+            {
+                **self._beginning(channel, stream.event_id, bits),
+                "category_name": self._category_names[stream.category_id] if known else None,
+                "viewers_count": self.viewers_count(stream, stream.start) if known > 1 else None,
+                **_social(channel),
+                "channel_arn": channel.arn,
+                "livestream_id": 700_000 + stream.event_id,
+            }
+        )
+
+    def viewers_count(self, stream: Stream, time: float) -> int:
+        """Return how many watch at `time`: more in the first quarter of an hour, then up and down in minutes."""
+        period = 240 + 360 * fraction(self._seed, stream.event_id, _SALT_WAVE)
+        phase = 2 * math.pi * fraction(self._seed, stream.event_id, _SALT_WAVE + 100)
+        wave = 1 + 0.15 * math.sin(2 * math.pi * (time - stream.start) / period + phase)
+        return int(stream.peak * min(1.0, 0.2 + max(time - stream.start, 0) / 900) * wave)
+
+    def recent_json(self, event: Event) -> bytes:
+        """Return the record as it is served, malformed where it is to be."""
+        encoded = self._encoded.get(event.event_id)
+        if encoded is None:
+            if len(self._encoded) >= _MAX_KEPT:
+                self._encoded.clear()
+            encoded = encode(self._served(self.recent(event), event.event_id, "recent"))
+            self._encoded[event.event_id] = encoded
+        return encoded
+
+    def live_json(self, stream: Stream, time: float) -> bytes:
+        """Return the record as it is served at `time`, malformed where it is to be."""
+        return encode(self._served(self.live(stream, time), stream.event_id, "live"))
+
+    def _served(self, record: Record, event_id: int, route: str) -> Any:
+        wrong = malformation(self._seed, self._options.malformed, event_id, route)
+        return wrong.apply(record) if wrong else record
+
+    def _shaped(self, record: Record) -> Record:
+        if self._options.fields == "full":
+            return record
+        return {name: value for name, value in record.items() if name in _DEMO_FIELDS}
+
+    def _beginning(self, channel: Channel, event_id: int, bits: int) -> Record:
+        """Return the fields that all records begin with."""
+        return {
+            "user_id": channel.user_id,
+            "user_name": channel.name,
+            "user_avatar_id": channel.avatar_id,
+            "avatar_link": channel.avatar_link,
+            "event_id": event_id,
+            "event_title": self._title(event_id),
+            "event_file": f"https://assets.parti.example/events/{event_id}.jpg" if (bits >> 20) % 4 else None,
+        }
+
+    def _title(self, event_id: int) -> str:
+        bits = mix(self._seed, event_id, _SALT_TITLE)
+        share, bits = bits % 100, bits >> 8
+        if share < 25:
+            return DEFAULT_TITLE
+        if share < 80:
+            return PLAIN_TITLES[bits % len(PLAIN_TITLES)].format((bits >> 8) % 400)
+        return HOSTILE_TITLES[bits % len(HOSTILE_TITLES)]
+
+    def _playback_url(self, channel: Channel, event_id: int, bits: int) -> str:
+        url = f"https://playback.parti.example/api/video/v1/us-west-2.channel.{channel.user_id}.m3u8"
+        query = (
+            f"?token={self._token(event_id, 'viewer')}",
+            f"?player_version=1.24.0&token={self._token(event_id, 'viewer')}&allow_source=true",
+            "?player_version=1.24.0&allow_source=true",
+            "",
+        )
+        return url + query[(bits >> 30) % 4]
+
+    def _token(self, event_id: int, purpose: str) -> str:
+        """Return what looks like a JSON Web Token and opens nothing."""
+        payload = f'{{"event":{event_id},"for":"{purpose}","exp":4102444800}}'
+        signature = mix(self._seed, event_id, _SALT_TOKEN) | mix(self._seed, event_id, _SALT_TOKEN + 100) << 64
+        parts = (b'{"alg":"ES384","typ":"JWT"}', payload.encode(), signature.to_bytes(16, "big"))
+        return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
+def _social(channel: Channel) -> Record:
+    return {"social_media": channel.social_media, "social_username": channel.social_username}

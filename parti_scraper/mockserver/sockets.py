@@ -1,0 +1,145 @@
+"""The WebSocket of the mock server: tells subscribers which channels go live."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from parti_scraper.mockserver.history import fraction, mix
+from parti_scraper.mockserver.records import encode
+
+if TYPE_CHECKING:
+    from parti_scraper.mockserver.history import Stream
+    from parti_scraper.mockserver.options import Options
+    from parti_scraper.mockserver.world import World
+
+_SALT_WHETHER, _SALT_WHICH = 401, 402
+
+
+@dataclass(frozen=True, slots=True)
+class SentNotification:
+    """One message that a subscriber was sent.
+
+    Attributes:
+        event_id: the stream that it is about.
+        text: the message; bytes where it went as a binary one.
+        malformed: whether something else was sent in place of the notification.
+    """
+
+    event_id: int
+    text: str | bytes
+    malformed: bool
+
+
+class Notifier:
+    """Serves every WebSocket connection.
+
+    Attributes:
+        sent: every message sent so far, over all connections.
+    """
+
+    def __init__(self, options: Options, world: World) -> None:
+        self.sent: list[SentNotification] = []
+        self._options = options
+        self._world = world
+        self._open: dict[web.WebSocketResponse, asyncio.Event] = {}
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one connection until either side closes it."""
+        # aiohttp would answer pings by itself; the real server answers none (reported).
+        connection = web.WebSocketResponse(autoping=False)
+        await connection.prepare(request)
+        loop = asyncio.get_running_loop()
+        wake = self._open[connection] = asyncio.Event()
+
+        def clock_moved() -> None:
+            with contextlib.suppress(RuntimeError):  # The loop may be closed meanwhile.
+                loop.call_soon_threadsafe(wake.set)
+
+        self._world.listeners.append(clock_moved)
+        try:
+            async with asyncio.timeout(self._options.ws_drop_after or None):
+                await self._listen(connection, wake)
+        except TimeoutError:
+            await connection.close(code=WSCloseCode.GOING_AWAY, message=b"bye")
+        finally:
+            self._world.listeners.remove(clock_moved)
+            del self._open[connection]
+        return connection
+
+    async def shut_down(self, _application: web.Application) -> None:
+        """Close what is open, as the server stops."""
+        for connection in list(self._open):
+            await connection.close(code=WSCloseCode.GOING_AWAY, message=b"server shutdown")
+
+    async def _listen(self, connection: web.WebSocketResponse, wake: asyncio.Event) -> None:
+        """Read what the client sends; from its subscription on, tell it who goes live."""
+        telling: asyncio.Task[None] | None = None
+        try:
+            async for message in connection:
+                if message.type is WSMsgType.PING and self._options.ws_ping == "answered":
+                    await connection.pong(message.data)
+                elif message.type is WSMsgType.TEXT and telling is None and _is_subscription(message.data):
+                    telling = asyncio.create_task(self._tell(connection, wake))
+        finally:
+            if telling is not None:
+                telling.cancel()
+                # Its end is no news: the connection is gone.
+                await asyncio.gather(telling, return_exceptions=True)
+
+    async def _tell(self, connection: web.WebSocketResponse, wake: asyncio.Event) -> None:
+        place = self._world.started_count()
+        while not connection.closed:
+            wake.clear()
+            for stream in self._world.started(place):
+                place += 1
+                await self._send(connection, stream)
+            seconds = self._world.seconds_to_next_start()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), None if math.isinf(seconds) else max(seconds, 0.001))
+
+    async def _send(self, connection: web.WebSocketResponse, stream: Stream) -> None:
+        record = self._world.notification(stream)
+        malformed = fraction(self._options.seed, stream.event_id, _SALT_WHETHER) < self._options.ws_malformed
+        text = self._malformed(record) if malformed else encode(record).decode()
+        self.sent.append(SentNotification(stream.event_id, text, malformed))
+        if isinstance(text, bytes):
+            await connection.send_bytes(text)
+        else:
+            await connection.send_str(text)
+
+    def _malformed(self, record: dict[str, Any]) -> str | bytes:
+        """Return one of the things that are no notification, the same for the same stream."""
+        whole = json.dumps(record)
+        variants: tuple[str | bytes, ...] = (
+            "hello",
+            "",
+            whole[: len(whole) // 2],
+            "[]",
+            json.dumps([record]),
+            "null",
+            "42",
+            '"live"',
+            "{}",
+            '{"error":"internal"}',
+            json.dumps({name: value for name, value in record.items() if name not in {"user_id", "event_id"}}),
+            json.dumps(record | {"user_id": None, "event_id": "abc"}),
+            b"\xff\xfe\x00",
+        )
+        return variants[mix(self._options.seed, record["event_id"], _SALT_WHICH) % len(variants)]
+
+
+def _is_subscription(text: str) -> bool:
+    """Tell whether a message subscribes to the notifications."""
+    try:
+        message = json.loads(text)
+    except ValueError:
+        return False
+    options = message.get("subscribe_options") if isinstance(message, dict) else None
+    return isinstance(options, dict) and "NewChannelLiveNotify" in options

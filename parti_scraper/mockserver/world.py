@@ -1,0 +1,298 @@
+"""The synthetic world that the mock server serves: the ground truth, with its own clock. No network in here."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time as real_time
+from collections import Counter
+from heapq import heappop
+from typing import TYPE_CHECKING
+
+from parti_scraper.mockserver.history import (
+    Event,
+    Stream,
+    build_history,
+    choose_category,
+    choose_viewers,
+    rng,
+)
+from parti_scraper.mockserver.index import Index
+from parti_scraper.mockserver.malformed import malformation
+from parti_scraper.mockserver.options import EARLIEST, Options, instant_seconds
+from parti_scraper.mockserver.query import Page, RecentQuery
+from parti_scraper.mockserver.records import Record, RecordMaker, category_records
+from parti_scraper.mockserver.timeline import Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class World:
+    """Channels, what they streamed and what they stream now; may be used from several threads.
+
+    Every answer is as of the simulated clock, which runs from `--now` at `--speed`. All records are plain dicts as
+    the contract has them, before `--malformed` does anything to them.
+
+    Attributes:
+        options: what it was made from.
+        started_at: where the simulated clock started, in Unix seconds.
+        listeners: called, without arguments, after the clock was moved by `advance`.
+    """
+
+    def __init__(self, options: Options = Options()) -> None:  # noqa: B008 - immutable
+        self.options = options
+        self.started_at = instant_seconds(options.now) if options.now else real_time.time()
+        self.listeners: list[Callable[[], None]] = []
+        self._lock = threading.RLock()
+        self._zero = real_time.monotonic()
+        self._moved = 0.0
+        history = build_history(options, int(self.started_at))
+        self._channels = history.channels
+        self._index = Index(history.events, history.channels)
+        self._timeline = Timeline(options, history, self.started_at)
+        self._records = RecordMaker(options, history.channels)
+        # Streams up to this place of the timeline have started; those of them that have not ended are on air.
+        self._started = 0
+        self._on_air: dict[int, Stream] = {}
+        self._churn = rng(options.seed, "churn")
+        self._inserted: dict[int, float] = {}
+        self._deleted: list[tuple[Event, float]] = []
+        # What came into the recent set since it was first asked for; None before.
+        self._newcomers: set[int] | None = None
+        self._turns: Counter[str] = Counter()
+        self._settle()
+
+    # --- The clock -----------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return the simulated time in Unix seconds."""
+        with self._lock:
+            return self.started_at + self._moved + (real_time.monotonic() - self._zero) * self.options.speed
+
+    def advance(self, seconds: float) -> float:
+        """Move the simulated clock forward; notifications that fall due are sent. Returns the new time."""
+        if seconds < 0:
+            raise ValueError("the clock does not run backwards")
+        with self._lock:
+            self._moved += seconds
+            now = self._settle()
+        for listener in list(self.listeners):
+            listener()
+        return now
+
+    # --- Ground truth --------------------------------------------------------------------------------------
+
+    def categories(self) -> list[Record]:
+        """Return the records of the categories route."""
+        return category_records()
+
+    def recent_at(self, time: float | None = None) -> list[Record]:
+        """Return the ended livestreams as of a time, now or any other, in the order of the route by date."""
+        with self._lock:
+            time = self._settle() if time is None else time
+            self._timeline.extend(time)
+            events = [event for event in self._index.events if event.end <= time]
+            events = [each for each in events if self._inserted.get(each.event_id, 0) <= time]
+            events += [event for event, deleted_at in self._deleted if event.end <= time < deleted_at]
+            events += [self._event_of(stream) for end, _, stream in self._timeline.ends if end <= time]
+            return [self._records.recent(event) for event in sorted(events, reverse=True)]
+
+    def live_at(self, time: float | None = None) -> list[Record]:
+        """Return the channels on air as of a time, not before the clock's start, most viewers first."""
+        with self._lock:
+            time = self._settle() if time is None else time
+            self._timeline.extend(time)
+            streams = [
+                stream
+                for stream in self._timeline.streams
+                if stream.start <= time and (stream.end is None or time < stream.end)
+            ]
+            return [self._records.live(stream, time) for stream in self._ranked(streams, time)]
+
+    def notifications_between(self, after: float, until: float) -> list[Record]:
+        """Return what the WebSocket says of the streams that start in (after, until]."""
+        with self._lock:
+            self._timeline.extend(until)
+            streams = [stream for stream in self._timeline.streams if after < stream.start <= until]
+            return [self._records.notification(stream) for stream in streams]
+
+    def existed_throughout(self) -> set[int]:
+        """Return the ids of livestreams that are in the recent set and were at the first recent request."""
+        with self._lock:
+            self._settle()
+            return set(self._index.by_id) - (self._newcomers or set())
+
+    @property
+    def malformed_ids(self) -> set[int]:
+        """The ids of livestreams, ended or on air, whose records are malformed beyond repair."""
+        return {event_id for event_id in self._ids() if self._repairable(event_id) is False}
+
+    @property
+    def odd_ids(self) -> set[int]:
+        """The ids of livestreams, ended or on air, whose records are odd, but can be read in full."""
+        return {event_id for event_id in self._ids() if self._repairable(event_id)}
+
+    def malformation_of(self, event_id: int, route: str = "recent") -> str | None:
+        """Return in a few words what is wrong with a livestream's record on a route; None where nothing is."""
+        found = malformation(self.options.seed, self.options.malformed, event_id, route)
+        return found.name if found else None
+
+    # --- Changes -------------------------------------------------------------------------------------------
+
+    def insert_now(self, end: int | None = None) -> Record:
+        """Put a livestream into the past, as when a recording is published late.
+
+        Args:
+            end: when it ended; by chance, as dense as the history, where not given.
+
+        Returns:
+            Its record.
+        """
+        with self._lock:
+            now = self._settle()
+            channel = self._churn.randrange(len(self._channels))
+            end = self._some_end(int(now)) if end is None else end
+            start = max(end - self._churn.randrange(600, 20_000), EARLIEST)
+            event = Event(
+                end,
+                self._free_id(start),
+                start,
+                channel,
+                choose_category(self._churn, self._channels[channel], self.options.uncategorized),
+                choose_viewers(self._churn, self._channels[channel]),
+            )
+            self._timeline.used.add(event.event_id)
+            self._inserted[event.event_id] = now
+            self._add(event)
+            return self._records.recent(event)
+
+    def delete_now(self, event_id: int | None = None) -> int | None:
+        """Take a livestream out of the recent set, one by chance where none is named.
+
+        Returns:
+            Its id; None where there is none to take.
+
+        Raises:
+            KeyError: there is none of this id.
+        """
+        with self._lock:
+            now = self._settle()
+            if event_id is None:
+                if not self._index.events:
+                    return None
+                event_id = self._churn.choice(self._index.events).event_id
+            self._deleted.append((self._index.remove(event_id), now))
+            return event_id
+
+    # --- What the server asks for --------------------------------------------------------------------------
+
+    def recent_page(self, query: RecentQuery, page: Page) -> list[bytes]:
+        """Return a page of the recent route, record by record, and count it as a request."""
+        with self._lock:
+            self._settle()
+            if self._newcomers is None:
+                self._newcomers = set()
+            events = self._index.page(query, page, self._turn("recent"))
+            encoded = [self._records.recent_json(event) for event in events]
+            self._turns["churn"] += 1
+            for every, change in (
+                (self.options.insert_every, self.insert_now),
+                (self.options.delete_every, self.delete_now),
+            ):
+                if every and self._turns["churn"] % every == 0:
+                    change()
+            return encoded
+
+    def live_page(self, categories: frozenset[int] | None, page: Page) -> list[bytes]:
+        """Return a page of the live route, record by record."""
+        with self._lock:
+            now = self._settle()
+            streams = [each for each in self._on_air.values() if categories is None or each.category_id in categories]
+            ranked = self._ranked(streams, now, self._turn("live"))[page.offset : page.offset + page.limit]
+            return [self._records.live_json(stream, now) for stream in ranked]
+
+    def started_count(self) -> int:
+        """Return how many streams of the timeline have started so far."""
+        with self._lock:
+            self._settle()
+            return self._started
+
+    def started(self, place: int) -> list[Stream]:
+        """Return the streams that have started so far, from a place in their order on."""
+        with self._lock:
+            self._settle()
+            return self._timeline.streams[place : self._started]
+
+    def seconds_to_next_start(self) -> float:
+        """Return how many real seconds pass until a stream starts; infinite where the clock stands still."""
+        with self._lock:
+            now = self._settle()
+            streams = self._timeline.streams
+            following = streams[self._started].start if self._started < len(streams) else self._timeline.next_start
+            return (following - now) / self.options.speed if self.options.speed else math.inf
+
+    def notification(self, stream: Stream) -> Record:
+        """Return what the WebSocket says when this stream starts."""
+        return self._records.notification(stream)
+
+    # --- Inside --------------------------------------------------------------------------------------------
+
+    def _settle(self) -> float:
+        """Let everything happen that is due, and return the time."""
+        now = self.now()
+        self._timeline.extend(now)
+        streams = self._timeline.streams
+        while self._started < len(streams) and streams[self._started].start <= now:
+            self._on_air[streams[self._started].event_id] = streams[self._started]
+            self._started += 1
+        while self._timeline.ends and self._timeline.ends[0][0] <= now:
+            _, event_id, stream = heappop(self._timeline.ends)
+            del self._on_air[event_id]
+            self._add(self._event_of(stream))
+        return now
+
+    def _add(self, event: Event) -> None:
+        self._index.add(event)
+        if self._newcomers is not None:
+            self._newcomers.add(event.event_id)
+
+    def _event_of(self, stream: Stream) -> Event:
+        end = stream.start if stream.end is None else stream.end
+        return Event(end, stream.event_id, stream.start, stream.channel, stream.category_id, stream.peak)
+
+    def _ranked(self, streams: Iterable[Stream], time: float, turn: int | None = None) -> list[Stream]:
+        """Order by viewers, most first; those with as many by id, or in another order each turn."""
+
+        def key(stream: Stream) -> tuple[int, int]:
+            tie = stream.event_id if turn is None else (stream.event_id * 7_919 + turn * 104_729) % 15_485_863
+            return -self._records.viewers_count(stream, time), -tie
+
+        return sorted(streams, key=key)
+
+    def _turn(self, route: str) -> int | None:
+        self._turns[route] += 1
+        return self._turns[route] if self.options.tie_order == "unstable" else None
+
+    def _some_end(self, now: int) -> int:
+        events = self._index.events
+        near = self._churn.choice(events).end if events else now
+        return max(min(near + self._churn.randrange(-3_600, 3_600), now), EARLIEST + 60)
+
+    def _free_id(self, start: int) -> int:
+        """Return an id that nothing has, as near as can be to those of streams that started at the time."""
+        events = self._index.events
+        earlier = self._index.page(RecentQuery(high=start + 1), Page(0, 1), None)
+        event_id = earlier[0].event_id + 1 if earlier else (events[0].event_id if events else 1_000)
+        while event_id in self._timeline.used:
+            event_id += 1
+        return event_id
+
+    def _ids(self) -> list[int]:
+        with self._lock:
+            self._settle()
+            return [*self._index.by_id, *self._on_air]
+
+    def _repairable(self, event_id: int) -> bool | None:
+        found = malformation(self.options.seed, self.options.malformed, event_id, "recent")
+        return found.repairable if found else None
