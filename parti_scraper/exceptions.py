@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LONGEST_VALUE = 100
+
 
 class PartiError(Exception):
     """The root of the tree; never raised itself."""
@@ -25,6 +27,8 @@ class UsageError(PartiError, ValueError):
             value: the value, as typed; quoted, so that it stays on the line.
             accepted: what would have been right.
         """
+        if len(value) > _LONGEST_VALUE:
+            value = value[:_LONGEST_VALUE] + "…"
         return cls(f"{kind} `{name}`: {problem}: {value!r} (accepted: {accepted})")
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any, Generic, NoReturn, TypeVar
 
 from parti_scraper import api
@@ -93,7 +94,7 @@ def parse_page(body: bytes) -> list[Any]:
         PageError: the body is not a JSON list; the text says what it is instead.
     """
     try:
-        page = json.loads(body, parse_constant=_reject_constant)
+        page = json.loads(body, parse_constant=_reject_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         # A UnicodeDecodeError is a ValueError too, as is a number of more than 4,300 digits.
         what = "a web page" if body.lstrip()[:1] == b"<" else "empty" if not body.strip() else "broken JSON"
@@ -279,6 +280,12 @@ def _mend(value: Any, depth: int = 0) -> Any:
 def _reject_constant(name: str) -> NoReturn:
     # Python's parser takes NaN and Infinity; JSON has neither, and no reader of our files would take them.
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float | str:
+    """Return the number, or its text where it is too large for one: infinity is not JSON either."""
+    number = float(text)
+    return number if isfinite(number) else text
 
 
 def _kind(value: Any) -> str:

@@ -23,6 +23,8 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
     spider = recorder.spider
     if verdict.exit_code is ExitCode.USAGE:
         return verdict.reason or ""
+    if recorder.already_finished:
+        return f"{spider.name} {spider.run_id}: finished before, nothing was requested; see {spider.run_dir}"
     counts = recorder.counts()
     records = spider.collection.replace("_", " ")
     ending = _ending(verdict, truncated=spider.truncated)
@@ -41,6 +43,8 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
         lines.append(f"  {file.path}  {file.rows:,} rows, {file.path.stat().st_size:,} bytes")
     if verdict.reason:
         lines.append(f"  {printable(verdict.reason)}")
+    if not verdict.ended:
+        lines.append(f"  to finish it: scrapy crawl {spider.name} -a run_id={spider.run_id} and the same arguments")
     return "\n".join(lines)
 
 

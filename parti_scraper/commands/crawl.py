@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import argparse
     import asyncio
 
-    from scrapy.crawler import Crawler
+    from scrapy.crawler import Crawler, CrawlerProcessBase
+    from scrapy.settings import Settings
 
     from parti_scraper.spiders.base import PartiSpider
 
@@ -29,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 class Command(crawl.Command):
     """Scrapy's command, made honest: what was typed is checked first, and the exit code says how it went."""
+
+    # Set by Scrapy before anything here is called.
+    settings: Settings
+    crawler_process: CrawlerProcessBase
 
     def long_desc(self) -> str:
         """Return what `--help` says first."""
@@ -47,6 +52,9 @@ class Command(crawl.Command):
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
         """Check everything that was typed, before anything is started or logged."""
+        if opts.output or opts.overwrite_output:
+            # Scrapy would add them to the project's feeds; here they take their place.
+            self.settings.set("FEEDS", {}, priority="project")
         try:
             super().process_options(args, opts)
             if len(args) == 1:
@@ -59,7 +67,6 @@ class Command(crawl.Command):
         if len(args) != 1:
             _exit_with(f"one spider at a time (accepted: {', '.join(sorted(self._spiders()))})")
         started = time.monotonic()
-        assert self.crawler_process  # noqa: S101 - set by Scrapy before this is called
         crawler = self._create_crawler(args[0])
         crawling: Any = self.crawler_process.crawl(crawler, **opts.spargs)
         self.crawler_process.start()
@@ -69,11 +76,9 @@ class Command(crawl.Command):
         spiders = self._spiders()
         if name not in spiders:
             raise UsageError(f"unknown spider: {name!r} (accepted: {', '.join(sorted(spiders))})")
-        assert self.settings  # noqa: S101 - set by Scrapy before this is called
         spiders[name].check(self.settings, opts.spargs)
 
     def _spiders(self) -> dict[str, type[PartiSpider]]:
-        assert self.settings  # noqa: S101 - set by Scrapy before this is called
         loader = get_spider_loader(self.settings)
         spiders: Any = {name: loader.load(name) for name in loader.list()}
         return dict(spiders)

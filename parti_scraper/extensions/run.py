@@ -111,7 +111,7 @@ class RunRecorder:
         self.verdict = judge(ending)
         if self.verdict.exit_code is ExitCode.USAGE and self._made_folder:
             shutil.rmtree(self.spider.run_dir, ignore_errors=True)
-        elif self.verdict.ended and self._finish_reason != ALREADY_FINISHED and self.spider.run_dir.is_dir():
+        elif self.verdict.ended and not self.already_finished and self.spider.run_dir.is_dir():
             self._describe(ending)
         self.crawler.stats.set_value("parti/run/exit_code", int(self.verdict.exit_code))
 
@@ -129,6 +129,11 @@ class RunRecorder:
         )
 
     @property
+    def already_finished(self) -> bool:
+        """Whether the run that was named had finished before, so that nothing was done."""
+        return self._finish_reason == ALREADY_FINISHED
+
+    @property
     def _feed_exporter(self) -> FeedExporter | None:
         return self.crawler.get_extension(FeedExporter)
 
@@ -141,7 +146,7 @@ class RunRecorder:
 
     def _ending(self) -> Ending:
         return Ending(
-            finish_reason="finished" if self._finish_reason == ALREADY_FINISHED else self._finish_reason,
+            finish_reason="finished" if self.already_finished else self._finish_reason,
             counts=self.counts(),
             endless=self.spider.endless,
             usage_error=self.spider.usage_error,

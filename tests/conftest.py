@@ -1,0 +1,192 @@
+"""What the tests share: a mock server at hand, and real crawls in processes of their own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from parti_scraper.mockserver import MockServer, Options
+
+ROOT = Path(__file__).parent.parent
+
+# The same examples on every run: a test that fails now and then would be a bug. Generation is slow where two
+# cores are shared, which says nothing about the code.
+settings.register_profile("project", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
+
+# For a run that ends by itself; far beyond what it takes, so that only a hang is cut off.
+TIMEOUT = 120
+
+
+@dataclass(frozen=True)
+class Crawl:
+    """A crawl that has ended.
+
+    Attributes:
+        code: the exit code.
+        stdout, stderr: what was printed.
+        output: PARTI_OUTPUT_DIR.
+        spider, run_id: as given.
+    """
+
+    code: int
+    stdout: str
+    stderr: str
+    output: Path
+    spider: str
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.output / self.spider / self.run_id
+
+    @property
+    def package(self) -> Any:
+        """The data package."""
+        return json.loads((self.folder / "datapackage.json").read_text(encoding="utf-8"))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The records of the JSON Lines file."""
+        (path,) = (path for path in self.folder.glob("*.jsonl") if path.name != "quarantine.jsonl")
+        return read_lines(path)
+
+    @property
+    def csv_rows(self) -> list[dict[str, str]]:
+        """The records of the CSV file."""
+        (path,) = self.folder.glob("*.csv")
+        return read_csv(path)
+
+    @property
+    def quarantine(self) -> list[dict[str, Any]]:
+        """The records that were set aside."""
+        return read_lines(self.folder / "quarantine.jsonl")
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Return the records of a JSON Lines file."""
+    # Not str.splitlines: titles hold other characters that it takes for the end of a line.
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the records of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+Run = Callable[..., Crawl]
+
+
+def command_of(spider: str, run_id: str, arguments: Mapping[str, Any], options: tuple[str, ...]) -> list[str]:
+    """Return the command line of a crawl."""
+    typed = [
+        part for name, value in ({"run_id": run_id} | dict(arguments)).items() for part in ("-a", f"{name}={value}")
+    ]
+    return [sys.executable, "-m", "scrapy", "crawl", spider, *typed, *options]
+
+
+def environment_of(output: Path, server: MockServer | None, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a crawl: no setting of the machine's, and warnings of deprecation made errors."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PARTI_")}
+    base_url = server.base_url if server else "http://127.0.0.1:9"
+    return (
+        kept
+        | {
+            "PARTI_OUTPUT_DIR": str(output),
+            "PARTI_API_BASE_URLS": base_url,
+            "PYTHONWARNINGS": "error::DeprecationWarning",
+        }
+        | dict(env or {})
+    )
+
+
+@pytest.fixture
+def crawl(tmp_path: Path) -> Run:
+    """Return a function that runs `scrapy crawl` to its end, and holds the books against every one that ended."""
+
+    def run(
+        spider: str,
+        *options: str,
+        server: MockServer | None = None,
+        run_id: str = "run",
+        env: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> Crawl:
+        output = tmp_path / "output"
+        process = subprocess.run(
+            command_of(spider, run_id, arguments, options),
+            cwd=ROOT,
+            env=environment_of(output, server, env),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=TIMEOUT,
+            check=False,
+        )
+        crawl = Crawl(process.returncode, process.stdout, process.stderr, output, spider, run_id)
+        check_books(crawl)
+        return crawl
+
+    return run
+
+
+def check_books(crawl: Crawl) -> None:
+    """Hold the counts of a run that ended against each other and against its files."""
+    if not (crawl.folder / "datapackage.json").exists():
+        return
+    package = crawl.package
+    counts = package["counts"]
+    assert counts["served"] == counts["written"] + counts["duplicate"] + counts["quarantined"] + counts["filtered"]
+    for resource in package["resources"]:
+        expected = counts["quarantined"] if resource["path"] == "quarantine.jsonl" else counts["written"]
+        assert resource["rows"] == expected
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """Wait until something that is under way has happened."""
+    deadline = time.monotonic() + TIMEOUT
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+class RunningCrawl:
+    """A crawl that is still running."""
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        )
+
+    def stop(self, signal_number: int = signal.SIGINT) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(signal_number)
+        self.stdout, self.stderr = self.process.communicate(timeout=TIMEOUT)
+        return self.process.returncode
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., MockServer]]:
+    """Return a function that starts a mock server with the given options."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(MockServer(Options(**options)))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Return the PARTI_OUTPUT_DIR of `crawl`."""
+    return tmp_path / "output"

@@ -1,0 +1,93 @@
+"""The rows that the mock server's records should become, written down a second time and more plainly."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from parti_scraper.exporters import harmless
+
+COMMON = [
+    "user_name",
+    "event_title",
+    "category_name",
+    "event_file",
+    "avatar_link",
+    "user_avatar_id",
+    "social_media",
+    "social_username",
+    "discord_discriminator",
+]
+
+
+def iso(ts: int) -> str:
+    """Return Unix seconds as the files have them."""
+    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def category_id(record: dict[str, Any], categories: list[dict[str, Any]]) -> int | None:
+    """Return the number of a record's category."""
+    name = (record["category_name"] or "").lower()
+    for field in ("name", "display_name"):
+        for category in categories:
+            if name and category[field].lower() == name:
+                return int(category["category_id"])
+    return None
+
+
+def channel_url(record: dict[str, Any]) -> str:
+    """Return the address of a record's channel."""
+    tail = "/0" if record["social_media"] == "discord" else ""
+    return f"https://parti.com/creator/{record['social_media']}/{quote(record['social_username'], safe='')}{tail}"
+
+
+def livestream(record: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of an ended livestream, but for `scraped_at`."""
+    return {field: record[field] for field in COMMON} | {
+        "event_id": record["event_id"],
+        "user_id": record["user_id"],
+        "category_id": category_id(record, categories),
+        "event_start": iso(record["event_start_ts"]),
+        "event_end": iso(record["event_end_ts"]),
+        "duration_seconds": record["event_end_ts"] - record["event_start_ts"],
+        "total_viewers": record["total_viewers"],
+        "livestream_visibility_type": record["livestream_visibility_type"],
+        "has_access_pass": record["has_access_pass"],
+        "livestream_recording": record["livestream_recording"],
+        "channel_url": channel_url(record),
+        "video_url": f"https://parti.com/video/{record['event_id']}",
+        "extra": {},
+    }
+
+
+def live_channel(record: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of a live channel, but for what the snapshot adds and the address of the video."""
+    return {field: record[field] for field in COMMON} | {
+        "event_id": record["event_id"],
+        "user_id": record["user_id"],
+        "category_id": category_id(record, categories),
+        "viewers_count": record["viewers_count"],
+        "channel_arn": record["channel_arn"],
+        "channel_url": channel_url(record),
+        "extra": {},
+    }
+
+
+def without(row: dict[str, Any], *fields: str) -> dict[str, Any]:
+    """Return the row without some fields."""
+    return {name: value for name, value in row.items() if name not in fields}
+
+
+def as_csv(row: dict[str, Any]) -> dict[str, str]:
+    """Return a row of JSON Lines as the CSV has it."""
+    cells = {None: "", True: "true", False: "false"}
+    return {
+        name: cells[value]
+        if value is None or isinstance(value, bool)
+        else harmless(value)
+        if isinstance(value, str)
+        else str(value)
+        for name, value in row.items()
+        if name != "extra"
+    }

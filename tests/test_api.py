@@ -1,0 +1,113 @@
+"""Routes, queries and hosts, held against the specification's own commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from parti_scraper import api
+from parti_scraper.exceptions import UsageError
+
+SPECIFICATION = Path(__file__).parent / "specification"
+HOST = "https://api-backend.parti.com"
+
+
+def specified_url(name: str) -> str:
+    """Return the URL of one of the specification's curl commands."""
+    match = re.match(r"curl '([^']+)'", (SPECIFICATION / f"{name}.sh").read_text(encoding="utf-8"))
+    assert match
+    return match[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "categories"), [("recent-NaN-7", ("NaN", "7")), ("recent-NaN-7-7", ("NaN", "7", "7"))]
+)
+def test_recent_asks_as_the_specification_does(name: str, categories: tuple[str, ...]) -> None:
+    query = api.RecentQuery(from_ts=1627948800, to_ts=2229292800, categories=categories)
+    assert query.url(HOST, offset=0, limit=15) == specified_url(name)
+
+
+def test_live_asks_as_the_specification_does() -> None:
+    assert api.LiveQuery(("7",)).url(HOST, offset=0, limit=12) == specified_url("live-7")
+
+
+def test_categories_asks_as_the_specification_does() -> None:
+    assert api.categories_url(HOST) == specified_url("categories")
+
+
+def test_the_specifications_host_is_the_first_and_its_headers_are_sent() -> None:
+    command = (SPECIFICATION / "live-7.sh").read_text(encoding="utf-8")
+    specified = dict(re.findall(r"-H '([^:]+): ([^']+)'", command))
+    assert api.BASE_URLS[0] == HOST
+    assert specified == api.HEADERS | {"User-Agent": api.USER_AGENT}
+
+
+def test_one_channel_and_top_views_are_asked_for_with_the_reported_parameters() -> None:
+    url = api.RecentQuery(1, 2, user_id=603610, top_views=True).url(HOST, 30, 15)
+    assert url.endswith(
+        "recent?sort_by_date_desc=false&from_ts=1&to_ts=2&followed_only=false"
+        "&offset=30&limit=15&top_views_sort=true&by_user_id=603610"
+    )
+
+
+@pytest.mark.parametrize(
+    ("social_media", "social_username", "url"),
+    [
+        ("twitter", "ironway", "https://parti.com/creator/twitter/ironway"),
+        ("discord", "a b", "https://parti.com/creator/discord/a%20b/0"),
+        ("parti", "../x?#é", "https://parti.com/creator/parti/..%2Fx%3F%23%C3%A9"),
+        (None, "ironway", None),
+        ("parti", None, None),
+        ("parti", "", None),
+    ],
+)
+def test_a_channels_page_is_told_from_its_account(
+    social_media: str | None, social_username: str | None, url: str | None
+) -> None:
+    assert api.channel_url(social_media, social_username) == url
+
+
+def test_base_urls_are_split_and_trimmed() -> None:
+    assert api.parse_base_urls(" https://a.example/ , http://127.0.0.1:8765,") == (
+        "https://a.example",
+        "http://127.0.0.1:8765",
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " , ",
+        "api.parti.com",
+        "ftp://api.parti.com",
+        "https://",
+        "https://a.example/path",
+        "https://a.example?x=1",
+        "https://user:secret@a.example",
+        "https://a.example:99999",
+        "https://a.example:x",
+        "https://[::1",
+    ],
+)
+def test_what_is_no_base_url_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^setting `PARTI_API_BASE_URLS`: not a scheme and host: '.*' \(accepted: "):
+        api.parse_base_urls(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:1", True),
+        ("http://127.9.9.9", True),
+        ("http://[::1]:80", True),
+        ("http://localhost:8765", True),
+        ("https://api.parti.com", False),
+        ("https://localhost.example", False),
+        ("http://10.0.0.1", False),
+    ],
+)
+def test_only_servers_of_this_machine_are_loopback(url: str, expected: bool) -> None:
+    assert api.is_loopback(url) is expected

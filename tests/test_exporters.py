@@ -1,0 +1,90 @@
+"""The bytes of the files: CSV that no spreadsheet runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parti_scraper.exporters import CsvItemExporter, encode_line, harmless
+from parti_scraper.items import Category
+
+COLUMNS = ["category_id", "name", "display_name", "scraped_at", "extra"]
+
+
+def as_csv(*items: Category) -> str:
+    """Return what the exporter writes for the items."""
+    stream = io.BytesIO()
+    exporter = CsvItemExporter(stream, fields_to_export=COLUMNS)
+    exporter.start_exporting()
+    for item in items:
+        exporter.export_item(item)
+    exporter.finish_exporting()
+    return stream.getvalue().decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1",
+        '=HYPERLINK("http://x.example","free")',
+        "+1+1",
+        "-2+3",
+        "@SUM(A1)",
+        "\t=1+1",
+        "\r=1+1",
+        "\n=1+1",
+        "  =1+1",
+        "\u00a0=1",
+        "＝1+1",
+        "＋1",
+        "－1",
+        "＠a",
+        "\tx",
+    ],
+)
+def test_a_formula_is_made_a_text(text: str) -> None:
+    assert harmless(text) == "'" + text
+
+
+@pytest.mark.parametrize("text", ["", "Games & music", "1=1", "a+b", "'=1", '"=1"', " x", "…-1"])
+def test_other_texts_stay_as_they_came(text: str) -> None:
+    assert harmless(text) == text
+
+
+def test_nul_becomes_a_replacement_character() -> None:
+    assert harmless("a\0b") == "a\ufffdb"
+
+
+def test_the_header_is_there_without_any_record() -> None:
+    assert as_csv() == "category_id,name,display_name,scraped_at,extra\r\n"
+
+
+def test_cells_are_plain_and_objects_are_json() -> None:
+    item = Category(7, None, 'a "b", c\nd', "2026-11-23T21:45:00Z", {"ü": [1, None, True]})
+    assert as_csv(item) == (
+        "category_id,name,display_name,scraped_at,extra\r\n"
+        '7,,"a ""b"", c\nd",2026-11-23T21:45:00Z,"{""ü"": [1, null, true]}"\r\n'
+    )
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs"])))
+def test_a_text_is_read_back_as_it_was_written(text: str) -> None:
+    rows = list(csv.DictReader(io.StringIO(as_csv(Category(1, text, None, "", {})), newline="")))
+    assert [row["name"] for row in rows] == [harmless(text)]
+    assert not harmless(text).lstrip().startswith(("=", "+", "-", "@"))
+
+
+@given(
+    st.dictionaries(st.text(), st.text()).filter(
+        lambda row: all(c < "\ud800" or c > "\udfff" for kv in row.items() for t in kv for c in t)
+    )
+)
+def test_a_line_is_one_line_whatever_is_in_it(row: dict[str, str]) -> None:
+    line = encode_line(row)
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == row

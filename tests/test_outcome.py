@@ -1,0 +1,64 @@
+"""How a run is judged: the exit codes of the interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from parti_scraper.outcome import Counts, Ending, ExitCode, judge
+
+BALANCED = Counts(pages=3, served=10, written=5, duplicate=2, quarantined=1, filtered=2)
+
+
+def ending(**changes: Any) -> Ending:
+    """Return an ending of a run on which nothing went wrong, but for the changes."""
+    return Ending(**({"finish_reason": "finished", "counts": BALANCED} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "reason"),
+    [
+        ({}, ExitCode.COMPLETE, None),
+        ({"counts": Counts()}, ExitCode.COMPLETE, None),
+        ({"finish_reason": "shutdown"}, ExitCode.STOPPED, "stopped before the end (shutdown)"),
+        (
+            {"finish_reason": "closespider_itemcount"},
+            ExitCode.STOPPED,
+            "stopped before the end (closespider_itemcount)",
+        ),
+        ({"finish_reason": "start_error"}, ExitCode.STOPPED, "stopped before the end (start_error)"),
+        ({"finish_reason": "shutdown", "endless": True}, ExitCode.COMPLETE, None),
+        (
+            {"finish_reason": "closespider_timeout", "endless": True},
+            ExitCode.STOPPED,
+            "stopped before the end (closespider_timeout)",
+        ),
+        ({"exceptions": 2}, ExitCode.STOPPED, "2 exceptions in the spider; see the log"),
+        ({"gaps": ["a page is missing"]}, ExitCode.INCOMPLETE, "a page is missing"),
+        (
+            {"gaps": [str(number) for number in range(7)]},
+            ExitCode.INCOMPLETE,
+            "0; 1; 2; 3; 4; and 2 more",
+        ),
+        ({"storage": ["no space"], "gaps": ["a page"]}, ExitCode.INCOMPLETE, "no space"),
+        ({"storage": ["no folder"], "finish_reason": "run_folder"}, ExitCode.INCOMPLETE, "no folder"),
+        ({"usage_error": "no such category", "finish_reason": "usage_error"}, ExitCode.USAGE, "no such category"),
+        ({"gaps": ["a page"], "finish_reason": "shutdown"}, ExitCode.STOPPED, "stopped before the end (shutdown)"),
+    ],
+)
+def test_the_exit_code_says_how_the_run_ended(changes: dict[str, Any], code: ExitCode, reason: str | None) -> None:
+    verdict = judge(ending(**changes))
+    assert (verdict.exit_code, verdict.reason) == (code, reason)
+    assert verdict.complete is (code == 0)
+    assert verdict.ended is (code in {0, 4})
+
+
+@pytest.mark.parametrize("name", ["served", "written", "duplicate", "quarantined", "filtered"])
+def test_a_record_that_is_not_accounted_for_is_noticed(name: str) -> None:
+    counts = Counts(pages=3, served=10, written=5, duplicate=2, quarantined=1, filtered=2)
+    setattr(counts, name, getattr(counts, name) + 1)
+    verdict = judge(ending(counts=counts))
+    assert verdict.exit_code is ExitCode.INCOMPLETE
+    assert verdict.reason is not None
+    assert verdict.reason.startswith("the books do not balance: ")

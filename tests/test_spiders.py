@@ -1,0 +1,305 @@
+"""Each spider as a real crawl of the mock server, its files held against the server's own truth."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parti_scraper.mockserver import MockServer
+from tests import expected
+from tests.conftest import Run, RunningCrawl, command_of, environment_of, wait_until
+from tests.test_api import SPECIFICATION, specified_url
+from tests.test_arguments import USAGE_ERRORS
+
+Serve = Callable[..., MockServer]
+
+# Where the simulated clock stands still; the crawls then say until when, since theirs does not.
+NOW = "2026-11-01T00:00:00Z"
+STILL: dict[str, Any] = {"now": NOW, "speed": 0, "events": 300, "live": 40}
+
+
+def paths(server: MockServer, route: str) -> list[str]:
+    """Return path and query of the requests for a route, in the order received."""
+    return [f"{seen.path}?{seen.query}" for seen in server.requests if seen.path.endswith(route)]
+
+
+def ids(rows: list[dict[str, Any]]) -> list[int]:
+    """Return the livestreams' numbers."""
+    return [row["event_id"] for row in rows]
+
+
+def truth(server: MockServer) -> list[dict[str, Any]]:
+    """Return the ended livestreams that the server has, last ended first."""
+    return list(server.world.recent_at())
+
+
+def test_categories_are_those_of_the_route(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = crawl("categories", server=server)
+    assert run.code == 0
+    assert [expected.without(row, "scraped_at") for row in run.rows] == [
+        category | {"extra": {}} for category in server.world.categories()
+    ]
+    assert list(run.csv_rows[0]) == list(run.rows[0])
+
+
+def test_recent_holds_every_livestream_in_both_files(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = crawl("recent", server=server)
+    assert run.code == 0
+    categories = server.world.categories()
+    by_id = {row["event_id"]: expected.without(row, "scraped_at") for row in run.rows}
+    assert len(by_id) == len(run.rows) == 300
+    assert by_id == {record["event_id"]: expected.livestream(record, categories) for record in truth(server)}
+    assert list(run.csv_rows[0]) == list(run.rows[0])
+    assert [expected.without(row, "extra") for row in run.csv_rows] == [expected.as_csv(row) for row in run.rows]
+    assert [json.loads(row["extra"]) for row in run.csv_rows] == [row["extra"] for row in run.rows]
+
+
+def test_live_holds_every_channel_with_its_rank_and_without_secrets(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = crawl("live", server=server)
+    assert run.code == 0
+    live = server.world.live_at()
+    added = ("snapshot_id", "observed_at", "rank", "playback_url")
+    categories = server.world.categories()
+    assert [expected.without(row, *added) for row in run.rows] == [
+        expected.live_channel(record, categories) for record in live
+    ]
+    assert [row["rank"] for row in run.rows] == list(range(1, len(live) + 1))
+    assert {row["snapshot_id"] for row in run.rows} == {"run-1"}
+    assert any("token=" in record["playback_url"] for record in live)
+    files = "".join(path.read_text(encoding="utf-8") for path in run.folder.iterdir()) + run.stderr
+    assert "eyJ" not in files
+    assert "playback_auth_token" not in files
+
+
+@pytest.mark.parametrize(
+    ("specification", "spider", "route", "arguments"),
+    [
+        (
+            "recent-NaN-7",
+            "recent",
+            "recent",
+            {"categories": "NaN,7", "limit": 15, "since": 1627948800, "until": 2229292800},
+        ),
+        (
+            "recent-NaN-7-7",
+            "recent",
+            "recent",
+            {"categories": "NaN,7,7", "limit": 15, "since": "2021-08-03", "until": "2040-08-23T00:00Z"},
+        ),
+        ("live-7", "live", "live", {"categories": "7", "limit": 12}),
+        ("categories", "categories", "categories", {}),
+    ],
+)
+def test_the_first_request_is_the_specifications_own(
+    crawl: Run, serve: Serve, specification: str, spider: str, route: str, arguments: dict[str, Any]
+) -> None:
+    server = serve(**STILL)
+    assert crawl(spider, server=server, **arguments).code == 0
+    first = next(seen for seen in server.requests if seen.path.endswith(route))
+    url = f"https://api-backend.parti.com{first.path}" + (f"?{first.query}" if first.query else "")
+    assert url == specified_url(specification)
+    sent = {name.lower(): value for name, value in first.headers}
+    command = (SPECIFICATION / f"{specification}.sh").read_text(encoding="utf-8")
+    specified = dict(line.strip(" -H'\\\n").split(": ", 1) for line in command.splitlines() if "-H" in line)
+    assert {name: sent.get(name.lower()) for name in specified} == specified
+    assert set(sent) - {name.lower() for name in specified} == {"accept-encoding", "host"}
+    assert "gzip" in sent["accept-encoding"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("7", {"Gaming"}),
+        ("7,10", {"Gaming", "Music"}),
+        ("music,IRL", {"Music", "IRL"}),
+        ("crypto,7,7", {"Crypto", "Gaming"}),
+    ],
+)
+@pytest.mark.parametrize("served", ["or", "ignored"])
+def test_only_the_categories_asked_for_are_written(
+    crawl: Run, serve: Serve, typed: str, names: set[str], served: str
+) -> None:
+    server = serve(**STILL, categories=served)
+    run = crawl("recent", server=server, categories=typed)
+    assert run.code == 0
+    assert ids(run.rows) == ids([record for record in truth(server) if record["category_name"] in names])
+    assert (run.package["counts"]["filtered"] > 0) is (served == "ignored")
+
+
+def test_with_nan_nothing_is_filtered_and_the_values_are_sent_as_typed(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = crawl("recent", server=server, categories="Gaming,nan,7")
+    assert run.code == 0
+    assert ids(run.rows) == ids(truth(server))
+    assert "&categories=7&categories=NaN&categories=7&" in paths(server, "/recent")[0]
+
+
+@pytest.mark.parametrize("spider", ["recent", "live"])
+def test_all_crawls_every_category_on_its_own(crawl: Run, serve: Serve, spider: str) -> None:
+    server = serve(**STILL)
+    run = crawl(spider, server=server, categories="all")
+    assert run.code == 0
+    records = truth(server) if spider == "recent" else server.world.live_at()
+    assert sorted(ids(run.rows)) == sorted(ids(records))
+    asked = {path.partition("categories=")[2].split("&")[0] for path in paths(server, f"/{spider}")}
+    assert asked == {str(category["category_id"]) for category in server.world.categories()}
+    assert all(path.count("categories=") == 1 for path in paths(server, f"/{spider}"))
+
+
+@pytest.mark.parametrize("nameless", ["empty", "display_name", "null"])
+def test_a_nameless_category_is_found_whatever_its_records_carry(crawl: Run, serve: Serve, nameless: str) -> None:
+    server = serve(**STILL, nameless=nameless)
+    run = crawl("recent", server=server, categories="Valorant")
+    assert run.code == 0
+    assert paths(server, "/recent")[0].count("categories=16&") == 1
+    named = serve(**STILL, nameless="display_name")
+    assert ids(run.rows) == ids([record for record in truth(named) if record["category_name"] == "Valorant"])
+    assert run.rows
+
+
+def test_the_window_is_exact_and_both_bounds_belong_to_it(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, time_filter="ignored")
+    records = truth(server)
+    until, since = records[50]["event_end_ts"], records[150]["event_end_ts"]
+    run = crawl("recent", server=server, since=since, until=until)
+    assert run.code == 0
+    assert ids(run.rows) == [record["event_id"] for record in records if since <= record["event_end_ts"] <= until]
+    assert run.package["window"] == {"since": expected.iso(since), "until": expected.iso(until)}
+
+
+def test_top_views_come_in_the_sites_own_order(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = crawl("recent", server=server, sort="views")
+    assert run.code == 0
+    assert sorted(ids(run.rows)) == sorted(ids(truth(server)))
+    viewers = [row["total_viewers"] for row in run.rows]
+    assert viewers == sorted(viewers, reverse=True)
+    assert all("top_views_sort=true" in path for path in paths(server, "/recent"))
+
+
+@pytest.mark.parametrize("user_filter", ["honored", "ignored"])
+def test_one_channels_livestreams_are_its_own_alone(crawl: Run, serve: Serve, user_filter: str) -> None:
+    server = serve(**STILL, user_filter=user_filter)
+    user_id = truth(server)[7]["user_id"]
+    run = crawl("recent", server=server, user_id=user_id)
+    assert run.code == 0
+    assert ids(run.rows) == ids([record for record in truth(server) if record["user_id"] == user_id])
+
+
+@pytest.mark.parametrize(
+    ("page_cap", "above_cap", "limit"), [(15, "clamp", 100), (15, "ignore", 100), (100, "clamp", 7)]
+)
+def test_the_limit_asked_for_is_never_what_paging_goes_by(
+    crawl: Run, serve: Serve, page_cap: int, above_cap: str, limit: int
+) -> None:
+    server = serve(**STILL, page_cap=page_cap, above_cap=above_cap)
+    run = crawl("recent", server=server, limit=limit)
+    assert run.code == 0
+    assert sorted(ids(run.rows)) == sorted(ids(truth(server)))
+
+
+def test_max_records_stops_the_run_and_says_so(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = crawl("recent", server=server, max_records=120)
+    assert run.code == 0
+    assert ids(run.rows) == ids(truth(server))[:120]
+    assert (run.package["complete"], run.package["truncated"]) == (True, True)
+    assert len(paths(server, "/recent")) == 2
+
+
+def test_an_empty_run_is_complete_and_its_files_have_their_columns(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = crawl("recent", server=server, since="2026-10-31T23:59:59Z", until="2026-10-31T23:59:59Z")
+    assert run.code == 0
+    assert run.rows == []
+    assert (run.folder / "livestreams.csv").read_text(encoding="utf-8").startswith("event_id,user_id,user_name,")
+    assert run.package["complete"] is True
+
+
+def test_malformed_records_are_set_aside_whole_and_the_others_are_written(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, malformed=0.2)
+    run = crawl("recent", server=server)
+    assert run.code == 0
+    malformed = server.world.malformed_ids & set(ids(truth(server)))
+    assert malformed
+    assert sorted(ids(run.rows)) == sorted(set(ids(truth(server))) - malformed)
+    assert len(run.quarantine) == len(malformed) == run.package["counts"]["quarantined"]
+    assert all(list(row) == ["reason", "url", "position", "record"] for row in run.quarantine)
+    assert "eyJ" not in (run.folder / "quarantine.jsonl").read_text(encoding="utf-8")
+
+
+def test_the_demo_shapes_of_the_specification_are_enough(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, fields="demo")
+    for spider, count in (("recent", 300), ("live", len(server.world.live_at()))):
+        run = crawl(spider, server=server)
+        assert run.code == 0
+        assert len(run.rows) == count
+
+
+def test_snapshots_are_taken_at_intervals_until_the_duration_is_over(crawl: Run, serve: Serve) -> None:
+    server = serve(now=NOW, speed=600, events=50, live=30, start_every=60)
+    run = crawl("live", server=server, interval=0.4, duration=1.2)
+    assert run.code == 0
+    by_snapshot: dict[str, list[dict[str, Any]]] = {}
+    for row in run.rows:
+        by_snapshot.setdefault(row["snapshot_id"], []).append(row)
+    assert list(by_snapshot) == ["run-1", "run-2", "run-3"]
+    for rows in by_snapshot.values():
+        users = [row["user_id"] for row in rows]
+        assert len(users) == len(set(users))
+    assert len({tuple((row["user_id"], row["viewers_count"]) for row in rows) for rows in by_snapshot.values()}) == 3
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_at_intervals_is_complete_when_it_is_stopped(
+    serve: Serve, output: Path, signal_number: signal.Signals
+) -> None:
+    server = serve(**STILL)
+    running = RunningCrawl(
+        command_of("live", "run", {"interval": "1h", "duration": "1d"}, ()), environment_of(output, server)
+    )
+    wait_until(lambda: len(paths(server, "/live")) >= 2)
+    assert running.stop(signal_number) == 0
+    package = json.loads((output / "live/run/datapackage.json").read_text(encoding="utf-8"))
+    assert package["complete"] is True
+
+
+@pytest.mark.parametrize(("spider", "raw", "line"), USAGE_ERRORS)
+def test_a_usage_error_is_one_line_and_nothing_is_requested(
+    crawl: Run, serve: Serve, spider: str, raw: dict[str, str], line: str
+) -> None:
+    server = serve(**STILL)
+    run = crawl(spider, server=server, **raw)
+    # Where a line names the moment of the run, it is another one here.
+    moment = (
+        re.compile(r"(?<=accepted: at or before )2\S+(?=\))")
+        if spider == "recent" and "until" not in raw
+        else re.compile("$^")
+    )
+    assert (run.code, moment.sub("NOW", run.stderr), run.stdout) == (2, moment.sub("NOW", line) + "\n", "")
+    assert server.requests == []
+    assert not run.output.exists()
+
+
+@pytest.mark.parametrize("spider", ["recent", "live"])
+def test_a_category_that_does_not_exist_is_a_usage_error_found_by_one_request(
+    crawl: Run, serve: Serve, spider: str
+) -> None:
+    server = serve(**STILL)
+    run = crawl(spider, "--loglevel", "ERROR", server=server, categories="7,Gamin")
+    accepted = ", ".join(category["name"] or category["display_name"] for category in server.world.categories())
+    assert run.code == 2
+    assert run.stderr == f"argument `categories`: no such category: 'Gamin' (accepted: {accepted})\n"
+    assert [seen.path for seen in server.requests if "robots" not in seen.path] == [
+        "/parti_v2/profile/livestream_calendar/events/categories"
+    ]
+    assert not run.folder.exists()
