@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Everything that a fresh machine needs, into .venv and, for programs, from the system's packages.
+# Quick when repeated: what is there already is left alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() { printf 'setup: %s\n' "$1" >&2; exit 1; }
+is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11; do
+        if [ -n "$candidate" ] && is_recent "$candidate"; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 or newer was found; install one, or name it: make setup PYTHON=/path/to/python3"
+}
+
+# The environment counts as set up only once all of it was installed: the stamp is written last.
+stamp=.venv/requirements.installed
+if ! is_recent .venv/bin/python || ! cmp -s requirements.txt "$stamp"; then
+    echo "setup: Python packages, as locked in requirements.txt"
+    if ! is_recent .venv/bin/python; then
+        python=$(find_python) || exit 1
+        rm -rf .venv
+        "$python" -m venv .venv || fail "the virtual environment could not be made (on Debian: apt-get install python3-venv)"
+    fi
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt ||
+        fail "the packages could not be installed; the lines above say why"
+    cp requirements.txt "$stamp"
+fi
+
+# Programs that tests run for real. Without one, the project works, and the tests that need it are skipped.
+has() { command -v "$1" >/dev/null 2>&1; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else has sudo && sudo --non-interactive "$@"; fi; }
+apt_install() {
+    has apt-get || return 1
+    export DEBIAN_FRONTEND=noninteractive
+    # The list of packages may be old, or not there at all; it is fetched only where the first try fails.
+    as_root apt-get install --yes --quiet --no-install-recommends "$1" >/dev/null 2>&1 ||
+        { as_root apt-get update --quiet >/dev/null 2>&1 &&
+            as_root apt-get install --yes --quiet --no-install-recommends "$1" >/dev/null 2>&1; }
+}
+need() { # program, package, what is disabled without it, how else to get it
+    has "$1" && return
+    echo "setup: $1"
+    apt_install "$2" || printf 'setup: %s could not be installed. Without it, %s. %s\n' "$1" "$3" "$4" >&2
+}
+need curl curl "the test of the specification's curl commands is skipped" "Install it with your system's packages."
+if ! has chromium-browser && ! has google-chrome && [ -z "${PARTI_CHROMIUM:-}" ]; then
+    need chromium chromium "the test that opens the mock server's page in a browser is skipped" \
+        "Install it with your system's packages, or run .venv/bin/playwright install chromium."
+fi
