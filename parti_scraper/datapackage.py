@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, fields
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 FILE_NAME = "datapackage.json"
 
 _TYPES = {bool: "boolean", dict: "object", int: "integer", str: "string"}
-_MEDIA_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl"}
+_MEDIA_TYPES = {"csv": "text/csv", "json": "application/json", "jsonl": "application/jsonl", "xml": "application/xml"}
+_CSV_DIALECT = {
+    "delimiter": ",",
+    "lineTerminator": "\r\n",
+    "quoteChar": '"',
+    "doubleQuote": True,
+    "skipInitialSpace": False,
+}
 _PRIMARY_KEYS: dict[type, list[str]] = {
     Category: ["category_id"],
     Livestream: ["event_id"],
@@ -32,48 +40,94 @@ _PRIMARY_KEYS: dict[type, list[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of records."""
+    """A file of records in the folder of the run.
+
+    Attributes:
+        path: where it is.
+        item_class: the kind of its records.
+        rows: how many.
+        form: what it is written in: jsonl, csv, or another.
+        columns: names of the fields in it, and what they are called there; None: all, by their own names.
+        encoding: of its text.
+        is_table: whether it is plain CSV or JSON Lines, which any reader takes for a table.
+    """
 
     path: Path
     item_class: type
     rows: int
+    form: str = "jsonl"
+    columns: Mapping[str, str] | None = None
+    encoding: str = "utf-8"
+    is_table: bool = True
 
 
-def table_schema(item_class: type) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Records that were stored elsewhere than in the folder of the run.
+
+    Attributes:
+        uri: where, without credentials.
+        format: Scrapy's name of what they are written in.
+        rows: how many.
+    """
+
+    uri: str
+    format: str
+    rows: int
+
+
+def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the Table Schema of a kind of item: name, type and description of each column, and the key."""
-    key = _PRIMARY_KEYS[item_class]
     hints = get_type_hints(item_class)
-    columns = []
-    for column in fields(item_class):
-        documented = column.metadata["json_schema_extra"]
-        described = {
-            "name": column.name,
-            "type": "datetime" if documented.get("format") == "date-time" else _table_type(hints[column.name]),
-            "description": documented["description"],
-        }
-        if column.name in key:
-            described["constraints"] = {"required": True}
-        columns.append(described)
-    return {"fields": columns, "primaryKey": key, "missingValues": [""]}
+    documented = {column.name: column.metadata["json_schema_extra"] for column in fields(item_class)}
+    labels = columns or {name: name for name in documented}
+    key = [name for name in _PRIMARY_KEYS[item_class] if name in labels]
+    described = []
+    for name, label in labels.items():
+        about = documented.get(name, {})
+        kind = "datetime" if about.get("format") == "date-time" else _table_type(hints.get(name))
+        column: dict[str, Any] = {"name": label, "type": kind}
+        if about:
+            column["description"] = about["description"]
+        if name in key:
+            column["constraints"] = {"required": True}
+        described.append(column)
+    schema: dict[str, Any] = {"fields": described, "missingValues": [""]}
+    if key == _PRIMARY_KEYS[item_class]:  # A part of one says nothing about what is unique.
+        schema["primaryKey"] = [labels[name] for name in key]
+    return schema
 
 
 def describe(file: File) -> dict[str, Any]:
     """Return the Data Resource of a file, its bytes and SHA-256 read from the disk."""
-    suffix = file.path.suffix.removeprefix(".")
     with file.path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {
-        "name": f"{file.path.stem.replace('_', '-')}-{suffix}",
-        "type": "table",
+    resource: dict[str, Any] = {
+        "name": re.sub(r"[^a-z0-9.]+", "-", f"{file.path.stem}-{file.form}".lower()),
+        # An empty file is valid JSON Lines, but no table that Frictionless can read.
+        "type": "table" if file.is_table and (file.rows or file.form == "csv") else "file",
         "path": file.path.name,
-        "format": suffix,
-        "mediatype": _MEDIA_TYPES[suffix],
-        "encoding": "utf-8",
+        "format": file.form,
+        "mediatype": _MEDIA_TYPES.get(file.form, "application/octet-stream"),
+        "encoding": file.encoding,
         "bytes": file.path.stat().st_size,
         "hash": f"sha256:{digest}",
-        "rows": file.rows,
-        "schema": table_schema(file.item_class),
     }
+    if file.is_table:
+        resource |= {"rows": file.rows, "schema": table_schema(file.item_class, file.columns)}
+        if file.form == "csv":
+            # Or readers guess, and free text leads them astray.
+            resource["dialect"] = _CSV_DIALECT
+    return resource
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return the descriptor of a folder, or None where there is none that can be read."""
+    try:
+        descriptor: dict[str, Any] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return descriptor
 
 
 def write(folder: Path, descriptor: Mapping[str, Any]) -> Path:
@@ -84,12 +138,16 @@ def write(folder: Path, descriptor: Mapping[str, Any]) -> Path:
     """
     path = folder / FILE_NAME
     temporary = path.with_suffix(".json.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(descriptor, stream, ensure_ascii=False, indent=2)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(descriptor, stream, ensure_ascii=False, indent=2)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     _sync_folder(folder)
     return path
 

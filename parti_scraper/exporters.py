@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import fields
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from scrapy import exporters
 
+from parti_scraper.signals import send_storage_failed
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from io import BytesIO
-    from pathlib import Path
 
     from scrapy import Spider
     from scrapy.crawler import Crawler
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 # them pass over in front of it (OWASP, "CSV Injection").
 _FORMULA_STARTS = tuple("=+-@＝＋－＠")
 _CONTROL_STARTS = ("\t", "\r", "\n")
+
+# Scrapy's names of the formats in which a file that is cut off after a record is still a file.
+LINE_FORMATS = {"csv": "csv", "jsonlines": "jsonl", "jsonl": "jsonl", "jl": "jsonl"}
 
 
 def harmless(text: str) -> str:
@@ -52,10 +58,16 @@ class CsvItemExporter(exporters.CsvItemExporter):
         return cls(file, **kwargs)
 
     def start_exporting(self) -> None:
-        """Write the header, where the columns are known."""
-        if self.fields_to_export and self._headers_not_written:
+        """Write the header, where the columns are known; what is appended begins with the first record."""
+        appends = self.stream.seekable() and self.stream.buffer.tell() > 0
+        if self.fields_to_export and self._headers_not_written and not appends:
             self._headers_not_written = False
             self._write_headers_and_set_fields_to_export(None)
+
+    def finish_exporting(self) -> None:
+        """Let go of the file; what cannot be flushed here cannot be either when the storage closes it and says so."""
+        with contextlib.suppress(OSError):
+            super().finish_exporting()
 
     def serialize_field(self, field: Mapping[str, Any] | Field, name: str, value: Any) -> Any:
         """Return the value of a cell."""
@@ -67,11 +79,47 @@ class CsvItemExporter(exporters.CsvItemExporter):
         return value
 
 
+def close_on_disk(file: IO[bytes], form: str) -> None:
+    """Close a file of records once it is on disk.
+
+    Raises:
+        OSError: not all of it could be written; what could is cut to whole records.
+    """
+    try:
+        with file:
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        if form in LINE_FORMATS:
+            with Path(file.name).open("r+b") as cut_off:
+                cut_off.truncate(_whole_records(cut_off, quoted=form == "csv"))
+        raise
+
+
+def _whole_records(lines: Iterable[bytes], *, quoted: bool) -> int:
+    """Return how many bytes are whole records; in CSV, a line end inside quotes ends none."""
+    position = end = quotes = 0
+    for line in lines:
+        position += len(line)
+        quotes += line.count(b'"') if quoted else 0
+        if line.endswith(b"\n") and quotes % 2 == 0:
+            end = position
+    return end
+
+
 class RunFeedStorage:
     """Stores feeds in the folder of the run: the scheme `run:` of `FEEDS`."""
 
-    def __init__(self, uri: str, *, feed_options: dict[str, Any] | None = None) -> None:
-        self._name = uri.removeprefix("run:")
+    def __init__(self, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> None:
+        self._crawler = crawler
+        # The folder holds no others, since its data package describes what lies beside it.
+        self._name = Path(uri.removeprefix("run:")).name
+        self._format: str = (feed_options or {}).get("format", "")
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> Self:
+        """Build the storage of one feed."""
+        return cls(crawler, uri, feed_options=feed_options)
 
     def path(self, spider: Spider) -> Path:
         """Return where the file is."""
@@ -84,6 +132,8 @@ class RunFeedStorage:
 
     def store(self, file: IO[bytes]) -> None:
         """Close the file once it is on disk; the data package is written after, and must not outlive it."""
-        with file:
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            close_on_disk(file, self._format)
+        except OSError as error:
+            # Not raised: Scrapy would log a traceback and go on.
+            send_storage_failed(self._crawler, file.name, error)

@@ -1,6 +1,6 @@
 """How a run ended, decided from what was counted: the verdict in the data package and the exit code.
 
-Pure, and never built on log messages, whose number depends on the log level.
+Pure, and never built on counts that depend on the log level.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Ending:
         finish_reason: Scrapy's; "finished" when the spider ran out of requests.
         endless: the run has no end of its own and is meant to be stopped by a signal.
         usage_error: text of a usage error found after the start.
-        exceptions: exceptions in the project's own code.
+        exceptions: in callbacks, pipelines and other components.
         gaps: what was not had, a part of a sentence each.
         storage: what could not be stored, likewise.
     """
@@ -70,34 +70,38 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The exit code, and why it is not 0."""
+    """The exit code, and why it is not 0.
+
+    Attributes:
+        exit_code: how the run ended.
+        reason: why it is not complete, a part of a sentence.
+        ended: whether the run came to its end, complete or not; only then it gets a data package.
+    """
 
     exit_code: ExitCode
     reason: str | None = None
+    ended: bool = True
 
     @property
     def complete(self) -> bool:
         """Whether the data set is all that was asked for."""
         return self.exit_code is ExitCode.COMPLETE
 
-    @property
-    def ended(self) -> bool:
-        """Whether the run came to its end, complete or not; only then it gets a data package."""
-        return self.exit_code in {ExitCode.COMPLETE, ExitCode.INCOMPLETE}
-
 
 def judge(ending: Ending) -> Verdict:
     """Return the verdict on a run."""
     if ending.usage_error:
-        return Verdict(ExitCode.USAGE, ending.usage_error)
+        return Verdict(ExitCode.USAGE, ending.usage_error, ended=False)
     if ending.exceptions:
-        return Verdict(ExitCode.STOPPED, f"{ending.exceptions} exceptions in the spider; see the log")
+        noun = "exception" if ending.exceptions == 1 else "exceptions"
+        return Verdict(ExitCode.STOPPED, f"{ending.exceptions} {noun}, see the log", ended=False)
     expected = {"finished", "shutdown"} if ending.endless else {"finished"}
+    ended = ending.finish_reason in expected
     if ending.storage:
         # Before the finish reason: a run that cannot store closes itself.
-        return Verdict(ExitCode.INCOMPLETE, _listing(ending.storage))
-    if ending.finish_reason not in expected:
-        return Verdict(ExitCode.STOPPED, f"stopped before the end ({ending.finish_reason})")
+        return Verdict(ExitCode.INCOMPLETE, _listing(ending.storage), ended)
+    if not ended:
+        return Verdict(ExitCode.STOPPED, f"stopped before the end ({ending.finish_reason})", ended)
     if ending.gaps:
         return Verdict(ExitCode.INCOMPLETE, _listing(ending.gaps))
     if not ending.counts.balance():

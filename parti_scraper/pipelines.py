@@ -7,8 +7,9 @@ from typing import IO, TYPE_CHECKING, Self, cast
 
 from scrapy.exceptions import DropItem
 
-from parti_scraper.exporters import encode_line
+from parti_scraper.exporters import close_on_disk, encode_line
 from parti_scraper.items import LiveChannel, Livestream, RejectedRecord
+from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -57,10 +58,11 @@ class QuarantinePipeline(_Pipeline):
     def process_item(self, item: Item | RejectedRecord) -> Item:
         if not isinstance(item, RejectedRecord):
             return item
-        if self._file is None:
-            self._file = self.spider.quarantine_path.open("wb")
         row = {"reason": item.reason, "url": item.url, "position": item.position, "record": item.record}
-        self._file.write(encode_line(row))
+        try:
+            self._write(encode_line(row))
+        except OSError as error:
+            send_storage_failed(self.crawler, str(self.spider.quarantine_path), error)
         if item.reason not in self._reasons:
             # Once a reason: a field that changes its type spoils every record.
             self._reasons.add(item.reason)
@@ -68,8 +70,17 @@ class QuarantinePipeline(_Pipeline):
         raise BadRecord(item.reason)
 
     def close_spider(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._file is None:
+            return
+        try:
+            close_on_disk(self._file, "jsonlines")
+        except OSError as error:
+            send_storage_failed(self.crawler, str(self.spider.quarantine_path), error)
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None:
+            self._file = self.spider.quarantine_path.open("wb")
+        self._file.write(line)
 
 
 class SelectionPipeline(_Pipeline):

@@ -20,7 +20,7 @@ COMMANDS_MODULE = "parti_scraper.commands"
 # Scheme and host of the API, comma-separated.
 PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(api.BASE_URLS))
 # Where runs leave their files: PARTI_OUTPUT_DIR/<spider>/<run_id>/.
-PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR", "output")
+PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR") or "output"
 
 # --- What is sent ------------------------------------------------------------------------------------------
 
@@ -78,6 +78,9 @@ ITEM_PIPELINES = {
 # one, a page's records are through before the spider is asked for its next request.
 CONCURRENT_ITEMS = 1
 EXTENSIONS = {
+    # In place of Scrapy's, which goes on where a record cannot be stored.
+    "scrapy.extensions.feedexport.FeedExporter": None,
+    "parti_scraper.extensions.feeds.FeedExporter": 0,
     "parti_scraper.extensions.run.RunRecorder": 800,
     "parti_scraper.extensions.progress.Progress": 900,
 }

@@ -9,6 +9,7 @@ from parti_scraper.outcome import ExitCode
 if TYPE_CHECKING:
     from parti_scraper.extensions.run import RunRecorder
     from parti_scraper.outcome import Verdict
+    from parti_scraper.spiders.base import PartiSpider
 
 _CATEGORIES_SHOWN = 12
 
@@ -23,29 +24,41 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
     spider = recorder.spider
     if verdict.exit_code is ExitCode.USAGE:
         return verdict.reason or ""
-    if recorder.already_finished:
-        return f"{spider.name} {spider.run_id}: finished before, nothing was requested; see {spider.run_dir}"
+    begin = f"{spider.name} {spider.run_id}: "
+    if recorder.finished_before:
+        before = "finished before" if verdict.complete else f"finished before, NOT COMPLETE: {verdict.reason}"
+        return printable(f"{begin}{before}; nothing was requested; see {spider.run_dir}")
+    if verdict.exit_code is ExitCode.INCOMPLETE and not verdict.ended:
+        # It could not be stored, so there is nothing to count.
+        hint = f"; {how_to_finish(spider)}" if spider.run_dir.is_dir() else ""
+        return printable(f"{begin}NOT COMPLETE: {verdict.reason}{hint}")
     counts = recorder.counts()
     records = spider.collection.replace("_", " ")
     ending = _ending(verdict, truncated=spider.truncated)
-    lines = [f"{spider.name} {spider.run_id}: {ending}: {counts.written:,} {records} in {seconds:.1f} s"]
+    lines = [f"{begin}{ending}: {counts.written:,} {records} in {seconds:.1f} s"]
     ranking = recorder.records_by_category.most_common()
     if spider.name != "categories":
         lines += [f"  {number:>9,}  {printable(name)}" for name, number in ranking[:_CATEGORIES_SHOWN]]
         others = ranking[_CATEGORIES_SHOWN:]
         if others:
-            lines.append(f"  {sum(number for _, number in others):>9,}  in {len(others)} other categories")
+            lines.append(f"  {sum(number for _, number in others):>9,}  in other categories ({len(others)})")
     lines.append(
         f"  {counts.pages:,} pages, {counts.served:,} records served: {counts.written:,} written, "
         f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
     )
     for file in recorder.files:
         lines.append(f"  {file.path}  {file.rows:,} rows, {file.path.stat().st_size:,} bytes")
+    for feed in recorder.feeds:
+        lines.append(f"  {printable(feed.uri)}  {feed.rows:,} rows")
     if verdict.reason:
         lines.append(f"  {printable(verdict.reason)}")
     if not verdict.ended:
-        lines.append(f"  to finish it: scrapy crawl {spider.name} -a run_id={spider.run_id} and the same arguments")
+        lines.append(f"  {how_to_finish(spider)}")
     return "\n".join(lines)
+
+
+def how_to_finish(spider: PartiSpider) -> str:
+    return f"to finish it: scrapy crawl {spider.name} -a run_id={spider.run_id} and the same arguments"
 
 
 def _ending(verdict: Verdict, *, truncated: bool) -> str:

@@ -34,7 +34,8 @@ def ending(**changes: Any) -> Ending:
             ExitCode.STOPPED,
             "stopped before the end (closespider_timeout)",
         ),
-        ({"exceptions": 2}, ExitCode.STOPPED, "2 exceptions in the spider; see the log"),
+        ({"exceptions": 2}, ExitCode.STOPPED, "2 exceptions, see the log"),
+        ({"exceptions": 1}, ExitCode.STOPPED, "1 exception, see the log"),
         ({"gaps": ["a page is missing"]}, ExitCode.INCOMPLETE, "a page is missing"),
         (
             {"gaps": [str(number) for number in range(7)]},
@@ -42,7 +43,7 @@ def ending(**changes: Any) -> Ending:
             "0; 1; 2; 3; 4; and 2 more",
         ),
         ({"storage": ["no space"], "gaps": ["a page"]}, ExitCode.INCOMPLETE, "no space"),
-        ({"storage": ["no folder"], "finish_reason": "run_folder"}, ExitCode.INCOMPLETE, "no folder"),
+        ({"storage": ["no folder"], "finish_reason": "storage"}, ExitCode.INCOMPLETE, "no folder"),
         ({"usage_error": "no such category", "finish_reason": "usage_error"}, ExitCode.USAGE, "no such category"),
         ({"gaps": ["a page"], "finish_reason": "shutdown"}, ExitCode.STOPPED, "stopped before the end (shutdown)"),
     ],
@@ -51,7 +52,8 @@ def test_the_exit_code_says_how_the_run_ended(changes: dict[str, Any], code: Exi
     verdict = judge(ending(**changes))
     assert (verdict.exit_code, verdict.reason) == (code, reason)
     assert verdict.complete is (code == 0)
-    assert verdict.ended is (code in {0, 4})
+    # What cannot be stored stops the run, unless that shows only at the end.
+    assert verdict.ended is (code in {0, 4} and changes.get("finish_reason") != "storage")
 
 
 @pytest.mark.parametrize("name", ["served", "written", "duplicate", "quarantined", "filtered"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import shutil
 import time
 from collections import Counter
@@ -10,23 +13,22 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from scrapy import signals
 from scrapy.exceptions import CloseSpider, NotConfigured
-from scrapy.extensions.feedexport import FeedExporter, ItemFilter
+from scrapy.utils.defer import deferred_from_coro
 
 from parti_scraper import datapackage
-from parti_scraper.exporters import RunFeedStorage
+from parti_scraper.extensions.feeds import FeedExporter
 from parti_scraper.items import RejectedRecord
 from parti_scraper.normalize import timestamp_to_iso
 from parti_scraper.outcome import Counts, Ending, ExitCode, Verdict, judge
+from parti_scraper.signals import storage_failed
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from scrapy.crawler import Crawler
-    from scrapy.extensions.feedexport import FeedSlot
 
     from parti_scraper.items import Item
-
-# The finish reason where the run that was named had finished before.
-ALREADY_FINISHED = "already_finished"
 
 
 class RunRecorder:
@@ -34,7 +36,9 @@ class RunRecorder:
 
     Attributes:
         verdict: how the run ended; None until it has.
-        files: what it left.
+        finished_before: the data package, where the run that was named had finished before, so that nothing was done.
+        files: what it left in its folder.
+        feeds: what the user had stored elsewhere.
         records_by_category: how many were written, by category name.
     """
 
@@ -43,11 +47,13 @@ class RunRecorder:
             raise NotConfigured
         self.crawler = crawler
         self.verdict: Verdict | None = None
+        self.finished_before: dict[str, Any] | None = None
         self.files: list[datapackage.File] = []
+        self.feeds: list[datapackage.Feed] = []
         self.records_by_category: Counter[str] = Counter()
-        self._made_folder = False
-        self._closed_slots: list[FeedSlot] = []
+        self._made_folders: list[Path] = []
         self._storage_problems: list[str] = []
+        self._exceptions = _LoggedExceptions()
         self._finish_reason = ""
 
     @classmethod
@@ -57,7 +63,7 @@ class RunRecorder:
         connect = crawler.signals.connect
         connect(recorder.spider_opened, signals.spider_opened)
         connect(recorder.item_scraped, signals.item_scraped)
-        connect(recorder.feed_slot_closed, signals.feed_slot_closed)
+        connect(recorder.storage_failed, storage_failed)
         connect(recorder.spider_closed, signals.spider_closed)
         connect(recorder.feed_exporter_closed, signals.feed_exporter_closed)
         return recorder
@@ -70,29 +76,30 @@ class RunRecorder:
     def spider_opened(self) -> None:
         """Make the folder; close the spider before anything is requested where nothing could be stored."""
         folder = self.spider.run_dir
-        if (folder / datapackage.FILE_NAME).exists():
-            self._close_at_once(ALREADY_FINISHED)
-        if self._feed_exporter is None and self.crawler.settings["FEEDS"]:
-            # One feed that cannot be set up disables all of them, and Scrapy goes on without.
-            self._storage_problems.append("the feeds could not be set up, see the error above")
-            self._close_at_once("feeds")
+        self.finished_before = datapackage.read(folder)
+        if self.finished_before:
+            self._close_at_once("finished_before")
+        self._check_feeds()
+        self._made_folders = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
         try:
-            self._made_folder = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             # A run of this name that did not finish is begun again.
             self.spider.quarantine_path.unlink(missing_ok=True)
         except OSError as error:
-            self._storage_problems.append(f"the folder {folder} cannot be made: {error.strerror}")
-            self._close_at_once("run_folder")
+            self._cannot_store(f"the folder {folder} cannot be made: {error.strerror}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            self._cannot_store(f"the folder {folder} cannot be written to")
 
     def item_scraped(self, item: Item) -> None:
         """Count a record that was written."""
         name = getattr(item, "category_name", None) or getattr(item, "name", None) or "(no name)"
         self.records_by_category[name] += 1
 
-    def feed_slot_closed(self, slot: FeedSlot) -> None:
-        """Remember a feed that came to its end."""
-        self._closed_slots.append(slot)
+    def storage_failed(self, problem: str) -> None:
+        """Stop the run: what follows would be lost too. The first problem is the cause of the others."""
+        if not self._storage_problems:
+            self._storage_problems.append(problem)
+            deferred_from_coro(self.crawler.engine.close_spider_async(reason="storage"))
 
     def spider_closed(self, reason: str) -> None:
         """Remember why; without feeds there is nothing else to wait for."""
@@ -106,13 +113,18 @@ class RunRecorder:
 
     def conclude(self) -> None:
         """Judge the run, and describe its files if it came to its end."""
-        self._check_feeds()
-        ending = self._ending()
-        self.verdict = judge(ending)
-        if self.verdict.exit_code is ExitCode.USAGE and self._made_folder:
-            shutil.rmtree(self.spider.run_dir, ignore_errors=True)
-        elif self.verdict.ended and not self.already_finished and self.spider.run_dir.is_dir():
-            self._describe(ending)
+        if self.finished_before:
+            complete, reason = self.finished_before.get("complete"), self.finished_before.get("reason")
+            self.verdict = Verdict(ExitCode.COMPLETE if complete else ExitCode.INCOMPLETE, reason)
+        else:
+            self._take_stock()
+            ending = self._ending()
+            self.verdict = judge(ending)
+            if self.verdict.exit_code is ExitCode.USAGE:
+                self._remove_folders()
+            elif self.verdict.ended:
+                self._describe(ending)
+        self._exceptions.close()
         self.crawler.stats.set_value("parti/run/exit_code", int(self.verdict.exit_code))
 
     def counts(self) -> Counts:
@@ -129,72 +141,59 @@ class RunRecorder:
         )
 
     @property
-    def already_finished(self) -> bool:
-        """Whether the run that was named had finished before, so that nothing was done."""
-        return self._finish_reason == ALREADY_FINISHED
-
-    @property
     def _feed_exporter(self) -> FeedExporter | None:
         return self.crawler.get_extension(FeedExporter)
 
+    def _check_feeds(self) -> None:
+        """Close the spider where it is plain that a feed cannot be stored."""
+        if self._feed_exporter is not None:
+            for obstacle in self._feed_exporter.obstacles():
+                self._cannot_store(obstacle)
+        elif self.crawler.settings["FEEDS"]:
+            # One feed that cannot be set up disables all of them, and Scrapy goes on without.
+            self._cannot_store("the feeds could not be set up, see the log")
+
+    def _cannot_store(self, problem: str) -> NoReturn:
+        self._storage_problems.append(problem)
+        self._close_at_once("storage")
+
     def _close_at_once(self, reason: str) -> NoReturn:
         if self._feed_exporter is not None:
-            for slot in self._feed_exporter.slots:
-                # Or an empty file would be stored, over the records of a finished run.
-                slot.store_empty = False
+            # Or empty files would be stored, over the records of a finished run.
+            self._feed_exporter.discard()
         raise CloseSpider(reason)
 
     def _ending(self) -> Ending:
         return Ending(
-            finish_reason="finished" if self.already_finished else self._finish_reason,
+            finish_reason=self._finish_reason,
             counts=self.counts(),
             endless=self.spider.endless,
             usage_error=self.spider.usage_error,
-            exceptions=self.crawler.stats.get_value("spider_exceptions/count", 0),
+            exceptions=self._exceptions.count,
             gaps=self.spider.gaps,
             storage=self._storage_problems,
         )
 
-    def _check_feeds(self) -> None:
-        """Note feeds that are not whole: Scrapy logs such errors and goes on, and for some counts nothing."""
-        exporter = self._feed_exporter
-        if exporter is None:
-            return
-        failed = sum(
-            value
-            for name, value in self.crawler.stats.get_stats().items()
-            if name.startswith("feedexport/failed_count/")
-        )
-        if failed:
-            self._storage_problems.append(f"{failed} feeds could not be stored, see the error above")
-        for slot in exporter.slots:
-            if (slot.itemcount or (slot.store_empty and slot.batch_id == 1)) and slot not in self._closed_slots:
-                self._storage_problems.append(f"the feed {slot.uri} could not be stored")
-        rows: Counter[str] = Counter()
-        for slot in self._closed_slots:
-            rows[slot.uri_template] += slot.itemcount
-        written = self.counts().written
-        for template in exporter.feeds:
-            takes_all = type(exporter.filters[template]) is ItemFilter and not exporter.filters[template].item_classes
-            if takes_all and rows[template] != written:
-                self._storage_problems.append(f"the feed {template} holds {rows[template]} of {written} records")
+    def _take_stock(self) -> None:
+        """List what was stored, and note what was not."""
+        counts = self.counts()
+        if self._feed_exporter is not None:
+            self.files, self.feeds = self._feed_exporter.in_run_folder(), self._feed_exporter.elsewhere()
+            if not self._storage_problems:
+                self._storage_problems = list(self._feed_exporter.losses(counts.written))
+        if counts.quarantined:
+            self.files.append(datapackage.File(self.spider.quarantine_path, RejectedRecord, counts.quarantined))
 
     def _describe(self, ending: Ending) -> None:
-        spider = self.spider
-        for slot in self._closed_slots:
-            if isinstance(slot.storage, RunFeedStorage):
-                self.files.append(datapackage.File(slot.storage.path(spider), spider.item_class, slot.itemcount))
-        if ending.counts.quarantined:
-            self.files.append(datapackage.File(spider.quarantine_path, RejectedRecord, ending.counts.quarantined))
         try:
-            datapackage.write(spider.run_dir, self._descriptor(ending))
+            datapackage.write(self.spider.run_dir, self._descriptor(ending))
         except OSError as error:
             problem = f"{datapackage.FILE_NAME} cannot be written: {error.strerror}"
-            self.verdict = Verdict(ExitCode.INCOMPLETE, problem)
+            self.verdict = Verdict(ExitCode.INCOMPLETE, problem, ended=False)
 
     def _descriptor(self, ending: Ending) -> dict[str, Any]:
         spider, verdict = self.spider, judge(ending)
-        return {
+        descriptor: dict[str, Any] = {
             "name": f"parti-{spider.name}-{spider.run_id}".lower(),
             "title": f"{spider.collection.replace('_', ' ')} of parti.com",
             "created": timestamp_to_iso(time.time()),
@@ -210,3 +209,46 @@ class RunRecorder:
             "reason": verdict.reason,
             "resources": [datapackage.describe(file) for file in self.files],
         }
+        if self.feeds:
+            descriptor["feeds"] = [asdict(feed) for feed in self.feeds]
+        return descriptor
+
+    def _remove_folders(self) -> None:
+        """Remove the run's folder, and those above it, where the run made them and nobody else uses them."""
+        for folder in self._made_folders:
+            if folder == self.spider.run_dir:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+class _LoggedExceptions(logging.Handler):
+    """Counts the exceptions that Scrapy logs and then goes on, whatever the log level is.
+
+    Nothing else tells of those in signal handlers and of pipelines that cannot be closed.
+    """
+
+    _LOGGERS = ("scrapy.core.engine", "scrapy.core.scraper", "scrapy.utils.signal")
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.count = 0
+        for name in self._LOGGERS:
+            logging.getLogger(name).addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += bool(record.exc_info)
+
+    def close(self) -> None:
+        for name in self._LOGGERS:
+            logging.getLogger(name).removeHandler(self)
+        super().close()
+
+
+def _can_be_written(path: Path) -> bool:
+    """Tell whether a file can be written, the folders above it made where they are missing."""
+    nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if nearest == path:
+        return not path.is_dir() and os.access(path, os.W_OK)
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)

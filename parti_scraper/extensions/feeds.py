@@ -1,0 +1,140 @@
+"""Scrapy's feed exports, made honest: where a record is lost the run stops, and what was stored is known."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from scrapy import signals
+from scrapy.extensions import feedexport
+from scrapy.utils.defer import deferred_from_coro
+
+from parti_scraper.datapackage import Feed, File
+from parti_scraper.exporters import LINE_FORMATS, RunFeedStorage
+from parti_scraper.redact import redact_url
+from parti_scraper.signals import send_storage_failed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scrapy import Spider
+    from scrapy.crawler import Crawler
+    from scrapy.extensions.feedexport import FeedSlot
+
+    from parti_scraper.spiders.base import PartiSpider
+
+
+class FeedExporter(feedexport.FeedExporter):
+    """Scrapy's, but one record that cannot be exported is the last: those that follow would be lost like it."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        super().__init__(crawler)
+        self._failed = False
+        self._closed_slots: list[FeedSlot] = []
+        crawler.signals.connect(self.feed_slot_closed, signals.feed_slot_closed)
+
+    def item_scraped(self, item: Any, spider: Spider) -> None:
+        """Export a record; close the spider where that fails."""
+        if self._failed:
+            return
+        try:
+            super().item_scraped(item, spider)
+        except OSError as error:
+            self._failed = True
+            send_storage_failed(self.crawler, "a record", error)
+        except Exception:
+            self._failed = True
+            deferred_from_coro(self.crawler.engine.close_spider_async(reason="feeds"))
+            raise
+
+    def feed_slot_closed(self, slot: FeedSlot) -> None:
+        """Remember a feed, or a batch of one, that came to its end."""
+        self._closed_slots.append(slot)
+
+    async def close_spider(self, spider: Spider) -> None:
+        """Store the feeds, but for a usage error: nothing was crawled, and what is there already stays."""
+        if getattr(spider, "usage_error", None):
+            self.discard()
+        await super().close_spider(spider)
+
+    def discard(self) -> None:
+        """Store nothing, not even the empty files that Scrapy leaves where no record came."""
+        self.slots = []
+
+    def obstacles(self) -> Iterator[str]:
+        """Yield what will plainly keep feeds from being stored, a part of a sentence each."""
+        for slot in self.slots:
+            if isinstance(slot.storage, feedexport.FileFeedStorage) and not _is_writable(Path(slot.storage.path)):
+                yield f"the feed {slot.uri} cannot be written there"
+
+    def losses(self, written: int) -> Iterator[str]:
+        """Yield what was not stored though it should have been: Scrapy logs it, and for some counts nothing.
+
+        Args:
+            written: records that were handed to the feeds.
+        """
+        for slot_type in {type(slot.storage).__name__ for slot in self._closed_slots}:
+            if failed := self._failed_count(slot_type):
+                yield f"{failed} of the feeds could not be stored ({slot_type}), see the log"
+        for slot in self.slots:
+            if (slot.itemcount or (slot.store_empty and slot.batch_id == 1)) and slot not in self._closed_slots:
+                yield f"the feed {redact_url(slot.uri)} could not be stored"
+        rows: Counter[str] = Counter()
+        for slot in self._closed_slots:
+            rows[slot.uri_template] += slot.itemcount
+        for template, accepts in self.filters.items():
+            takes_all = type(accepts) is feedexport.ItemFilter and not accepts.item_classes
+            if takes_all and rows[template] != written:
+                yield f"the feed {redact_url(template)} holds {rows[template]} of {written} records"
+
+    def in_run_folder(self) -> list[File]:
+        """Return what was stored in the run's folder."""
+        return [self._file(slot) for slot in self._closed_slots if isinstance(slot.storage, RunFeedStorage)]
+
+    def elsewhere(self) -> list[Feed]:
+        """Return what was stored elsewhere; the batches of a feed count as one."""
+        by_template: defaultdict[str, list[FeedSlot]] = defaultdict(list)
+        for slot in self._closed_slots:
+            # Scrapy counts those that failed by the type of their storage alone.
+            slot_type = type(slot.storage)
+            if slot_type is not RunFeedStorage and not self._failed_count(slot_type.__name__):
+                by_template[slot.uri_template].append(slot)
+        return [
+            Feed(
+                redact_url(slots[0].uri if len(slots) == 1 else template),
+                slots[0].format,
+                sum(slot.itemcount for slot in slots),
+            )
+            for template, slots in by_template.items()
+        ]
+
+    def _failed_count(self, slot_type: str) -> int:
+        failed: int = self.crawler.stats.get_value(f"feedexport/failed_count/{slot_type}", 0)
+        return failed
+
+    def _file(self, slot: FeedSlot) -> File:
+        spider = cast("PartiSpider", self.crawler.spider)
+        options = slot.feed_options
+        columns = options["fields"] or [column.name for column in fields(spider.item_class)]
+        return File(
+            path=cast("RunFeedStorage", slot.storage).path(spider),
+            item_class=spider.item_class,
+            rows=slot.itemcount,
+            form=LINE_FORMATS.get(slot.format, slot.format),
+            columns=columns if isinstance(columns, dict) else {name: name for name in columns},
+            encoding=options["encoding"],
+            is_table=slot.format in LINE_FORMATS
+            and not options.get("postprocessing")
+            and not options["item_export_kwargs"],
+        )
+
+
+def _is_writable(path: Path) -> bool:
+    """Tell whether a file can be written, the folders above it made where they are missing."""
+    nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if nearest == path:
+        return not path.is_dir() and os.access(path, os.W_OK)
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)

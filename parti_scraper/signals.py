@@ -1,0 +1,16 @@
+"""The project's own signal, beside those of Scrapy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler
+
+# Sent with `problem`, a part of a sentence, where something cannot be stored.
+storage_failed = object()
+
+
+def send_storage_failed(crawler: Crawler, what: str, error: OSError) -> None:
+    """Tell the run that something cannot be written."""
+    crawler.signals.send_catch_log(storage_failed, problem=f"{what} cannot be written: {error.strerror or error}")
