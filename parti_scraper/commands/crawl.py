@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from scrapy.commands import crawl
 from scrapy.exceptions import UsageError as ScrapyUsageError
+from scrapy.settings import default_settings
 from scrapy.spiderloader import get_spider_loader
+from scrapy.utils.conf import arglist_to_dict
 
 from parti_scraper.exceptions import UsageError
 from parti_scraper.extensions.run import RunRecorder
 from parti_scraper.outcome import ExitCode
-from parti_scraper.summary import summarize
+from parti_scraper.summary import how_to_finish, printable, summarize
 
 if TYPE_CHECKING:
     import argparse
@@ -26,6 +29,14 @@ if TYPE_CHECKING:
     from parti_scraper.spiders.base import PartiSpider
 
 logger = logging.getLogger(__name__)
+
+# By the kind of a setting's default: how Scrapy reads it, what is wrong where it cannot, and what is accepted.
+# A whole number by default may be read as a fraction too.
+_KINDS = {
+    bool: ("getbool", "not true or false", "True, False, 1, 0"),
+    int: ("getfloat", "not a number", "a number"),
+    float: ("getfloat", "not a number", "a number"),
+}
 
 
 class Command(crawl.Command):
@@ -57,26 +68,50 @@ class Command(crawl.Command):
             self.settings.set("FEEDS", {}, priority="project")
         try:
             super().process_options(args, opts)
-            if len(args) == 1:
-                self._check(args[0], opts)
+            self._check_command(args)
+            self._check_settings(opts)
+            self._spiders()[args[0]].check(self.settings, opts.spargs)
+            if self.settings["LOG_FILE"]:
+                Path(self.settings["LOG_FILE"]).open("a").close()
         except (ScrapyUsageError, UsageError) as error:
-            _exit_with(str(error))
+            _exit_with(ExitCode.USAGE, str(error))
+        except OSError as error:
+            # The file of --pidfile or of the log.
+            _exit_with(ExitCode.NOT_STARTED, f"{error.filename} cannot be written: {error.strerror}")
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Run the spider; sets the exit code."""
-        if len(args) != 1:
-            _exit_with(f"one spider at a time (accepted: {', '.join(sorted(self._spiders()))})")
         started = time.monotonic()
         crawler = self._create_crawler(args[0])
         crawling: Any = self.crawler_process.crawl(crawler, **opts.spargs)
         self.crawler_process.start()
         self.exitcode = self._conclude(crawler, crawling, time.monotonic() - started)
 
-    def _check(self, name: str, opts: argparse.Namespace) -> None:
-        spiders = self._spiders()
-        if name not in spiders:
-            raise UsageError(f"unknown spider: {name!r} (accepted: {', '.join(sorted(spiders))})")
-        spiders[name].check(self.settings, opts.spargs)
+    def _check_command(self, args: list[str]) -> None:
+        spiders = ", ".join(sorted(self._spiders()))
+        # Scrapy takes what it does not know for the names of spiders.
+        options = [argument for argument in args if argument.startswith("-")]
+        if options:
+            raise UsageError(f"unknown option: {options[0]!r} (accepted: see scrapy crawl --help)")
+        if len(args) != 1:
+            raise UsageError(f"one spider at a time, not {len(args)} (accepted: {spiders})")
+        if args[0] not in self._spiders():
+            raise UsageError(f"unknown spider: {args[0]!r} (accepted: {spiders})")
+
+    def _check_settings(self, opts: argparse.Namespace) -> None:
+        """Check what Scrapy would end on with a traceback, or without the name of the setting."""
+        for name, text in arglist_to_dict(opts.set).items():
+            getter, problem, accepted = _KINDS.get(type(getattr(default_settings, name, None)), ("get", "", ""))
+            try:
+                getattr(self.settings, getter)(name)
+            except ValueError:
+                raise UsageError.of("setting", name, problem, text, accepted) from None
+        levels = logging.getLevelNamesMapping()
+        if self.settings["LOG_LEVEL"] not in levels:
+            raise UsageError.of("setting", "LOG_LEVEL", "not a level", self.settings["LOG_LEVEL"], ", ".join(levels))
+        if self.settings.getfloat("DOWNLOAD_DELAY") <= 0:
+            # Without a delay, Scrapy does not hold CONCURRENT_REQUESTS_PER_DOMAIN.
+            self.settings.set("DOWNLOAD_DELAY", 0.001, priority="cmdline")
 
     def _spiders(self) -> dict[str, type[PartiSpider]]:
         loader = get_spider_loader(self.settings)
@@ -89,15 +124,18 @@ class Command(crawl.Command):
         if error is not None:
             # Scrapy's own errors, such as a setting that is no number, can be had only here.
             logger.debug("The traceback of what follows", exc_info=error)
-            print(f"The spider could not be started: {type(error).__name__}: {error}", file=sys.stderr)
+            line = printable(f"The spider could not be started: {type(error).__name__}: {error}")
+            print(line, file=sys.stderr)
             return ExitCode.NOT_STARTED
         recorder = crawler.get_extension(RunRecorder)
         if recorder is None or recorder.verdict is None:  # after a second signal, which waits for nothing
+            spider = cast("PartiSpider", crawler.spider)
+            print(f"{spider.name} {spider.run_id}: STOPPED at once; {how_to_finish(spider)}", file=sys.stderr)
             return ExitCode.STOPPED
         print(summarize(recorder, recorder.verdict, seconds), file=sys.stderr)
         return recorder.verdict.exit_code
 
 
-def _exit_with(line: str) -> NoReturn:
+def _exit_with(code: ExitCode, line: str) -> NoReturn:
     print(line, file=sys.stderr)
-    sys.exit(ExitCode.USAGE)
+    sys.exit(code)

@@ -1,0 +1,287 @@
+"""How a run begins and ends, seen from outside: exit codes, what is left on disk, and run ids."""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import importlib.util
+import json
+import re
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parti_scraper.mockserver import MockServer
+from parti_scraper.spiders.recent import RecentSpider
+from tests.conftest import Run, RunningCrawl, Scrapy, command_of, environment_of, read_csv, read_lines, wait_until
+from tests.test_spiders import STILL, Serve, ids, paths, truth
+
+QUIET = ("--loglevel", "WARNING")
+PACKAGE = "datapackage.json"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def assert_whole(folder: Path, server: MockServer) -> None:
+    """Assert that both files hold whole records, the first ones that the server has, and nothing else."""
+    for name, rows in (
+        ("livestreams.jsonl", read_lines(folder / "livestreams.jsonl")),
+        ("livestreams.csv", read_csv(folder / "livestreams.csv")),
+    ):
+        assert (folder / name).read_bytes().endswith(b"\n")
+        assert rows
+        assert [int(row["event_id"]) for row in rows] == ids(truth(server))[: len(rows)]
+    with (folder / "livestreams.csv").open(encoding="utf-8", newline="") as stream:
+        assert {len(row) for row in csv.reader(stream)} == {23}
+
+
+# --- Stopped before the end --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_with_its_records_whole(
+    serve: Serve, output: Path, signal_number: signal.Signals
+) -> None:
+    server = serve(**STILL, page_cap=20, latency=0.05)
+    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+    wait_until(lambda: len(paths(server, "/recent")) >= 4)
+    assert running.stop(signal_number) == 3
+    folder = output / "recent/run"
+    assert sorted(contents(folder)) == ["livestreams.csv", "livestreams.jsonl"]
+    assert_whole(folder, server)
+    assert len(read_lines(folder / "livestreams.jsonl")) == len(read_csv(folder / "livestreams.csv")) < 300
+    assert running.stderr.splitlines()[0].startswith("recent run: STOPPED: ")
+    assert running.stderr.splitlines()[-2:] == [
+        "  stopped before the end (shutdown)",
+        "  to finish it: scrapy crawl recent -a run_id=run and the same arguments",
+    ]
+
+
+def test_a_second_signal_stops_at_once_and_says_how_to_finish(serve: Serve, output: Path, tmp_path: Path) -> None:
+    server = serve(**STILL, latency=600)
+    log = tmp_path / "log"
+    running = RunningCrawl(command_of("recent", "run", {}, ("--logfile", str(log))), environment_of(output, server))
+    wait_until(lambda: bool(paths(server, "/categories")))
+    running.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "Send again to force" in log.read_text(encoding="utf-8"))
+    assert running.stop(signal.SIGINT) == 3
+    assert running.stderr == (
+        "recent run: STOPPED at once; to finish it: scrapy crawl recent -a run_id=run and the same arguments\n"
+    )
+
+
+@pytest.mark.parametrize("setting", ["CLOSESPIDER_ITEMCOUNT=50", "CLOSESPIDER_TIMEOUT=0.1"])
+def test_a_limit_of_scrapys_stops_the_run(crawl: Run, serve: Serve, setting: str) -> None:
+    server = serve(**STILL, latency=0.3)
+    run = crawl("recent", "-s", setting, *QUIET, server=server)
+    assert run.code == 3
+    assert not (run.folder / PACKAGE).exists()
+    assert "stopped before the end (closespider_" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'SPIDER_MIDDLEWARES={"tests.components.FailingMiddleware": 1}',
+        'ITEM_PIPELINES={"tests.components.FailingPipeline": 1}',
+        'ITEM_PIPELINES={"tests.components.UnclosablePipeline": 1}',
+        'FEEDS={"stdout:": {"format": "csv", "item_filter": "tests.components.FailingFilter"}}',
+    ],
+)
+def test_an_exception_anywhere_is_never_a_complete_run(crawl: Run, serve: Serve, setting: str) -> None:
+    server = serve(**STILL)
+    run = crawl("categories", "-s", setting, "--nolog", server=server)
+    assert run.code == 3
+    assert not (run.folder / PACKAGE).exists()
+    assert re.search(r"^  \d+ exceptions?, see the log$", run.stderr, re.MULTILINE)
+
+
+# --- Ended, but not complete -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [{"gone": True}, {"rate_challenge": 1.0, "fault_burst": 0}])
+def test_an_api_that_does_not_answer_with_records_is_no_complete_run(
+    crawl: Run, serve: Serve, fault: dict[str, Any]
+) -> None:
+    server = serve(**STILL, **fault)
+    run = crawl("recent", *QUIET, server=server)
+    assert run.code == 4
+    assert run.package["complete"] is False
+    assert "/livestream_calendar/events/categories could not be had: " in run.package["reason"]
+    assert run.package["reason"] in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def keep_permissions() -> None:
+    """Give up root's right to write where nobody may; does nothing for others."""
+    pr_capbset_drop, cap_dac_override = 24, 1
+    LIBC.prctl(pr_capbset_drop, cap_dac_override, 0, 0, 0)
+
+
+LIBC = ctypes.CDLL(None)
+
+
+@pytest.mark.parametrize("sealed", ["output/recent", "output/recent/run"])
+def test_a_folder_that_is_not_writable_is_noticed_before_anything_is_requested(
+    scrapy: Scrapy, serve: Serve, tmp_path: Path, sealed: str
+) -> None:
+    (tmp_path / sealed).mkdir(parents=True)
+    (tmp_path / sealed).chmod(0o555)
+    server = serve(**STILL)
+    run = scrapy("crawl", "recent", "-a", "run_id=run", *QUIET, server=server, preexec_fn=keep_permissions)
+    assert run.returncode == 4
+    assert re.fullmatch(r"recent run: NOT COMPLETE: the folder \S+ cannot be (made|written to)\b.*\n", run.stderr)
+    assert server.requests == []
+
+
+def test_a_folder_below_a_file_is_noticed_before_anything_is_requested(
+    scrapy: Scrapy, serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file/output"
+    server = serve(**STILL)
+    command = ("crawl", "recent", "-a", "run_id=run", *QUIET)
+    run = scrapy(*command, server=server, env={"PARTI_OUTPUT_DIR": str(folder)})
+    assert run.returncode == 4
+    assert run.stderr == (f"recent run: NOT COMPLETE: the folder {folder}/recent/run cannot be made: Not a directory\n")
+    assert server.requests == []
+
+
+def test_a_feed_that_cannot_be_written_is_noticed_before_anything_is_requested(
+    crawl: Run, serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    server = serve(**STILL)
+    feed = tmp_path / "file/x.csv"
+    run = crawl("recent", "-O", str(feed), *QUIET, server=server)
+    assert run.code == 4
+    assert run.stderr == f"recent run: NOT COMPLETE: the feed {feed} cannot be written there\n"
+    assert server.requests == []
+    assert not run.output.exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("boto3") is not None, reason="boto3 is installed")
+def test_a_feed_that_cannot_be_set_up_is_noticed_before_anything_is_requested(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = crawl("recent", "-O", "s3://bucket/x.csv", *QUIET, server=server)
+    assert run.code == 4
+    assert "missing boto3 library" in run.stderr
+    assert "NOT COMPLETE: the feeds could not be set up, see the log\n" in run.stderr
+    assert server.requests == []
+    assert not run.output.exists()
+
+
+def test_a_feed_that_could_not_be_stored_in_the_end_is_in_the_data_package_without_its_password(
+    crawl: Run, serve: Serve
+) -> None:
+    server = serve(**STILL)
+    run = crawl("categories", "-O", "ftp://user:pa55word@127.0.0.1:9/x.csv", "--nolog", server=server)
+    assert run.code == 4
+    assert run.package["complete"] is False
+    assert run.package["reason"] == "1 of the feeds could not be stored (FTPFeedStorage), see the log"
+    assert "feeds" not in run.package
+    assert "pa55word" not in run.stderr + json.dumps(run.package)
+
+
+def limit_file_size(size: int) -> Callable[[], None]:
+    """Return what makes the disk full for a process once a file has so many bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_stops_the_run_with_its_records_whole_and_the_same_command_finishes_it(
+    crawl: Run, scrapy: Scrapy, serve: Serve, output: Path
+) -> None:
+    server = serve(**STILL)
+    command = ("crawl", "recent", "-a", "run_id=run", *QUIET)
+    run = scrapy(*command, server=server, preexec_fn=limit_file_size(60_000))
+    assert (run.returncode, run.stdout) == (4, "")
+    assert run.stderr == (
+        "recent run: NOT COMPLETE: a record cannot be written: File too large; "
+        "to finish it: scrapy crawl recent -a run_id=run and the same arguments\n"
+    )
+    assert sorted(contents(output / "recent/run")) == ["livestreams.csv", "livestreams.jsonl"]
+    assert_whole(output / "recent/run", server)
+    assert len(paths(server, "/recent")) < 3
+    finished = crawl("recent", server=server)
+    assert finished.code == 0
+    assert ids(finished.rows) == ids(truth(server))
+
+
+def test_a_disk_that_is_full_for_the_quarantine_stops_the_run_too(scrapy: Scrapy, serve: Serve, output: Path) -> None:
+    server = serve(**STILL, malformed=1.0)
+    run = scrapy(*("crawl", "recent", "-a", "run_id=run", "--nolog"), server=server, preexec_fn=limit_file_size(30_000))
+    assert run.returncode == 4
+    quarantine = output / "recent/run/quarantine.jsonl"
+    assert f"NOT COMPLETE: {quarantine} cannot be written: File too large; " in run.stderr
+    assert read_lines(quarantine)
+    assert not (quarantine.parent / PACKAGE).exists()
+
+
+def test_a_disk_that_is_full_for_the_data_package_leaves_none(scrapy: Scrapy, serve: Serve, output: Path) -> None:
+    server = serve(**STILL)
+    command = ("crawl", "recent", "-a", "run_id=run", "-a", "max_records=2", *QUIET)
+    run = scrapy(*command, server=server, preexec_fn=limit_file_size(4_000))
+    assert run.returncode == 4
+    assert "NOT COMPLETE: datapackage.json cannot be written: File too large; to finish it: " in run.stderr
+    assert sorted(contents(output / "recent/run")) == ["livestreams.csv", "livestreams.jsonl"]
+
+
+# --- Run ids -----------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_left_as_it_is(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    before = contents(crawl("categories", server=server).folder)
+    asked = len(server.requests)
+    run = crawl("categories", *QUIET, server=server)
+    assert run.code == 0
+    assert run.stderr == f"categories run: finished before; nothing was requested; see {run.folder}\n"
+    assert contents(run.folder) == before
+    assert len(server.requests) == asked
+
+
+def test_a_finished_run_that_was_not_complete_does_not_become_so(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, gone=True)
+    before = contents(crawl("categories", server=server).folder)
+    asked = len(server.requests)
+    run = crawl("categories", *QUIET, server=server)
+    assert run.code == 4
+    assert run.stderr.startswith("categories run: finished before, NOT COMPLETE: http")
+    assert run.stderr.count("\n") == 1
+    assert contents(run.folder) == before
+    assert len(server.requests) == asked
+
+
+def test_an_unfinished_run_is_begun_again_and_ends_right(crawl: Run, serve: Serve, output: Path) -> None:
+    server = serve(**STILL)
+    folder = output / "categories/run"
+    folder.mkdir(parents=True)
+    for name in ("categories.jsonl", "categories.csv", "quarantine.jsonl"):
+        (folder / name).write_text('{"category_id": 7, "na', encoding="utf-8")
+    run = crawl("categories", server=server)
+    assert run.code == 0
+    assert sorted(contents(folder)) == ["categories.csv", "categories.jsonl", PACKAGE]
+    names = [category["name"] for category in server.world.categories()]
+    assert [row["name"] for row in run.rows] == [row["name"] for row in run.csv_rows] == names
+
+
+def test_a_run_is_named_after_its_start_or_scrapyds_job(scrapy: Scrapy, serve: Serve, output: Path) -> None:
+    server = serve(**STILL)
+    assert scrapy("crawl", "categories", server=server).returncode == 0
+    job = "6487ec79947edab326d6db28a2d86511e8247444"
+    assert scrapy("crawl", "categories", "-a", f"_job={job}", "-a", "_version=1", server=server).returncode == 0
+    by_start, by_job = sorted((path.name for path in (output / "categories").iterdir()), key=len)
+    assert by_job == job
+    assert re.fullmatch(r"20\d{6}T\d{6}Z-[0-9a-f]{6}", by_start)
+    assert json.loads((output / "categories" / job / PACKAGE).read_text(encoding="utf-8"))["run_id"] == job
+
+
+def test_two_runs_of_one_second_have_different_names() -> None:
+    assert RecentSpider().run_id != RecentSpider().run_id

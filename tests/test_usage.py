@@ -1,0 +1,104 @@
+"""What is typed wrong: one line that says what is accepted, and nothing is started.
+
+The arguments of the spiders are in `test_spiders`, each with its line; here is the rest of the command line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parti_scraper.commands.crawl import Command
+from parti_scraper.outcome import ExitCode
+from tests.conftest import Scrapy
+from tests.test_arguments import SPIDERS
+from tests.test_spiders import STILL, Serve
+
+ALL = f"accepted: {', '.join(sorted(SPIDERS))}"
+NUMBER = "(accepted: a number)"
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ((), f"one spider at a time, not 0 ({ALL})"),
+        (("recent", "live"), f"one spider at a time, not 2 ({ALL})"),
+        (("recnet",), f"unknown spider: 'recnet' ({ALL})"),
+        (("recent", "--sinse=7d"), "unknown option: '--sinse=7d' (accepted: see scrapy crawl --help)"),
+        (("live", "-a", "limit"), "Invalid -a value, use -a NAME=VALUE"),
+        (("live", "-s", "LOG_LEVEL"), "Invalid -s value, use -s NAME=VALUE"),
+        (("categories", "-s", "DOWNLOAD_DELAY=abc"), f"setting `DOWNLOAD_DELAY`: not a number: 'abc' {NUMBER}"),
+        (
+            ("recent", "-s", "ROBOTSTXT_OBEY=maybe"),
+            "setting `ROBOTSTXT_OBEY`: not true or false: 'maybe' (accepted: True, False, 1, 0)",
+        ),
+        (
+            ("recent", "-L", "loud"),
+            (
+                "setting `LOG_LEVEL`: not a level: 'loud' "
+                "(accepted: CRITICAL, FATAL, ERROR, WARN, WARNING, INFO, DEBUG, NOTSET)"
+            ),
+        ),
+        (
+            ("recent", "-s", "PARTI_API_BASE_URLS=nonsense"),
+            (
+                "setting `PARTI_API_BASE_URLS`: not a scheme and host: 'nonsense' "
+                "(accepted: comma-separated, such as https://api-backend.parti.com)"
+            ),
+        ),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_nothing_is_started(
+    scrapy: Scrapy, output: Path, typed: tuple[str, ...], line: str
+) -> None:
+    run = scrapy("crawl", *typed)
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", line + "\n")
+    assert not output.exists()
+
+
+def test_a_feed_of_an_unknown_format_is_refused_in_one_line(scrapy: Scrapy, output: Path) -> None:
+    run = scrapy("crawl", "recent", "-O", "x.ndjson")
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+    assert "'ndjson'" in run.stderr
+    assert not output.exists()
+
+
+def test_a_log_that_cannot_be_written_is_one_line_and_nothing_is_started(scrapy: Scrapy, output: Path) -> None:
+    run = scrapy("crawl", "recent", "--logfile", "/dev/null/log")
+    assert (run.returncode, run.stderr) == (1, "/dev/null/log cannot be written: Not a directory\n")
+    assert not output.exists()
+
+
+def test_a_component_that_cannot_be_loaded_is_one_line_without_a_traceback(scrapy: Scrapy, output: Path) -> None:
+    run = scrapy("crawl", "recent", "-L", "WARNING", "-s", 'ITEM_PIPELINES={"nowhere.Pipeline": 1}')
+    assert run.returncode == 1
+    assert run.stderr == "The spider could not be started: ModuleNotFoundError: No module named 'nowhere'\n"
+    assert not output.exists()
+
+
+def test_a_wrong_category_leaves_what_was_there_untouched(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:
+    feed = tmp_path / "yesterday.csv"
+    feed.write_text("records\n", encoding="utf-8")
+    command = ("crawl", "recent", "-a", "categories=Gamin", "-O", str(feed), "-L", "ERROR")
+    run = scrapy(*command, server=serve(**STILL))
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+    assert [path.name for path in tmp_path.iterdir()] == [feed.name]
+    assert feed.read_text(encoding="utf-8") == "records\n"
+
+
+def test_the_help_has_every_argument_of_every_spider_and_the_exit_codes(scrapy: Scrapy) -> None:
+    run = scrapy("crawl", "--help")
+    assert (run.returncode, run.stderr) == (0, "")
+    text = " ".join(run.stdout.split())
+    assert "Exit codes: 0 complete, 1 not started, 2 usage, 3 stopped, 4 incomplete." in text
+    for name, arguments in SPIDERS.items():
+        group = text[text.index(f"Spider {name.title()}") :]
+        assert all(f"-a {argument}=VALUE" in group for argument, _ in arguments.help())
+    assert all(str(code.value) in Command().long_desc() for code in ExitCode)
+
+
+def test_scrapys_own_commands_work(scrapy: Scrapy) -> None:
+    listed = scrapy("list")
+    assert (listed.returncode, listed.stdout.split(), listed.stderr) == (0, sorted(SPIDERS), "")
+    assert scrapy("check").returncode == 0
