@@ -8,15 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+# The project is not installed in its environment, and a script has only its own folder on the path.
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from parti_scraper.datapackage import FILE_NAME
 from parti_scraper.mockserver import MockServer, Options
+from parti_scraper.outcome import ExitCode
 
 SPIDERS = ("categories", "recent", "live")
 _SCRAPY = (sys.executable, "-m", "scrapy")
@@ -30,21 +36,44 @@ def main() -> int:
     started = time.monotonic()
     run_id = f"{'demo' if options.mock else 'crawl'}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     environment = dict(os.environ)
+    # On a terminal a line shows the progress; a real crawl into a file or a journal logs it instead.
+    level = "WARNING" if options.mock or sys.stderr.isatty() else "INFO"
     codes = {}
+    received: list[int] = []
     with ExitStack() as stack:
         if options.mock:
             server = stack.enter_context(MockServer(Options()))
-            environment["PARTI_API_BASE_URLS"] = server.base_url
+            environment |= {"PARTI_API_BASE_URLS": server.base_url, "no_proxy": "127.0.0.1"}
             print(f"The mock server answers at {server.base_url}", flush=True)
         for spider in SPIDERS:
             print(f"\nscrapy crawl {spider} -a run_id={run_id}", flush=True)
-            command = [*_SCRAPY, "crawl", spider, "-a", f"run_id={run_id}", "--loglevel", "WARNING"]
-            codes[spider] = subprocess.run(command, env=environment, check=False).returncode
-    output = Path(environment.get("PARTI_OUTPUT_DIR", "output"))
+            command = [*_SCRAPY, "crawl", spider, "-a", f"run_id={run_id}", "--loglevel", level]
+            codes[spider] = _run(command, environment, received)
+            if received:
+                break
+    output = Path(environment.get("PARTI_OUTPUT_DIR") or "output")
     print(f"\nDone in {time.monotonic() - started:.0f} s. What was written:")
     for spider, code in codes.items():
         _report(output / spider / run_id, code)
     return max(codes.values())
+
+
+def _run(command: list[str], environment: dict[str, str], received: list[int]) -> int:
+    """Run a crawl to its end and return its exit code; signals are passed on to it and added to `received`.
+
+    It is in a process group of its own, so that Ctrl-C reaches it once: a second signal would stop it at once.
+    """
+    crawl = subprocess.Popen(command, env=environment, process_group=0)
+
+    def pass_on(number: int, _frame: Any) -> None:
+        received.append(number)
+        crawl.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    code = crawl.wait()
+    # Below 0: killed by a signal that it does not handle.
+    return ExitCode.STOPPED if code < 0 else code
 
 
 def _report(folder: Path, code: int) -> None:

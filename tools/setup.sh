@@ -6,22 +6,25 @@ cd "$(dirname "$0")/.."
 
 fail() { printf 'setup: %s\n' "$1" >&2; exit 1; }
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+# Without pip it was left half made, or made for a Python that the system has replaced since.
+is_usable() { is_recent .venv/bin/python && .venv/bin/python -c 'import pip' 2>/dev/null; }
 
 find_python() {
-    for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11; do
-        if [ -n "$candidate" ] && is_recent "$candidate"; then
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11; do
+        if is_recent "$candidate"; then
             printf '%s' "$candidate"
             return
         fi
+        [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is no Python 3.11 or newer"
     done
     fail "no Python 3.11 or newer was found; install one, or name it: make setup PYTHON=/path/to/python3"
 }
 
 # The environment counts as set up only once all of it was installed: the stamp is written last.
 stamp=.venv/requirements.installed
-if ! is_recent .venv/bin/python || ! cmp -s requirements.txt "$stamp"; then
+if ! is_usable || ! cmp -s requirements.txt "$stamp"; then
     echo "setup: Python packages, as locked in requirements.txt"
-    if ! is_recent .venv/bin/python; then
+    if ! is_usable; then
         python=$(find_python) || exit 1
         rm -rf .venv
         "$python" -m venv .venv || fail "the virtual environment could not be made (on Debian: apt-get install python3-venv)"
@@ -44,7 +47,7 @@ apt_install() {
 }
 need() { # program, package, what is disabled without it, how else to get it
     has "$1" && return
-    echo "setup: $1"
+    echo "setup: $1, with apt-get"
     apt_install "$2" || printf 'setup: %s could not be installed. Without it, %s. %s\n' "$1" "$3" "$4" >&2
 }
 need curl curl "the test of the specification's curl commands is skipped" "Install it with your system's packages."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
@@ -49,7 +50,16 @@ class Progress:
 
     def spider_opened(self) -> None:
         """Show the line, and make room for log lines above it."""
-        self._bar = tqdm(desc=self.crawler.spidercls.name, unit=" records", file=sys.stderr, leave=False)
+        # Some terminals have no size, and there tqdm shows nothing.
+        columns, rows = os.get_terminal_size(sys.stderr.fileno())
+        self._bar = tqdm(
+            desc=self.crawler.spidercls.name,
+            unit=" records",
+            file=sys.stderr,
+            leave=False,
+            ncols=columns or 80,
+            nrows=rows or 24,
+        )
         handler = get_scrapy_root_handler()
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
             self._handler = handler

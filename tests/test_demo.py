@@ -1,0 +1,126 @@
+"""The main job as `make demo` runs it, and what a person sees while a crawl runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from frictionless import validate
+
+from parti_scraper.mockserver import MockServer
+from tests.conftest import ROOT, Run, command_of, environment_of, read_csv, read_lines, wait_until
+from tests.test_spiders import STILL, Serve, paths
+
+JOB = (sys.executable, "tools/main_job.py")
+
+# The promise to the users, in its own words.
+COLUMNS = {
+    "categories": "category_id, name, display_name, scraped_at, extra",
+    "livestreams": (
+        "event_id, user_id, user_name, event_title, category_id, category_name, event_start, event_end, "
+        "duration_seconds, total_viewers, livestream_visibility_type, has_access_pass, livestream_recording, "
+        "event_file, avatar_link, user_avatar_id, social_media, social_username, discord_discriminator, "
+        "channel_url, video_url, scraped_at, extra"
+    ),
+    "live_channels": (
+        "snapshot_id, observed_at, rank, event_id, user_id, user_name, event_title, category_id, category_name, "
+        "viewers_count, event_file, avatar_link, user_avatar_id, social_media, social_username, "
+        "discord_discriminator, channel_arn, playback_url, channel_url, extra"
+    ),
+}
+FOLDERS = {"categories": "categories", "recent": "livestreams", "live": "live_channels"}
+
+
+def test_the_demo_leaves_every_file_with_its_columns_and_a_summary_and_warns_of_nothing(output: Path) -> None:
+    job = subprocess.run(
+        [*JOB, "--mock"],
+        cwd=ROOT,
+        env=environment_of(output, None, {"PYTHONWARNINGS": "always"}),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
+    assert job.returncode == 0, job.stderr
+    assert not re.search("warning|deprecat", job.stderr, re.IGNORECASE)
+    for spider, name in FOLDERS.items():
+        (folder,) = (output / spider).iterdir()
+        assert re.fullmatch(r"demo-20\d{6}T\d{6}Z", folder.name)
+        assert sorted(path.name for path in folder.iterdir()) == sorted(
+            [f"{name}.csv", f"{name}.jsonl", "datapackage.json"]
+        )
+        rows, cells = read_lines(folder / f"{name}.jsonl"), read_csv(folder / f"{name}.csv")
+        assert len(rows) == len(cells) > 20
+        assert {", ".join(row) for row in (*rows, *cells)} == {COLUMNS[name]}
+        package = folder / "datapackage.json"
+        assert validate(str(package)).valid
+        assert f"  {folder / name}.csv  {len(rows):,} rows\n" in job.stdout
+        assert f"  {package}  complete\n" in job.stdout
+        assert f"{spider} {folder.name}: complete: {len(rows):,} " in job.stderr
+
+
+def test_the_main_job_passes_a_signal_on_and_goes_no_further(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, latency=0.2)
+    job = subprocess.Popen(
+        JOB, cwd=ROOT, env=environment_of(output, server), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_until(lambda: bool(paths(server, "/recent")))
+    job.send_signal(signal.SIGTERM)
+    stdout, stderr = job.communicate(timeout=120)
+    assert job.returncode == 3
+    assert b"stopped before the end (shutdown)" in stderr
+    assert re.search(rb"/recent/crawl-\S+: not finished, exit code 3\n$", stdout)
+    assert paths(server, "/live") == []
+
+
+def on_a_terminal(server: MockServer, output: Path, columns: int) -> str:
+    """Return what a terminal of so many columns is sent by a crawl."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0))
+    crawl = subprocess.Popen(
+        command_of("recent", "run", {}, ("--loglevel", "INFO")),
+        cwd=ROOT,
+        env=environment_of(output, server),
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    sent = b""
+    try:
+        while received := os.read(ours, 65536):
+            sent += received
+    except OSError:
+        pass  # How Linux says that the other side is closed.
+    os.close(ours)
+    assert crawl.wait() == 0
+    return sent.decode()
+
+
+@pytest.mark.parametrize("columns", [0, 100])
+def test_a_line_of_progress_is_on_a_terminal_until_the_summary(serve: Serve, output: Path, columns: int) -> None:
+    server = serve(**STILL, latency=0.15)
+    sent = on_a_terminal(server, output, columns)
+    progress = re.compile(r"\rrecent: (\d+) records \[[^\]]*, (\d+) pages\]")
+    assert any(int(match[1]) and int(match[2]) for match in progress.finditer(sent))
+    # Log lines stand above it, and the summary takes its place.
+    assert re.search(r"\r +\r20[-\d]+ [:\d]+ \[scrapy.core.engine\] INFO: Closing spider \(finished\)\r\n", sent)
+    assert not progress.search(sent[sent.index("recent run: complete") :])
+
+
+def test_elsewhere_log_lines_say_how_far_the_crawl_is(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, latency=0.1)
+    run = crawl("recent", "-s", "LOGSTATS_INTERVAL=0.1", server=server)
+    assert run.code == 0
+    lines = [line for line in run.stderr.splitlines() if "[scrapy.extensions.logstats] INFO: Crawled " in line]
+    assert len(lines) > 2
+    assert re.search(r"Crawled \d+ pages \(.*\), scraped \d+ items \(.*\)$", lines[-1])
+    assert "\r" not in run.stderr
