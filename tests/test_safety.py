@@ -1,0 +1,165 @@
+"""What must never happen, whatever the server does: rudeness, open doors, trust in strangers, secrets on disk."""
+
+from __future__ import annotations
+
+import http.server
+import ipaddress
+import re
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from scrapy.crawler import Crawler
+from scrapy.settings import Settings
+
+from parti_scraper import settings as project
+from parti_scraper.mockserver import MockServer
+from parti_scraper.spiders.recent import RecentSpider
+from tests.conftest import Run, RunningCrawl, command_of, environment_of, wait_until
+from tests.test_spiders import STILL, Serve, paths
+
+# For requests that fail for good: one more try would be no other.
+SOON = {"PARTI_RETRY_PATIENCE": "0.1", "PARTI_RETRY_DELAY": "0.001"}
+
+
+def test_a_host_is_never_asked_more_at_once_than_the_cap(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, latency=0.05)
+    # Scrapy itself does not hold the cap where there is no delay.
+    cap = ("-s", "CONCURRENT_REQUESTS_PER_DOMAIN=2", "-s", "DOWNLOAD_DELAY=0")
+    run = crawl("live", *cap, server=server, categories="all")
+    assert run.code == 0
+    assert server.peak_in_flight == 2
+
+
+@pytest.mark.parametrize(
+    ("base_urls", "is_ours"),
+    [
+        ("https://api-backend.parti.com", False),
+        ("http://127.0.0.1:8765", True),
+        ("http://127.0.0.1:8765,https://api-backend.parti.com", False),
+    ],
+)
+def test_there_is_always_a_delay_and_only_our_own_server_is_not_spared(base_urls: str, is_ours: bool) -> None:
+    settings = Settings()
+    settings.setmodule(project, priority="project")
+    settings.set("PARTI_API_BASE_URLS", base_urls, priority="cmdline")
+    effective = Crawler(RecentSpider, settings).settings
+    assert effective.getfloat("DOWNLOAD_DELAY") == (0.001 if is_ours else 0.25)
+    assert effective.getbool("AUTOTHROTTLE_ENABLED") is not is_ours
+
+
+def listening_ports(process_id: int) -> list[int]:
+    """Return the TCP ports on which a process listens, read from the kernel."""
+    process = Path("/proc") / str(process_id)
+    inodes = {
+        match[1]
+        for link in (process / "fd").iterdir()
+        if link.is_symlink() and (match := re.match(r"socket:\[(\d+)\]", str(link.readlink())))
+    }
+    sockets = [
+        line.split() for name in ("tcp", "tcp6") for line in (process / "net" / name).read_text().splitlines()[1:]
+    ]
+    # State 0A is LISTEN.
+    return [int(line[1].rpartition(":")[2], 16) for line in sockets if line[3] == "0A" and line[9] in inodes]
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="the kernel tells nothing about sockets")
+def test_nobody_can_connect_to_a_crawl(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, latency=600)
+    running = RunningCrawl(command_of("recent", "run", {}, ()), environment_of(output, server))
+    wait_until(lambda: bool(paths(server, "/categories")))
+    ports = listening_ports(running.process.pid)
+    running.process.kill()
+    running.process.communicate()
+    assert ports == []
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        """Answer with an empty list."""
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """Return what a server on 127.0.0.1 needs to speak TLS with a certificate that nobody vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "server.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return context
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the URL of a server whose certificate is self-signed, and the list of what it was asked."""
+    asked: list[str] = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Page", (_Page,), {"asked": asked}))
+    server.socket = self_signed(tmp_path).wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(crawl: Run, stranger: tuple[str, list[str]]) -> None:
+    url, asked = stranger
+    run = crawl("categories", env={"PARTI_API_BASE_URLS": url, **SOON})
+    assert run.code == 4
+    assert asked == []
+    assert "certificate" in run.package["reason"]
+
+
+def test_robots_txt_is_obeyed_and_named_as_the_reason(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, robots="disallow")
+    run = crawl("recent", server=server)
+    assert run.code == 4
+    assert [request.path for request in server.requests] == ["/robots.txt"]
+    assert "robots.txt" in run.package["reason"]
+    assert run.package["reason"] in run.stderr
+
+
+def tokens(server: MockServer) -> set[str]:
+    """Return the secrets that the live route sends."""
+    live = server.world.live_at()
+    queries = [urlsplit(record["playback_url"]).query for record in live]
+    in_urls = {value for query in queries for name, value in parse_qsl(query) if name == "token"}
+    return in_urls | {record["playback_auth_token"] for record in live}
+
+
+def test_a_secret_of_the_api_is_in_no_file_and_no_line_of_the_most_talkative_log(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, malformed=0.3)
+    run = crawl("live", "--loglevel", "DEBUG", server=server)
+    assert run.code == 0
+    assert run.quarantine
+    assert "DEBUG: Crawled (200)" in run.stderr
+    secrets = tokens(server)
+    assert len(secrets) > 30
+    for text in (run.stderr, run.stdout, *(path.read_text(encoding="utf-8") for path in run.folder.iterdir())):
+        assert not [secret for secret in secrets if secret in text]
+        assert "playback_auth_token" not in text
+        assert "eyJ" not in text
