@@ -214,6 +214,21 @@ def test_a_full_disk_stops_the_run_with_its_records_whole_and_the_same_command_f
     assert ids(finished.rows) == ids(truth(server))
 
 
+def test_a_disk_that_is_full_only_when_the_files_are_closed_leaves_the_run_unfinished(
+    scrapy: Scrapy, serve: Serve, output: Path
+) -> None:
+    command = ("crawl", "categories", "-a", "run_id=run", *QUIET)
+    run = scrapy(*command, server=serve(**STILL), preexec_fn=limit_file_size(2_000))
+    file = output / "categories/run/categories.jsonl"
+    assert run.returncode == 4
+    assert run.stderr == (
+        f"categories run: NOT COMPLETE: {file} cannot be written: File too large; "
+        "to finish it: scrapy crawl categories -a run_id=run and the same arguments\n"
+    )
+    assert 0 < len(read_lines(file)) < 21
+    assert not (file.parent / PACKAGE).exists()
+
+
 def test_a_disk_that_is_full_for_the_quarantine_stops_the_run_too(scrapy: Scrapy, serve: Serve, output: Path) -> None:
     server = serve(**STILL, malformed=1.0)
     run = scrapy(*("crawl", "recent", "-a", "run_id=run", "--nolog"), server=server, preexec_fn=limit_file_size(30_000))

@@ -99,11 +99,13 @@ class RunRecorder:
         """Stop the run: what follows would be lost too. The first problem is the cause of the others."""
         if not self._storage_problems:
             self._storage_problems.append(problem)
+            # Also where the spider came to its end: its files are not whole.
+            self._finish_reason = "storage"
             deferred_from_coro(self.crawler.engine.close_spider_async(reason="storage"))
 
     def spider_closed(self, reason: str) -> None:
         """Remember why; without feeds there is nothing else to wait for."""
-        self._finish_reason = reason
+        self._finish_reason = self._finish_reason or reason
         if self._feed_exporter is None:
             self.conclude()
 
