@@ -134,6 +134,12 @@ def parse_base_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
+def base_of(url: str) -> str | None:
+    """Return scheme and host of the URL of a route; None where it is no route of the API."""
+    base_url, profile, _ = url.partition(_PROFILE)
+    return base_url if profile else None
+
+
 def is_loopback(base_url: str) -> bool:
     """Tell whether the host is this machine: such a server is ours, and need not be spared."""
     host = urlsplit(base_url).hostname or ""

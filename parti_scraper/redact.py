@@ -1,4 +1,4 @@
-"""Secrets that the API sends, taken out before anything is stored or logged.
+"""Secrets: those that the API sends, taken out before anything is stored or logged, and the user's own.
 
 The live route comes with `playback_auth_token` and with tokens in the query of `playback_url`; a route may grow
 another one on any day, so every field that no item declares is searched too.
@@ -27,6 +27,25 @@ _SECRET_PARAMETER = re.compile(
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # A JSON Web Token: `eyJ` is `{"` in base64.
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+
+class Secret:
+    """A text that shows in no log, dump or traceback: whoever needs it has to ask for it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text."""
+        return self._text
+
+    def __bool__(self) -> bool:
+        """Tell whether there is a text."""
+        return bool(self._text)
+
+    def __repr__(self) -> str:
+        """Return stars."""
+        return "***"
 
 
 def is_secret_name(name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from parti_scraper import api
+from parti_scraper.redact import Secret
 
 BOT_NAME = "parti_scraper"
 SPIDER_MODULES = ["parti_scraper.spiders"]
@@ -19,6 +20,15 @@ COMMANDS_MODULE = "parti_scraper.commands"
 
 # Scheme and host of the API, comma-separated.
 PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(api.BASE_URLS))
+# Sent as a Bearer token to these hosts. Only from the environment: others can read a command line, and Scrapy
+# stores and shows settings; this one shows itself as `***`.
+PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
+# Seconds without a single page, counted from a failure, after which a host is given up. With DOWNLOAD_TIMEOUT and
+# the longest Retry-After that is obeyed (60 s) on top, a dead host ends a run within two minutes.
+PARTI_RETRY_PATIENCE = os.environ.get("PARTI_RETRY_PATIENCE", "50")
+# Seconds before the first retry of a request, random from 0 on; doubled with each, up to 16 times.
+# Empty: 0.5, or 0.005 for a server on this machine.
+PARTI_RETRY_DELAY = os.environ.get("PARTI_RETRY_DELAY", "")
 # Where runs leave their files: PARTI_OUTPUT_DIR/<spider>/<run_id>/.
 PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR") or "output"
 
@@ -57,6 +67,26 @@ DOWNLOAD_TIMEOUT = 30
 # Bytes; default: 1 GiB and 32 MiB. A page of 1,000 records is about 1 MB.
 DOWNLOAD_MAXSIZE = 64 * 1024 * 1024
 DOWNLOAD_WARNSIZE = 16 * 1024 * 1024
+
+# --- Failures ----------------------------------------------------------------------------------------------
+
+DOWNLOADER_MIDDLEWARES = {
+    # Scrapy's, which neither waits nor reads Retry-After, is replaced, as is the one that gives up on a body that
+    # was cut short while compressed.
+    "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
+    "parti_scraper.middlewares.RetryMiddleware": 550,
+    "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
+    "parti_scraper.middlewares.DecompressionMiddleware": 590,
+    # Behind all of Scrapy's, the last of which is the cache at 900, so that none sees the token.
+    "parti_scraper.middlewares.TokenMiddleware": 950,
+}
+# Default: Scrapy's own, which know no pause.
+DOWNLOAD_HANDLERS = {
+    "http": "parti_scraper.middlewares.PausingDownloadHandler",
+    "https": "parti_scraper.middlewares.PausingDownloadHandler",
+}
+# Default: 2. Ends a request that fails where others succeed; where none does, PARTI_RETRY_PATIENCE ends them all.
+RETRY_TIMES = 60
 
 # --- Safety ------------------------------------------------------------------------------------------------
 

@@ -204,6 +204,7 @@ class RunRecorder:
             "arguments": spider.arguments.given(),
             "window": spider.window_as_json(),
             "host": spider.base_url,
+            "failovers": spider.failovers,
             "counts": asdict(ending.counts),
             "unknown_fields": sorted(spider.unknown_fields),
             "complete": verdict.complete,

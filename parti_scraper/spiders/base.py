@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from scrapy import Request, Spider
 from scrapy.exceptions import CloseSpider, IgnoreRequest
@@ -18,6 +18,7 @@ from scrapy.spidermiddlewares.httperror import HttpError
 from parti_scraper import api
 from parti_scraper.arguments import ALL
 from parti_scraper.exceptions import PageError, UsageError
+from parti_scraper.middlewares import RetryMiddleware, check_settings
 from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
 from parti_scraper.paging import Incomplete, Page, PageRequest, Paging
 from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
@@ -46,7 +47,8 @@ class PartiSpider(Spider):
 
     Attributes:
         arguments: the arguments, parsed.
-        base_url: scheme and host of the API.
+        base_url: scheme and host of the API; another one after a failover.
+        failovers: which host was left for which, and why.
         run_id, run_dir: the run's name and folder.
         selection: the filters that the pipelines apply.
         truncated: `max_records` was reached; nothing more is asked for.
@@ -73,6 +75,7 @@ class PartiSpider(Spider):
         self.selection = Selection()
         self.truncated = False
         self.gaps: list[str] = []
+        self.failovers: list[dict[str, str]] = []
         self.usage_error: str | None = None
         self.unknown_fields: set[str] = set()
 
@@ -88,6 +91,7 @@ class PartiSpider(Spider):
     def check(cls, settings: BaseSettings, raw_arguments: Mapping[str, str]) -> None:
         """Check settings and arguments without building a spider. Raises UsageError."""
         api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
+        check_settings(settings)
         cls.arguments_class.parse(raw_arguments, cls.name, time.time())
 
     @classmethod
@@ -98,6 +102,11 @@ class PartiSpider(Spider):
             settings.set("AUTOTHROTTLE_ENABLED", False, priority="spider")
             # Not 0: see DOWNLOAD_DELAY in settings.py.
             settings.set("DOWNLOAD_DELAY", 0.001, priority="spider")
+
+    @property
+    def retry(self) -> RetryMiddleware:
+        """The middleware that is told what the answers were."""
+        return cast("RetryMiddleware", self.crawler.get_downloader_middleware(RetryMiddleware))
 
     @property
     def quarantine_path(self) -> Path:
@@ -132,8 +141,9 @@ class PartiSpider(Spider):
         try:
             page = normalize_categories(response.body, response.url, timestamp_to_iso(time.time()))
         except PageError as error:
-            self.fail(response.url, str(error))
+            yield self.retry.again(_request_of(response), str(error))
             return
+        self.retry.parsed(_request_of(response))
         yield from self.categories_received(page)
 
     def categories_received(self, page: NormalizedPage[Category]) -> Iterator[Any]:
@@ -238,8 +248,9 @@ class PagedSpider(PartiSpider):
         try:
             page = self.normalize(response, walk, request)
         except PageError as error:
-            yield from self.next_step(walk, walk.paging.failure(str(error)))
+            yield self.retry.again(_request_of(response), str(error))
             return
+        self.retry.parsed(_request_of(response))
         self.count(page)
         yield from page.items
         yield from page.rejected
@@ -264,11 +275,18 @@ class PagedSpider(PartiSpider):
 def describe_failure(failure: Failure) -> str:
     """Return in a few words why a request failed."""
     error = failure.value
+    if isinstance(error, HttpError) and error.response.status == 401:
+        return "HTTP 401: set the environment variable PARTI_TOKEN to a token that the API accepts"
     if isinstance(error, HttpError):
         return f"HTTP {error.response.status}"
     if isinstance(error, IgnoreRequest):
         return str(error) or "not allowed"
     return f"{type(error).__name__}: {error}"
+
+
+def _request_of(response: Response) -> Request:
+    # Scrapy sets it before it calls a callback.
+    return cast("Request", response.request)
 
 
 def _default_run_id(job: str | None, now: float) -> str:
