@@ -1,0 +1,118 @@
+"""The documents: whatever a user or a developer can name has its place in them, and what they name exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from scrapy.settings import Settings, default_settings
+from scrapy.spiderloader import SpiderLoader
+
+from parti_scraper import settings
+from parti_scraper.outcome import ExitCode
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "parti_scraper"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+
+_loader = SpiderLoader(Settings({"SPIDER_MODULES": settings.SPIDER_MODULES}))
+SPIDERS = {name: _loader.load(name) for name in _loader.list()}
+COMMANDS = [
+    shlex.split(command) for command in re.findall(r"^(?:\S+=\S+ )?scrapy crawl .+$", README, flags=re.MULTILINE)
+]
+
+
+def table(text: str, header: str) -> dict[str, list[str]]:
+    """Return the rows of the table whose first column has this header: what is in backticks there, and all cells."""
+    rows = {}
+    for block in re.findall(rf"^\| {header} \|.*\n\|[ |-]+\n((?:\|.*\n)+)", text, flags=re.MULTILINE):
+        for line in block.splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            rows |= dict.fromkeys(re.findall(r"`([^`]+)`", cells[0]) or cells[:1], cells)
+    return rows
+
+
+def test_the_readme_has_every_setting_of_the_project_and_no_other() -> None:
+    own = {name for name in dir(settings) if name.startswith("PARTI_")}
+    documented = table(README, "setting")
+    assert own <= documented.keys()
+    assert set(re.findall(r"PARTI_[A-Z_]+", README)) == own
+    assert {name for name in documented if name not in own and not hasattr(default_settings, name)} == set()
+
+
+def test_the_defaults_in_the_readme_are_the_settings() -> None:
+    for name, (_, default, *_) in table(README, "setting").items():
+        if not name.startswith("PARTI_"):
+            assert default == f"`{getattr(settings, name)}`", name
+
+
+def test_the_readme_has_every_argument_of_every_spider_and_no_other() -> None:
+    documented = table(README, "argument")
+    expected: dict[str, set[str]] = {}
+    for name, spider in SPIDERS.items():
+        for argument, _ in spider.arguments_class.help():
+            expected.setdefault(argument, set()).add(name)
+    found = {
+        argument: set(SPIDERS) if spiders == "all" else set(spiders.split(", "))
+        for argument, (_, spiders, *_) in documented.items()
+    }
+    assert found == expected
+    assert table(README, "spider").keys() == SPIDERS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_command_of_the_readme_is_accepted(command: list[str]) -> None:
+    spider = SPIDERS[command[command.index("crawl") + 1]]
+    given = list(pairwise(command))
+    spider.arguments_class.parse(dict(value.split("=", 1) for flag, value in given if flag == "-a"), spider.name, 2e9)
+    names = {value.split("=", 1)[0] for flag, value in given if flag == "-s"}
+    assert {name for name in names if not hasattr(settings, name) and not hasattr(default_settings, name)} == set()
+
+
+def test_the_readme_has_every_exit_code_and_no_other() -> None:
+    assert table(README, "code").keys() == {str(code.value) for code in ExitCode}
+
+
+def test_the_documents_have_every_target_of_the_makefile_and_the_readme_no_other() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = {
+        text: set(re.findall(r"(?:^|`)make ([a-z]+)", text, flags=re.MULTILINE)) for text in (README, ARCHITECTURE)
+    }
+    assert targets <= named[README] | named[ARCHITECTURE]
+    assert named[README] <= targets
+
+
+def test_the_architecture_has_a_paragraph_for_every_module_and_no_other() -> None:
+    assert set(re.findall(r"^- \*\*`(\S+\.py)`\*\*", ARCHITECTURE, flags=re.MULTILINE)) == MODULES.keys()
+
+
+def test_the_architecture_has_every_stat_and_no_other() -> None:
+    stats = {stat for path in MODULES.values() for stat in re.findall(r"[\"'](parti/[\w/]+)", path.read_text("utf-8"))}
+    assert table(ARCHITECTURE, "stat").keys() == stats
+
+
+def test_the_architecture_has_every_direct_dependency_and_no_other() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = sum(project["optional-dependencies"].values(), project["dependencies"])
+    named = {re.match(r"`([\w-]+)`", cells[0])[1] for cells in table(ARCHITECTURE, "package").values()}
+    assert named == {re.match(r"[\w-]+", requirement)[0] for requirement in required}
+
+
+@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/architecture.md"])
+def test_files_and_places_that_a_document_names_exist(document: str) -> None:
+    path = ROOT / document
+    text = path.read_text(encoding="utf-8")
+    anchors = {
+        "#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    }
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert {link for link in links if link not in anchors and not (path.parent / link).exists()} == set()
+    files = re.findall(r"[`=]((?:parti_scraper|docs|tests|tools)/[\w./-]+\w|\w+\.(?:md|toml|txt))\b", text)
+    assert {file for file in files if not (ROOT / file).exists()} == set()
