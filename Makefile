@@ -2,7 +2,7 @@
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo crawl test lint format lock
+.PHONY: help setup demo crawl test lint bench format lock
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ lint: setup ## static checks
 	ruff check .
 	ruff format --check .
 	mypy
+
+bench: setup ## the benchmark against its peer; arguments in ARGS
+	PYTHONPATH=. python benchmarks/latency.py $(ARGS)
 
 format: setup ## mend what the static checks can mend
 	ruff check --fix .
