@@ -120,3 +120,8 @@ class RejectedRecord:
     url: str = _field("The request that the record came with.")
     position: int = _field("The record's place in that page, from 0.")
     record: Any = _field("The record as it came but for secrets.")
+
+
+@dataclass(slots=True)
+class RepeatedRecord(RejectedRecord):
+    """A record that was set aside before, brought again by an overlapping page; it is counted, not written."""

@@ -87,6 +87,11 @@ def timestamp_to_iso(ts: float) -> str:
     return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def iso_to_timestamp(text: str) -> int:
+    """Return the Unix seconds that `timestamp_to_iso` made the text of."""
+    return int(datetime.fromisoformat(text).timestamp())
+
+
 def parse_page(body: bytes) -> list[Any]:
     """Return the records of a page.
 

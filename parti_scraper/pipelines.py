@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Self, cast
 from scrapy.exceptions import DropItem
 
 from parti_scraper.exporters import close_on_disk, encode_line
-from parti_scraper.items import LiveChannel, Livestream, RejectedRecord
+from parti_scraper.items import LiveChannel, Livestream, RejectedRecord, RepeatedRecord
 from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class FilteredRecord(DropItem):
 
 
 class DuplicateRecord(DropItem):
-    """The record was written before. Raised by DuplicatesPipeline."""
+    """The record was written before. Raised by DuplicatesPipeline and QuarantinePipeline."""
 
 
 class _Pipeline:
@@ -58,6 +58,8 @@ class QuarantinePipeline(_Pipeline):
     def process_item(self, item: Item | RejectedRecord) -> Item:
         if not isinstance(item, RejectedRecord):
             return item
+        if isinstance(item, RepeatedRecord):
+            raise DuplicateRecord(item.reason)
         row = {"reason": item.reason, "url": item.url, "position": item.position, "record": item.record}
         try:
             self._write(encode_line(row))

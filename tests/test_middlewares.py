@@ -176,7 +176,8 @@ def test_a_server_in_trouble_costs_requests_but_no_record(crawl: Run, serve: Ser
 
 def test_what_is_asked_again_is_the_same_request(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, fault_burst=1, rate_500=0.5)
-    assert crawl("recent", server=server).code == 0
+    # One at a time, so that a request is followed by what comes of it.
+    assert crawl("recent", "-s", "CONCURRENT_REQUESTS_PER_DOMAIN=1", server=server).code == 0
     first = api_requests(server)[0]
     again = [(one, two) for one, two in pairwise(api_requests(server)) if one.fault]
     assert again

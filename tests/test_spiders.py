@@ -213,7 +213,7 @@ def test_max_records_stops_the_run_and_says_so(crawl: Run, serve: Serve) -> None
     assert run.code == 0
     assert ids(run.rows) == ids(truth(server))[:120]
     assert (run.package["complete"], run.package["truncated"]) == (True, True)
-    assert len(paths(server, "/recent")) == 2
+    assert len(paths(server, "/recent")) == 3
 
 
 def test_an_empty_run_is_complete_and_its_files_have_their_columns(crawl: Run, serve: Serve) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -16,11 +17,13 @@ from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
 
 from parti_scraper import api
+from parti_scraper.api import NAN
 from parti_scraper.arguments import ALL
 from parti_scraper.exceptions import PageError, UsageError
+from parti_scraper.items import RepeatedRecord
 from parti_scraper.middlewares import RetryMiddleware, check_settings
-from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
-from parti_scraper.paging import Incomplete, Page, PageRequest, Paging
+from parti_scraper.normalize import CategoryIndex, iso_to_timestamp, normalize_categories, timestamp_to_iso
+from parti_scraper.paging import Key, Page, PageSize
 from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
 
 if TYPE_CHECKING:
@@ -32,9 +35,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from parti_scraper.arguments import Arguments, LiveArguments, RecentArguments
-    from parti_scraper.items import Category, Item
+    from parti_scraper.items import Category, Item, RejectedRecord
     from parti_scraper.normalize import NormalizedPage
-    from parti_scraper.paging import Step
+    from parti_scraper.windows import Ask, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -173,17 +176,21 @@ class PartiSpider(Spider):
 
 @dataclass(slots=True, eq=False)
 class Walk:
-    """One sequence of pages.
+    """A plan under way.
 
     Attributes:
-        query: what is asked for.
-        paging: where in it the walk is.
+        categories: values of the parameter `categories`.
+        plan: which pages to ask for.
         snapshot_id: of the live route: the snapshot that it belongs to.
+        in_flight: pages asked for and not answered.
+        seen: numbers of the categories that records came with.
     """
 
-    query: api.RecentQuery | api.LiveQuery
-    paging: Paging
+    categories: tuple[str, ...]
+    plan: Plan
     snapshot_id: str = ""
+    in_flight: int = 0
+    seen: set[int | None] = field(default_factory=set)
 
 
 class PagedSpider(PartiSpider):
@@ -195,6 +202,11 @@ class PagedSpider(PartiSpider):
         """Parse the arguments, see `PartiSpider`."""
         super().__init__(**raw_arguments)
         self.index = CategoryIndex()
+        # Pages may differ in size between routes, not between walks.
+        self.size = PageSize(self.arguments.limit)
+        # Marks of the records that were set aside, of the snapshot at hand.
+        self._rejected: set[int] = set()
+        self._rejected_in = ""
         # What is asked for in one walk each: values of the parameter `categories`.
         self.groups: list[tuple[str, ...]] = []
 
@@ -204,7 +216,15 @@ class PagedSpider(PartiSpider):
         """Return the first requests, once the categories are known."""
         raise NotImplementedError
 
-    def normalize(self, response: Response, walk: Walk, request: PageRequest) -> NormalizedPage[Any]:
+    def plan(self, categories: tuple[str, ...]) -> Plan:
+        """Return the plan for a walk through these categories."""
+        raise NotImplementedError
+
+    def url(self, walk: Walk, ask: Ask) -> str:
+        """Return the address of a page."""
+        raise NotImplementedError
+
+    def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[Any]:
         """Return the records of a page. Raises PageError."""
         raise NotImplementedError
 
@@ -234,42 +254,104 @@ class PagedSpider(PartiSpider):
         """Return the filters that the client applies."""
         return Selection(categories, unknown_category)
 
-    def page_request(self, walk: Walk, request: PageRequest) -> Request:
-        """Return the HTTP request for a page."""
-        return self.request(
-            walk.query.url(self.base_url, request.offset, request.limit),
-            callback=self.parse_page,
-            errback=self.page_failed,
-            cb_kwargs={"walk": walk, "request": request},
-        )
+    def begin_walk(self, walk: Walk) -> Iterator[Request]:
+        """Return the first requests of a walk."""
+        return self.go_on(walk, walk.plan.start())
 
-    def parse_page(self, response: Response, walk: Walk, request: PageRequest) -> Iterator[Any]:
-        """Yield the records of a page, then the request for the next one."""
+    def go_on(self, walk: Walk, asks: list[Ask]) -> Iterator[Request]:
+        """Ask for what the plan says, unless `max_records` was reached; end the walk with its last page."""
+        for ask in () if self.truncated else asks:
+            walk.in_flight += 1
+            yield self.request(
+                self.url(walk, ask),
+                callback=self.parse_page,
+                errback=self.page_failed,
+                cb_kwargs={"walk": walk, "ask": ask},
+            )
+        if not walk.in_flight:
+            yield from self.end_walk(walk)
+
+    def parse_page(self, response: Response, walk: Walk, ask: Ask) -> Iterator[Any]:
+        """Yield the records of a page, then the requests that follow from it."""
         try:
-            page = self.normalize(response, walk, request)
+            page = self.normalize(response, walk, ask)
         except PageError as error:
             yield self.retry.again(_request_of(response), str(error))
             return
         self.retry.parsed(_request_of(response))
         self.count(page)
         yield from page.items
-        yield from page.rejected
-        ids = [item.identity for item in page.items]
-        yield from self.next_step(walk, walk.paging.page(Page(page.served, ids)))
+        yield from self.told_apart(page, walk.snapshot_id)
+        self.check_filters(walk, page)
+        walk.in_flight -= 1
+        yield from self.go_on(walk, walk.plan.page(ask, Page(_keys(page))))
+
+    def told_apart(self, page: NormalizedPage[Any], snapshot_id: str) -> Iterator[RejectedRecord]:
+        """Yield the records that could not be normalized, those as repeated that an earlier page had brought.
+
+        Such a record has no identity that could be read, and may be as little as `null`: it is known by its content
+        and by either of the readable records that stand before and after it.
+        """
+        if snapshot_id != self._rejected_in:
+            self._rejected_in, self._rejected = snapshot_id, set()
+        keys = _keys(page) if page.rejected else []
+        for record in page.rejected:
+            content = json.dumps(record.record, sort_keys=True)
+            before = next((key.id for key in reversed(keys[: record.position]) if key), None)
+            after = next((key.id for key in keys[record.position + 1 :] if key), None)
+            marks = {hash((side, id_, content)) for side, id_ in ((0, before), (1, after)) if id_ is not None}
+            repeated = not marks.isdisjoint(self._rejected)
+            self._rejected |= marks
+            yield RepeatedRecord(record.reason, record.url, record.position, record.record) if repeated else record
 
     def page_failed(self, failure: Failure) -> Iterator[Any]:
         """Go on after a request that failed for good."""
-        walk: Walk = failure.request.cb_kwargs["walk"]  # type: ignore[attr-defined]
-        yield from self.next_step(walk, walk.paging.failure(describe_failure(failure)))
+        kwargs = failure.request.cb_kwargs  # type: ignore[attr-defined]
+        walk: Walk = kwargs["walk"]
+        walk.in_flight -= 1
+        error = failure.value
+        status = error.response.status if isinstance(error, HttpError) else None
+        yield from self.go_on(walk, walk.plan.failure(kwargs["ask"], describe_failure(failure), status))
 
-    def next_step(self, walk: Walk, step: Step) -> Iterator[Request]:
-        """Do what the paging says, unless `max_records` was reached."""
-        if isinstance(step, PageRequest) and not self.truncated:
-            yield self.page_request(walk, step)
-            return
-        if isinstance(step, Incomplete):
-            self.note_gap(step.reason)
+    def check_filters(self, walk: Walk, page: NormalizedPage[Any]) -> None:
+        """Say once a filter where the server sends what was not asked for; the pipelines drop it."""
+        wanted, user_id = self.selection.categories, self.selection.user_id
+        for item in page.items:
+            walk.seen.add(item.category_id)
+            if wanted is not None and item.category_id is not None and item.category_id not in wanted:
+                self.warn_of_filter("categories")
+            if user_id is not None and item.user_id not in {user_id, None}:
+                self.warn_of_filter("user_id")
+
+    def warn_of_filter(self, name: str) -> None:
+        """Count a record that the server should not have sent."""
+        stat = f"parti/filter/ignored_{name}"
+        if not self.crawler.stats.get_value(stat):
+            logger.warning("The server does not filter by `%s` as asked; what was not asked for is left out", name)
+        self.crawler.stats.inc_value(stat)
+
+    def end_walk(self, walk: Walk) -> Iterator[Request]:
+        """Note how a walk ended; ask for categories one by one where the server may have left some out."""
+        for gap in walk.plan.gaps:
+            self.note_gap(gap)
+        for warning in walk.plan.warnings:
+            logger.warning("%s", warning)
+        self.crawler.stats.inc_value("parti/paging/shifts", walk.plan.shifts)
+        walks = [] if self.truncated or walk.plan.gaps else list(self.unseen(walk))
+        for alone in walks:
+            yield from self.begin_walk(alone)
         self.walk_ended(walk)
+
+    def unseen(self, walk: Walk) -> Iterator[Walk]:
+        """Yield a walk for each category of several that nothing came of: the server may heed the last one only."""
+        categories = tuple(dict.fromkeys(walk.categories))
+        if len(categories) < 2 or NAN in categories:
+            return
+        for category in categories:
+            if int(category) not in walk.seen or not self.index.is_tellable(int(category)):
+                logger.info("Category %s is asked for alone: nothing of it came with the others", category)
+                self.crawler.stats.inc_value("parti/filter/asked_alone")
+                yield Walk((category,), self.plan((category,)), walk.snapshot_id)
 
 
 def describe_failure(failure: Failure) -> str:
@@ -282,6 +364,21 @@ def describe_failure(failure: Failure) -> str:
     if isinstance(error, IgnoreRequest):
         return str(error) or "not allowed"
     return f"{type(error).__name__}: {error}"
+
+
+def _keys(page: NormalizedPage[Any]) -> list[Key | None]:
+    """Return what paging needs of each record of a page, in the order served."""
+    rejected = {record.position for record in page.rejected}
+    items = iter(page.items)
+    keys: list[Key | None] = []
+    for position in range(page.served):
+        if position in rejected:
+            keys.append(None)
+            continue
+        item = next(items)
+        end = getattr(item, "event_end", None)
+        keys.append(Key(item.identity, None if end is None else iso_to_timestamp(end)))
+    return keys
 
 
 def _request_of(response: Response) -> Request:

@@ -15,8 +15,8 @@ from parti_scraper.api import LiveQuery
 from parti_scraper.arguments import LiveArguments
 from parti_scraper.items import LiveChannel
 from parti_scraper.normalize import normalize_live, timestamp_to_iso
-from parti_scraper.paging import Paging
 from parti_scraper.spiders.base import PagedSpider, Walk
+from parti_scraper.windows import Passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scrapy.utils.asyncio import CallLaterResult
 
     from parti_scraper.normalize import NormalizedPage
-    from parti_scraper.paging import PageRequest
+    from parti_scraper.windows import Ask, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class LiveSpider(PagedSpider):
         self._first_at = time.monotonic()
         yield from self._snapshot()
 
-    def normalize(self, response: Response, walk: Walk, request: PageRequest) -> NormalizedPage[LiveChannel]:
+    def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[LiveChannel]:
         """Return the channels of a page. Raises PageError."""
         return normalize_live(
             response.body,
@@ -77,7 +77,7 @@ class LiveSpider(PagedSpider):
             timestamp_to_iso(time.time()),
             self.index,
             snapshot_id=walk.snapshot_id,
-            offset=request.offset,
+            offset=ask.request.offset,
         )
 
     def walk_ended(self, walk: Walk) -> None:
@@ -88,11 +88,26 @@ class LiveSpider(PagedSpider):
 
     def _snapshot(self) -> Iterator[Request]:
         self.snapshots += 1
-        self._walks_left = len(self.groups)
+        self._walks_left = 0
         self.crawler.stats.inc_value("parti/live/snapshots")
-        for categories in self.groups:
-            walk = Walk(LiveQuery(categories), Paging(self.arguments.limit), f"{self.run_id}-{self.snapshots}")
-            yield self.page_request(walk, walk.paging.start())
+        snapshot_id = f"{self.run_id}-{self.snapshots}"
+        # All are counted before the first can end.
+        begun = [self.begin_walk(Walk(categories, self.plan(categories), snapshot_id)) for categories in self.groups]
+        for requests in begun:
+            yield from requests
+
+    def plan(self, categories: tuple[str, ...]) -> Plan:
+        """Plan passes over the list, whose order changes all the time."""
+        return Passes(self.size, "the live channels", lenient=True)
+
+    def url(self, walk: Walk, ask: Ask) -> str:
+        """Return the address of a page."""
+        return LiveQuery(walk.categories).url(self.base_url, ask.request.offset, ask.request.limit)
+
+    def begin_walk(self, walk: Walk) -> Iterator[Request]:
+        """Count the walk to its snapshot and begin it."""
+        self._walks_left += 1
+        return super().begin_walk(walk)
 
     def _schedule_snapshot(self) -> None:
         """Set the timer for the next moment of the schedule, which the time that snapshots take does not shift."""

@@ -10,9 +10,9 @@ from parti_scraper.api import RecentQuery
 from parti_scraper.arguments import RecentArguments
 from parti_scraper.items import Livestream
 from parti_scraper.normalize import normalize_recent, timestamp_to_iso
-from parti_scraper.paging import Paging
 from parti_scraper.selection import Selection
 from parti_scraper.spiders.base import PagedSpider, Walk
+from parti_scraper.windows import History, Passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
     from parti_scraper.normalize import NormalizedPage
-    from parti_scraper.paging import PageRequest
+    from parti_scraper.windows import Ask, Plan
 
 
 class RecentSpider(PagedSpider):
@@ -48,23 +48,34 @@ class RecentSpider(PagedSpider):
 
     def begin(self) -> Iterator[Request]:
         """Begin a walk for each group of categories."""
-        since, until = self.window
         for categories in self.groups:
-            query = RecentQuery(
-                from_ts=since,
-                to_ts=until,
-                categories=categories,
-                user_id=self.arguments.user_id,
-                top_views=self.arguments.sort == "views",
-            )
-            walk = Walk(query, Paging(self.arguments.limit))
-            yield self.page_request(walk, walk.paging.start())
+            yield from self.begin_walk(Walk(categories, self.plan(categories)))
+
+    def plan(self, categories: tuple[str, ...]) -> Plan:
+        """Plan windows of time, or for the order by viewers one list."""
+        since, until = self.window
+        if self.arguments.sort == "views":
+            return Passes(self.size, "the livestreams by viewers", lenient=False, from_ts=since, to_ts=until)
+        alone = len(self.groups) == 1 and self.max_records is None
+        width = self.crawler.settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN") if alone else 1
+        return History(since, until, self.size, width)
+
+    def url(self, walk: Walk, ask: Ask) -> str:
+        """Return the address of a page."""
+        query = RecentQuery(
+            from_ts=ask.from_ts,
+            to_ts=ask.to_ts,
+            categories=walk.categories,
+            user_id=self.arguments.user_id,
+            top_views=self.arguments.sort == "views",
+        )
+        return query.url(self.base_url, ask.request.offset, ask.request.limit)
 
     def select(self, categories: frozenset[int] | None, unknown_category: bool) -> Selection:
         """Hold the window and the channel against each record too."""
         since, until = map(timestamp_to_iso, self.window)
         return Selection(categories, unknown_category, since, until, self.arguments.user_id)
 
-    def normalize(self, response: Response, walk: Walk, request: PageRequest) -> NormalizedPage[Livestream]:
+    def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[Livestream]:
         """Return the livestreams of a page. Raises PageError."""
         return normalize_recent(response.body, response.url, timestamp_to_iso(time.time()), self.index)
