@@ -94,8 +94,8 @@ class MockServer:
         self._loop = asyncio.get_running_loop()
         # Half of a request's time would go into a log that is off; what hangs is cut off at once at the end.
         runner = web.AppRunner(self._site.application(), access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
         try:
+            await runner.setup()
             site = web.TCPSite(runner, _HOST, self._port)
             await site.start()
             port = runner.addresses[0][1]
