@@ -15,6 +15,7 @@ from parti_scraper.mockserver.history import (
     build_history,
     choose_category,
     choose_viewers,
+    mix,
     rng,
 )
 from parti_scraper.mockserver.index import Index
@@ -260,7 +261,7 @@ class World:
         """Order by viewers, most first; those with as many by id, or in another order each turn."""
 
         def key(stream: Stream) -> tuple[int, int]:
-            tie = stream.event_id if turn is None else (stream.event_id * 7_919 + turn * 104_729) % 15_485_863
+            tie = stream.event_id if turn is None else mix(turn, stream.event_id)
             return -self._records.viewers_count(stream, time), -tie
 
         return sorted(streams, key=key)
