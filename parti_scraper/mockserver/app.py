@@ -87,7 +87,7 @@ class Site:
 
     def application(self) -> web.Application:
         """Return the aiohttp application; to be called in the event loop that will run it."""
-        application = web.Application(middlewares=[self._observe])
+        application = web.Application(middlewares=[self._observe, _preflight])
         application.on_response_prepare.append(_allow_any_origin)
         application.on_shutdown.append(self.notifier.shut_down)
         routes = {
@@ -97,7 +97,6 @@ class Site:
         }
         for route, answer in routes.items():
             application.router.add_get(PREFIX + route, self._api(answer))
-        application.router.add_route("OPTIONS", PREFIX + "{rest:.*}", _preflight)
         application.router.add_get("/", self._root)
         application.router.add_get("/categories", self._categories_page)
         application.router.add_get("/robots.txt", self._robots)
@@ -204,8 +203,12 @@ class Site:
         return web.Response(text=_ROBOTS[self._options.robots])
 
 
-async def _preflight(_request: web.Request) -> web.StreamResponse:
-    return web.Response(status=204)
+@web.middleware
+async def _preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer what a browser asks before it calls the API from another origin."""
+    if request.method == "OPTIONS" and request.path.startswith(PREFIX):
+        return web.Response(status=204)
+    return await handler(request)
 
 
 async def _allow_any_origin(request: web.Request, response: web.StreamResponse) -> None:
