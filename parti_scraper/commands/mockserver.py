@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from scrapy.commands import ScrapyCommand
+from scrapy.exceptions import UsageError
 
 from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.mockserver.options import Flag, refuse, switches
-
-if TYPE_CHECKING:
-    import argparse
-    from typing import NoReturn
 
 _DEFAULT_PORT = 8765
 
@@ -44,35 +42,33 @@ class Command(ScrapyCommand):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Declare the switches."""
         super().add_options(parser)
+        # Scrapy's own takes a line of help that ends with a colon for a heading, and underlines it.
+        parser.formatter_class = argparse.HelpFormatter
+        # The usual one prints the usage first, and what is wrong is lost below it.
+        parser.error = _refuse  # type: ignore[method-assign]
         group = parser.add_argument_group(title="Mock server")
-        group.add_argument("--port", metavar="N", help=f"port on 127.0.0.1; 0: any free one (default {_DEFAULT_PORT})")
+        group.add_argument("--port", metavar="N", help=f"port on 127.0.0.1; 0: any free one (default: {_DEFAULT_PORT})")
         for switch in switches():
             # The values stay texts here: `Options` knows what they mean, and what to say where they mean nothing.
             if isinstance(switch.kind, Flag):
                 group.add_argument(f"--{switch.name}", action="store_true", default=None, help=switch.explanation)
             else:
-                default = f" (default {switch.default})" if switch.default != "" else ""
+                default = f" (default: {switch.default})" if switch.default != "" else ""
                 metavar = switch.kind.metavar
                 group.add_argument(f"--{switch.name}", metavar=metavar, help=switch.explanation + default)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Serve until SIGINT or SIGTERM."""
         if args:
-            _refuse(f"unknown switch or argument: {' '.join(args)}")
+            raise UsageError(f"unknown switch or argument: {' '.join(args)}", print_help=False)
         try:
             port = _port(opts.port)
             options = Options.parse(
                 {switch.field: text for switch in switches() if (text := getattr(opts, switch.field)) is not None}
             )
         except ValueError as error:
-            _refuse(str(error))
+            raise UsageError(str(error), print_help=False) from None
         self.exitcode = serve(options, port)
-
-
-def _refuse(line: str) -> NoReturn:
-    # Scrapy's UsageError would print the usage above it.
-    print(line, file=sys.stderr)
-    sys.exit(2)
 
 
 def serve(options: Options, port: int) -> int:
@@ -96,6 +92,11 @@ def serve(options: Options, port: int) -> int:
     finally:
         server.stop()
     return 0
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"scrapy mockserver: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _port(text: str | None) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import sys
 import time
 import zlib
 from contextvars import ContextVar
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from parti_scraper.mockserver.faults import FaultPlan
-from parti_scraper.mockserver.history import fraction
 from parti_scraper.mockserver.query import QueryError, parse_live, parse_recent
 from parti_scraper.mockserver.records import category_records, encode
 from parti_scraper.mockserver.sockets import Notifier
@@ -39,7 +37,6 @@ _CORS = {
 # SO_LINGER on, for 0 seconds: closing sends a reset instead of an orderly end.
 _RESET = struct.pack("ii", 1, 0)
 _ROBOTS = {"allow": "User-agent: *\nDisallow:\n", "disallow": "User-agent: *\nDisallow: /\n"}
-_SALT_JITTER = 301
 # The request that a task is answering: aiohttp runs each in a task of its own.
 _current: ContextVar[ReceivedRequest] = ContextVar("_current")
 
@@ -86,12 +83,11 @@ class Site:
         self._world = world
         self._faults = FaultPlan(options)
         self._in_flight = 0
-        self._api_requests = 0
         self._page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
     def application(self) -> web.Application:
         """Return the aiohttp application; to be called in the event loop that will run it."""
-        application = web.Application(middlewares=[self._observe])
+        application = web.Application(middlewares=[self._observe, _preflight])
         application.on_response_prepare.append(_allow_any_origin)
         application.on_shutdown.append(self.notifier.shut_down)
         routes = {
@@ -101,7 +97,6 @@ class Site:
         }
         for route, answer in routes.items():
             application.router.add_get(PREFIX + route, self._api(answer))
-        application.router.add_route("OPTIONS", PREFIX + "{rest:.*}", _preflight)
         application.router.add_get("/", self._root)
         application.router.add_get("/categories", self._categories_page)
         application.router.add_get("/robots.txt", self._robots)
@@ -128,23 +123,14 @@ class Site:
         finally:
             self._in_flight -= counted
             received.finished = time.monotonic()
-            self._log(received)
         return response
-
-    def _log(self, received: ReceivedRequest) -> None:
-        if self._options.access_log:
-            milliseconds = ((received.finished or received.started) - received.started) * 1_000
-            target = received.path + ("?" + received.query if received.query else "")
-            fault = f" ({received.fault})" if received.fault else ""
-            line = f"{received.method} {target} {received.status or '-'}{fault} {milliseconds:.1f} ms"
-            print(line, file=sys.stderr, flush=True)
 
     def _api(self, answer: Callable[[web.Request], bytes]) -> Handler:
         """Return the handler of an API route: refusals, faults and delays around its answer."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            self._api_requests += 1
-            await self._delay(self._api_requests)
+            if self._options.latency:
+                await asyncio.sleep(self._options.latency)
             refusal = self._refusal(request)
             if refusal:
                 return refusal
@@ -172,11 +158,6 @@ class Site:
             return await _truncated(request, response)
         return response
 
-    async def _delay(self, number: int) -> None:
-        options = self._options
-        if options.latency or options.jitter:
-            await asyncio.sleep(options.latency + options.jitter * fraction(options.seed, number, _SALT_JITTER))
-
     def _refusal(self, request: web.Request) -> web.Response | None:
         if self._options.gone:
             return web.json_response({"detail": "Not Found"}, status=404)
@@ -189,7 +170,7 @@ class Site:
 
     def _response(self, request: web.Request, body: bytes) -> web.Response:
         headers = {"Vary": "Accept-Encoding"}
-        if self._options.compress == "on" and _accepts_gzip(request.headers.get("Accept-Encoding", "")):
+        if _accepts_gzip(request.headers.get("Accept-Encoding", "")):
             packer = zlib.compressobj(1, wbits=31)
             body = packer.compress(body) + packer.flush()
             headers["Content-Encoding"] = "gzip"
@@ -222,8 +203,12 @@ class Site:
         return web.Response(text=_ROBOTS[self._options.robots])
 
 
-async def _preflight(_request: web.Request) -> web.StreamResponse:
-    return web.Response(status=204)
+@web.middleware
+async def _preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer what a browser asks before it calls the API from another origin."""
+    if request.method == "OPTIONS" and request.path.startswith(PREFIX):
+        return web.Response(status=204)
+    return await handler(request)
 
 
 async def _allow_any_origin(request: web.Request, response: web.StreamResponse) -> None:

@@ -233,7 +233,8 @@ def _tied(spans: list[_Span], options: Options) -> list[_Span]:
             continue
         group = by_end[len(tied) : len(tied) + _GROUP_SIZES[groups % len(_GROUP_SIZES)]]
         groups += 1
-        tied += [_Span(span.start - span.end + first.end, first.end, span.channel) for span in group]
+        # Moved whole, but not to before anything was streamed.
+        tied += [_Span(max(span.start - span.end + first.end, EARLIEST), first.end, span.channel) for span in group]
     return tied
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+from parti_scraper.mockserver.query import RecentQuery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from parti_scraper.mockserver.history import Channel, Event
-    from parti_scraper.mockserver.query import Page, RecentQuery
+    from parti_scraper.mockserver.query import Page
 
-# Orders that were asked for and are kept until the set changes; a crawl asks for few, each many times.
+# Lists that were asked for and are kept up to date; a crawl asks for few, each many times.
 _MAX_KEPT = 64
 
 
@@ -33,21 +36,26 @@ class Index:
         for event in events:
             self._by_category.setdefault(event.category_id, []).append(event)
             self._by_user.setdefault(channels[event.channel].user_id, []).append(event)
-        self._kept: dict[object, list[Event]] = {}
+        self._longest = max((event.end - event.start for event in events), default=0)
+        self._kept: dict[RecentQuery, list[Event]] = {}
 
     def add(self, event: Event) -> None:
         """Put one more livestream in its place."""
         self.by_id[event.event_id] = event
+        self._longest = max(self._longest, event.end - event.start)
         for events in self._lists_of(event):
             insort(events, event)
-        self._kept.clear()
+        for query, events in self._kept_with(event):
+            insort(events, event, key=_order(query))
 
     def remove(self, event_id: int) -> Event:
         """Take a livestream out. Raises KeyError where it is not in."""
         event = self.by_id.pop(event_id)
         for events in self._lists_of(event):
             del events[bisect_left(events, event)]
-        self._kept.clear()
+        for query, events in self._kept_with(event):
+            order = _order(query)
+            del events[bisect_left(events, order(event), key=order)]
         return event
 
     def page(self, query: RecentQuery, page: Page, turn: int | None) -> list[Event]:
@@ -76,42 +84,76 @@ class Index:
         yield self._by_category.setdefault(event.category_id, [])
         yield self._by_user.setdefault(self._channels[event.channel].user_id, [])
 
+    def _kept_with(self, event: Event) -> Iterable[tuple[RecentQuery, list[Event]]]:
+        """Yield the kept lists that a livestream belongs in."""
+        user_id = self._channels[event.channel].user_id
+        for query, events in self._kept.items():
+            time = event.start if query.by_start else event.end
+            if (
+                query.low <= time < query.high
+                and (query.categories is None or event.category_id in query.categories)
+                and query.user_id in {None, user_id}
+            ):
+                yield query, events
+
     def _view(self, query: RecentQuery) -> tuple[list[Event], int, int]:
         """Return a list and the part of it that the query is about."""
-        events = self._pool(query.categories, query.user_id)
+        if query.by_views:
+            by_date = replace(query, by_views=False, ascending=False)
+            part = self._keep(replace(query, ascending=False), lambda: sorted(self._part(by_date), key=_by_views))
+            return part, 0, len(part)
         if query.by_start:
-            key = (query.categories, query.user_id, query.low, query.high)
-            low, high = query.low, query.high
-            events = self._keep(key, lambda: [event for event in events if low <= event.start < high])
-            first, last = 0, len(events)
-        else:
-            # A tuple that is a beginning of another is less than it.
-            first, last = bisect_left(events, (query.low,)), bisect_left(events, (query.high,))
-            last = max(first, last)
-        if not query.by_views:
-            return events, first, last
-        part = self._keep(query, lambda: sorted(events[first:last], key=_by_views))
-        return part, 0, len(part)
+            part = self._part(query)
+            return part, 0, len(part)
+        events = self._pool(query)
+        return events, *_between(events, query.low, query.high)
 
-    def _pool(self, categories: frozenset[int] | None, user_id: int | None) -> list[Event]:
-        """Return all livestreams of some categories and a channel, by date."""
-        if user_id is not None:
-            events = self._by_user.get(user_id, [])
+    def _part(self, query: RecentQuery) -> list[Event]:
+        """Return the livestreams that a query is about, by date."""
+        events = self._pool(query)
+        if not query.by_start:
+            first, last = _between(events, query.low, query.high)
+            return events[first:last]
+        # What started in the window ended in it too, or not long after. Between the two edges there is no need to look.
+        first, last = _between(events, query.low, query.high + self._longest + 1)
+        inner, outer = _between(events, query.low + self._longest, query.high)
+        outer = max(inner, outer)
+        return [
+            *(event for event in events[first:inner] if query.low <= event.start < query.high),
+            *events[inner:outer],
+            *(event for event in events[outer:last] if query.low <= event.start < query.high),
+        ]
+
+    def _pool(self, query: RecentQuery) -> list[Event]:
+        """Return all livestreams of the categories and the channel of a query, by date."""
+        categories = query.categories
+        if query.user_id is not None:
+            events = self._by_user.get(query.user_id, [])
             return events if categories is None else [each for each in events if each.category_id in categories]
         if categories is None:
             return self.events
         lists = [self._by_category[each] for each in sorted(categories) if each in self._by_category]
         if len(lists) < 2:
             return lists[0] if lists else []
-        return self._keep(categories, lambda: sorted(each for events in lists for each in events))
+        return self._keep(
+            RecentQuery(categories=categories), lambda: sorted(each for events in lists for each in events)
+        )
 
-    def _keep(self, key: object, make: Callable[[], list[Event]]) -> list[Event]:
-        kept = self._kept.get(key)
-        if kept is None:
+    def _keep(self, query: RecentQuery, make: Callable[[], list[Event]]) -> list[Event]:
+        events = self._kept.get(query)
+        if events is None:
+            events = make()
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
-            kept = self._kept[key] = make()
-        return kept
+            self._kept[query] = events
+        return events
+
+
+def _between(events: list[Event], low: int, high: int) -> tuple[int, int]:
+    """Return the part of a list by date that ended in a window, its end excluded."""
+    # A tuple that is a beginning of another is less than it.
+    first, last = bisect_left(events, (low,)), bisect_left(events, (high,))
+    return first, max(first, last)
 
 
 def _end(event: Event) -> int:
@@ -124,6 +166,14 @@ def _viewers(event: Event) -> int:
 
 def _by_views(event: Event) -> tuple[int, int]:
     return event.viewers, event.event_id
+
+
+def _by_date(event: Event) -> tuple[int, int]:
+    return event.end, event.event_id
+
+
+def _order(query: RecentQuery) -> Callable[[Event], tuple[int, int]]:
+    return _by_views if query.by_views else _by_date
 
 
 def _turned(

@@ -199,16 +199,13 @@ class Options:
     rate_challenge: float = _rate("share of API requests answered with a challenge page, status 200 or 403")
     fault_burst: int = _switch(2, Whole(0, 1_000), "most faults in a row on the same URL (0: no limit)")
     latency: float = _seconds(0.0, 600, "seconds before every answer of the API")
-    jitter: float = _seconds(0.0, 600, "up to so many seconds more")
     gone: bool = _switch(False, Flag(), "answer 404 on every API route, as a host that was moved does")
     token: str = _switch("", Kind(), "answer 401 unless this Bearer token is sent (empty: none needed)")
     # --- The rest of the site
     robots: str = _choice("robots.txt: 404, all allowed, all disallowed", "none", "allow", "disallow")
-    compress: str = _choice("gzip for clients that accept it", "on", "off")
     ws_drop_after: float = _seconds(0.0, 86_400, "close a WebSocket after so many seconds (0: never)")
     ws_ping: str = _choice("WebSocket pings of the client", "ignored", "answered")
     ws_malformed: float = _rate("share of notifications that are replaced by something else")
-    access_log: bool = _switch(False, Flag(), "print a line for every request to stderr")
 
     def __post_init__(self) -> None:
         for switch in switches():
@@ -219,7 +216,7 @@ class Options:
                 refuse(switch.name, str(error), str(value), switch.kind.accepted)
         total = self.rate_429 + self.rate_500 + self.rate_reset + self.rate_truncated + self.rate_challenge
         if total > 1 + 1e-9:
-            refuse("rate-…", "the five rates of faults add up to more than 1", f"{total:.12g}", "at most 1")
+            refuse("rate-*", "the five rates of faults add up to more than 1", f"{total:.12g}", "at most 1")
 
     @classmethod
     def parse(cls, typed: Mapping[str, str | bool]) -> Options:

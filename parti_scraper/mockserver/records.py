@@ -21,6 +21,8 @@ _DEMO_FIELDS = {
 }  # fmt: skip
 # Encoded records that are kept; beyond it they are made anew, so that memory has a bound.
 _MAX_KEPT = 200_000
+# json.dumps would make an encoder for every record.
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _SALT_TITLE, _SALT_MORE, _SALT_WAVE, _SALT_TOKEN = 1, 2, 3, 4
 
 
@@ -31,9 +33,8 @@ def category_records() -> list[Record]:
 
 def encode(value: Any) -> bytes:
     """Return the value as JSON, as compact as servers send it."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     try:
-        return text.encode()
+        return _to_json(value).encode()
     except UnicodeEncodeError:
         # Half of a character can only be sent as an escape.
         return json.dumps(value, separators=(",", ":")).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -41,7 +42,6 @@ class MockServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._ready = threading.Event()
-        self._failure: OSError | None = None
 
     @property
     def requests(self) -> list[ReceivedRequest]:
@@ -62,12 +62,14 @@ class MockServer:
         """Start to serve. Raises OSError where the port is not to be had."""
         if self._thread is not None:
             raise RuntimeError("a mock server starts once; make a new one")
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="mockserver", daemon=True)
+        listening = socket.create_server((_HOST, self._port))
+        address = f"{_HOST}:{listening.getsockname()[1]}"
+        self.base_url, self.ws_url = f"http://{address}", f"ws://{address}/"
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(listening)), name="mockserver", daemon=True
+        )
         self._thread.start()
         self._ready.wait()
-        if self._failure is not None:
-            self.stop()
-            raise self._failure
 
     def stop(self) -> None:
         """Stop to serve and wait for the end; does nothing where it has ended."""
@@ -90,20 +92,20 @@ class MockServer:
     ) -> None:
         self.stop()
 
-    async def _serve(self) -> None:
+    async def _serve(self, listening: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         # Half of a request's time would go into a log that is off; what hangs is cut off at once at the end.
         runner = web.AppRunner(self._site.application(), access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
         try:
-            site = web.TCPSite(runner, _HOST, self._port)
-            await site.start()
-            port = runner.addresses[0][1]
-            self.base_url, self.ws_url = f"http://{_HOST}:{port}", f"ws://{_HOST}:{port}/"
+            await runner.setup()
+            await web.SockSite(runner, listening).start()
             self._ready.set()
             await self._stop.wait()
-        except OSError as error:
-            self._failure = error
+            # asyncio would lose, open for good, a connection that it has accepted but not set up when it stops to
+            # listen. So nothing more is accepted, and what was has some turns of the loop.
+            self._loop.remove_reader(listening)
+            for _ in range(3):
+                await asyncio.sleep(0)
         finally:
             await runner.cleanup()
             self._ready.set()

@@ -86,15 +86,15 @@ class Notifier:
                 if message.type is WSMsgType.PING and self._options.ws_ping == "answered":
                     await connection.pong(message.data)
                 elif message.type is WSMsgType.TEXT and telling is None and _is_subscription(message.data):
-                    telling = asyncio.create_task(self._tell(connection, wake))
+                    telling = asyncio.create_task(self._tell(connection, wake, self._world.started_count()))
         finally:
             if telling is not None:
                 telling.cancel()
                 # Its end is no news: the connection is gone.
                 await asyncio.gather(telling, return_exceptions=True)
 
-    async def _tell(self, connection: web.WebSocketResponse, wake: asyncio.Event) -> None:
-        place = self._world.started_count()
+    async def _tell(self, connection: web.WebSocketResponse, wake: asyncio.Event, place: int) -> None:
+        """Tell of every stream that starts, from a place in their order on."""
         while not connection.closed:
             wake.clear()
             for stream in self._world.started(place):

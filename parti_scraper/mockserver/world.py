@@ -15,6 +15,7 @@ from parti_scraper.mockserver.history import (
     build_history,
     choose_category,
     choose_viewers,
+    mix,
     rng,
 )
 from parti_scraper.mockserver.index import Index
@@ -93,8 +94,8 @@ class World:
             time = self._settle() if time is None else time
             self._timeline.extend(time)
             events = [event for event in self._index.events if event.end <= time]
-            events = [each for each in events if self._inserted.get(each.event_id, 0) <= time]
             events += [event for event, deleted_at in self._deleted if event.end <= time < deleted_at]
+            events = [each for each in events if self._inserted.get(each.event_id, 0) <= time]
             events += [self._event_of(stream) for end, _, stream in self._timeline.ends if end <= time]
             return [self._records.recent(event) for event in sorted(events, reverse=True)]
 
@@ -132,11 +133,6 @@ class World:
     def odd_ids(self) -> set[int]:
         """The ids of livestreams, ended or on air, whose records are odd, but can be read in full."""
         return {event_id for event_id in self._ids() if self._repairable(event_id)}
-
-    def malformation_of(self, event_id: int, route: str = "recent") -> str | None:
-        """Return in a few words what is wrong with a livestream's record on a route; None where nothing is."""
-        found = malformation(self.options.seed, self.options.malformed, event_id, route)
-        return found.name if found else None
 
     # --- Changes -------------------------------------------------------------------------------------------
 
@@ -265,7 +261,7 @@ class World:
         """Order by viewers, most first; those with as many by id, or in another order each turn."""
 
         def key(stream: Stream) -> tuple[int, int]:
-            tie = stream.event_id if turn is None else (stream.event_id * 7_919 + turn * 104_729) % 15_485_863
+            tie = stream.event_id if turn is None else mix(turn, stream.event_id)
             return -self._records.viewers_count(stream, time), -tie
 
         return sorted(streams, key=key)

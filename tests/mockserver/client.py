@@ -1,0 +1,51 @@
+"""A plain HTTP client, which adds nothing to a request and mends nothing in an answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from parti_scraper.mockserver import MockServer
+
+PREFIX = "/parti_v2/profile/"
+CATEGORIES = PREFIX + "livestream_calendar/events/categories"
+RECENT = PREFIX + "get_livestream_channel_info/recent"
+LIVE = PREFIX + "get_livestream_channel_info/live"
+
+# Where the simulated clock stands still until it is moved.
+NOW = "2026-11-01T00:00:00Z"
+STILL: dict[str, Any] = {"now": NOW, "speed": 0, "events": 300, "live": 40}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it came; names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """What the body says."""
+        return json.loads(self.body)
+
+
+def get(server: MockServer, path: str, *, method: str = "GET", **headers: str) -> Answer:
+    """Return the answer to one request; hyphens in names of headers are written as underscores."""
+    connection = http.client.HTTPConnection(server.base_url.removeprefix("http://"), timeout=30)
+    try:
+        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        names = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, names, response.read())
+    finally:
+        connection.close()
+
+
+def ids(records: list[dict[str, Any]]) -> list[int]:
+    """Return the livestreams' numbers."""
+    return [record["event_id"] for record in records]
