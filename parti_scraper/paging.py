@@ -6,12 +6,14 @@ reason, or `Stuck`, since pages are too small to overlap. What is had is proved,
 - `Paging` lets each page overlap the one before. A page that begins with a record that ended later than the last one
   had, or in a set without times with a record that was had, continues it without a hole, whatever moved in between.
 - `Blocks` is for pages too small to overlap. It counts: so many records stand before a border, the border stood at the
-  same place before and after, and as many different ones were served. One change is always noticed; only an insertion
-  and a deletion within the same block and the same moments could hide each other.
+  same place before and after, and as many different ones were served. Any one change is noticed so. An insertion and a
+  deletion could hide each other, so once the set is seen to move, each record has to come in two walks of its block,
+  and what was only counted before is walked again.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -85,12 +87,14 @@ class PageSize:
         limit: what to ask for.
         largest: most records that a page has held.
         crowded: a page was too small for the overlap that was needed.
+        moving: records were seen to have moved while they were counted.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.largest = 0
         self.crowded = False
+        self.moving = False
 
     @property
     def small(self) -> bool:
@@ -271,11 +275,16 @@ class Paging:
 
 
 class Blocks:
-    """Walks a set block by block, and proves each by counting its records up to a border that stays where it is."""
+    """Walks a set block by block, and proves each by counting its records up to a border that stays where it is.
+
+    Attributes:
+        counted: what was proved so far was walked once only.
+    """
 
     def __init__(self, size: PageSize) -> None:
         self.frontier: int | None = None
         self.shifts = 0
+        self.counted = False
         self._size = size
         self._base = 0
         self._length = BLOCK_PAGES * max(size.largest, 1)
@@ -286,13 +295,17 @@ class Blocks:
         self._tries = 0
         self._deepest = 0
         self._offset = 0
-        # Of this block: what was served, at which positions something that could not be read, and where the first
-        # record stands that ended when the border did.
-        self._ids: set[Hashable] = set()
+        # Of this block: what this walk has brought, and in how many walks each record came.
+        self._walk: set[Hashable] = set()
+        self._walks: Counter[Hashable] = Counter()
+        # At which positions something that could not be read, and where the first record stands that ended when the
+        # border did.
         self._unread: set[int] = set()
         self._border_group_at = _NOWHERE
         self._begins_at = 0
         self._walked_to = 0
+        # How many stood before the border in the walk before.
+        self._before: int | None = None
 
     def start(self) -> PageRequest:
         """Return the first request: for the border of the first block."""
@@ -301,6 +314,9 @@ class Blocks:
     def page(self, page: Page) -> Step:
         """Take the answer to the last request."""
         self._size.largest = max(self._size.largest, len(page.keys))
+        if self._size.moving and self.counted:
+            self.counted, self._deepest = False, 0
+            return self._begin_at(0)
         first = page.keys[0] if page.keys else None
         if self._phase == "border":
             if page.keys and first is None:
@@ -323,6 +339,7 @@ class Blocks:
         if self._offset == self._base and self._border is not None and self._border in page.keys[:1]:
             return Incomplete("the server ignores `offset`")
         if self._offset == self._base and self._expected is not None and page.keys and not self._follows(page.keys[0]):
+            self._size.moving = True
             return self._retry(max(self._base - (1 if page.keys[0] is None else self._length), 0))
         for position, key in enumerate(page.keys, self._offset):
             if position < self._base + self._length:
@@ -350,61 +367,80 @@ class Blocks:
         elif self._is_of_block_before(key):
             self._begins_at = max(self._begins_at, position + 1)
         else:
-            self._ids.add(key.id)
+            self._walk.add(key.id)
 
     def _is_of_block_before(self, key: Key) -> bool:
         expected = self._expected
         return expected is not None and None not in {expected.end, key.end} and (key.end or 0) > (expected.end or 0)
 
     def _checked(self, page: Page, first: Key | None) -> Step:
-        same = first == self._border and (first is not None or not page.keys)
-        before = min(self._walked_to, self._border_group_at)
+        self._walks.update(self._walk)
+        self._walk.clear()
+        before, before_then = min(self._walked_to, self._border_group_at), self._before
+        self._before, self._border_group_at = before, _NOWHERE
         begin = max(self._base, self._begins_at)
-        unread = sum(begin <= position < before for position in self._unread)
-        if same and len(self._ids) + unread == before - begin:
-            return self._proved(before)
-        if not same:
+        expected = before - begin - sum(begin <= position < before for position in self._unread)
+        border, moving = self._border, self._size.moving
+        tied = first is not None and border is not None and first.end is not None and first.end == border.end
+        in_place = first == border and (first is not None or not page.keys)
+        if moving and tied:
+            # Records that ended in the same second may change places; but as many have to stand before them.
+            in_place = before_then in {None, before}
+        if in_place and len(self._walks) == expected:
+            walks = min(self._walks.values(), default=2)
+            return self._proved(before, walks) if walks > 1 or not moving else self._again()
+        if not in_place or len(self._walks) > expected:
+            self._size.moving = moving or not tied
+            self._forget()
             if page.keys and first is None:
-                self._forget()
                 return self._move_border()
             self._border = first
-            self._forget()
         return self._retry(self._base)
 
-    def _proved(self, before: int) -> Step:
+    def _proved(self, before: int, walks: int) -> Step:
+        self.counted = self.counted or walks == 1
         if self._border is None:
             return Complete()
         self.frontier = self._border.end
         self._expected = self._border
         # One that ended later comes first again, so that none of those that ended with the border slides past.
         base = self._base + self._length if self._border.end is None else max(before - 1, 0)
-        if base > self._deepest:
-            self._deepest, self._tries = base, 0
-        else:
+        if base <= self._base:
             # As many ended in the same second.
             self._length *= 2
+        elif base > self._deepest:
+            self._deepest, self._tries = base, 0
         self._base = base
         self._forget()
         return self.start()
 
     def _retry(self, base: int) -> Step:
         self.shifts += 1
+        if base == self._base:
+            return self._again()
+        self._tries += 1
+        return self._begin_at(base) if self._tries <= _MAX_STALLED else Incomplete("the set kept moving")
+
+    def _again(self) -> Step:
         self._tries += 1
         if self._tries > _MAX_STALLED:
             return Incomplete("the set kept moving")
-        if base != self._base:
-            self._base, self._expected = base, None
-            self._forget()
-            return self.start()
         self._unread.clear()
         return self._ask("walk", self._base)
 
+    def _begin_at(self, base: int) -> PageRequest:
+        self._base, self._expected = base, None
+        self._forget()
+        return self.start()
+
     def _forget(self) -> None:
-        self._ids.clear()
+        self._walk.clear()
+        self._walks.clear()
         self._unread.clear()
         self._border_group_at = _NOWHERE
         self._begins_at = 0
         self._walked_to = 0
+        self._before = None
 
     def _ask(self, phase: str, offset: int) -> PageRequest:
         self._phase, self._offset = phase, offset

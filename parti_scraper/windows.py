@@ -19,6 +19,8 @@ from parti_scraper.paging import (
     Blocks,
     Complete,
     Incomplete,
+    Key,
+    Page,
     PageRequest,
     PageSize,
     Paging,
@@ -28,7 +30,7 @@ from parti_scraper.paging import (
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from parti_scraper.paging import Page, Step, Walker
+    from parti_scraper.paging import Step, Walker
 
 _WINDOW_PAGES = 10
 _MAX_PASSES = 3
@@ -105,6 +107,8 @@ class History:
         self._opened = 0
         # Windows (high, low) that were not begun, the latest last.
         self._todo = [(until, since - 1)]
+        # Those that were proved by counting alone, to be walked again should the set be seen to move.
+        self._counted: list[tuple[int, int]] = []
 
     def start(self) -> list[Ask]:
         """Return the site's own first request."""
@@ -122,7 +126,12 @@ class History:
         shifts = window.walker.shifts
         step = window.walker.page(page)
         self.shifts += window.walker.shifts - shifts
-        return self._go_on(ask.window, window, step, page)
+        asks = self._go_on(ask.window, window, step, page)
+        if self._size.moving and self._counted:
+            self._todo = [*self._counted, *self._todo]
+            self._counted = []
+            asks += self._fill()
+        return asks
 
     def failure(self, ask: Ask, reason: str, status: int | None = None) -> list[Ask]:
         """Take the failure of a page; a limit that was refused is asked for smaller."""
@@ -141,14 +150,14 @@ class History:
         if isinstance(step, Complete):
             reached = window.anchor if frontier is None else frontier
             self._todo = [each for each in self._todo if each[0] > reached]
-            return self._close(number)
+            return self._close(number, reached)
         if frontier is not None and frontier <= window.low:
             if self._todo and self._todo[-1][0] == window.low:
                 # The page reached into the next window, which begins where it ended.
                 _, low = self._todo.pop()
                 if frontier > low:
                     self._todo.append((frontier, low))
-            return self._close(number)
+            return self._close(number, frontier)
         if self._can_anchor(window):
             return self._anchor(number, window, page)
         if isinstance(step, Stuck):
@@ -172,6 +181,7 @@ class History:
         assert frontier is not None  # noqa: S101 - `_can_anchor`
         self._trusted = self._trusted or window.anchor < self._until
         self._measure(window, frontier)
+        self._remember_counted(window, frontier)
         window.anchor, window.served, window.above = frontier, 0, 0
         if self._trusted and window.pages >= self._window_pages // 2:
             self._cut(window, frontier)
@@ -217,8 +227,18 @@ class History:
         # A second more: the bound may not belong to the window.
         return Ask(request, self._bottom, window.anchor + 1, number)
 
-    def _close(self, number: int) -> list[Ask]:
-        if self._windows.pop(number).pages < self._window_pages // 2:
+    def _remember_counted(self, window: _Window, reached: int) -> None:
+        if not isinstance(window.walker, Blocks) or not window.walker.counted:
+            return
+        high = window.anchor
+        if self._counted and self._counted[-1][1] == high:
+            high, _ = self._counted.pop()
+        self._counted.append((high, max(reached, window.low)))
+
+    def _close(self, number: int, reached: int) -> list[Ask]:
+        window = self._windows.pop(number)
+        self._remember_counted(window, reached)
+        if window.pages < self._window_pages // 2:
             # Fewer livestreams than thought.
             self._length *= 2
         return self._fill()
@@ -228,7 +248,7 @@ class History:
         if not self._trusted:
             # What the server makes of windows is not known, so others would fare no better.
             self._todo = []
-        return self._close(number)
+        return self._close(number, window.anchor)
 
     @staticmethod
     def _span(high: int, low: int) -> str:
@@ -265,6 +285,8 @@ class Passes:
 
     def page(self, ask: Ask, page: Page) -> list[Ask]:
         """Take a page; return what to ask for next."""
+        # By viewers, or by nothing that is known: when they ended says nothing about the order.
+        page = Page([key and Key(key.id) for key in page.keys])
         new = {key.id for key in page.known} - self._seen
         self._seen |= new
         self._new += len(new)

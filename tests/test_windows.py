@@ -37,10 +37,10 @@ def follow(plan: Plan, server: ModelServer, by_chance: random.Random, fail: floa
 
 
 def crawl(
-    server: ModelServer, *, since: int = 0, limit: int = 100, width: int = 4, seed: int = 1
+    server: ModelServer, *, since: int = 0, width: int = 4, seed: int = 1, size: PageSize | None = None
 ) -> tuple[set[int], History]:
     """Crawl a history; return what was served and the plan."""
-    plan = History(since, NOW, PageSize(limit), width)
+    plan = History(since, NOW, size or PageSize(100), width)
     return follow(plan, server, random.Random(seed)), plan
 
 
@@ -75,8 +75,10 @@ def test_each_reading_gives_the_whole_set_within_the_budget(
         return
     assert plan.gaps == []
     assert set(events) - server.deleted <= served
-    # Pages of one record that also come in another order each time take some more.
-    factor = 1.6 if cap == 1 and reading.get("tie_order") == "unstable" else 1.3
+    # Pages of one record take two walks once the set moves, and more where they come in another order each time.
+    factor = 1.3
+    if cap == 1:
+        factor *= (1.3 if reading.get("tie_order") == "unstable" else 1) * (2 if change_every else 1)
     assert server.requests <= factor * len(events) / cap + 30
 
 
@@ -114,14 +116,15 @@ def test_a_plan_is_complete_or_says_that_it_is_not(
     # One that cannot be read, in an order that changes, cannot be told from another one.
     share = 0.05 if switches["tie_order"] == "stable" else 0
     unreadable = frozenset(number for number in events if by_chance.random() < share)
-    # What pages cannot overlap is proved by counting, which an insertion and a deletion together can deceive.
-    overlapping = switches["cap"] >= 15 and ties < 0.9 and not switches["timeless"]
-    changing = change_every if overlapping and count > 1 else 0
+    changing = change_every if not switches["timeless"] and count > 1 else 0
     server = ModelServer(dict(events), change_every=changing, unreadable=unreadable, by_chance=by_chance, **switches)
     low = NOW - int(since * span)
-    served, plan = crawl(server, since=low, width=by_chance.choice([1, 4, 16]), seed=seed)
+    size = PageSize(100)
+    served, plan = crawl(server, since=low, width=by_chance.choice([1, 4, 16]), seed=seed, size=size)
     expected = {number for number, (_, end) in events.items() if low <= end <= NOW} - server.deleted - unreadable
-    assert plan.gaps or expected <= served
+    # Pages too small to overlap are counted, which an insertion and a deletion together deceive until one is noticed.
+    unnoticed = changing and size.crowded and not size.moving
+    assert plan.gaps or expected <= served or unnoticed
 
 
 def test_an_ended_crawl_with_failures_names_the_windows_that_are_missing() -> None:
