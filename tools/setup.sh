@@ -34,7 +34,7 @@ if ! is_usable || ! cmp -s requirements.txt "$stamp"; then
     cp requirements.txt "$stamp"
 fi
 
-# Programs that tests run for real. Without one, the project works, and the tests that need it are skipped.
+# Programs that tests run for real. Without one, the project works; what becomes of the tests that need it is said.
 has() { command -v "$1" >/dev/null 2>&1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else has sudo && sudo --non-interactive "$@"; fi; }
 apt_install() {
@@ -54,4 +54,21 @@ need curl curl "the test of the specification's curl commands is skipped" "Insta
 if ! has chromium-browser && ! has google-chrome && [ -z "${PARTI_CHROMIUM:-}" ]; then
     need chromium chromium "the test that opens the mock server's page in a browser is skipped" \
         "Install it with your system's packages, or run .venv/bin/playwright install chromium."
+fi
+
+wscat=6.1.0 stamp=node_modules/wscat.installed
+no_wscat="the test of the specification's wscat command fails"
+need node nodejs "$no_wscat" "Install Node.js 18 or newer."
+if has node && ! echo "$wscat" | cmp -s - "$stamp"; then
+    need npm npm "$no_wscat" "Install it with your system's packages."
+    if has npm; then
+        echo "setup: wscat $wscat, with npm, into node_modules"
+        # It gives up soon, because every target of the Makefile comes by here, without network too.
+        if npm install --prefix . --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error \
+            --fetch-retries=1 --fetch-retry-mintimeout=1000 "wscat@$wscat" >/dev/null; then
+            echo "$wscat" >"$stamp"
+        else
+            printf "setup: wscat could not be installed; the lines above say why. Without it, %s.\n" "$no_wscat" >&2
+        fi
+    fi
 fi

@@ -7,13 +7,16 @@ import errno
 import signal
 import sys
 import threading
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 
-from parti_scraper.mockserver import MockServer, Options
-from parti_scraper.mockserver.options import Flag, refuse, switches
+from parti_scraper import mockserver
+from parti_scraper.mockserver.options import Flag, Options, refuse, switches
+
+if TYPE_CHECKING:
+    from parti_scraper.mockserver import MockServer
 
 _DEFAULT_PORT = 8765
 
@@ -76,7 +79,8 @@ def serve(options: Options, port: int) -> int:
     stop = threading.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda *_: stop.set())
-    server = MockServer(options, port=port)
+    # Only here is aiohttp imported: Scrapy imports every command module just to list the commands.
+    server = mockserver.MockServer(options, port=port)
     try:
         server.start()
     except OSError as error:

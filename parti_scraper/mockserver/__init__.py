@@ -3,10 +3,24 @@
 It is an independent reading of the API's description and shares no code with the collector on purpose.
 """
 
-from parti_scraper.mockserver.app import ReceivedRequest
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from parti_scraper.mockserver.options import Options
-from parti_scraper.mockserver.server import MockServer
-from parti_scraper.mockserver.sockets import SentNotification
 from parti_scraper.mockserver.world import World
 
+if TYPE_CHECKING:
+    from parti_scraper.mockserver.app import ReceivedRequest
+    from parti_scraper.mockserver.server import MockServer
+    from parti_scraper.mockserver.sockets import SentNotification
+
 __all__ = ["MockServer", "Options", "ReceivedRequest", "SentNotification", "World"]
+
+# These need aiohttp, so they are imported when first asked for: every `scrapy` command imports this package.
+_SERVING = {"MockServer": "server", "ReceivedRequest": "app", "SentNotification": "sockets"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SERVING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_SERVING[name]}"), name)

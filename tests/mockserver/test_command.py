@@ -88,3 +88,9 @@ def test_help_lists_every_switch_with_its_default(scrapy: Scrapy) -> None:
         default = "" if switch.default == "" or switch.default is False else f" (default: {switch.default})"
         shown = " ".join([f"--{switch.name}", *switch.kind.metavar.split(), switch.explanation])
         assert shown + default in text
+
+
+def test_aiohttp_is_not_imported_by_every_command_of_scrapy() -> None:
+    code = "import sys, parti_scraper.commands.mockserver; print('aiohttp' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    assert run.stdout == "False\n"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from parti_scraper.mockserver import MockServer
-from tests.mockserver.client import STILL
+from tests.conftest import ROOT, TIMEOUT, read_lines, wait_until
+from tests.mockserver.client import STILL, ids
 from tests.test_api import SPECIFICATION
 from tests.test_spiders import Serve
 
@@ -81,23 +84,44 @@ def test_the_answers_mean_what_the_demo_responses_show(serve: Serve) -> None:
     assert all(row in categories for row in demo("categories"))
 
 
-def test_the_wscat_command_is_answered_with_notifications(serve: Serve) -> None:
-    """Not by wscat itself, but by another client with its address, its headers and the message."""
-    server = serve(**STILL | {"speed": 100})
-    text = command("subscribe")
-    match = re.match(r"wscat -c '([^']+)'", text)
-    assert match
-    address = match[1].replace(WEBSOCKET, server.ws_url)
+@contextmanager
+def wscat(server: MockServer, heard: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the wscat command against the server, with the message to send; what it prints goes to a file."""
+    path = f"{ROOT / 'node_modules' / '.bin'}{os.pathsep}{os.environ['PATH']}"
+    assert shutil.which("wscat", path=path), "wscat is not installed: run `make setup`, which says why where it cannot"
+    message = (SPECIFICATION / "subscribe.json").read_text(encoding="utf-8").strip()
+    # Sends the message once it is connected, and listens until the server hangs up.
+    text = f"{command('subscribe').strip()} -x '{message}' -w -1".replace(WEBSOCKET, server.ws_url)
+    with (
+        heard.open("wb") as stdout,
+        # Its input stays open, as on a terminal: wscat hangs up when that ends.
+        subprocess.Popen(
+            ["sh", "-c", text], stdin=subprocess.PIPE, stdout=stdout, env=os.environ | {"PATH": path}
+        ) as process,
+    ):
+        yield process
 
-    async def listen() -> Any:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.ws_connect(address, headers=dict(headers_of(text))) as connection,
-        ):
-            await connection.send_str((SPECIFICATION / "subscribe.json").read_text(encoding="utf-8"))
-            return await connection.receive_json(timeout=30)
 
-    notification = asyncio.run(listen())
-    assert {"event_id", "user_id", "user_name", "event_title", "channel_arn"} <= set(notification)
+def test_the_wscat_command_is_answered_with_every_notification(serve: Serve, tmp_path: Path) -> None:
+    server = serve(**STILL)
+    world, heard = server.world, tmp_path / "heard"
+
+    with wscat(server, heard) as process:
+
+        def subscribed() -> bool:
+            assert process.poll() is None, "wscat has ended"
+            world.advance(10)
+            return bool(server.notifications)
+
+        wait_until(subscribed)
+        truth = world.notifications_between(world.started_at, world.now())
+        # From the first that it was told: it subscribed after those before.
+        truth = truth[ids(truth).index(server.notifications[0].event_id) :]
+        wait_until(lambda: len(server.notifications) >= len(truth))
+        server.stop()
+        assert process.wait(TIMEOUT) == 0
+
+    assert read_lines(heard) == truth
     (request,) = server.requests
-    assert (request.path, dict(request.headers)["Origin"]) == ("/", "https://parti.com")
+    sent, headers = dict(request.headers), dict(headers_of(command("subscribe")))
+    assert (request.path, {name: sent[name] for name in headers}) == ("/", headers)
