@@ -28,7 +28,9 @@ _SMALLER = (500, 250, 100, 50, 30, 15, 12, 10, 5, 2, 1)
 _SMALL = 8
 # Requests in a row that bring nothing new, until the set is said to move too much.
 _MAX_STALLED = 12
+# Pages that are counted at a time, at most and at least.
 BLOCK_PAGES = 20
+_LEAST_BLOCK = 4
 _NOWHERE = 1 << 62
 
 
@@ -88,6 +90,7 @@ class PageSize:
         largest: most records that a page has held.
         crowded: a page was too small for the overlap that was needed.
         moving: records were seen to have moved while they were counted.
+        block: how many pages are counted at a time; fewer, the more the set moves.
     """
 
     def __init__(self, limit: int) -> None:
@@ -95,11 +98,21 @@ class PageSize:
         self.largest = 0
         self.crowded = False
         self.moving = False
+        self.block = BLOCK_PAGES
 
     @property
     def small(self) -> bool:
         """Whether pages hold fewer records than an overlap is worth."""
         return self.crowded and self.largest < _SMALL
+
+    def moved(self) -> None:
+        """Count fewer records at a time, which leaves less time for them to move."""
+        self.moving = True
+        self.block = max(self.block // 2, _LEAST_BLOCK)
+
+    def counted(self) -> None:
+        """Count more records at a time again."""
+        self.block = min(self.block + 1, BLOCK_PAGES)
 
     def refused(self, limit: int) -> bool:
         """Step down after `limit` was refused; return whether there is a smaller one to try."""
@@ -287,7 +300,7 @@ class Blocks:
         self.counted = False
         self._size = size
         self._base = 0
-        self._length = BLOCK_PAGES * max(size.largest, 1)
+        self._length = size.block * max(size.largest, 1)
         self._border: Key | None = None
         # What has to stand first in this block: the border of the one before.
         self._expected: Key | None = None
@@ -339,8 +352,8 @@ class Blocks:
         if self._offset == self._base and self._border is not None and self._border in page.keys[:1]:
             return Incomplete("the server ignores `offset`")
         if self._offset == self._base and self._expected is not None and page.keys and not self._follows(page.keys[0]):
-            self._size.moving = True
-            return self._retry(max(self._base - (1 if page.keys[0] is None else self._length), 0))
+            self._size.moved()
+            return self._begin_at(max(self._base - (1 if page.keys[0] is None else self._length), 0))
         for position, key in enumerate(page.keys, self._offset):
             if position < self._base + self._length:
                 self._note(position, key)
@@ -390,15 +403,16 @@ class Blocks:
             walks = min(self._walks.values(), default=2)
             return self._proved(before, walks) if walks > 1 or not moving else self._again()
         if not in_place or len(self._walks) > expected:
-            self._size.moving = moving or not tied
-            self._forget()
-            if page.keys and first is None:
-                return self._move_border()
-            self._border = first
-        return self._retry(self._base)
+            if not tied:
+                self._size.moved()
+            return self._begin_at(self._base, self._expected)
+        # Some came twice, and hid others.
+        self.shifts += 1
+        return self._again()
 
     def _proved(self, before: int, walks: int) -> Step:
         self.counted = self.counted or walks == 1
+        self._size.counted()
         if self._border is None:
             return Complete()
         self.frontier = self._border.end
@@ -414,22 +428,22 @@ class Blocks:
         self._forget()
         return self.start()
 
-    def _retry(self, base: int) -> Step:
-        self.shifts += 1
-        if base == self._base:
-            return self._again()
-        self._tries += 1
-        return self._begin_at(base) if self._tries <= _MAX_STALLED else Incomplete("the set kept moving")
-
     def _again(self) -> Step:
+        """Walk the block once more."""
         self._tries += 1
         if self._tries > _MAX_STALLED:
             return Incomplete("the set kept moving")
         self._unread.clear()
         return self._ask("walk", self._base)
 
-    def _begin_at(self, base: int) -> PageRequest:
-        self._base, self._expected = base, None
+    def _begin_at(self, base: int, expected: Key | None = None) -> Step:
+        """Begin a block anew, since it moved."""
+        self.shifts += 1
+        self._tries += 1
+        if self._tries > _MAX_STALLED:
+            return Incomplete("the set kept moving")
+        self._base, self._expected = base, expected
+        self._length = self._size.block * max(self._size.largest, 1)
         self._forget()
         return self.start()
 
