@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _WINDOW_PAGES = 10
 _MAX_PASSES = 3
+# Seconds; nobody is known to have streamed for longer.
+_LONGEST = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,21 +265,28 @@ class Passes:
         what: what is listed, for the gaps.
         lenient: the order changes all the time: the list is walked until a pass brings nothing new, three times at
             most. Else a second time only where records were seen to move.
-        from_ts, to_ts: of the recent route.
+        window: since and until, of the recent route: asked for as they are once, as the site does it, and then with
+            so much more on either side that no reading of the bounds, by end or by start, can hide a record.
     """
 
-    def __init__(self, size: PageSize, what: str, *, lenient: bool, from_ts: int = 0, to_ts: int = 0) -> None:
+    def __init__(self, size: PageSize, what: str, *, lenient: bool, window: tuple[int, int] | None = None) -> None:
         self.gaps: list[str] = []
         self.warnings: list[str] = []
         self.shifts = 0
         self._size, self._what, self._lenient = size, what, lenient
-        self._bounds = (from_ts, to_ts)
+        self._window = window
+        self._bounds = window or (0, 0)
         self._passes = 0
         self._seen: set[Hashable] = set()
         self._walker: Walker
 
     def start(self) -> list[Ask]:
-        """Return the first page of a pass."""
+        """Return the first page."""
+        if self._window is not None:
+            return [self._ask(PageRequest(0, self._size.limit))]
+        return self._begin_pass()
+
+    def _begin_pass(self) -> list[Ask]:
         self._passes += 1
         self._new = self._pages_with_new = 0
         self._walker = Paging(self._size, ordered=False, lenient=self._lenient)
@@ -285,6 +294,10 @@ class Passes:
 
     def page(self, ask: Ask, page: Page) -> list[Ask]:
         """Take a page; return what to ask for next."""
+        if self._window is not None:
+            since, until = self._window
+            self._bounds, self._window = (max(since - _LONGEST, 0), until + 1), None
+            return self._begin_pass()
         # By viewers, or by nothing that is known: when they ended says nothing about the order.
         page = Page([key and Key(key.id) for key in page.keys])
         new = {key.id for key in page.known} - self._seen
@@ -316,7 +329,7 @@ class Passes:
         if not moved or (self._passes > 1 and not self._new):
             return []
         if self._passes < _MAX_PASSES:
-            return self.start()
+            return self._begin_pass()
         if not self._lenient:
             self.gaps.append(f"{self._what}: the set kept moving")
         return []

@@ -145,9 +145,13 @@ def test_the_live_list_is_walked_until_nothing_new_comes(cap: int) -> None:
     assert len(served) == 90 or server.tie_order == "unstable"
 
 
+@pytest.mark.parametrize("reading", [{}, {"bounds": "open"}, {"time_filter": "start"}, {"time_filter": "ignored"}])
 @pytest.mark.parametrize("cap", [1, 7, 30, 100])
-def test_the_order_by_viewers_is_walked_to_its_end(cap: int) -> None:
-    server = ModelServer(history(200, random.Random(1)), cap=cap, timeless=True)
-    plan = Passes(PageSize(100), "the livestreams", lenient=False, to_ts=NOW)
-    assert follow(plan, server, random.Random(1)) == set(server.events)
+def test_the_order_by_viewers_is_walked_to_its_end(cap: int, reading: dict[str, Any]) -> None:
+    server = ModelServer(history(200, random.Random(1)), cap=cap, timeless=True, **reading)
+    ends = sorted(end for _, end in server.events.values())
+    since, until = ends[50], ends[150]
+    plan = Passes(PageSize(100), "the livestreams", lenient=False, window=(since, until))
+    expected = {number for number, (_, end) in server.events.items() if since <= end <= until}
+    assert expected <= follow(plan, server, random.Random(1))
     assert plan.gaps == []

@@ -53,12 +53,11 @@ class RecentSpider(PagedSpider):
 
     def plan(self, categories: tuple[str, ...]) -> Plan:
         """Plan windows of time, or for the order by viewers one list."""
-        since, until = self.window
         if self.arguments.sort == "views":
-            return Passes(self.size, "the livestreams by viewers", lenient=False, from_ts=since, to_ts=until)
+            return Passes(self.size, "the livestreams by viewers", lenient=False, window=self.window)
         alone = len(self.groups) == 1 and self.max_records is None
         width = self.crawler.settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN") if alone else 1
-        return History(since, until, self.size, width)
+        return History(*self.window, self.size, width)
 
     def url(self, walk: Walk, ask: Ask) -> str:
         """Return the address of a page."""
