@@ -22,6 +22,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)", re.ASCII)
 _AGE = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"\d{1,19}", re.ASCII)
+# The last run of the spider that did not finish, whatever its name.
+LAST = "last"
 # One part of a path, readable everywhere, and never hidden.
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 # 9999-12-31T23:59:59Z: milliseconds are beyond it, so they are not taken for seconds.
@@ -58,6 +60,14 @@ def _length(text: str, _now: float) -> float:
     if not seconds:
         raise _UnparsableError("not longer than nothing")
     return seconds
+
+
+def parse_length(setting: str, text: str) -> float:
+    """Return the seconds of a setting that is a length of time. Raises UsageError."""
+    try:
+        return _length(text, 0)
+    except _UnparsableError as problem:
+        raise UsageError.of("setting", setting, str(problem), text, _LENGTHS) from None
 
 
 def _time(text: str, now: float) -> float:
@@ -103,6 +113,12 @@ def _choice(*choices: str) -> Parser:
         return text
 
     return parse
+
+
+def _flag(text: str, _now: float) -> bool:
+    if text not in {"true", "false"}:
+        raise _UnparsableError("neither true nor false")
+    return text == "true"
 
 
 def _run_id(text: str, _now: float) -> str:
@@ -159,7 +175,8 @@ class Arguments:
     run_id: str | None = _argument(
         _run_id,
         "letters, digits, `.`, `_` and `-`, at most 100",
-        "name of the run's folder (default: the start time and a suffix; under scrapyd the job's id)",
+        "name of the run's folder; that of a run that did not finish finishes it, with its own arguments, and `last` "
+        "the last such run (default: the start time and a suffix; under scrapyd the job's id)",
     )
 
     @classmethod
@@ -208,6 +225,27 @@ class Arguments:
             and argument.default is not MISSING
         }
 
+    @classmethod
+    def check_same(cls, raw: Mapping[str, str], begun: Mapping[str, str], run_id: str, spider: str, now: float) -> None:
+        """Check that what was typed is what the run that it is to finish was begun with; less may be typed.
+
+        Args:
+            raw: values by name, as typed.
+            begun: likewise, of the run.
+            run_id: the run's name.
+            spider: the spider's name.
+            now: when the run was begun, in Unix seconds.
+
+        Raises:
+            UsageError: an argument differs.
+        """
+        was = cls.parse(begun, spider, now)
+        typed = {name: text for name, text in raw.items() if not name.startswith("_") and name != "run_id"}
+        for name, text in typed.items():
+            if getattr(cls.parse({**begun, name: text}, spider, now), name) != getattr(was, name):
+                accepted = f"{begun[name]}, as it was begun, or none" if name in begun else "none, as it was begun"
+                raise UsageError.of("argument", name, f"not that of the run `{run_id}`", text, accepted)
+
     def _check(self, raw: Mapping[str, str], now: float) -> None:
         """Raise UsageError where arguments contradict each other."""
 
@@ -241,6 +279,14 @@ class RecentArguments(Arguments):
     limit: int = _limit_argument()
     max_records: int | None = _max_records_argument()
     user_id: int | None = _argument(_whole_number(0), "a channel's number", "one channel's livestreams only")
+    incremental: bool = _argument(
+        _flag,
+        "true, false",
+        "`true`: start where the last complete incremental run with the same filters ended, less the setting "
+        "PARTI_INCREMENTAL_OVERLAP, and write only what is new or changed since; the first one takes all "
+        "(default: false)",
+        False,
+    )
 
     def _check(self, raw: Mapping[str, str], now: float) -> None:
         until = math.floor(now) if self.until is None else self.until

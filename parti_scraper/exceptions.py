@@ -44,3 +44,24 @@ class RecordError(PartiError):
 
     Raised and caught inside `normalize`, which returns the record with the reason.
     """
+
+
+class LedgerError(PartiError):
+    """The ledger cannot be read or written; the text is one line.
+
+    Raised by `ledger.Ledger`. The run ends with code 4, as where any of its files cannot be written.
+    """
+
+
+class LedgerFormatError(LedgerError):
+    """The file is no ledger, or one of another version.
+
+    Raised by `ledger.Ledger` when it is opened; `scrapy crawl` ends with code 1.
+    """
+
+
+class NothingToFinish(PartiError):  # noqa: N818 - it is no error
+    """`run_id=last` was typed, and no run is unfinished.
+
+    Raised by the spiders before anything is requested. `scrapy crawl` says so and ends with code 0.
+    """

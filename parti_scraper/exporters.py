@@ -55,6 +55,8 @@ class CsvItemExporter(exporters.CsvItemExporter):
         item_class = getattr(crawler.spider, "item_class", None)
         if item_class is not None and not kwargs.get("fields_to_export"):
             kwargs["fields_to_export"] = [field.name for field in fields(item_class)]
+        if getattr(crawler.spider, "resumed", False) and file.seekable() and file.tell():
+            kwargs["include_headers_line"] = False
         return cls(file, **kwargs)
 
     def start_exporting(self) -> None:
@@ -127,8 +129,8 @@ class RunFeedStorage:
         return run_dir / self._name
 
     def open(self, spider: Spider) -> IO[bytes]:
-        """Open the file; one of an unfinished run of the same name is begun again."""
-        return self.path(spider).open("wb")
+        """Open the file: anew, but for a run that goes on where it was stopped."""
+        return self.path(spider).open("ab" if spider.resumed else "wb")  # type: ignore[attr-defined]
 
     def store(self, file: IO[bytes]) -> None:
         """Close the file once it is on disk; the data package is written after, and must not outlive it."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import IO, TYPE_CHECKING, Self, cast
 
+from itemadapter import ItemAdapter
 from scrapy.exceptions import DropItem
 
 from parti_scraper.exporters import close_on_disk, encode_line
 from parti_scraper.items import LiveChannel, Livestream, RejectedRecord, RepeatedRecord
+from parti_scraper.ledger import Version, content_hash
+from parti_scraper.normalize import iso_to_timestamp
 from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from scrapy.crawler import Crawler
 
     from parti_scraper.items import Item
@@ -71,6 +73,19 @@ class QuarantinePipeline(_Pipeline):
             logger.warning("A record was set aside: %s (position %d of %s)", item.reason, item.position, item.url)
         raise BadRecord(item.reason)
 
+    def sync(self) -> dict[str, tuple[int, int]]:
+        """Bring the file to the disk; return its size and rows by its name, nothing where there is none.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._file is not None and not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        path = self.spider.quarantine_path
+        rows = self.crawler.stats.get_value("item_dropped_reasons_count/BadRecord", 0)
+        return {path.name: (path.stat().st_size, rows)} if path.exists() else {}
+
     def close_spider(self) -> None:
         if self._file is None:
             return
@@ -81,7 +96,7 @@ class QuarantinePipeline(_Pipeline):
 
     def _write(self, line: bytes) -> None:
         if self._file is None:
-            self._file = self.spider.quarantine_path.open("wb")
+            self._file = self.spider.quarantine_path.open("ab" if self.spider.resumed else "wb")
         self._file.write(line)
 
 
@@ -99,18 +114,44 @@ class DuplicatesPipeline(_Pipeline):
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
-        self._seen: set[Hashable] = set()
         self._snapshot_id: str | None = None
 
     def process_item(self, item: Item) -> Item:
+        seen = self.spider.seen
         if isinstance(item, LiveChannel) and item.snapshot_id != self._snapshot_id:
             # Snapshots follow each other, so a spider that runs for weeks need not remember the old ones.
             self._snapshot_id = item.snapshot_id
-            self._seen.clear()
-        if item.identity in self._seen:
+            seen.clear()
+        if item.identity in seen:
             raise DuplicateRecord(str(item.identity))
-        self._seen.add(item.identity)
+        seen.add(item.identity)
         return item
+
+
+class VersionsPipeline(_Pipeline):
+    """Lets through of an incremental run what no run before has written, or not as it is now."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        super().__init__(crawler)
+        self._written: list[Version] = []
+
+    def process_item(self, item: Item) -> Item:
+        series = self.spider.series
+        if series is None or not isinstance(item, Livestream) or self.spider.truncated:
+            return item
+        version = content_hash(ItemAdapter(item).asdict())
+        known = self.spider.ledger.known(series.id, item.event_id)
+        if known == version:
+            raise DuplicateRecord(str(item.event_id))
+        self.crawler.stats.inc_value("parti/incremental/changed" if known else "parti/incremental/new")
+        ended = None if item.event_end is None else iso_to_timestamp(item.event_end)
+        self._written.append(Version(item.event_id, ended, version))
+        return item
+
+    def take_written(self) -> list[Version]:
+        """Return what was let through since the last call."""
+        written, self._written = self._written, []
+        return written
 
 
 class MaxRecordsPipeline(_Pipeline):
@@ -118,9 +159,13 @@ class MaxRecordsPipeline(_Pipeline):
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
-        self._count = 0
+        self._count: int | None = None
 
     def process_item(self, item: Item) -> Item:
+        if self._count is None:
+            # A run that goes on has written some.
+            self._count = self.crawler.stats.get_value("item_scraped_count", 0)
+            self.spider.truncated = self._count == self.spider.max_records
         if self.spider.truncated:
             raise FilteredRecord(str(item.identity))
         self._count += 1

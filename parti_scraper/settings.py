@@ -31,6 +31,10 @@ PARTI_RETRY_PATIENCE = os.environ.get("PARTI_RETRY_PATIENCE", "50")
 PARTI_RETRY_DELAY = os.environ.get("PARTI_RETRY_DELAY", "")
 # Where runs leave their files: PARTI_OUTPUT_DIR/<spider>/<run_id>/.
 PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR") or "output"
+# Where they note how far they have come.
+PARTI_STATE_DIR = os.environ.get("PARTI_STATE_DIR") or ".scrapy/parti"
+# How far back an incremental run looks for what came late or was changed.
+PARTI_INCREMENTAL_OVERLAP = os.environ.get("PARTI_INCREMENTAL_OVERLAP") or "48h"
 
 # --- What is sent ------------------------------------------------------------------------------------------
 
@@ -102,6 +106,7 @@ ITEM_PIPELINES = {
     "parti_scraper.pipelines.QuarantinePipeline": 100,
     "parti_scraper.pipelines.SelectionPipeline": 200,
     "parti_scraper.pipelines.DuplicatesPipeline": 300,
+    "parti_scraper.pipelines.VersionsPipeline": 350,
     "parti_scraper.pipelines.MaxRecordsPipeline": 400,
 }
 # Default: 100, which makes as many tasks for every page. The pipelines never wait, so one is enough; and with

@@ -1,4 +1,4 @@
-"""The project's own signal, beside those of Scrapy."""
+"""The project's own signals, beside those of Scrapy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 # Sent with `problem`, a part of a sentence, where something cannot be stored.
 storage_failed = object()
+# Sent by the spiders where a run that is killed from here on could go on.
+checkpoint = object()
 
 
 def send_storage_failed(crawler: Crawler, what: str, error: OSError) -> None:

@@ -58,7 +58,7 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
 
 
 def how_to_finish(spider: PartiSpider) -> str:
-    return f"to finish it: scrapy crawl {spider.name} -a run_id={spider.run_id} and the same arguments"
+    return f"to finish it: scrapy crawl {spider.name} -a run_id={spider.run_id}"
 
 
 def _ending(verdict: Verdict, *, truncated: bool) -> str:

@@ -28,7 +28,7 @@ from parti_scraper.paging import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from parti_scraper.paging import Step, Walker
 
@@ -48,6 +48,16 @@ class Ask:
     window: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A window that was walked to its end: what ended after `low`, at `high` at the latest, and what it took."""
+
+    high: int
+    low: int
+    pages: int
+    records: int
+
+
 class Plan(Protocol):
     """What a spider follows: it sends each `Ask` and gives back the page, or why it could not be had.
 
@@ -55,11 +65,17 @@ class Plan(Protocol):
         gaps: what could not be shown to be complete, a part of a sentence each.
         warnings: what the server did not do as asked.
         shifts: how often records were seen to have moved.
+        done: windows of time that were walked to their end.
     """
 
     gaps: list[str]
     warnings: list[str]
     shifts: int
+    done: list[Done]
+
+    def remaining(self) -> list[tuple[int, int]] | None:
+        """Return what is left of the windows, from which another plan can go on; None: only as a whole."""
+        ...
 
     def start(self) -> list[Ask]:
         """Return the first pages to ask for."""
@@ -86,6 +102,8 @@ class _Window:
     above: int = 0  # of these, what ended later than the anchor, so was had before
     pages: int = 0
     by_offset: bool = False  # the server repeats too much of what was had to go on by time
+    pages_in_all: int = 0
+    records_in_all: int = 0
 
 
 class History:
@@ -93,9 +111,17 @@ class History:
 
     The first page is asked for as the site does it, with the bounds as given. Then one window is walked alone, until
     it is seen that the server heeds `to_ts`; only then others are walked beside it.
+
+    Args:
+        since, until: Unix seconds; both belong to what is wanted.
+        size: the page size.
+        width: most windows at a time.
+        remaining: what an earlier plan left.
     """
 
-    def __init__(self, since: int, until: int, size: PageSize, width: int) -> None:
+    def __init__(
+        self, since: int, until: int, size: PageSize, width: int, remaining: Sequence[Sequence[int]] | None = None
+    ) -> None:
         self.gaps: list[str] = []
         self.warnings: list[str] = []
         self.shifts = 0
@@ -107,13 +133,19 @@ class History:
         self._length = until - since + 1
         self._windows: dict[int, _Window] = {}
         self._opened = 0
+        self.done: list[Done] = []
+        self._resumed = remaining is not None
         # Windows (high, low) that were not begun, the latest last.
-        self._todo = [(until, since - 1)]
+        self._todo = [(until, since - 1)] if remaining is None else sorted(map(_pair, remaining))
+        # Those that were given up.
+        self._failed: list[tuple[int, int]] = []
         # Those that were proved by counting alone, to be walked again should the set be seen to move.
         self._counted: list[tuple[int, int]] = []
 
     def start(self) -> list[Ask]:
-        """Return the site's own first request."""
+        """Return the site's own first request, or go on where an earlier plan was left."""
+        if self._resumed:
+            return self._fill()
         return [Ask(PageRequest(0, self._size.limit), self._since, self._until)]
 
     def page(self, ask: Ask, page: Page) -> list[Ask]:
@@ -123,7 +155,9 @@ class History:
             return self._fill()
         window = self._windows[ask.window]
         window.pages += 1
+        window.pages_in_all += 1
         window.served += len(page.keys)
+        window.records_in_all += len(page.keys)
         window.above += sum(key.end is not None and key.end > window.anchor for key in page.known)
         shifts = window.walker.shifts
         step = window.walker.page(page)
@@ -140,7 +174,7 @@ class History:
         if status in REFUSALS and self._size.refused(ask.request.limit):
             return [Ask(PageRequest(ask.request.offset, self._size.limit), ask.from_ts, ask.to_ts, ask.window)]
         if not ask.window:
-            self._todo = []
+            self._failed, self._todo = self._todo, []
             self.gaps.append(f"livestreams that ended {self._span(self._until, self._since)}: {reason}")
             return []
         return self._give_up(ask.window, self._windows[ask.window], reason)
@@ -239,6 +273,7 @@ class History:
 
     def _close(self, number: int, reached: int) -> list[Ask]:
         window = self._windows.pop(number)
+        self.done.append(Done(window.high, window.low, window.pages_in_all, window.records_in_all))
         self._remember_counted(window, reached)
         if window.pages < self._window_pages // 2:
             # Fewer livestreams than thought.
@@ -247,14 +282,30 @@ class History:
 
     def _give_up(self, number: int, window: _Window, reason: str) -> list[Ask]:
         self.gaps.append(f"livestreams that ended {self._span(window.anchor, window.low + 1)}: {reason}")
+        self._failed.append((window.anchor, window.low))
+        del self._windows[number]
         if not self._trusted:
             # What the server makes of windows is not known, so others would fare no better.
+            self._failed += self._todo
             self._todo = []
-        return self._close(number, window.anchor)
+        return self._fill()
+
+    def remaining(self) -> list[tuple[int, int]]:
+        """Return what is left: windows under way from where they have come to, and those not begun or given up."""
+        under_way = []
+        for window in self._windows.values():
+            frontier = window.walker.frontier
+            under_way.append((window.anchor if frontier is None else min(window.anchor, frontier), window.low))
+        return [*under_way, *self._todo, *self._failed]
 
     @staticmethod
     def _span(high: int, low: int) -> str:
         return f"from {timestamp_to_iso(max(low, 0))} to {timestamp_to_iso(high)}"
+
+
+def _pair(window: Sequence[int]) -> tuple[int, int]:
+    high, low = window
+    return high, low
 
 
 class Passes:
@@ -273,12 +324,16 @@ class Passes:
         self.gaps: list[str] = []
         self.warnings: list[str] = []
         self.shifts = 0
+        self.done: list[Done] = []
         self._size, self._what, self._lenient = size, what, lenient
         self._window = window
         self._bounds = window or (0, 0)
         self._passes = 0
         self._seen: set[Hashable] = set()
         self._walker: Walker
+
+    def remaining(self) -> None:
+        """Return nothing: a list that moves is walked as a whole."""
 
     def start(self) -> list[Ask]:
         """Return the first page."""

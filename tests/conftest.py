@@ -108,6 +108,7 @@ def environment_of(output: Path, server: MockServer | None, env: Mapping[str, st
         kept
         | {
             "PARTI_OUTPUT_DIR": str(output),
+            "PARTI_STATE_DIR": str(output.with_name("state")),
             "PARTI_API_BASE_URLS": base_url,
             "PYTHONWARNINGS": "error::DeprecationWarning",
         }

@@ -40,6 +40,7 @@ def test_defaults_are_those_of_the_interface() -> None:
         limit=100,
         max_records=None,
         user_id=None,
+        incremental=False,
     )
     assert live() == LiveArguments(
         run_id=None, categories=(), limit=100, max_records=None, interval=None, duration=None
@@ -108,7 +109,7 @@ TIMES = "2026-01-31, 2026-01-31T12:00Z, 1769860800, 7d"
 LENGTHS = "seconds, or 90s, 5m, 24h, 7d"
 CATEGORIES = "comma-separated ids, names or NaN, or `all` alone"
 RUN_IDS = "letters, digits, `.`, `_` and `-`, at most 100"
-RECENT = "categories, limit, max_records, run_id, since, sort, until, user_id"
+RECENT = "categories, incremental, limit, max_records, run_id, since, sort, until, user_id"
 
 # Spider, arguments, and the line that is printed: a promise, to the letter.
 USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
@@ -168,6 +169,11 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
     ("live", {"limit": "\u0661"}, "argument `limit`: not a whole number: '\u0661' (accepted: 1 to 1000)"),
     ("live", {"limit": "9" * 5000}, f"argument `limit`: not a whole number: '{'9' * 100}…' (accepted: 1 to 1000)"),
     ("live", {"max_records": "0"}, "argument `max_records`: out of range: '0' (accepted: 1 or more)"),
+    (
+        "recent",
+        {"incremental": "yes"},
+        "argument `incremental`: neither true nor false: 'yes' (accepted: true, false)",
+    ),
     (
         "recent",
         {"user_id": "ironway"},

@@ -60,7 +60,7 @@ def test_a_signal_stops_the_run_with_its_records_whole(
     assert running.stderr.splitlines()[0].startswith("recent run: STOPPED: ")
     assert running.stderr.splitlines()[-2:] == [
         "  stopped before the end (shutdown)",
-        "  to finish it: scrapy crawl recent -a run_id=run and the same arguments",
+        "  to finish it: scrapy crawl recent -a run_id=run",
     ]
 
 
@@ -72,9 +72,7 @@ def test_a_second_signal_stops_at_once_and_says_how_to_finish(serve: Serve, outp
     running.process.send_signal(signal.SIGINT)
     wait_until(lambda: "Send again to force" in log.read_text(encoding="utf-8"))
     assert running.stop(signal.SIGINT) == 3
-    assert running.stderr == (
-        "recent run: STOPPED at once; to finish it: scrapy crawl recent -a run_id=run and the same arguments\n"
-    )
+    assert running.stderr == ("recent run: STOPPED at once; to finish it: scrapy crawl recent -a run_id=run\n")
 
 
 @pytest.mark.parametrize("setting", ["CLOSESPIDER_ITEMCOUNT=50", "CLOSESPIDER_TIMEOUT=0.1"])
@@ -204,7 +202,7 @@ def test_a_full_disk_stops_the_run_with_its_records_whole_and_the_same_command_f
     assert (run.returncode, run.stdout) == (4, "")
     assert run.stderr == (
         "recent run: NOT COMPLETE: a record cannot be written: File too large; "
-        "to finish it: scrapy crawl recent -a run_id=run and the same arguments\n"
+        "to finish it: scrapy crawl recent -a run_id=run\n"
     )
     assert sorted(contents(output / "recent/run")) == ["livestreams.csv", "livestreams.jsonl"]
     assert_whole(output / "recent/run", server)
@@ -217,21 +215,22 @@ def test_a_full_disk_stops_the_run_with_its_records_whole_and_the_same_command_f
 def test_a_disk_that_is_full_only_when_the_files_are_closed_leaves_the_run_unfinished(
     scrapy: Scrapy, serve: Serve, output: Path
 ) -> None:
-    command = ("crawl", "categories", "-a", "run_id=run", *QUIET)
-    run = scrapy(*command, server=serve(**STILL), preexec_fn=limit_file_size(2_000))
-    file = output / "categories/run/categories.jsonl"
+    # So many records that what is written last, when the file is closed, is too much.
+    command = ("crawl", "recent", "-a", "run_id=run", "-a", "max_records=76", *QUIET)
+    run = scrapy(*command, server=serve(**STILL), preexec_fn=limit_file_size(60_000))
+    file = output / "recent/run/livestreams.jsonl"
     assert run.returncode == 4
     assert run.stderr == (
-        f"categories run: NOT COMPLETE: {file} cannot be written: File too large; "
-        "to finish it: scrapy crawl categories -a run_id=run and the same arguments\n"
+        f"recent run: NOT COMPLETE: {file} cannot be written: File too large; "
+        "to finish it: scrapy crawl recent -a run_id=run\n"
     )
-    assert 0 < len(read_lines(file)) < 21
+    assert 0 < len(read_lines(file)) < 76
     assert not (file.parent / PACKAGE).exists()
 
 
 def test_a_disk_that_is_full_for_the_quarantine_stops_the_run_too(scrapy: Scrapy, serve: Serve, output: Path) -> None:
     server = serve(**STILL, malformed=1.0)
-    run = scrapy(*("crawl", "recent", "-a", "run_id=run", "--nolog"), server=server, preexec_fn=limit_file_size(30_000))
+    run = scrapy(*("crawl", "recent", "-a", "run_id=run", "--nolog"), server=server, preexec_fn=limit_file_size(60_000))
     assert run.returncode == 4
     quarantine = output / "recent/run/quarantine.jsonl"
     assert f"NOT COMPLETE: {quarantine} cannot be written: File too large; " in run.stderr
@@ -240,12 +239,22 @@ def test_a_disk_that_is_full_for_the_quarantine_stops_the_run_too(scrapy: Scrapy
 
 
 def test_a_disk_that_is_full_for_the_data_package_leaves_none(scrapy: Scrapy, serve: Serve, output: Path) -> None:
-    server = serve(**STILL)
+    folder = output / "recent/run"
+    folder.mkdir(parents=True)
+    (folder / "datapackage.json.tmp").symlink_to("/dev/full")
     command = ("crawl", "recent", "-a", "run_id=run", "-a", "max_records=2", *QUIET)
-    run = scrapy(*command, server=server, preexec_fn=limit_file_size(4_000))
+    run = scrapy(*command, server=serve(**STILL))
     assert run.returncode == 4
-    assert "NOT COMPLETE: datapackage.json cannot be written: File too large; to finish it: " in run.stderr
-    assert sorted(contents(output / "recent/run")) == ["livestreams.csv", "livestreams.jsonl"]
+    assert "NOT COMPLETE: datapackage.json cannot be written: No space left on device; to finish it: " in run.stderr
+    assert sorted(contents(folder)) == ["livestreams.csv", "livestreams.jsonl"]
+
+
+def test_a_disk_that_is_full_for_the_ledger_stops_the_run(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:
+    server = serve(**STILL)
+    run = scrapy("crawl", "recent", *QUIET, server=server, preexec_fn=limit_file_size(10_000))
+    assert run.returncode == 4
+    assert run.stderr.endswith(f"{tmp_path}/state/ledger.sqlite cannot be used: disk I/O error\n")
+    assert server.requests == []
 
 
 # --- Run ids -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import time
@@ -14,13 +15,12 @@ from scrapy.settings import default_settings
 from scrapy.spiderloader import get_spider_loader
 from scrapy.utils.conf import arglist_to_dict
 
-from parti_scraper.exceptions import UsageError
+from parti_scraper.exceptions import LedgerError, LedgerFormatError, NothingToFinish, PartiError, UsageError
 from parti_scraper.extensions.run import RunRecorder
 from parti_scraper.outcome import ExitCode
 from parti_scraper.summary import how_to_finish, printable, summarize
 
 if TYPE_CHECKING:
-    import argparse
     import asyncio
 
     from scrapy.crawler import Crawler, CrawlerProcessBase
@@ -54,6 +54,8 @@ class Command(crawl.Command):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add Scrapy's options, and the arguments of each spider to the help."""
         super().add_options(parser)
+        # Scrapy's own takes a line of help that ends with a colon for a heading, and underlines it.
+        parser.formatter_class = argparse.HelpFormatter
         if {"-h", "--help"}.intersection(sys.argv):
             for name, spider in sorted(self._spiders().items()):
                 group = parser.add_argument_group(f"spider {name}", (spider.__doc__ or "").strip())
@@ -75,6 +77,10 @@ class Command(crawl.Command):
                 Path(self.settings["LOG_FILE"]).open("a").close()
         except (ScrapyUsageError, UsageError) as error:
             _exit_with(ExitCode.USAGE, str(error))
+        except NothingToFinish as nothing:
+            _exit_with(ExitCode.COMPLETE, str(nothing))
+        except LedgerError as error:
+            _exit_with(_code_of(error), str(error))
         except OSError as error:
             # The file of --pidfile or of the log.
             _exit_with(ExitCode.NOT_STARTED, f"{error.filename} cannot be written: {error.strerror}")
@@ -124,9 +130,9 @@ class Command(crawl.Command):
         if error is not None:
             # Scrapy's own errors, such as a setting that is no number, can be had only here.
             logger.debug("The traceback of what follows", exc_info=error)
-            line = printable(f"The spider could not be started: {type(error).__name__}: {error}")
-            print(line, file=sys.stderr)
-            return ExitCode.NOT_STARTED
+            what = "" if isinstance(error, PartiError) else f"{type(error).__name__}: "
+            print(printable(f"The spider could not be started: {what}{error}"), file=sys.stderr)
+            return _code_of(error)
         recorder = crawler.get_extension(RunRecorder)
         if recorder is None or recorder.verdict is None:  # after a second signal, which waits for nothing
             spider = cast("PartiSpider", crawler.spider)
@@ -134,6 +140,12 @@ class Command(crawl.Command):
             return ExitCode.STOPPED
         print(summarize(recorder, recorder.verdict, seconds), file=sys.stderr)
         return recorder.verdict.exit_code
+
+
+def _code_of(error: BaseException) -> ExitCode:
+    """Return the code for what kept the spider from starting."""
+    cannot_store = isinstance(error, LedgerError) and not isinstance(error, LedgerFormatError)
+    return ExitCode.INCOMPLETE if cannot_store else ExitCode.NOT_STARTED
 
 
 def _exit_with(code: ExitCode, line: str) -> NoReturn:

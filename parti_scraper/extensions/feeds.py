@@ -18,7 +18,7 @@ from parti_scraper.redact import redact_url
 from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from scrapy import Spider
     from scrapy.crawler import Crawler
@@ -90,6 +90,34 @@ class FeedExporter(feedexport.FeedExporter):
             if takes_all and rows[template] != written:
                 yield f"the feed {redact_url(template)} holds {rows[template]} of {written} records"
 
+    @property
+    def is_all_in_run_folder(self) -> bool:
+        """Whether the feeds are plain lines of whole records in the run's folder, JSON Lines among them."""
+        forms = {_resumable_form(slot) for slot in [*self.slots, *self._closed_slots]}
+        return "jsonl" in forms and None not in forms
+
+    def go_on(self, rows: Mapping[str, int]) -> None:
+        """Count on from so many rows in each file."""
+        for slot in self.slots:
+            slot.itemcount = rows[cast("RunFeedStorage", slot.storage).path(slot.spider).name]
+
+    def sync(self) -> dict[str, tuple[int, int]]:
+        """Bring all records of the feeds in the run's folder to the disk; return size and rows of each file.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        files = {}
+        for slot in self.slots:
+            path = cast("RunFeedStorage", slot.storage).path(slot.spider)
+            if slot.file is not None and slot.exporter is not None:
+                # That of CSV holds text back.
+                getattr(slot.exporter, "stream", slot.file).flush()
+                slot.file.flush()
+                os.fsync(slot.file.fileno())
+            files[path.name] = (path.stat().st_size if path.exists() else 0, slot.itemcount)
+        return files
+
     def in_run_folder(self) -> list[File]:
         """Return what was stored in the run's folder."""
         return [self._file(slot) for slot in self._closed_slots if isinstance(slot.storage, RunFeedStorage)]
@@ -130,6 +158,14 @@ class FeedExporter(feedexport.FeedExporter):
             and not options.get("postprocessing")
             and not options["item_export_kwargs"],
         )
+
+
+def _resumable_form(slot: FeedSlot) -> str | None:
+    options = slot.feed_options
+    changed = options.get("postprocessing") or options["item_export_kwargs"] or options["fields"]
+    if not isinstance(slot.storage, RunFeedStorage) or changed or options["batch_item_count"]:
+        return None
+    return LINE_FORMATS.get(slot.format)
 
 
 def _is_writable(path: Path) -> bool:

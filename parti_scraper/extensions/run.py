@@ -16,11 +16,13 @@ from scrapy.exceptions import CloseSpider, NotConfigured
 from scrapy.utils.defer import deferred_from_coro
 
 from parti_scraper import datapackage
+from parti_scraper.exceptions import LedgerError, UsageError
+from parti_scraper.extensions.checkpoints import Checkpoints, category_of
 from parti_scraper.extensions.feeds import FeedExporter
 from parti_scraper.items import RejectedRecord
 from parti_scraper.normalize import timestamp_to_iso
 from parti_scraper.outcome import Counts, Ending, ExitCode, Verdict, judge
-from parti_scraper.signals import storage_failed
+from parti_scraper.signals import checkpoint, send_storage_failed, storage_failed
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class RunRecorder:
         self.files: list[datapackage.File] = []
         self.feeds: list[datapackage.Feed] = []
         self.records_by_category: Counter[str] = Counter()
+        self.checkpoints = Checkpoints(crawler)
         self._made_folders: list[Path] = []
         self._storage_problems: list[str] = []
         self._exceptions = _LoggedExceptions()
@@ -63,6 +66,7 @@ class RunRecorder:
         connect = crawler.signals.connect
         connect(recorder.spider_opened, signals.spider_opened)
         connect(recorder.item_scraped, signals.item_scraped)
+        connect(recorder.checkpoint, checkpoint)
         connect(recorder.storage_failed, storage_failed)
         connect(recorder.spider_closed, signals.spider_closed)
         connect(recorder.feed_exporter_closed, signals.feed_exporter_closed)
@@ -74,26 +78,53 @@ class RunRecorder:
         return cast("PartiSpider", self.crawler.spider)
 
     def spider_opened(self) -> None:
-        """Make the folder; close the spider before anything is requested where nothing could be stored."""
+        """Make the folder and begin; close the spider before anything is requested where that cannot be."""
         folder = self.spider.run_dir
-        self.finished_before = datapackage.read(folder)
-        if self.finished_before:
-            self._close_at_once("finished_before")
+        self._check_finished()
         self._check_feeds()
         self._made_folders = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # A run of this name that did not finish is begun again.
-            self.spider.quarantine_path.unlink(missing_ok=True)
         except OSError as error:
             self._cannot_store(f"the folder {folder} cannot be made: {error.strerror}")
         if not os.access(folder, os.W_OK | os.X_OK):
             self._cannot_store(f"the folder {folder} cannot be written to")
+        self._begin()
+
+    def _begin(self) -> None:
+        try:
+            self.checkpoints.lock()
+            self._check_finished()  # By another process, meanwhile.
+            self.checkpoints.begin(self.records_by_category)
+            if not self.spider.resumed:
+                self.spider.quarantine_path.unlink(missing_ok=True)
+        except UsageError as error:
+            self.spider.usage_error = str(error)
+            self._close_at_once("usage_error")
+        except LedgerError as error:
+            self._cannot_store(str(error))
+        except OSError as error:
+            self._cannot_store(f"{error.filename} cannot be written: {error.strerror}")
+
+    def _check_finished(self) -> None:
+        self.finished_before = datapackage.read(self.spider.run_dir)
+        if self.finished_before:
+            self._close_at_once("finished_before")
+
+    def checkpoint(self) -> None:
+        """Note how far the run has come, unless something went wrong: then the checkpoint before stands."""
+        if self._exceptions.count or self._storage_problems or not self.counts().balance():
+            return
+        try:
+            self.checkpoints.take()
+        except LedgerError as error:
+            self.storage_failed(str(error))
+        except OSError as error:
+            send_storage_failed(self.crawler, "a record", error)
 
     def item_scraped(self, item: Item) -> None:
         """Count a record that was written."""
-        name = getattr(item, "category_name", None) or getattr(item, "name", None) or "(no name)"
-        self.records_by_category[name] += 1
+        self.records_by_category[category_of(item)] += 1
 
     def storage_failed(self, problem: str) -> None:
         """Stop the run: what follows would be lost too. The first problem is the cause of the others."""
@@ -120,12 +151,14 @@ class RunRecorder:
             self.verdict = Verdict(ExitCode.COMPLETE if complete else ExitCode.INCOMPLETE, reason)
         else:
             self._take_stock()
+            self._note_last()
             ending = self._ending()
             self.verdict = judge(ending)
             if self.verdict.exit_code is ExitCode.USAGE:
                 self._remove_folders()
             elif self.verdict.ended:
                 self._describe(ending)
+        self.checkpoints.release()
         self._exceptions.close()
         self.crawler.stats.set_value("parti/run/exit_code", int(self.verdict.exit_code))
 
@@ -186,15 +219,32 @@ class RunRecorder:
         if counts.quarantined:
             self.files.append(datapackage.File(self.spider.quarantine_path, RejectedRecord, counts.quarantined))
 
+    def _note_last(self) -> None:
+        """Note what is in the files now, so that neither a stop nor a crash from here on costs a request."""
+        failed = self._exceptions.count or self._storage_problems or self.spider.usage_error
+        if failed or not self.counts().balance():
+            return
+        try:
+            self.checkpoints.take_last()
+        except LedgerError as error:
+            self._storage_problems.append(str(error))
+
     def _describe(self, ending: Ending) -> None:
         try:
             datapackage.write(self.spider.run_dir, self._descriptor(ending))
+            self.checkpoints.finish(complete=judge(ending).complete, truncated=self.spider.truncated)
         except OSError as error:
             problem = f"{datapackage.FILE_NAME} cannot be written: {error.strerror}"
             self.verdict = Verdict(ExitCode.INCOMPLETE, problem, ended=False)
+        except LedgerError as error:
+            self.verdict = Verdict(ExitCode.INCOMPLETE, str(error))
 
     def _descriptor(self, ending: Ending) -> dict[str, Any]:
         spider, verdict = self.spider, judge(ending)
+        counts = asdict(ending.counts)
+        if spider.series is not None:
+            count = self.crawler.stats.get_value
+            counts |= {"new": count("parti/incremental/new", 0), "changed": count("parti/incremental/changed", 0)}
         descriptor: dict[str, Any] = {
             "name": f"parti-{spider.name}-{spider.run_id}".lower(),
             "title": f"{spider.collection.replace('_', ' ')} of parti.com",
@@ -205,7 +255,7 @@ class RunRecorder:
             "window": spider.window_as_json(),
             "host": spider.base_url,
             "failovers": spider.failovers,
-            "counts": asdict(ending.counts),
+            "counts": counts,
             "unknown_fields": sorted(spider.unknown_fields),
             "complete": verdict.complete,
             "truncated": spider.truncated,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import logging
 import re
@@ -16,18 +18,20 @@ from scrapy import Request, Spider
 from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
 
-from parti_scraper import api
+from parti_scraper import api, datapackage
 from parti_scraper.api import NAN
-from parti_scraper.arguments import ALL
-from parti_scraper.exceptions import PageError, UsageError
+from parti_scraper.arguments import ALL, LAST, parse_length
+from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.items import RepeatedRecord
+from parti_scraper.ledger import SUPERSEDED, Ledger
 from parti_scraper.middlewares import RetryMiddleware, check_settings
 from parti_scraper.normalize import CategoryIndex, iso_to_timestamp, normalize_categories, timestamp_to_iso
 from parti_scraper.paging import Key, Page, PageSize
 from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
+from parti_scraper.signals import checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.arguments import Arguments, LiveArguments, RecentArguments
     from parti_scraper.items import Category, Item, RejectedRecord
+    from parti_scraper.ledger import Run, Series, WindowDone
     from parti_scraper.normalize import NormalizedPage
     from parti_scraper.windows import Ask, Plan
 
@@ -43,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 # Of an API that names its fields at random only so many are remembered.
 MAX_UNKNOWN_FIELDS = 100
+# Of the event loop, that a checkpoint waits for records on their way through the pipelines.
+_MOST_TURNS = 1_000
 
 
 class PartiSpider(Spider):
@@ -54,6 +61,13 @@ class PartiSpider(Spider):
         failovers: which host was left for which, and why.
         run_id, run_dir: the run's name and folder.
         selection: the filters that the pipelines apply.
+        ledger: what runs have done.
+        begun: the run as the ledger has it, where this one is to finish it.
+        resumed: its files are gone on with.
+        window: the window of time that the run is about, in Unix seconds, frozen; None where there is none.
+        series: what an incremental run belongs to.
+        seen, rejected: identities of the records that were written, and marks of those set aside; of the snapshot at
+            hand where there are snapshots.
         truncated: `max_records` was reached; nothing more is asked for.
         gaps: what could not be had, a part of a sentence each.
         usage_error: a wrong argument that only the API could show.
@@ -67,14 +81,28 @@ class PartiSpider(Spider):
 
     base_url: str
     run_dir: Path
+    ledger: Ledger
 
-    def __init__(self, **raw_arguments: Any) -> None:
-        """Parse the arguments. Raises UsageError; `scrapy crawl` has checked them before."""
+    def __init__(self, started_at: float | None = None, **raw_arguments: Any) -> None:
+        """Parse the arguments. Raises UsageError; `scrapy crawl` has checked them before.
+
+        Args:
+            started_at: when the run was begun, in Unix seconds; None: now.
+            raw_arguments: as typed.
+        """
         super().__init__()
-        self.started_at = time.time()
+        self.started_at = time.time() if started_at is None else started_at
         raw = {name: str(value) for name, value in raw_arguments.items()}
+        self.raw_arguments = {name: text for name, text in raw.items() if not name.startswith("_") and name != "run_id"}
         self.arguments = self.arguments_class.parse(raw, self.name, self.started_at)
         self.run_id = self.arguments.run_id or _default_run_id(raw.get("_job"), self.started_at)
+        self.begun: Run | None = None
+        self.resumed = False
+        self.window: tuple[int, int] | None = None
+        self.series: Series | None = None
+        self.seen: set[Hashable] = set()
+        # Marks of the records that were set aside, of the snapshot at hand.
+        self.rejected: set[bytes] = set()
         self.selection = Selection()
         self.truncated = False
         self.gaps: list[str] = []
@@ -84,18 +112,63 @@ class PartiSpider(Spider):
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
-        """Build the spider and read the settings. Raises UsageError for either."""
+        """Build the spider and read the settings; that of a run to be finished, as it was begun.
+
+        Raises:
+            UsageError: an argument or a setting is wrong.
+            NothingToFinish: `run_id=last`, and there is none.
+            LedgerError: the ledger cannot be used.
+        """
+        settings = crawler.settings
+        ledger = Ledger(Path(settings["PARTI_STATE_DIR"]))
+        begun = cls.find_begun(settings, {name: str(value) for name, value in kwargs.items()}, ledger)
+        if begun:
+            kwargs |= {**begun.arguments, "run_id": begun.run_id, "started_at": begun.started_at}
         spider = super().from_crawler(crawler, *args, **kwargs)
-        spider.base_url = api.parse_base_urls(crawler.settings["PARTI_API_BASE_URLS"])[0]
-        spider.run_dir = Path(crawler.settings["PARTI_OUTPUT_DIR"]) / cls.name / spider.run_id
+        spider.ledger, spider.begun = ledger, begun
+        spider.base_url = api.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0]
+        spider.run_dir = Path(settings["PARTI_OUTPUT_DIR"]) / cls.name / spider.run_id
         return spider
 
     @classmethod
     def check(cls, settings: BaseSettings, raw_arguments: Mapping[str, str]) -> None:
-        """Check settings and arguments without building a spider. Raises UsageError."""
+        """Check settings and arguments without building a spider. Raises as `from_crawler` does."""
         api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         check_settings(settings)
-        cls.arguments_class.parse(raw_arguments, cls.name, time.time())
+        parse_length("PARTI_INCREMENTAL_OVERLAP", settings["PARTI_INCREMENTAL_OVERLAP"])
+        ledger = Ledger.existing(Path(settings["PARTI_STATE_DIR"]))
+        cls.find_begun(settings, raw_arguments, ledger)
+        if ledger:
+            ledger.close()
+
+    @classmethod
+    def find_begun(cls, settings: BaseSettings, raw: Mapping[str, str], ledger: Ledger | None) -> Run | None:
+        """Return the unfinished run that the arguments name, and check that they are its own.
+
+        Raises:
+            UsageError: they are not, or one does not parse.
+            NothingToFinish: `run_id=last`, and there is none.
+        """
+        arguments = cls.arguments_class.parse(raw, cls.name, time.time())
+        output = Path(settings["PARTI_OUTPUT_DIR"]) / cls.name
+        run_id = arguments.run_id or (_default_run_id(raw["_job"], 0) if raw.get("_job") else None)
+        run = None
+        if run_id == LAST:
+            runs = ledger.running(cls.name) if ledger else iter(())
+            run = next(
+                (each for each in runs if is_unfinished(each) and Path(each.folder).parent == output.absolute()), None
+            )
+            if run is None:
+                raise NothingToFinish(f"{cls.name}: no run is unfinished; nothing was requested")
+        elif run_id and ledger:
+            run = ledger.find(output / run_id)
+        if run is None or not is_unfinished(run):
+            return None
+        if run.state == SUPERSEDED:
+            problem = "left unfinished, and a later incremental run has written what it was to write"
+            raise UsageError.of("argument", "run_id", problem, run.run_id, "another name")
+        cls.arguments_class.check_same(raw, run.arguments, run.run_id, cls.name, run.started_at)
+        return run
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
@@ -127,8 +200,41 @@ class PartiSpider(Spider):
         return False
 
     def window_as_json(self) -> dict[str, str] | None:
-        """Return the window of time that the run is about, for the data package."""
+        """Return the frozen window, for the data package."""
+        if self.window is None:
+            return None
+        since, until = self.window
+        return {"since": timestamp_to_iso(since), "until": timestamp_to_iso(until)}
+
+    @property
+    def moves_to(self) -> int | None:
+        """Where the next run of the series starts after this one, in Unix seconds; None: where it did before."""
         return None
+
+    @property
+    def known_from(self) -> int | None:
+        """From when on that run knows the versions of what was written, in Unix seconds."""
+        return None
+
+    # What a spider that can go on where it was stopped adds:
+
+    def progress(self) -> Any:
+        """Return how far the run has come, as JSON takes it."""
+        return {"failovers": self.failovers, "unknown_fields": sorted(self.unknown_fields)}
+
+    def restore(self, progress: Any) -> None:
+        """Go on from there; called before anything is requested."""
+        self.failovers = progress["failovers"]
+        self.unknown_fields = set(progress["unknown_fields"])
+
+    def take_done(self) -> tuple[list[WindowDone], list[bytes]]:
+        """Return the windows done and the marks of rejected records since the last call."""
+        return [], []
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether a run could go on from here."""
+        return False
 
     async def start(self) -> AsyncIterator[Any]:
         """Ask for the categories."""
@@ -198,15 +304,17 @@ class PagedSpider(PartiSpider):
 
     arguments: RecentArguments | LiveArguments
 
-    def __init__(self, **raw_arguments: Any) -> None:
+    def __init__(self, started_at: float | None = None, **raw_arguments: Any) -> None:
         """Parse the arguments, see `PartiSpider`."""
-        super().__init__(**raw_arguments)
+        super().__init__(started_at, **raw_arguments)
         self.index = CategoryIndex()
         # Pages may differ in size between routes, not between walks.
         self.size = PageSize(self.arguments.limit)
-        # Marks of the records that were set aside, of the snapshot at hand.
-        self._rejected: set[int] = set()
+        self.walks: list[Walk] = []
+        # Marks of the records that were set aside since the last checkpoint.
+        self._new_rejected: list[bytes] = []
         self._rejected_in = ""
+        self._one_page = asyncio.Lock()
         # What is asked for in one walk each: values of the parameter `categories`.
         self.groups: list[tuple[str, ...]] = []
 
@@ -256,6 +364,8 @@ class PagedSpider(PartiSpider):
 
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
         """Return the first requests of a walk."""
+        if walk not in self.walks:
+            self.walks.append(walk)
         return self.go_on(walk, walk.plan.start())
 
     def go_on(self, walk: Walk, asks: list[Ask]) -> Iterator[Request]:
@@ -271,20 +381,45 @@ class PagedSpider(PartiSpider):
         if not walk.in_flight:
             yield from self.end_walk(walk)
 
-    def parse_page(self, response: Response, walk: Walk, ask: Ask) -> Iterator[Any]:
-        """Yield the records of a page, then the requests that follow from it."""
-        try:
-            page = self.normalize(response, walk, ask)
-        except PageError as error:
-            yield self.retry.again(_request_of(response), str(error))
-            return
-        self.retry.parsed(_request_of(response))
-        self.count(page)
-        yield from page.items
-        yield from self.told_apart(page, walk.snapshot_id)
-        self.check_filters(walk, page)
-        walk.in_flight -= 1
-        yield from self.go_on(walk, walk.plan.page(ask, Page(_keys(page))))
+    async def parse_page(self, response: Response, walk: Walk, ask: Ask) -> AsyncIterator[Any]:
+        """Yield the records of a page, then the requests that follow from it.
+
+        One page at a time: between two of them the files hold whole pages, so that the counts are right where a
+        run goes on.
+        """
+        async with self._one_page:
+            try:
+                page = self.normalize(response, walk, ask)
+            except PageError as error:
+                yield self.retry.again(_request_of(response), str(error))
+                return
+            self.retry.parsed(_request_of(response))
+            self.count(page)
+            for item in page.items:
+                yield item
+            for record in self.told_apart(page, walk.snapshot_id):
+                yield record
+            self.check_filters(walk, page)
+            walk.in_flight -= 1
+            requests = list(self.go_on(walk, walk.plan.page(ask, Page(_keys(page)))))
+            if self.is_checkpoint_due():
+                await self._records_came_through()
+                self.crawler.signals.send_catch_log(checkpoint)
+        for request in requests:
+            yield request
+
+    def is_checkpoint_due(self) -> bool:
+        """Tell after each page whether the run is to note how far it has come."""
+        raise NotImplementedError
+
+    async def _records_came_through(self) -> None:
+        # Scrapy asks for a few items before it is done with the ones before. Where a pipeline of the user's takes
+        # longer, the checkpoint finds that the counts do not add up, and is left to the next one.
+        count = self.crawler.stats.get_value
+        for _ in range(_MOST_TURNS):
+            if count("item_scraped_count", 0) + count("item_dropped_count", 0) >= count("parti/spider/served", 0):
+                return
+            await asyncio.sleep(0)
 
     def told_apart(self, page: NormalizedPage[Any], snapshot_id: str) -> Iterator[RejectedRecord]:
         """Yield the records that could not be normalized, those as repeated that an earlier page had brought.
@@ -293,15 +428,17 @@ class PagedSpider(PartiSpider):
         and by either of the readable records that stand before and after it.
         """
         if snapshot_id != self._rejected_in:
-            self._rejected_in, self._rejected = snapshot_id, set()
+            self._rejected_in, self.rejected = snapshot_id, set()
+            self._new_rejected.clear()
         keys = _keys(page) if page.rejected else []
         for record in page.rejected:
-            content = json.dumps(record.record, sort_keys=True)
+            content = json.dumps(record.record, sort_keys=True).encode()
             before = next((key.id for key in reversed(keys[: record.position]) if key), None)
             after = next((key.id for key in keys[record.position + 1 :] if key), None)
-            marks = {hash((side, id_, content)) for side, id_ in ((0, before), (1, after)) if id_ is not None}
-            repeated = not marks.isdisjoint(self._rejected)
-            self._rejected |= marks
+            marks = {_mark(side, id_, content) for side, id_ in ((b"<", before), (b">", after)) if id_ is not None}
+            repeated = not marks.isdisjoint(self.rejected)
+            self._new_rejected += marks - self.rejected
+            self.rejected |= marks
             yield RepeatedRecord(record.reason, record.url, record.position, record.record) if repeated else record
 
     def page_failed(self, failure: Failure) -> Iterator[Any]:
@@ -379,6 +516,17 @@ def _keys(page: NormalizedPage[Any]) -> list[Key | None]:
         end = getattr(item, "event_end", None)
         keys.append(Key(item.identity, None if end is None else iso_to_timestamp(end)))
     return keys
+
+
+def _mark(side: bytes, neighbor: Hashable, content: bytes) -> bytes:
+    """Return what a record that cannot be read is known by, the same in every process."""
+    return hashlib.blake2b(side + repr(neighbor).encode() + content, digest_size=16).digest()
+
+
+def is_unfinished(run: Run) -> bool:
+    """Tell whether the folder of a run is there, and has no data package."""
+    folder = Path(run.folder)
+    return folder.is_dir() and datapackage.read(folder) is None
 
 
 def _request_of(response: Response) -> Request:

@@ -42,9 +42,9 @@ class LiveSpider(PagedSpider):
 
     arguments: LiveArguments
 
-    def __init__(self, **raw_arguments: Any) -> None:
+    def __init__(self, started_at: float | None = None, **raw_arguments: Any) -> None:
         """Parse the arguments, see `PartiSpider`."""
-        super().__init__(**raw_arguments)
+        super().__init__(started_at, **raw_arguments)
         self.snapshots = 0
         self._walks_left = 0
         self._tick = 0
@@ -65,9 +65,31 @@ class LiveSpider(PagedSpider):
         return self.arguments.interval is not None
 
     def begin(self) -> Iterator[Request]:
-        """Begin the first snapshot."""
+        """Begin the first snapshot; a run that goes on keeps to its schedule."""
         self._first_at = time.monotonic()
-        yield from self._snapshot()
+        if not self.snapshots:
+            yield from self._snapshot()
+            return
+        self._first_at -= time.time() - self.started_at
+        self._schedule_snapshot()
+
+    def progress(self) -> Any:
+        """Return how many snapshots were taken."""
+        return {**super().progress(), "snapshots": self.snapshots}
+
+    def restore(self, progress: Any) -> None:
+        """Take no snapshot twice."""
+        super().restore(progress)
+        self.snapshots = progress["snapshots"]
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no snapshot is half-way."""
+        return self.snapshots > 0 and not self._walks_left
+
+    def is_checkpoint_due(self) -> bool:
+        """Tell it after each snapshot."""
+        return not self._walks_left
 
     def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[LiveChannel]:
         """Return the channels of a page. Raises PageError."""
@@ -89,6 +111,7 @@ class LiveSpider(PagedSpider):
     def _snapshot(self) -> Iterator[Request]:
         self.snapshots += 1
         self._walks_left = 0
+        self.walks.clear()
         self.crawler.stats.inc_value("parti/live/snapshots")
         snapshot_id = f"{self.run_id}-{self.snapshots}"
         # All are counted before the first can end.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parti_scraper import api, datapackage
 from parti_scraper.api import RecentQuery
-from parti_scraper.arguments import RecentArguments
+from parti_scraper.arguments import RecentArguments, parse_length
 from parti_scraper.items import Livestream
+from parti_scraper.ledger import WindowDone
 from parti_scraper.normalize import normalize_recent, timestamp_to_iso
 from parti_scraper.selection import Selection
 from parti_scraper.spiders.base import PagedSpider, Walk
@@ -16,13 +19,17 @@ from parti_scraper.windows import History, Passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Self
 
     from scrapy import Request
+    from scrapy.crawler import Crawler
     from scrapy.http import Response
 
     from parti_scraper.normalize import NormalizedPage
     from parti_scraper.windows import Ask, Plan
+
+# Pages between two checkpoints; a window of time is as many.
+CHECKPOINT_PAGES = 10
 
 
 class RecentSpider(PagedSpider):
@@ -35,29 +42,118 @@ class RecentSpider(PagedSpider):
 
     arguments: RecentArguments
 
-    def __init__(self, **raw_arguments: Any) -> None:
+    def __init__(self, started_at: float | None = None, **raw_arguments: Any) -> None:
         """Parse the arguments and freeze the window: what ends while the crawl runs is the next one's."""
-        super().__init__(**raw_arguments)
+        super().__init__(started_at, **raw_arguments)
         until = self.arguments.until
-        self.window = (self.arguments.since, math.floor(self.started_at) if until is None else until)
+        self.window: tuple[int, int] = (self.arguments.since, math.floor(self.started_at) if until is None else until)
+        self.overlap = 0
+        self._pages_since_checkpoint = 0
+        self._begun_walks: list[dict[str, Any]] = []
 
-    def window_as_json(self) -> dict[str, str]:
-        """Return the frozen window."""
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
+        """Build the spider, see `PartiSpider`; the window of an incremental run starts where the last one ended."""
+        spider = super().from_crawler(crawler, *args, **kwargs)
+        if spider.arguments.incremental:
+            overlap = parse_length("PARTI_INCREMENTAL_OVERLAP", crawler.settings["PARTI_INCREMENTAL_OVERLAP"])
+            spider.join_series(math.ceil(overlap))
+        if spider.begun and spider.begun.window:
+            spider.window = spider.begun.window
+        return spider
+
+    def join_series(self, overlap: int) -> None:
+        """Find the incremental runs with the same filters, and start where the last of them ended."""
+        filters = {
+            # What is found on this machine is made up, and says nothing about the real API.
+            "site": "this machine" if api.is_loopback(self.base_url) else "parti.com",
+            "categories": sorted(set(self.arguments.categories)),
+            "user_id": self.arguments.user_id,
+            "since": self.raw_arguments.get("since"),
+        }
+        self.series = self.ledger.series(filters)
+        for run in self.ledger.running_in(self.series.id):
+            # Killed between its data package and its last note.
+            if package := datapackage.read(Path(run.folder)):
+                self.ledger.finish(run.id, complete=package["complete"], truncated=package["truncated"])
+                self.series = self.ledger.series(filters)
+        self.overlap = overlap
         since, until = self.window
-        return {"since": timestamp_to_iso(since), "until": timestamp_to_iso(until)}
+        start = self.series.since(overlap)
+        if start is not None and self.moves_to is not None:
+            self.window = (min(max(since, start), until), until)
+
+    @property
+    def moves_to(self) -> int | None:
+        """The end of the window, or the start of the run if that is earlier; None for a window in the past."""
+        until = self.arguments.until
+        now = math.floor(self.started_at)
+        return None if self.series is None or (until is not None and until < now) else min(self.window[1], now)
+
+    @property
+    def known_from(self) -> int | None:
+        """The start of the next run, its overlap included."""
+        return None if self.moves_to is None else self.moves_to - self.overlap
 
     def begin(self) -> Iterator[Request]:
-        """Begin a walk for each group of categories."""
-        for categories in self.groups:
-            yield from self.begin_walk(Walk(categories, self.plan(categories)))
+        """Begin a walk for each group of categories, or go on with those of the run that is to be finished."""
+        if not self.resumed:
+            for categories in self.groups:
+                yield from self.begin_walk(Walk(categories, self.plan(categories)))
+            return
+        for each in self._begun_walks:
+            categories = tuple(each["categories"])
+            self.walks.append(Walk(categories, self.plan(categories, each["remaining"]), seen=set(each["seen"])))
+        for walk in tuple(self.walks):
+            if walk.plan.remaining() != []:
+                yield from self.begin_walk(walk)
 
-    def plan(self, categories: tuple[str, ...]) -> Plan:
+    def progress(self) -> Any:
+        """Return what is left of each walk."""
+        walks = [
+            {"categories": walk.categories, "remaining": walk.plan.remaining(), "seen": list(walk.seen)}
+            for walk in self.walks
+        ]
+        return {**super().progress(), "walks": walks}
+
+    def restore(self, progress: Any) -> None:
+        """Take what is left of each walk."""
+        super().restore(progress)
+        self._begun_walks = progress["walks"]
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no page is half-way."""
+        return not self._one_page.locked()
+
+    def is_checkpoint_due(self) -> bool:
+        """Tell it after every few pages: no more of them are asked for again than belong to a window."""
+        self._pages_since_checkpoint += 1
+        if self._pages_since_checkpoint < CHECKPOINT_PAGES:
+            return False
+        self._pages_since_checkpoint = 0
+        return True
+
+    def take_done(self) -> tuple[list[WindowDone], list[bytes]]:
+        """Return the windows done and the marks of rejected records since the last call."""
+        windows = [
+            WindowDone(number, done.high, done.low, done.pages, done.records)
+            for number, walk in enumerate(self.walks)
+            for done in walk.plan.done
+        ]
+        for walk in self.walks:
+            walk.plan.done.clear()
+        rejected = self._new_rejected.copy()
+        self._new_rejected.clear()
+        return windows, rejected
+
+    def plan(self, categories: tuple[str, ...], remaining: list[tuple[int, int]] | None = None) -> Plan:
         """Plan windows of time, or for the order by viewers one list."""
         if self.arguments.sort == "views":
             return Passes(self.size, "the livestreams by viewers", lenient=False, window=self.window)
         alone = len(self.groups) == 1 and self.max_records is None
         width = self.crawler.settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN") if alone else 1
-        return History(*self.window, self.size, width)
+        return History(*self.window, self.size, width, remaining)
 
     def url(self, walk: Walk, ask: Ask) -> str:
         """Return the address of a page."""

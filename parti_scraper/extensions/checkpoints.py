@@ -1,0 +1,199 @@
+"""What makes a run survive its process: the lock on its folder, its notes in the ledger, and going on from them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+from parti_scraper.exceptions import UsageError
+from parti_scraper.extensions.feeds import FeedExporter
+from parti_scraper.ledger import Checkpoint, Lock, Run
+from parti_scraper.pipelines import QuarantinePipeline, VersionsPipeline
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from scrapy.crawler import Crawler
+
+    from parti_scraper.spiders.base import PartiSpider
+
+logger = logging.getLogger(__name__)
+
+# What is counted of records: a run that goes on counts on.
+COUNTS = (
+    "item_scraped_count",
+    "item_dropped_count",
+    "item_dropped_reasons_count/BadRecord",
+    "item_dropped_reasons_count/DuplicateRecord",
+    "item_dropped_reasons_count/FilteredRecord",
+    "parti/incremental/changed",
+    "parti/incremental/new",
+    "parti/spider/pages",
+    "parti/spider/served",
+)
+
+
+class Checkpoints:
+    """Notes how far a run has come, and lets one that was stopped go on from there.
+
+    Only records in the run's own folder can be gone on with; a run whose feeds are elsewhere begins from the start.
+    """
+
+    def __init__(self, crawler: Crawler) -> None:
+        self.crawler = crawler
+        self._locks: list[Lock] = []
+        self._run = 0
+
+    @property
+    def spider(self) -> PartiSpider:
+        """The spider of the run."""
+        return cast("PartiSpider", self.crawler.spider)
+
+    def lock(self) -> None:
+        """Keep other processes from the run, and from the series that it belongs to. Raises UsageError."""
+        spider = self.spider
+        paths = [(spider.run_dir, False)]
+        if spider.series is not None:
+            paths.append((spider.ledger.path.with_name(f"series-{spider.series.id}.lock"), True))
+        for path, make in paths:
+            lock = Lock.take(path, make=make)
+            if lock is None:
+                self.release()
+                what = "an incremental run with the same filters" if make else f"the run `{spider.run_id}`"
+                raise UsageError(f"another process is at work on {what}: wait until it has ended, or stop it")
+            self._locks.append(lock)
+
+    def release(self) -> None:
+        """Let others at the run."""
+        while self._locks:
+            self._locks.pop().release()
+        self.spider.ledger.close()
+
+    def begin(self, categories: Counter[str]) -> None:
+        """Note the run, or go on with it where it was stopped; counts its records by category.
+
+        Raises:
+            LedgerError: it cannot be noted.
+            OSError: its files cannot be cut to where they were then.
+        """
+        spider = self.spider
+        if spider.begun is None:
+            self._run = spider.ledger.begin(
+                Run(
+                    str(spider.run_dir.absolute()),
+                    spider.name,
+                    spider.run_id,
+                    spider.raw_arguments,
+                    spider.started_at,
+                    spider.window,
+                    None if spider.series is None else spider.series.id,
+                    spider.moves_to,
+                    spider.known_from,
+                )
+            )
+            return
+        self._run = spider.begun.id
+        noted = spider.ledger.last_checkpoint(self._run)
+        if noted is not None and self._are_as_noted(noted):
+            self._go_on(noted, categories)
+        else:
+            spider.ledger.forget_progress(self._run)
+
+    def take(self) -> None:
+        """Bring the records to the disk, then note that they are there.
+
+        Raises:
+            LedgerError, OSError: one of the two cannot be done.
+        """
+        exporter = self._exporter
+        if exporter is not None and exporter.is_all_in_run_folder:
+            self._note(exporter.sync() | self._sync_quarantine())
+
+    def take_last(self) -> None:
+        """Note what is in the files, which are closed. Raises LedgerError."""
+        exporter = self._exporter
+        if exporter is None or not exporter.is_all_in_run_folder or not self.spider.at_rest:
+            return
+        files = {file.path.name: (file.path.stat().st_size, file.rows) for file in exporter.in_run_folder()}
+        self._note(files | self._sync_quarantine())
+
+    def finish(self, *, complete: bool, truncated: bool) -> None:
+        """Note that the run has come to its end. Raises LedgerError."""
+        self.spider.ledger.finish(self._run, complete=complete, truncated=truncated)
+
+    @property
+    def _exporter(self) -> FeedExporter | None:
+        return self.crawler.get_extension(FeedExporter)
+
+    def _sync_quarantine(self) -> dict[str, tuple[int, int]]:
+        pipeline = self.crawler.get_item_pipeline(QuarantinePipeline)
+        return {} if pipeline is None else pipeline.sync()
+
+    def _note(self, files: dict[str, tuple[int, int]]) -> None:
+        spider = self.spider
+        count = self.crawler.stats.get_value
+        windows, rejected = spider.take_done()
+        versions = self.crawler.get_item_pipeline(VersionsPipeline)
+        checkpoint = Checkpoint(
+            spider.progress(),
+            {name: count(name, 0) for name in COUNTS},
+            files,
+            spider.base_url,
+            windows,
+            rejected,
+            versions.take_written() if versions else [],
+        )
+        spider.ledger.checkpoint(self._run, checkpoint)
+
+    def _are_as_noted(self, noted: Checkpoint) -> bool:
+        """Tell whether the files hold at least what they did, and what is to be written now belongs into them."""
+        exporter = self._exporter
+        if exporter is None or not exporter.is_all_in_run_folder:
+            return False
+        names = {slot.storage.path(self.spider).name for slot in exporter.slots}  # type: ignore[attr-defined]
+        sizes = {name: size for name, (size, _) in noted.files.items()}
+        whole = all(_size(self.spider.run_dir / name) >= size for name, size in sizes.items())
+        if not whole or names - sizes.keys():
+            logger.warning(
+                "The files of the run %s are not as they were left; it begins from the start", self.spider.run_id
+            )
+            return False
+        return True
+
+    def _go_on(self, noted: Checkpoint, categories: Counter[str]) -> None:
+        spider = self.spider
+        for name, (size, _) in noted.files.items():
+            # What came after was not noted, so it is asked for again; the last line may be torn.
+            if _size(spider.run_dir / name) > size:
+                os.truncate(spider.run_dir / name, size)
+        for row in self._rows(spider.run_dir / f"{spider.collection}.jsonl"):
+            item = spider.item_class(**row)
+            spider.seen.add(item.identity)
+            categories[category_of(item)] += 1
+        for name, number in noted.counts.items():
+            self.crawler.stats.set_value(name, number)
+        assert self._exporter is not None  # noqa: S101 - `_are_as_noted`
+        self._exporter.go_on({name: rows for name, (_, rows) in noted.files.items()})
+        spider.resumed = True
+        spider.truncated = noted.counts["item_scraped_count"] == spider.max_records
+        spider.rejected = set(noted.rejected)
+        spider.restore(noted.progress)
+        logger.info("The run %s goes on after %d records", spider.run_id, noted.counts["item_scraped_count"])
+
+    @staticmethod
+    def _rows(path: Path) -> Iterator[dict[str, Any]]:
+        with path.open("rb") as lines:
+            yield from map(json.loads, lines)
+
+
+def category_of(item: Any) -> str:
+    """Return the name under which a record is counted in the summary."""
+    return getattr(item, "category_name", None) or getattr(item, "name", None) or "(no name)"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
