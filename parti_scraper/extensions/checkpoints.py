@@ -177,8 +177,8 @@ class Checkpoints:
         for name, number in noted.counts.items():
             self.crawler.stats.set_value(name, number)
         assert self._exporter is not None  # noqa: S101 - `_are_as_noted`
-        self._exporter.go_on({name: rows for name, (_, rows) in noted.files.items()})
         spider.resumed = True
+        self._exporter.go_on({name: rows for name, (_, rows) in noted.files.items()})
         spider.truncated = noted.counts["item_scraped_count"] == spider.max_records
         spider.rejected = set(noted.rejected)
         spider.restore(noted.progress)

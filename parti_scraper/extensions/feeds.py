@@ -97,8 +97,10 @@ class FeedExporter(feedexport.FeedExporter):
         return "jsonl" in forms and None not in forms
 
     def go_on(self, rows: Mapping[str, int]) -> None:
-        """Count on from so many rows in each file."""
+        """Count on from so many rows in each file. Raises OSError where one cannot be opened."""
         for slot in self.slots:
+            # Scrapy closes those that have rows, and would open them only with the next one.
+            slot.start_exporting()
             slot.itemcount = rows[cast("RunFeedStorage", slot.storage).path(slot.spider).name]
 
     def sync(self) -> dict[str, tuple[int, int]]:

@@ -181,6 +181,19 @@ class World:
             self._deleted.append((self._index.remove(event_id), now))
             return event_id
 
+    def change_now(self, event_id: int) -> None:
+        """Change a livestream of the recent set: it was watched once more.
+
+        Raises:
+            KeyError: there is none of this id.
+        """
+        with self._lock:
+            now = self._settle()
+            event = self._index.remove(event_id)
+            self._deleted.append((event, now))
+            self._inserted[event_id] = now
+            self._index.add(event._replace(viewers=event.viewers + 1))
+
     # --- What the server asks for --------------------------------------------------------------------------
 
     def recent_page(self, query: RecentQuery, page: Page) -> list[bytes]:

@@ -1,0 +1,252 @@
+"""Runs that were stopped or killed: the same name finishes them, and nothing is lost or twice."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parti_scraper.mockserver import MockServer
+from tests import forked
+from tests.conftest import (
+    Crawl,
+    Run,
+    RunningCrawl,
+    Scrapy,
+    check_books,
+    command_of,
+    environment_of,
+    read_lines,
+    wait_until,
+)
+from tests.test_completeness import requests
+from tests.test_spiders import Serve, ids
+
+NOW = "2026-11-01T00:00:00Z"
+STILL: dict[str, Any] = {"now": NOW, "speed": 0, "live": 20}
+QUIET = ("--loglevel", "WARNING")
+RUN = ["recent", "-a", "run_id=run", *QUIET]
+KILLS = 25
+
+Fork = Callable[..., Any]
+
+
+@pytest.fixture
+def fork(output: Path, tmp_path: Path) -> Fork:
+    """Return a function that begins a crawl in a forked process, whose log is `log`."""
+    return lambda arguments, server, **how: forked.crawl(
+        arguments, environment_of(output, server), tmp_path / "log", **how
+    )
+
+
+def assert_finished(output: Path, server: MockServer) -> Crawl:
+    """Assert that both files hold exactly what the server has, and that the counts add up."""
+    run = Crawl(0, "", "", output, "recent", "run")
+    expected = server.world.existed_throughout() - server.world.malformed_ids
+    assert sorted(ids(run.rows)) == sorted(expected)
+    assert [int(row["event_id"]) for row in run.csv_rows] == ids(run.rows)
+    assert run.package["complete"]
+    check_books(run)
+    if server.world.malformed_ids:
+        assert len(run.quarantine) == run.package["counts"]["quarantined"] == len(server.world.malformed_ids)
+    return run
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_each_record_once(
+    fork: Fork, serve: Serve, output: Path, tmp_path: Path
+) -> None:
+    by_chance = random.Random(4)
+    kills = 0
+    while kills < KILLS:
+        server = serve(**STILL, events=4_000, malformed=0.01, page_cap=by_chance.choice([25, 100]), latency=0.01)
+        for _ in range(100):
+            process = fork(RUN, server)
+            process.join(by_chance.uniform(0.3, 2))
+            if not process.is_alive():
+                break
+            process.kill()
+            process.join()
+            kills += 1
+        assert process.exitcode == 0, (tmp_path / "log").read_text(encoding="utf-8")
+        assert_finished(output, server)
+        shutil.rmtree(output)
+
+
+def test_a_run_that_crashes_at_any_moment_between_data_and_notes_ends_with_each_record_once(
+    fork: Fork, serve: Serve, output: Path
+) -> None:
+    moment = 0
+    crashed = True
+    while crashed:
+        moment += 1
+        server = serve(**STILL, events=1_500, malformed=0.01)
+        process = fork(RUN, server, crash_at=moment)
+        process.join()
+        crashed = process.exitcode == -signal.SIGKILL
+        again = fork(RUN, server)
+        again.join()
+        assert (process.exitcode, again.exitcode) == (-signal.SIGKILL if crashed else 0, 0), moment
+        assert_finished(output, server)
+        shutil.rmtree(output)
+    # Each checkpoint and the end have several.
+    assert moment > 12
+
+
+def test_a_run_that_was_stopped_goes_on_and_asks_for_little_again(serve: Serve, output: Path, crawl: Run) -> None:
+    options = {**STILL, "events": 4_000, "page_cap": 50, "latency": 0.02}
+    undisturbed = serve(**options)
+    assert crawl("recent", server=undisturbed, run_id="undisturbed").code == 0
+    for number, signal_number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGKILL)):
+        server = serve(**options)
+        running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+        wait_until(lambda: len(requests(server)) >= 40)  # noqa: B023 - called at once
+        assert running.stop(signal_number) == (-9 if signal_number == signal.SIGKILL else 3)
+        assert crawl("recent", server=server).code == 0
+        assert_finished(output, server)
+        # Up to ten pages since the last checkpoint, those under way, and what each window asks for once more.
+        assert len(requests(server)) <= len(requests(undisturbed)) + 25, number
+        shutil.rmtree(output / "recent/run")
+
+
+def test_a_run_goes_on_with_its_own_arguments_and_window(
+    serve: Serve, output: Path, crawl: Run, scrapy: Scrapy
+) -> None:
+    server = serve(speed=0, events=3_000, latency=0.05)
+    arguments = {"since": "900d", "categories": "Gaming,7", "max_records": 500}
+    running = RunningCrawl(command_of("recent", "run", arguments, QUIET), environment_of(output, server))
+    wait_until(lambda: len(requests(server)) >= 5)
+    assert running.stop(signal.SIGKILL) == -9
+    asked = len(server.requests)
+    other = scrapy("crawl", "recent", "-a", "run_id=run", "-a", "since=800d", server=server)
+    assert (other.returncode, other.stderr) == (
+        2,
+        "argument `since`: not that of the run `run`: '800d' (accepted: 900d, as it was begun, or none)\n",
+    )
+    other = scrapy("crawl", "recent", "-a", "run_id=run", "-a", "user_id=7", server=server)
+    assert (other.returncode, other.stderr) == (
+        2,
+        "argument `user_id`: not that of the run `run`: '7' (accepted: none, as it was begun)\n",
+    )
+    assert len(server.requests) == asked
+    server.world.insert_now(int(server.world.now()))
+    run = crawl("recent", server=server, since="900d")
+    assert run.code == 0
+    assert len(run.rows) == len(run.csv_rows) == len(set(ids(run.rows))) == 500
+    assert run.package["truncated"]
+    given = run.package["arguments"]
+    assert (given["categories"], given["max_records"]) == (["Gaming", "7"], 500)
+    assert {row["category_id"] for row in run.rows} == {7}
+
+
+def test_last_is_the_last_run_that_did_not_finish(serve: Serve, output: Path, scrapy: Scrapy) -> None:
+    server = serve(**STILL, events=2_000, latency=0.05)
+    nothing = scrapy("crawl", "recent", "-a", "run_id=last", server=server)
+    assert (nothing.returncode, nothing.stderr) == (0, "recent: no run is unfinished; nothing was requested\n")
+    for name in ("one", "two"):
+        running = RunningCrawl(command_of("recent", name, {}, QUIET), environment_of(output, server))
+        wait_until(lambda: len(requests(server)) >= 5)
+        running.stop(signal.SIGKILL)
+        server.requests.clear()
+    for name in ("two", "one"):
+        run = scrapy("crawl", "recent", "-a", "run_id=last", *QUIET, server=server)
+        assert run.returncode == 0
+        assert run.stderr.startswith(f"recent {name}: complete: 2,000 livestreams")
+    assert scrapy("crawl", "recent", "-a", "run_id=last", *QUIET, server=server).stderr == nothing.stderr
+
+
+def test_two_processes_do_not_work_on_one_run_and_a_dead_one_keeps_nobody_out(
+    serve: Serve, output: Path, crawl: Run
+) -> None:
+    server = serve(**STILL, events=2_000, latency=0.2)
+    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+    wait_until(lambda: len(requests(server)) >= 3)
+    second = crawl("recent", *QUIET, server=server)
+    assert (second.code, second.stderr) == (
+        2,
+        "another process is at work on the run `run`: wait until it has ended, or stop it\n",
+    )
+    assert running.process.poll() is None
+    running.stop(signal.SIGKILL)
+    assert crawl("recent", server=server).code == 0
+    assert_finished(output, server)
+
+
+def test_files_that_are_not_as_they_were_left_are_begun_from_the_start(serve: Serve, output: Path, crawl: Run) -> None:
+    server = serve(**STILL, events=3_000, latency=0.05)
+    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+    wait_until(lambda: len(requests(server)) >= 20)
+    running.stop(signal.SIGINT)
+    (output / "recent/run/livestreams.csv").write_text("nothing\n", encoding="utf-8")
+    run = crawl("recent", server=server)
+    assert run.code == 0
+    assert "it begins from the start" in run.stderr
+    assert_finished(output, server)
+
+
+def test_a_run_with_a_feed_of_the_users_begins_from_the_start(
+    serve: Serve, output: Path, tmp_path: Path, crawl: Run
+) -> None:
+    server = serve(**STILL, events=2_000, latency=0.05)
+    feed = tmp_path / "mine.jsonl"
+    options = ("-O", str(feed), *QUIET)
+    running = RunningCrawl(command_of("recent", "run", {}, options), environment_of(output, server))
+    wait_until(lambda: len(requests(server)) >= 15)
+    running.stop(signal.SIGINT)
+    assert crawl("recent", *options, server=server).code == 0
+    assert sorted(ids(read_lines(feed))) == sorted(server.world.existed_throughout())
+
+
+def test_snapshots_go_on_where_they_were(serve: Serve, output: Path, crawl: Run) -> None:
+    server = serve(**STILL, events=10, page_cap=7)
+    arguments = {"interval": "0.2", "duration": "3600"}
+    running = RunningCrawl(command_of("live", "run", arguments, QUIET), environment_of(output, server))
+    wait_until(lambda: len(requests(server, "/live")) >= 40)
+    running.stop(signal.SIGKILL)
+    before = len(requests(server, "/live"))
+    running = RunningCrawl(command_of("live", "run", {}, QUIET), environment_of(output, server))
+    wait_until(lambda: len(requests(server, "/live")) >= before + 40)
+    assert running.stop(signal.SIGINT) == 0
+    run = Crawl(0, "", "", output, "live", "run")
+    by_snapshot: dict[str, list[int]] = {}
+    for row in run.rows:
+        by_snapshot.setdefault(row["snapshot_id"], []).append(row["user_id"])
+    numbers = [int(snapshot_id.removeprefix("run-")) for snapshot_id in by_snapshot]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) > 2
+    everyone = sorted(record["user_id"] for record in server.world.live_at())
+    assert all(sorted(users) == everyone for users in list(by_snapshot.values())[:-1])
+    check_books(run)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "{state}/ledger.sqlite is of version 99, not 1: "),
+        (b"not a database" * 100, "{state}/ledger.sqlite is damaged (file is not a database): "),
+    ],
+)
+def test_a_ledger_that_is_not_this_versions_is_refused_and_left_alone(
+    serve: Serve, tmp_path: Path, scrapy: Scrapy, content: bytes | None, line: str
+) -> None:
+    server = serve(**STILL)
+    state = tmp_path / "state"
+    state.mkdir()
+    ledger = state / "ledger.sqlite"
+    if content is None:
+        connection = sqlite3.connect(ledger)
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+    else:
+        ledger.write_bytes(content)
+    before = ledger.read_bytes()
+    run = scrapy("crawl", "recent", server=server)
+    assert run.returncode == 1
+    assert run.stderr == line.format(state=state) + "move it away, or set PARTI_STATE_DIR to another folder\n"
+    assert ledger.read_bytes() == before
+    assert server.requests == []
