@@ -116,12 +116,12 @@ class RecordMaker:
 
     def recent_json(self, event: Event) -> bytes:
         """Return the record as it is served, malformed where it is to be."""
-        encoded = self._encoded.get(event.event_id)
+        encoded = self._encoded.get(event)
         if encoded is None:
             if len(self._encoded) >= _MAX_KEPT:
                 self._encoded.clear()
             encoded = encode(self._served(self.recent(event), event.event_id, "recent"))
-            self._encoded[event.event_id] = encoded
+            self._encoded[event] = encoded
         return encoded
 
     def live_json(self, stream: Stream, time: float) -> bytes:
