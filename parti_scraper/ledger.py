@@ -307,6 +307,8 @@ class Ledger:
             execute = self._connection.execute
             if not execute("UPDATE run SET state = ? WHERE id = ? AND state = 'running'", (state, run)).rowcount:
                 return
+            execute("UPDATE run SET progress = NULL WHERE id = ?", (run,))
+            execute("DELETE FROM rejected WHERE run = ?", (run,))
             query = "SELECT series, moves_to, known_from FROM run WHERE id = ?"
             series, moves_to, known_from = execute(query, (run,)).fetchone()
             if series is None:

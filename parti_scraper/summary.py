@@ -46,6 +46,9 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
         f"  {counts.pages:,} pages, {counts.served:,} records served: {counts.written:,} written, "
         f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
     )
+    if spider.series is not None:
+        new, changed = recorder.versions()
+        lines.append(f"  {new:,} new and {changed:,} changed since the incremental runs before")
     for file in recorder.files:
         lines.append(f"  {file.path}  {file.rows:,} rows, {file.path.stat().st_size:,} bytes")
     for feed in recorder.feeds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -32,7 +33,7 @@ NOW = "2026-11-01T00:00:00Z"
 STILL: dict[str, Any] = {"now": NOW, "speed": 0, "live": 20}
 QUIET = ("--loglevel", "WARNING")
 RUN = ["recent", "-a", "run_id=run", *QUIET]
-KILLS = 25
+KILLS = int(os.environ.get("PARTI_TEST_KILLS", "25"))
 
 Fork = Callable[..., Any]
 
@@ -202,25 +203,29 @@ def test_a_run_with_a_feed_of_the_users_begins_from_the_start(
     assert sorted(ids(read_lines(feed))) == sorted(server.world.existed_throughout())
 
 
-def test_snapshots_go_on_where_they_were(serve: Serve, output: Path, crawl: Run) -> None:
-    server = serve(**STILL, events=10, page_cap=7)
-    arguments = {"interval": "0.2", "duration": "3600"}
-    running = RunningCrawl(command_of("live", "run", arguments, QUIET), environment_of(output, server))
-    wait_until(lambda: len(requests(server, "/live")) >= 40)
-    running.stop(signal.SIGKILL)
-    before = len(requests(server, "/live"))
-    running = RunningCrawl(command_of("live", "run", {}, QUIET), environment_of(output, server))
-    wait_until(lambda: len(requests(server, "/live")) >= before + 40)
-    assert running.stop(signal.SIGINT) == 0
-    run = Crawl(0, "", "", output, "live", "run")
-    by_snapshot: dict[str, list[int]] = {}
+def snapshots(run: Crawl) -> dict[str, list[int]]:
+    """Return the channels of each snapshot of a run."""
+    found: dict[str, list[int]] = {}
     for row in run.rows:
-        by_snapshot.setdefault(row["snapshot_id"], []).append(row["user_id"])
-    numbers = [int(snapshot_id.removeprefix("run-")) for snapshot_id in by_snapshot]
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert len(numbers) > 2
+        found.setdefault(row["snapshot_id"], []).append(row["user_id"])
+    return {snapshot_id: sorted(users) for snapshot_id, users in found.items()}
+
+
+def test_snapshots_go_on_where_they_were_and_all_are_whole(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, events=10, page_cap=7, latency=0.005)
+    arguments = {"interval": "0.1", "duration": "3600"}
     everyone = sorted(record["user_id"] for record in server.world.live_at())
-    assert all(sorted(users) == everyone for users in list(by_snapshot.values())[:-1])
+    for typed, signal_number, code in ((arguments, signal.SIGKILL, -9), ({}, signal.SIGINT, 0)):
+        before = len(requests(server, "/live"))
+        running = RunningCrawl(command_of("live", "run", typed, QUIET), environment_of(output, server))
+        wait_until(lambda: len(requests(server, "/live")) >= before + 44)  # noqa: B023 - called at once
+        assert running.stop(signal_number) == code
+    run = Crawl(0, "", "", output, "live", "run")
+    found = snapshots(run)
+    assert list(found) == [f"run-{number}" for number in range(1, len(found) + 1)]
+    assert len(found) > 2
+    assert all(users == everyone for users in found.values())
+    assert [row["snapshot_id"] for row in run.csv_rows] == [row["snapshot_id"] for row in run.rows]
     check_books(run)
 
 

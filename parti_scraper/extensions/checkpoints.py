@@ -47,6 +47,8 @@ class Checkpoints:
         self.crawler = crawler
         self._locks: list[Lock] = []
         self._run = 0
+        # Records by category at the last checkpoint.
+        self._noted_categories: dict[str, int] = {}
 
     @property
     def spider(self) -> PartiSpider:
@@ -103,8 +105,8 @@ class Checkpoints:
         else:
             spider.ledger.forget_progress(self._run)
 
-    def take(self) -> None:
-        """Bring the records to the disk, then note that they are there.
+    def take(self, categories: Counter[str]) -> None:
+        """Bring the records to the disk, then note that they are there; `categories` counts them.
 
         Raises:
             LedgerError, OSError: one of the two cannot be done.
@@ -112,14 +114,34 @@ class Checkpoints:
         exporter = self._exporter
         if exporter is not None and exporter.is_all_in_run_folder:
             self._note(exporter.sync() | self._sync_quarantine())
+            self._noted_categories = dict(categories)
 
     def take_last(self) -> None:
         """Note what is in the files, which are closed. Raises LedgerError."""
         exporter = self._exporter
-        if exporter is None or not exporter.is_all_in_run_folder or not self.spider.at_rest:
+        if not self.spider.at_rest:
             return
-        files = {file.path.name: (file.path.stat().st_size, file.rows) for file in exporter.in_run_folder()}
-        self._note(files | self._sync_quarantine())
+        if exporter is not None and exporter.is_all_in_run_folder:
+            files = {file.path.name: (file.path.stat().st_size, file.rows) for file in exporter.in_run_folder()}
+            self._note(files | self._sync_quarantine())
+        elif self.spider.series is not None:
+            # Nothing to go on with, but the next run is to know what was written.
+            self._note({})
+
+    def cut_back(self, categories: Counter[str]) -> None:
+        """Leave out what came since the last checkpoint, once the files are closed. Raises LedgerError, OSError."""
+        noted = self.spider.ledger.last_checkpoint(self._run)
+        if noted is None:
+            return
+        assert self._exporter is not None  # noqa: S101 - or there would be none
+        for name in self._exporter.sync() | self._sync_quarantine():
+            os.truncate(self.spider.run_dir / name, noted.files.get(name, (0, 0))[0])
+        self._count_as(noted)
+        self._exporter.count_as({name: rows for name, (_, rows) in noted.files.items()})
+        categories.clear()
+        categories.update(self._noted_categories)
+        if not noted.counts["item_dropped_reasons_count/BadRecord"]:
+            self.spider.quarantine_path.unlink(missing_ok=True)
 
     def finish(self, *, complete: bool, truncated: bool) -> None:
         """Note that the run has come to its end. Raises LedgerError."""
@@ -174,15 +196,19 @@ class Checkpoints:
             item = spider.item_class(**row)
             spider.seen.add(item.identity)
             categories[category_of(item)] += 1
-        for name, number in noted.counts.items():
-            self.crawler.stats.set_value(name, number)
+        self._count_as(noted)
         assert self._exporter is not None  # noqa: S101 - `_are_as_noted`
+        self._noted_categories = dict(categories)
         spider.resumed = True
         self._exporter.go_on({name: rows for name, (_, rows) in noted.files.items()})
         spider.truncated = noted.counts["item_scraped_count"] == spider.max_records
         spider.rejected = set(noted.rejected)
         spider.restore(noted.progress)
         logger.info("The run %s goes on after %d records", spider.run_id, noted.counts["item_scraped_count"])
+
+    def _count_as(self, noted: Checkpoint) -> None:
+        for name, number in noted.counts.items():
+            self.crawler.stats.set_value(name, number)
 
     @staticmethod
     def _rows(path: Path) -> Iterator[dict[str, Any]]:

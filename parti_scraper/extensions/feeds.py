@@ -101,6 +101,11 @@ class FeedExporter(feedexport.FeedExporter):
         for slot in self.slots:
             # Scrapy closes those that have rows, and would open them only with the next one.
             slot.start_exporting()
+        self.count_as(rows)
+
+    def count_as(self, rows: Mapping[str, int]) -> None:
+        """Set how many rows each file holds."""
+        for slot in self.slots:
             slot.itemcount = rows[cast("RunFeedStorage", slot.storage).path(slot.spider).name]
 
     def sync(self) -> dict[str, tuple[int, int]]:
@@ -112,7 +117,7 @@ class FeedExporter(feedexport.FeedExporter):
         files = {}
         for slot in self.slots:
             path = cast("RunFeedStorage", slot.storage).path(slot.spider)
-            if slot.file is not None and slot.exporter is not None:
+            if slot.file is not None and slot.exporter is not None and not slot.file.closed:
                 # That of CSV holds text back.
                 getattr(slot.exporter, "stream", slot.file).flush()
                 slot.file.flush()

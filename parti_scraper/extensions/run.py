@@ -116,7 +116,7 @@ class RunRecorder:
         if self._exceptions.count or self._storage_problems or not self.counts().balance():
             return
         try:
-            self.checkpoints.take()
+            self.checkpoints.take(self.records_by_category)
         except LedgerError as error:
             self.storage_failed(str(error))
         except OSError as error:
@@ -150,6 +150,7 @@ class RunRecorder:
             complete, reason = self.finished_before.get("complete"), self.finished_before.get("reason")
             self.verdict = Verdict(ExitCode.COMPLETE if complete else ExitCode.INCOMPLETE, reason)
         else:
+            self._leave_out_what_is_half()
             self._take_stock()
             self._note_last()
             ending = self._ending()
@@ -174,6 +175,11 @@ class RunRecorder:
             filtered=count("item_dropped_reasons_count/FilteredRecord", 0),
             unknown_fields=len(self.spider.unknown_fields),
         )
+
+    def versions(self) -> tuple[int, int]:
+        """Return how many livestreams an incremental run found new, and how many changed."""
+        count = self.crawler.stats.get_value
+        return count("parti/incremental/new", 0), count("parti/incremental/changed", 0)
 
     @property
     def _feed_exporter(self) -> FeedExporter | None:
@@ -219,6 +225,15 @@ class RunRecorder:
         if counts.quarantined:
             self.files.append(datapackage.File(self.spider.quarantine_path, RejectedRecord, counts.quarantined))
 
+    def _leave_out_what_is_half(self) -> None:
+        """Where an endless run was stopped, leave out what it had not finished: a snapshot is whole or not there."""
+        if not self.spider.endless or self.spider.at_rest or self._storage_problems:
+            return
+        try:
+            self.checkpoints.cut_back(self.records_by_category)
+        except (LedgerError, OSError) as error:
+            self._storage_problems.append(str(error))
+
     def _note_last(self) -> None:
         """Note what is in the files now, so that neither a stop nor a crash from here on costs a request."""
         failed = self._exceptions.count or self._storage_problems or self.spider.usage_error
@@ -243,8 +258,7 @@ class RunRecorder:
         spider, verdict = self.spider, judge(ending)
         counts = asdict(ending.counts)
         if spider.series is not None:
-            count = self.crawler.stats.get_value
-            counts |= {"new": count("parti/incremental/new", 0), "changed": count("parti/incremental/changed", 0)}
+            counts |= zip(("new", "changed"), self.versions(), strict=True)
         descriptor: dict[str, Any] = {
             "name": f"parti-{spider.name}-{spider.run_id}".lower(),
             "title": f"{spider.collection.replace('_', ' ')} of parti.com",

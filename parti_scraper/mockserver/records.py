@@ -51,7 +51,7 @@ class RecordMaker:
         for row in CATEGORIES:
             nameless = {"empty": "", "display_name": row.display_name, "null": None}[options.nameless]
             self._category_names[row.category_id] = row.name or nameless
-        self._encoded: dict[int, bytes] = {}
+        self._encoded: dict[Event, bytes] = {}
 
     def recent(self, event: Event) -> Record:
         """Return the record of an ended livestream."""

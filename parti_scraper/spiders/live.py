@@ -74,8 +74,8 @@ class LiveSpider(PagedSpider):
         self._schedule_snapshot()
 
     def progress(self) -> Any:
-        """Return how many snapshots were taken."""
-        return {**super().progress(), "snapshots": self.snapshots}
+        """Return how many snapshots were taken; the next one may have begun."""
+        return {**super().progress(), "snapshots": self.snapshots - bool(self._walks_left)}
 
     def restore(self, progress: Any) -> None:
         """Take no snapshot twice."""
