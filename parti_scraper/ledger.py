@@ -383,6 +383,6 @@ class Ledger:
         try:
             yield
         except sqlite3.Error as error:
-            if error.sqlite_errorname in {"SQLITE_CORRUPT", "SQLITE_NOTADB"}:
+            if getattr(error, "sqlite_errorname", "") in {"SQLITE_CORRUPT", "SQLITE_NOTADB"}:
                 raise LedgerFormatError(f"{self.path} is damaged ({error}): {_WHAT_TO_DO}") from None
             raise LedgerError(f"{self.path} cannot be used: {error}") from None

@@ -46,18 +46,22 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
         f"  {counts.pages:,} pages, {counts.served:,} records served: {counts.written:,} written, "
         f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
     )
-    if spider.series is not None:
-        new, changed = recorder.versions()
-        lines.append(f"  {new:,} new and {changed:,} changed since the incremental runs before")
-    for file in recorder.files:
-        lines.append(f"  {file.path}  {file.rows:,} rows, {file.path.stat().st_size:,} bytes")
-    for feed in recorder.feeds:
-        lines.append(f"  {printable(feed.uri)}  {feed.rows:,} rows")
+    lines += _stored(recorder)
     if verdict.reason:
         lines.append(f"  {printable(verdict.reason)}")
     if not verdict.ended:
         lines.append(f"  {how_to_finish(spider)}")
     return "\n".join(lines)
+
+
+def _stored(recorder: RunRecorder) -> list[str]:
+    lines = []
+    if recorder.spider.series is not None:
+        new, changed = recorder.versions()
+        lines.append(f"  {new:,} new and {changed:,} changed since the incremental runs before")
+    lines += [f"  {file.path}  {file.rows:,} rows, {file.path.stat().st_size:,} bytes" for file in recorder.files]
+    lines += [f"  {printable(feed.uri)}  {feed.rows:,} rows" for feed in recorder.feeds]
+    return lines
 
 
 def how_to_finish(spider: PartiSpider) -> str:

@@ -64,7 +64,6 @@ class Checkpoints:
         for path, make in paths:
             lock = Lock.take(path, make=make)
             if lock is None:
-                self.release()
                 what = "an incremental run with the same filters" if make else f"the run `{spider.run_id}`"
                 raise UsageError(f"another process is at work on {what}: wait until it has ended, or stop it")
             self._locks.append(lock)

@@ -227,7 +227,8 @@ class RunRecorder:
 
     def _leave_out_what_is_half(self) -> None:
         """Where an endless run was stopped, leave out what it had not finished: a snapshot is whole or not there."""
-        if not self.spider.endless or self.spider.at_rest or self._storage_problems:
+        failed = self._storage_problems or self.spider.usage_error
+        if failed or self.spider.at_rest or not self.spider.endless:
             return
         try:
             self.checkpoints.cut_back(self.records_by_category)
