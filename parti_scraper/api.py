@@ -7,6 +7,7 @@ Source of every fact here: the project's specification of the categories pages, 
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
@@ -36,6 +37,11 @@ HEADERS = {
     "Origin": "https://parti.com",
     "Referer": "https://parti.com/",
 }
+
+WS_URL = "wss://ws-backend.parti.com/"
+# What the WebSocket wants to hear once, before it tells who goes live.
+SUBSCRIBE = '{"subscribe_options":{"NewChannelLiveNotify":{}}}'
+WS_HEADERS = {"Origin": HEADERS["Origin"], "User-Agent": USER_AGENT}
 
 # How the site spells "no category" in a query; what the server makes of it is unknown.
 NAN = "NaN"
@@ -134,6 +140,18 @@ def parse_base_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
+def check_ws_url(url: str) -> str:
+    """Return the value of `PARTI_WS_URL`. Raises UsageError where it is not `ws(s)://host[:port][/path]`."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in {"ws", "wss"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"[\s\x00-\x1f]", url):
+        raise UsageError.of("setting", "PARTI_WS_URL", "not the address of a WebSocket", url, f"such as {WS_URL}")
+    return url
+
+
 def base_of(url: str) -> str | None:
     """Return scheme and host of the URL of a route; None where it is no route of the API."""
     base_url, profile, _ = url.partition(_PROFILE)
@@ -154,6 +172,8 @@ def _is_base_url(url: str) -> bool:
         parts = urlsplit(url)
         port_is_valid = parts.port != 0  # reading it raises where it is no port
     except ValueError:
+        return False
+    if re.search(r"\s", url):
         return False
     rest = parts.path or parts.query or parts.fragment or parts.username or parts.password
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and port_is_valid and not rest

@@ -317,3 +317,13 @@ class LiveArguments(Arguments):
     def _check(self, raw: Mapping[str, str], _now: float) -> None:
         if self.duration is not None and self.interval is None:
             raise UsageError.of("argument", "duration", "needs `interval`", raw["duration"], "together with `interval`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotificationsArguments(Arguments):
+    """Arguments of the spider `notifications`. Lengths of time are seconds."""
+
+    max_records: int | None = _max_records_argument()
+    duration: float | None = _argument(
+        _length, _LENGTHS, "for how long to listen: seconds, or 90s, 5m, 24h, 7d (default: until stopped)"
+    )

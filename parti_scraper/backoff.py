@@ -195,3 +195,44 @@ def one_line(text: str) -> str:
     """Return the text without line breaks, and without what is too much to read."""
     text = " ".join(text.split())
     return text if len(text) <= _DETAIL_SHOWN else text[:_DETAIL_SHOWN] + "…"
+
+
+# A connection that held for so long, in seconds, or brought a message, was a good one.
+_HELD = 30.0
+
+
+@dataclass
+class Reconnection:
+    """When to connect again to a server that is to be listened to.
+
+    Attributes:
+        delay: longest wait before the first attempt, in seconds; doubled with each up to 64 times.
+        attempts: failures in a row.
+    """
+
+    delay: float
+    attempts: int = 0
+    _connected_at: float | None = None
+
+    def connected(self, now: float) -> None:
+        """Take note of a connection."""
+        self._connected_at = now
+
+    def heard(self) -> None:
+        """Take note of a message."""
+        self.attempts = 0
+
+    def lost(self, now: float, random: float, retry_after: float | None = None) -> float:
+        """Return how long to wait after a connection was lost or did not come about, in seconds.
+
+        Args:
+            now: of any one clock.
+            random: from 0 to 1.
+            retry_after: what the server asks for.
+        """
+        if self._connected_at is not None and now - self._connected_at >= _HELD:
+            self.attempts = 0
+        self._connected_at = None
+        self.attempts += 1
+        wait = self.delay * 2.0 ** min(self.attempts - 1, 6) * random
+        return max(wait, retry_after or 0.0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from parti_scraper.items import Category, LiveChannel, Livestream, RejectedRecord
+from parti_scraper.items import Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,9 @@ _PRIMARY_KEYS: dict[type, list[str]] = {
     Category: ["category_id"],
     Livestream: ["event_id"],
     LiveChannel: ["snapshot_id", "user_id"],
-    RejectedRecord: ["url", "position"],
+    LiveNotification: ["event_id"],
+    # The same page may be asked for again.
+    RejectedRecord: [],
 }
 
 
@@ -93,7 +95,7 @@ def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> 
             column["constraints"] = {"required": True}
         described.append(column)
     schema: dict[str, Any] = {"fields": described, "missingValues": [""]}
-    if key == _PRIMARY_KEYS[item_class]:  # A part of one says nothing about what is unique.
+    if key and key == _PRIMARY_KEYS[item_class]:  # A part of one says nothing about what is unique.
         schema["primaryKey"] = [labels[name] for name in key]
     return schema
 

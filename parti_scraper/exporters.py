@@ -116,6 +116,8 @@ class RunFeedStorage:
         self._crawler = crawler
         # The folder holds no others, since its data package describes what lies beside it.
         self._name = Path(uri.removeprefix("run:")).name
+        # Set once the file is open: later ones are others.
+        self._part: str | None = None
         self._format: str = (feed_options or {}).get("format", "")
 
     @classmethod
@@ -124,12 +126,15 @@ class RunFeedStorage:
         return cls(crawler, uri, feed_options=feed_options)
 
     def path(self, spider: Spider) -> Path:
-        """Return where the file is."""
+        """Return where the file is: for a spider that rotates its files, with the part in the name."""
         run_dir: Path = spider.run_dir  # type: ignore[attr-defined]
-        return run_dir / self._name
+        part = spider.part if self._part is None else self._part  # type: ignore[attr-defined]
+        name = Path(self._name)
+        return run_dir / f"{name.stem}{part}{name.suffix}"
 
     def open(self, spider: Spider) -> IO[bytes]:
         """Open the file: anew, but for a run that goes on where it was stopped."""
+        self._part = spider.part  # type: ignore[attr-defined]
         return self.path(spider).open("ab" if spider.resumed else "wb")  # type: ignore[attr-defined]
 
     def store(self, file: IO[bytes]) -> None:

@@ -109,7 +109,39 @@ class LiveChannel:
         return self.user_id
 
 
-Item = Category | Livestream | LiveChannel
+@dataclass(slots=True)
+class LiveNotification:
+    """A channel that went live, as the WebSocket announced it or the live route showed it."""
+
+    collection: ClassVar[str] = "live_notifications"
+
+    received_at: str = _time("When this record was received.")
+    source: str = _field("`websocket`, or `live` where the live route showed what the WebSocket was not heard to say.")
+    livestream_id: int | None = _field("A second number of the livestream, which only the WebSocket knows.")
+    event_id: int = _field("The livestream's number.")
+    user_id: int | None = _field("The channel's number.")
+    user_name: str | None = _field("The channel's name.")
+    event_title: str | None = _field("The title, free text by the streamer.")
+    category_id: int | None = _field(_CATEGORY_ID)
+    category_name: str | None = _field("The category's name as the record came with it.")
+    viewers_count: int | None = _field("Viewers at that moment.")
+    event_file: str | None = _field("Address of the livestream's picture.")
+    avatar_link: str | None = _field("Address of the channel's picture.")
+    user_avatar_id: int | None = _field("Number of the channel's picture.")
+    social_media: str | None = _field("Where the channel's account comes from: parti, twitter, discord, telegram.")
+    social_username: str | None = _field("The account's name there.")
+    discord_discriminator: str | None = _field("The number behind a Discord name.")
+    channel_arn: str | None = _field("The channel's resource name at the video service.")
+    channel_url: str | None = _field("The channel's page on the site.")
+    extra: dict[str, Any] = _field(_EXTRA)
+
+    @property
+    def identity(self) -> int:
+        """What makes two records the same one."""
+        return self.event_id
+
+
+Item = Category | Livestream | LiveChannel | LiveNotification
 
 
 @dataclass(slots=True)

@@ -86,6 +86,21 @@ def check_settings(settings: BaseSettings) -> None:
     _delay(settings)
 
 
+def is_closing(crawler: Crawler) -> bool:
+    """Tell whether the crawl is coming to its end."""
+    engine = crawler.engine
+    slot = engine._slot  # noqa: SLF001 - needs_backout() is true too while the downloader is full
+    return not engine.running or slot is None or slot.closing is not None
+
+
+def retry_delay(settings: BaseSettings, url: str) -> float:
+    """Return the longest wait before a first retry, in seconds. Raises UsageError."""
+    delay = _delay(settings)
+    if delay is not None:
+        return delay
+    return _LOOPBACK_DELAY if api.is_loopback(url) else _DELAY
+
+
 class RetryMiddleware:
     """Sends again what failed and may succeed, after a wait, for as long as the host is alive.
 
@@ -101,7 +116,7 @@ class RetryMiddleware:
         # As they are in the URLs of requests, each once: what was left is not come back to.
         self.base_urls = tuple(dict.fromkeys(map(_as_sent, base_urls)))
         self.patience = _patience(settings)
-        self.delay = _delay(settings)
+        self.settings = settings
         self.most_retries = settings.getint("RETRY_TIMES")
         self._position = 0
         self._health: dict[str, HostHealth] = {}
@@ -224,7 +239,7 @@ class RetryMiddleware:
     # How it is done:
 
     def _check(self, request: Request, base_url: str, health: HostHealth) -> None:
-        if self._is_closing():
+        if is_closing(self.crawler):
             # It is dropped like those that wait in the scheduler: nothing failed.
             request.errback = None
             raise IgnoreRequest("the crawl is stopping")
@@ -237,11 +252,6 @@ class RetryMiddleware:
         self._explained.add(occasion)
         before = "".join(f"; before that {each['from']}: {each['reason']}" for each in self.spider.failovers)
         raise IgnoreRequest(health.explain(base_url) + before)
-
-    def _is_closing(self) -> bool:
-        engine = self.crawler.engine
-        slot = engine._slot  # noqa: SLF001 - needs_backout() is true too while the downloader is full
-        return not engine.running or slot is None or slot.closing is not None
 
     def _retry(self, request: Request, kind: str, detail: str = "") -> Request:
         """Return the request to be sent again, no sooner than is right; whether at all is decided then."""
@@ -293,9 +303,7 @@ class RetryMiddleware:
         return self._health.setdefault(base_url, HostHealth(self.patience))
 
     def _delay_of(self, base_url: str) -> float:
-        if self.delay is not None:
-            return self.delay
-        return _LOOPBACK_DELAY if api.is_loopback(base_url) else _DELAY
+        return retry_delay(self.settings, base_url)
 
 
 class PausingDownloadHandler(HTTP11DownloadHandler):

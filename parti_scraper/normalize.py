@@ -15,7 +15,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from parti_scraper import api
 from parti_scraper.exceptions import PageError, RecordError
-from parti_scraper.items import Category, Item, LiveChannel, Livestream, RejectedRecord
+from parti_scraper.items import Category, Item, LiveChannel, LiveNotification, Livestream, RejectedRecord
 from parti_scraper.redact import MAX_DEPTH, redact, redact_url
 
 Record = Mapping[str, Any]
@@ -176,6 +176,58 @@ def normalize_live(
     return _normalize(body, url, normalize)
 
 
+def normalize_notification(
+    text: str, url: str, received_at: str, categories: CategoryIndex, position: int
+) -> NormalizedPage[LiveNotification]:
+    """Normalize a message of the WebSocket: one item, or what was received with the reason why it is none.
+
+    Args:
+        text: the message.
+        url: where it came from.
+        received_at: when, in ISO 8601.
+        categories: finds a category's number.
+        position: how many messages came before.
+    """
+    try:
+        (record,) = parse_page(f"[{text}]".encode(errors="replace"))
+    except (PageError, ValueError):
+        # Not an object, but it may hold a secret all the same.
+        return NormalizedPage(1, rejected=[RejectedRecord("not a JSON object", url, position, redact(text))])
+
+    def normalize(reader: _Reader, _position: int) -> LiveNotification:
+        return _notification(reader, "websocket", received_at, categories)
+
+    page = _normalize_records([record], url, normalize)
+    for rejected in page.rejected:
+        rejected.position = position
+    return page
+
+
+def normalize_live_notifications(
+    body: bytes, url: str, received_at: str, categories: CategoryIndex
+) -> NormalizedPage[LiveNotification]:
+    """Normalize a page of the live route as notifications. Raises PageError where it is no list of records."""
+
+    def normalize(reader: _Reader, _position: int) -> LiveNotification:
+        return _notification(reader, "live", received_at, categories)
+
+    return _normalize(body, url, normalize)
+
+
+def _notification(reader: _Reader, source: str, received_at: str, categories: CategoryIndex) -> LiveNotification:
+    return LiveNotification(
+        received_at=received_at,
+        source=source,
+        livestream_id=reader.integer("livestream_id"),
+        event_id=reader.required_integer("event_id"),
+        user_id=reader.integer("user_id"),
+        **_channel_fields(reader, categories),
+        viewers_count=reader.integer("viewers_count"),
+        channel_arn=reader.text("channel_arn"),
+        extra=reader.extra(),
+    )
+
+
 class _Reader:
     """Reads the fields of one record, each checked for its type; remembers which were read.
 
@@ -254,7 +306,12 @@ def _channel_fields(reader: _Reader, categories: CategoryIndex) -> dict[str, Any
 
 
 def _normalize(body: bytes, url: str, normalize: Callable[[_Reader, int], ItemT]) -> NormalizedPage[ItemT]:
-    records = parse_page(body)
+    return _normalize_records(parse_page(body), url, normalize)
+
+
+def _normalize_records(
+    records: list[Any], url: str, normalize: Callable[[_Reader, int], ItemT]
+) -> NormalizedPage[ItemT]:
     page: NormalizedPage[ItemT] = NormalizedPage(served=len(records))
     for position, record in enumerate(records):
         try:

@@ -23,6 +23,11 @@ PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(api.BASE_UR
 # Sent as a Bearer token to these hosts. Only from the environment: others can read a command line, and Scrapy
 # stores and shows settings; this one shows itself as `***`.
 PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
+# Address of the WebSocket that tells who goes live.
+PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or api.WS_URL
+# After so long without a message the connection is made anew: long silences are normal, but the server answers no
+# pings, so nothing else tells a dead connection from a silent one.
+PARTI_WS_IDLE_TIMEOUT = os.environ.get("PARTI_WS_IDLE_TIMEOUT") or "300"
 # Seconds without a single page, counted from a failure, after which a host is given up. With DOWNLOAD_TIMEOUT and
 # the longest Retry-After that is obeyed (60 s) on top, a dead host ends a run within two minutes.
 PARTI_RETRY_PATIENCE = os.environ.get("PARTI_RETRY_PATIENCE", "50")

@@ -111,9 +111,13 @@ class Checkpoints:
             LedgerError, OSError: one of the two cannot be done.
         """
         exporter = self._exporter
-        if exporter is not None and exporter.is_all_in_run_folder:
+        if exporter is None:
+            return
+        if exporter.is_all_in_run_folder:
             self._note(exporter.sync() | self._sync_quarantine())
             self._noted_categories = dict(categories)
+        else:
+            exporter.flush()
 
     def take_last(self) -> None:
         """Note what is in the files, which are closed. Raises LedgerError."""
@@ -136,7 +140,7 @@ class Checkpoints:
         for name in self._exporter.sync() | self._sync_quarantine():
             os.truncate(self.spider.run_dir / name, noted.files.get(name, (0, 0))[0])
         self._count_as(noted)
-        self._exporter.count_as({name: rows for name, (_, rows) in noted.files.items()})
+        self._exporter.count_as(self._rows_of_feeds(noted))
         categories.clear()
         categories.update(self._noted_categories)
         if not noted.counts["item_dropped_reasons_count/BadRecord"]:
@@ -178,7 +182,8 @@ class Checkpoints:
         names = {slot.storage.path(self.spider).name for slot in exporter.slots}  # type: ignore[attr-defined]
         sizes = {name: size for name, (size, _) in noted.files.items()}
         whole = all(_size(self.spider.run_dir / name) >= size for name, size in sizes.items())
-        if not whole or names - sizes.keys():
+        # What rotates begins a file a day.
+        if not whole or (names - sizes.keys() and not self.spider.part):
             logger.warning(
                 "The files of the run %s are not as they were left; it begins from the start", self.spider.run_id
             )
@@ -191,15 +196,16 @@ class Checkpoints:
             # What came after was not noted, so it is asked for again; the last line may be torn.
             if _size(spider.run_dir / name) > size:
                 os.truncate(spider.run_dir / name, size)
-        for row in self._rows(spider.run_dir / f"{spider.collection}.jsonl"):
-            item = spider.item_class(**row)
-            spider.seen.add(item.identity)
-            categories[category_of(item)] += 1
+        for name in sorted(self._rows_of_feeds(noted)):
+            for row in self._rows(spider.run_dir / name) if name.endswith(".jsonl") else ():
+                item = spider.item_class(**row)
+                spider.seen.add(item.identity)
+                categories[category_of(item)] += 1
         self._count_as(noted)
         assert self._exporter is not None  # noqa: S101 - `_are_as_noted`
         self._noted_categories = dict(categories)
         spider.resumed = True
-        self._exporter.go_on({name: rows for name, (_, rows) in noted.files.items()})
+        self._exporter.go_on(self._rows_of_feeds(noted))
         spider.truncated = noted.counts["item_scraped_count"] == spider.max_records
         spider.rejected = set(noted.rejected)
         spider.restore(noted.progress)
@@ -208,6 +214,9 @@ class Checkpoints:
     def _count_as(self, noted: Checkpoint) -> None:
         for name, number in noted.counts.items():
             self.crawler.stats.set_value(name, number)
+
+    def _rows_of_feeds(self, noted: Checkpoint) -> dict[str, int]:
+        return {name: rows for name, (_, rows) in noted.files.items() if name.startswith(self.spider.collection)}
 
     @staticmethod
     def _rows(path: Path) -> Iterator[dict[str, Any]]:

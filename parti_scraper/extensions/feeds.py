@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +34,8 @@ class FeedExporter(feedexport.FeedExporter):
         super().__init__(crawler)
         self._failed = False
         self._closed_slots: list[FeedSlot] = []
+        # Rows of files that sessions before have written and closed, by name.
+        self._earlier: dict[str, int] = {}
         crawler.signals.connect(self.feed_slot_closed, signals.feed_slot_closed)
 
     def item_scraped(self, item: Any, spider: Spider) -> None:
@@ -41,6 +43,7 @@ class FeedExporter(feedexport.FeedExporter):
         if self._failed:
             return
         try:
+            self._rotate(cast("PartiSpider", spider), item)
             super().item_scraped(item, spider)
         except OSError as error:
             self._failed = True
@@ -49,6 +52,21 @@ class FeedExporter(feedexport.FeedExporter):
             self._failed = True
             deferred_from_coro(self.crawler.engine.close_spider_async(reason="feeds"))
             raise
+
+    def _rotate(self, spider: PartiSpider, item: Any) -> None:
+        """Close the files in the run's folder and begin others, where the record belongs into those."""
+        part = spider.part_of(item)
+        if part == spider.part:
+            return
+        for position, slot in enumerate(self.slots):
+            if isinstance(slot.storage, RunFeedStorage) and slot.file is not None:
+                slot.finish_exporting()
+                slot.storage.store(slot.file)
+                self._closed_slots.append(slot)
+                self.slots[position] = self._start_new_batch(
+                    slot.batch_id, slot.uri, slot.feed_options, spider, slot.uri_template
+                )
+        spider.part = part
 
     def feed_slot_closed(self, slot: FeedSlot) -> None:
         """Remember a feed, or a batch of one, that came to its end."""
@@ -85,6 +103,8 @@ class FeedExporter(feedexport.FeedExporter):
         rows: Counter[str] = Counter()
         for slot in self._closed_slots:
             rows[slot.uri_template] += slot.itemcount
+        for name, number in self._earlier.items():
+            rows[f"run:%(collection)s{Path(name).suffix}"] += number
         for template, accepts in self.filters.items():
             takes_all = type(accepts) is feedexport.ItemFilter and not accepts.item_classes
             if takes_all and rows[template] != written:
@@ -100,13 +120,17 @@ class FeedExporter(feedexport.FeedExporter):
         """Count on from so many rows in each file. Raises OSError where one cannot be opened."""
         for slot in self.slots:
             # Scrapy closes those that have rows, and would open them only with the next one.
-            slot.start_exporting()
+            if self._name_of(slot) in rows:
+                slot.start_exporting()
         self.count_as(rows)
 
     def count_as(self, rows: Mapping[str, int]) -> None:
-        """Set how many rows each file holds."""
-        for slot in self.slots:
-            slot.itemcount = rows[cast("RunFeedStorage", slot.storage).path(slot.spider).name]
+        """Set how many rows each file holds, those of sessions and days before included."""
+        names = set()
+        for slot in [*self._closed_slots, *self.slots]:
+            slot.itemcount = rows.get(self._name_of(slot), 0)
+            names.add(self._name_of(slot))
+        self._earlier = {name: number for name, number in rows.items() if name not in names}
 
     def sync(self) -> dict[str, tuple[int, int]]:
         """Bring all records of the feeds in the run's folder to the disk; return size and rows of each file.
@@ -114,20 +138,35 @@ class FeedExporter(feedexport.FeedExporter):
         Raises:
             OSError: they cannot be written.
         """
-        files = {}
+        self.flush()
+        spider = cast("PartiSpider", self.crawler.spider)
+        rows = dict(self._earlier)
+        for slot in [*self._closed_slots, *self.slots]:
+            if slot.file is not None and not slot.file.closed:
+                os.fsync(slot.file.fileno())
+            rows[self._name_of(slot)] = slot.itemcount
+        paths = {name: spider.run_dir / name for name in rows}
+        return {name: (path.stat().st_size if path.exists() else 0, rows[name]) for name, path in paths.items()}
+
+    def flush(self) -> None:
+        """Let others see what was written so far. Raises OSError."""
         for slot in self.slots:
-            path = cast("RunFeedStorage", slot.storage).path(slot.spider)
             if slot.file is not None and slot.exporter is not None and not slot.file.closed:
                 # That of CSV holds text back.
                 getattr(slot.exporter, "stream", slot.file).flush()
                 slot.file.flush()
-                os.fsync(slot.file.fileno())
-            files[path.name] = (path.stat().st_size if path.exists() else 0, slot.itemcount)
-        return files
+
+    def _name_of(self, slot: FeedSlot) -> str:
+        return cast("RunFeedStorage", slot.storage).path(slot.spider).name
 
     def in_run_folder(self) -> list[File]:
         """Return what was stored in the run's folder."""
-        return [self._file(slot) for slot in self._closed_slots if isinstance(slot.storage, RunFeedStorage)]
+        stored = [self._file(slot) for slot in self._closed_slots if isinstance(slot.storage, RunFeedStorage)]
+        earlier = []
+        for name, rows in self._earlier.items():
+            like = [file for file in stored if file.path.suffix == Path(name).suffix]
+            earlier += [replace(file, path=file.path.with_name(name), rows=rows) for file in like[:1]]
+        return [*earlier, *stored]
 
     def elsewhere(self) -> list[Feed]:
         """Return what was stored elsewhere; the batches of a feed count as one."""

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
 
 from scrapy import Request, Spider
 from scrapy.exceptions import CloseSpider, IgnoreRequest
@@ -20,7 +20,7 @@ from scrapy.spidermiddlewares.httperror import HttpError
 
 from parti_scraper import api, datapackage
 from parti_scraper.api import NAN
-from parti_scraper.arguments import ALL, LAST, parse_length
+from parti_scraper.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length
 from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
@@ -68,6 +68,7 @@ class PartiSpider(Spider):
         series: what an incremental run belongs to.
         seen, rejected: identities of the records that were written, and marks of those set aside; of the snapshot at
             hand where there are snapshots.
+        part: what distinguishes the files written now from those of the run before, where it rotates them.
         truncated: `max_records` was reached; nothing more is asked for.
         gaps: what could not be had, a part of a sentence each.
         usage_error: a wrong argument that only the API could show.
@@ -98,9 +99,10 @@ class PartiSpider(Spider):
         self.run_id = self.arguments.run_id or _default_run_id(raw.get("_job"), self.started_at)
         self.begun: Run | None = None
         self.resumed = False
+        self.part = ""
         self.window: tuple[int, int] | None = None
         self.series: Series | None = None
-        self.seen: set[Hashable] = set()
+        self.seen: Seen = set()
         # Marks of the records that were set aside, of the snapshot at hand.
         self.rejected: set[bytes] = set()
         self.selection = Selection()
@@ -135,7 +137,9 @@ class PartiSpider(Spider):
         """Check settings and arguments without building a spider. Raises as `from_crawler` does."""
         api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         check_settings(settings)
-        parse_length("PARTI_INCREMENTAL_OVERLAP", settings["PARTI_INCREMENTAL_OVERLAP"])
+        api.check_ws_url(settings["PARTI_WS_URL"])
+        for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
+            parse_length(name, settings[name])
         ledger = Ledger.existing(Path(settings["PARTI_STATE_DIR"]))
         cls.find_begun(settings, raw_arguments, ledger)
         if ledger:
@@ -193,6 +197,10 @@ class PartiSpider(Spider):
     def max_records(self) -> int | None:
         """After how many records to stop; None: never."""
         return getattr(self.arguments, "max_records", None)
+
+    def part_of(self, item: Any) -> str:
+        """Return the part that a record belongs into; only of files in the run's folder."""
+        return self.part
 
     @property
     def endless(self) -> bool:
@@ -276,8 +284,24 @@ class PartiSpider(Spider):
         """Count a page and its records."""
         self.crawler.stats.inc_value("parti/spider/pages")
         self.crawler.stats.inc_value("parti/spider/served", page.served)
+        self.note_unknown(page)
+
+    def note_unknown(self, page: NormalizedPage[Any]) -> None:
+        """Remember the names of fields that no item declares."""
         if len(self.unknown_fields) < MAX_UNKNOWN_FIELDS:
             self.unknown_fields |= page.unknown_fields
+
+
+class Seen(Protocol):
+    """Identities of records."""
+
+    def __contains__(self, identity: Hashable, /) -> bool: ...
+
+    def add(self, identity: Hashable, /) -> None:
+        """Remember an identity."""
+
+    def clear(self) -> None:
+        """Forget all."""
 
 
 @dataclass(slots=True, eq=False)
@@ -309,7 +333,7 @@ class PagedSpider(PartiSpider):
         super().__init__(started_at, **raw_arguments)
         self.index = CategoryIndex()
         # Pages may differ in size between routes, not between walks.
-        self.size = PageSize(self.arguments.limit)
+        self.size = PageSize(getattr(self.arguments, "limit", DEFAULT_LIMIT))
         self.walks: list[Walk] = []
         # Marks of the records that were set aside since the last checkpoint.
         self._new_rejected: list[bytes] = []
