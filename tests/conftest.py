@@ -62,14 +62,13 @@ class Crawl:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The records of the JSON Lines file."""
-        (path,) = (path for path in self.folder.glob("*.jsonl") if path.name != "quarantine.jsonl")
-        return read_lines(path)
+        paths = sorted(path for path in self.folder.glob("*.jsonl") if path.name != "quarantine.jsonl")
+        return [row for path in paths for row in read_lines(path)]
 
     @property
     def csv_rows(self) -> list[dict[str, str]]:
         """The records of the CSV file."""
-        (path,) = self.folder.glob("*.csv")
-        return read_csv(path)
+        return [row for path in sorted(self.folder.glob("*.csv")) for row in read_csv(path)]
 
     @property
     def quarantine(self) -> list[dict[str, Any]]:
@@ -110,6 +109,7 @@ def environment_of(output: Path, server: MockServer | None, env: Mapping[str, st
             "PARTI_OUTPUT_DIR": str(output),
             "PARTI_STATE_DIR": str(output.with_name("state")),
             "PARTI_API_BASE_URLS": base_url,
+            "PARTI_WS_URL": server.ws_url if server else "ws://127.0.0.1:9/",
             "PYTHONWARNINGS": "error::DeprecationWarning",
         }
         | dict(env or {})
@@ -152,9 +152,12 @@ def check_books(crawl: Crawl) -> None:
     package = crawl.package
     counts = package["counts"]
     assert counts["served"] == counts["written"] + counts["duplicate"] + counts["quarantined"] + counts["filtered"]
+    rows: dict[str, int] = {}
     for resource in package["resources"]:
-        expected = counts["quarantined"] if resource["path"] == "quarantine.jsonl" else counts["written"]
-        assert resource.get("rows", expected) == expected
+        kind = "quarantine" if resource["path"] == "quarantine.jsonl" else resource["format"]
+        rows[kind] = rows.get(kind, 0) + resource.get("rows", counts["written"])
+    for kind, number in rows.items():
+        assert number == counts["quarantined" if kind == "quarantine" else "written"]
 
 
 def wait_until(happened: Callable[[], bool]) -> None:

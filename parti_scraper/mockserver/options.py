@@ -204,6 +204,10 @@ class Options:
     # --- The rest of the site
     robots: str = _choice("robots.txt: 404, all allowed, all disallowed", "none", "allow", "disallow")
     ws_drop_after: float = _seconds(0.0, 86_400, "close a WebSocket after so many seconds (0: never)")
+    ws_drop_every: int = _switch(
+        0, Whole(0, 1_000_000), "cut a WebSocket after so many messages, by a close frame or without (0: never)"
+    )
+    ws_refused: float = _rate("share of WebSocket handshakes that are refused, with 429 or 503")
     ws_ping: str = _choice("WebSocket pings of the client", "ignored", "answered")
     ws_malformed: float = _rate("share of notifications that are replaced by something else")
 

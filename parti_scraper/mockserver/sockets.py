@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from parti_scraper.mockserver.options import Options
     from parti_scraper.mockserver.world import World
 
-_SALT_WHETHER, _SALT_WHICH = 401, 402
+_SALT_WHETHER, _SALT_WHICH, _SALT_REFUSED = 401, 402, 403
+# More than a client should take for a notification.
+_OVERSIZED = "x" * 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,13 @@ class Notifier:
         self._options = options
         self._world = world
         self._open: dict[web.WebSocketResponse, asyncio.Event] = {}
+        self._handshakes = self._cuts = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one connection until either side closes it."""
+        self._handshakes += 1
+        if fraction(self._options.seed, self._handshakes, _SALT_REFUSED) < self._options.ws_refused:
+            return web.Response(status=(429, 503)[self._handshakes % 2])
         # aiohttp would answer pings by itself; the real server answers none (reported).
         connection = web.WebSocketResponse(autoping=False)
         await connection.prepare(request)
@@ -93,16 +100,28 @@ class Notifier:
                 # Its end is no news: the connection is gone.
                 await asyncio.gather(telling, return_exceptions=True)
 
-    async def _tell(self, connection: web.WebSocketResponse, wake: asyncio.Event, place: int) -> None:
+    async def _tell(self, connection: web.WebSocketResponse, wake: asyncio.Event, first: int) -> None:
         """Tell of every stream that starts, from a place in their order on."""
+        place = first
         while not connection.closed:
             wake.clear()
             for stream in self._world.started(place):
                 place += 1
                 await self._send(connection, stream)
+                if self._options.ws_drop_every and place - first == self._options.ws_drop_every:
+                    await self._cut(connection)
+                    return
             seconds = self._world.seconds_to_next_start()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), None if math.isinf(seconds) else max(seconds, 0.001))
+
+    async def _cut(self, connection: web.WebSocketResponse) -> None:
+        """End a connection, by turns as it should be and as a broken line does."""
+        self._cuts += 1
+        if self._cuts % 2:
+            await connection.close(code=WSCloseCode.SERVICE_RESTART, message=b"restart")
+        elif (transport := connection.get_extra_info("socket")) is not None:
+            transport.shutdown(socket.SHUT_RDWR)
 
     async def _send(self, connection: web.WebSocketResponse, stream: Stream) -> None:
         record = self._world.notification(stream)
@@ -131,6 +150,7 @@ class Notifier:
             json.dumps({name: value for name, value in record.items() if name not in {"user_id", "event_id"}}),
             json.dumps(record | {"user_id": None, "event_id": "abc"}),
             b"\xff\xfe\x00",
+            _OVERSIZED,
         )
         return variants[mix(self._options.seed, record["event_id"], _SALT_WHICH) % len(variants)]
 

@@ -53,6 +53,9 @@ _MAX_MESSAGE = 1024 * 1024
 _REMEMBERED = 7 * 86_400.0
 # After the live route could not be crawled, in seconds.
 _FILL_AGAIN = 30.0
+# The server does not say when it has read the subscription, so the live route is asked a little later, in seconds.
+_SETTLE = 0.5
+_SECONDS_BETWEEN_WARNINGS = 600.0
 
 
 class SeenLately:
@@ -105,12 +108,13 @@ class NotificationsSpider(PagedSpider):
         super().__init__(started_at, **raw_arguments)
         self.part = _day_of(timestamp_to_iso(time.time()))
         self.seen = SeenLately(_REMEMBERED)
-        self._noted_at = 0.0
+        self._noted_at = self._quiet_until = 0.0
         self._is_new = False
         self._messages = 0
-        # The walk through the live route that is under way, and why one is due: until it is done, channels may be
-        # missing.
+        # The walk through the live route that is under way; whether another is due after it; why the last one failed:
+        # until one does not, channels may be missing.
         self._filling: Walk | None = None
+        self._fill_again = False
         self._unfilled = ""
         self._timer: CallLaterResult | None = None
 
@@ -168,7 +172,7 @@ class NotificationsSpider(PagedSpider):
 
     async def listen(self, _response: Response) -> AsyncIterator[Any]:
         """Stay connected until the run is over; yields notifications, and requests that fill gaps."""
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(trust_env=True) as session:
             while not self._is_over():
                 retry_after = None
                 try:
@@ -183,8 +187,9 @@ class NotificationsSpider(PagedSpider):
                 if not self._is_over():
                     wait = self.reconnection.lost(time.monotonic(), random.random(), retry_after)  # noqa: S311
                     await self._sleep(wait)
-            if self._unfilled:
-                self.note_gap(f"channels that went live unheard may be missing: {self._unfilled}")
+            self._say_unfilled()
+            if self._timer is not None:
+                self._timer.cancel()
             await self._note(at_once=True)
 
     async def _connection(self, session: aiohttp.ClientSession) -> AsyncIterator[Any]:
@@ -201,8 +206,7 @@ class NotificationsSpider(PagedSpider):
         try:
             await socket.send_str(api.SUBSCRIBE)
             self._say_connected()
-            for request in self._fill("it was not crawled since the last connection"):
-                yield request
+            self._fill_in(_SETTLE)
             async for result in self._messages_of(socket):
                 yield result
         finally:
@@ -247,10 +251,14 @@ class NotificationsSpider(PagedSpider):
             logger.info("Connected to %s again, after %d attempts", self.ws_url, attempts)
 
     def _trouble(self, reason: str) -> None:
-        """Count what went wrong; say the first of a row of failures."""
+        """Count what went wrong; say it once in a while, or a troubled server would flood the log."""
         self.crawler.stats.inc_value("parti/websocket/failures")
-        level = logging.DEBUG if self.reconnection.attempts else logging.WARNING
-        logger.log(level, "The connection to %s was lost: %s; trying again until it holds", self.ws_url, reason)
+        now = time.monotonic()
+        level = logging.DEBUG if now < self._quiet_until else logging.WARNING
+        if level == logging.WARNING:
+            self._quiet_until = now + _SECONDS_BETWEEN_WARNINGS
+        failures = self.crawler.stats.get_value("parti/websocket/failures")
+        logger.log(level, "No connection to %s: %s; trying again (failures so far: %d)", self.ws_url, reason, failures)
 
     async def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -276,13 +284,21 @@ class NotificationsSpider(PagedSpider):
 
     # The live route:
 
-    def _fill(self, reason: str) -> Iterator[Request]:
-        """Ask for the channels that are live, unless that is under way."""
-        self._unfilled = f"the live route: {reason}"
-        if self._filling is None:
-            self._filling = Walk((), self.plan(()))
-            self.walks.clear()
-            yield from self.begin_walk(self._filling)
+    def _fill_in(self, seconds: float) -> None:
+        """Set the timer for the next walk through the live route."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = call_later(seconds, self._on_timer)
+
+    def _fill(self) -> Iterator[Request]:
+        """Ask for the channels that are live; once more after that, where it is under way."""
+        if self._filling is not None:
+            self._fill_again = True
+            return
+        self._fill_again = False
+        self._filling = Walk((), self.plan(()))
+        self.walks.clear()
+        yield from self.begin_walk(self._filling)
 
     def plan(self, categories: tuple[str, ...]) -> Plan:
         """Plan passes over the list, whose order changes all the time."""
@@ -304,19 +320,25 @@ class NotificationsSpider(PagedSpider):
     def end_walk(self, walk: Walk) -> Iterator[Request]:
         """Take note that the gap is filled, or try again later; listening goes on either way."""
         self._filling = None
-        if not walk.plan.gaps:
-            self._unfilled = ""
-        else:
-            self._unfilled = walk.plan.gaps[0]
-            logger.warning("Not filled: %s; again in %g s", self._unfilled, _FILL_AGAIN)
-            self._timer = call_later(_FILL_AGAIN, self._fill_again)
-        yield from ()
+        self._unfilled = walk.plan.gaps[0] if walk.plan.gaps else ""
+        if self._is_over():
+            self._say_unfilled()
+        elif self._unfilled:
+            logger.warning("The gap could not be filled (%s); again in %g s", self._unfilled, _FILL_AGAIN)
+            self._fill_in(_FILL_AGAIN)
+        elif self._fill_again:
+            # The connection was made anew meanwhile.
+            yield from self._fill()
 
-    def _fill_again(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         if not self._is_over():
-            for request in self._fill(self._unfilled):
+            for request in self._fill():
                 self.crawler.engine.crawl(request)
+
+    def _say_unfilled(self) -> None:
+        if self._unfilled:
+            self.note_gap(f"channels that went live unheard may be missing: {self._unfilled}")
 
 
 def _day_of(moment: str) -> str:

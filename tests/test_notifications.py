@@ -1,0 +1,234 @@
+"""Listening to channels that go live: none is missed, none is told twice, whatever the line does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parti_scraper.backoff import Reconnection
+from parti_scraper.mockserver import MockServer, Options
+from parti_scraper.normalize import CategoryIndex, normalize_notification
+from parti_scraper.spiders.notifications import SeenLately
+from tests import forked
+from tests.conftest import Crawl, Run, RunningCrawl, check_books, command_of, environment_of, read_lines, wait_until
+from tests.test_completeness import requests
+from tests.test_spiders import Serve
+
+QUIET = ("--loglevel", "WARNING")
+# Streams last fifteen minutes, so that none is over before the gap is filled in which it began.
+STILL: dict[str, Any] = {"speed": 0, "events": 10, "live": 300, "start_every": 3}
+
+
+def listen(output: Path, server: MockServer, *options: str, **arguments: Any) -> RunningCrawl:
+    """Begin to listen."""
+    command = command_of("notifications", "run", arguments, (*QUIET, *options))
+    return RunningCrawl(command, environment_of(output, server))
+
+
+def heard(output: Path) -> list[dict[str, Any]]:
+    """Return what is in the files, whole lines only."""
+    rows = []
+    for path in sorted((output / "notifications/run").glob("live_notifications.*.jsonl")):
+        rows += [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    return rows
+
+
+def ids(output: Path) -> set[int]:
+    """Return the livestreams that are in the files."""
+    return {row["event_id"] for row in heard(output)}
+
+
+def started(server: MockServer) -> set[int]:
+    """Return the livestreams that have begun since the clock was moved."""
+    world = server.world
+    return {record["event_id"] for record in world.notifications_between(world.started_at, world.now())}
+
+
+def live(server: MockServer) -> set[int]:
+    """Return the livestreams that are on air."""
+    return {record["event_id"] for record in server.world.live_at()}
+
+
+def ended(output: Path) -> Crawl:
+    """Return a run that has ended; its records are in no file twice."""
+    run = Crawl(0, "", "", output, "notifications", "run")
+    check_books(run)
+    rows = [row["event_id"] for row in run.rows]
+    assert len(rows) == len(set(rows))
+    assert [int(row["event_id"]) for row in run.csv_rows] == rows
+    return run
+
+
+def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, ws_drop_every=20, ws_refused=0.3, rate_500=0.2)
+    running = listen(output, server)
+    wait_until(lambda: live(server) <= ids(output))
+    while len(started(server)) < 200:
+        before = len(started(server))
+        while len(started(server)) == before:
+            server.world.advance(1)
+        # Some are heard one by one, and some at once.
+        if before % 8 == 0:
+            wait_until(lambda: started(server) <= ids(output))
+    wait_until(lambda: started(server) <= ids(output))
+    assert running.stop(signal.SIGINT) == 0
+    run = ended(output)
+    assert run.package["complete"]
+    assert {row["event_id"] for row in run.rows} >= started(server)
+    assert {row["source"] for row in run.rows} == {"websocket", "live"}
+    assert running.stderr.count("WARNING: No connection to ws://127.0.0.1") == 1
+    world = server.world
+    truth = {each["event_id"]: each for each in world.notifications_between(world.started_at, world.now())}
+    for row in run.rows:
+        record = truth[row["event_id"]] if row["source"] == "websocket" else {}
+        assert {name: row[name] for name in record} == record
+
+
+def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve, output: Path) -> None:
+    server = serve(**STILL)
+    for signal_number, code in ((signal.SIGKILL, -9), (signal.SIGKILL, -9), (signal.SIGTERM, 0)):
+        before = len(requests(server, "/live"))
+        running = listen(output, server)
+        # The live route is asked after the subscription.
+        wait_until(lambda: len(requests(server, "/live")) > before)  # noqa: B023 - called at once
+        server.world.advance(60)
+        wait_until(lambda: started(server) | live(server) <= ids(output))
+        assert running.stop(signal_number) == code
+    assert ended(output).package["complete"]
+
+
+def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_was(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, ws_malformed=0.3)
+    running = listen(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1")
+    wait_until(lambda: live(server) <= ids(output))
+    for _ in range(20):
+        server.world.advance(6)
+    wait_until(lambda: live(server) <= ids(output))
+    assert running.stop(signal.SIGTERM) == 0
+    run = ended(output)
+    # One message is larger than any notification: it ends the connection, and with it what was on its way.
+    malformed = [each for each in server.notifications if each.malformed and len(each.text) < 1_000_000]
+    assert 0 < len(run.quarantine) <= len(malformed)
+    assert {"not a JSON object", "event_id: missing"} <= {each["reason"] for each in run.quarantine}
+
+
+def test_a_silent_line_is_made_anew_and_nothing_is_said_of_it(serve: Serve, output: Path) -> None:
+    server = serve(**STILL)
+    running = listen(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=0.3s")
+    # Each new connection looks once more who is live.
+    wait_until(lambda: len(server.requests) > 40)
+    assert running.stop() == 0
+    assert running.stderr.startswith("notifications run: complete: ")
+
+
+def test_each_day_has_files_of_its_own(serve: Serve, output: Path, tmp_path: Path) -> None:
+    server = serve(**STILL)
+    now = time.time()
+    midnight = (now // 86_400 + 1) * 86_400
+    arguments = ["notifications", "-a", "run_id=run", *QUIET]
+    process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", clock=midnight - now - 4)
+    wait_until(lambda: live(server) <= ids(output))
+    folder = output / "notifications/run"
+    while len(list(folder.glob("*.jsonl"))) < 2:
+        server.world.advance(3)
+        wait_until(lambda: started(server) <= ids(output))
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "log").read_text(encoding="utf-8")
+    run = ended(output)
+    days = sorted({row["received_at"][:10] for row in run.rows})
+    names = [f"live_notifications.{day}.{form}" for day in days for form in ("csv", "jsonl")]
+    assert sorted(path.name for path in folder.iterdir()) == ["datapackage.json", *names]
+    assert sorted(resource["path"] for resource in run.package["resources"]) == names
+    for day in days:
+        assert {row["received_at"][:10] for row in read_lines(folder / f"live_notifications.{day}.jsonl")} == {day}
+
+
+def test_listening_goes_on_without_the_http_routes(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, gone=True)
+    running = listen(output, server, "-s", "PARTI_RETRY_PATIENCE=0.1")
+    wait_until(lambda: len(requests(server, "/live")) > 0)
+    server.world.advance(30)
+    wait_until(lambda: started(server) <= ids(output))
+    assert running.stop() == 4
+    assert "`category_id` is unknown" in running.stderr
+    assert "channels that went live unheard may be missing" in running.stderr
+    assert all(row["category_id"] is None for row in ended(output).rows)
+
+
+def test_it_stops_after_so_many_records_and_after_so_long(serve: Serve, crawl: Run) -> None:
+    server = serve(**STILL)
+    run = crawl("notifications", server=server, max_records=25)
+    assert (run.code, len(run.rows), run.package["truncated"]) == (0, 25, True)
+    run = crawl("notifications", server=server, run_id="short", duration="3s")
+    assert run.code == 0
+    assert {row["event_id"] for row in run.rows} == live(server)
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for(serve: Serve, output: Path) -> None:
+    api = serve(**STILL)
+    with MockServer(Options(**STILL)) as gone:
+        pass
+    port = int(gone.ws_url.rsplit(":")[-1].strip("/"))
+    running = RunningCrawl(
+        command_of("notifications", "run", {}, QUIET), environment_of(output, api, {"PARTI_WS_URL": gone.ws_url})
+    )
+    wait_until(lambda: len(api.requests) >= 2)
+    with MockServer(Options(**STILL), port=port) as server:
+        wait_until(lambda: live(api) <= ids(output))
+        server.world.advance(30)
+        wait_until(lambda: started(server) <= ids(output))
+        assert running.stop() == 0
+
+
+# --- The parts ---------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=40))
+def test_whatever_a_message_is_it_is_an_item_or_set_aside_whole(text: str) -> None:
+    page = normalize_notification(text, "ws://host/", "2026-01-01T00:00:00Z", CategoryIndex(), 7)
+    assert (page.served, len(page.items) + len(page.rejected)) == (1, 1)
+    for rejected in page.rejected:
+        assert (rejected.position, rejected.url) == (7, "ws://host/")
+
+
+def test_a_message_becomes_an_item_without_its_secrets() -> None:
+    message = {"event_id": "12", "user_id": 3, "livestream_id": 9, "playback_auth_token": "t0p", "new": 1}
+    page = normalize_notification(json.dumps(message), "ws://host/", "2026-01-01T00:00:00Z", CategoryIndex(), 0)
+    (item,) = page.items
+    assert (item.event_id, item.user_id, item.livestream_id, item.source) == (12, 3, 9, "websocket")
+    assert item.extra == {"new": 1}
+    assert page.unknown_fields == {"new"}
+
+
+def test_waits_grow_until_a_connection_was_good() -> None:
+    reconnection = Reconnection(0.5)
+    waits = [reconnection.lost(0, 1.0) for _ in range(9)]
+    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 32, 32]
+    assert reconnection.lost(0, 0.0, retry_after=20) == 20
+    reconnection.connected(100)
+    assert reconnection.lost(101, 1.0) == 32
+    reconnection.connected(200)
+    assert reconnection.lost(231, 1.0) == 0.5
+    reconnection.lost(231, 1.0)
+    reconnection.connected(232)
+    reconnection.heard()
+    assert reconnection.lost(232, 1.0) == 0.5
+
+
+def test_what_was_seen_lately_is_remembered_and_the_rest_is_not() -> None:
+    seen = SeenLately(3600)
+    seen.add(1)
+    assert 1 in seen
+    assert 2 not in seen
+    short = SeenLately(0)
+    for number in range(1_000):
+        short.add(number)
+        time.sleep(0)
+    assert len(short) < 1_000
