@@ -55,7 +55,8 @@ class CsvItemExporter(exporters.CsvItemExporter):
         item_class = getattr(crawler.spider, "item_class", None)
         if item_class is not None and not kwargs.get("fields_to_export"):
             kwargs["fields_to_export"] = [field.name for field in fields(item_class)]
-        if getattr(crawler.spider, "resumed", False) and file.seekable() and file.tell():
+        goes_on = getattr(crawler.spider, "resumed", False) or getattr(crawler.spider, "part", "")
+        if goes_on and file.seekable() and file.tell():
             kwargs["include_headers_line"] = False
         return cls(file, **kwargs)
 
@@ -135,7 +136,8 @@ class RunFeedStorage:
     def open(self, spider: Spider) -> IO[bytes]:
         """Open the file: anew, but for a run that goes on where it was stopped."""
         self._part = spider.part  # type: ignore[attr-defined]
-        return self.path(spider).open("ab" if spider.resumed else "wb")  # type: ignore[attr-defined]
+        goes_on = spider.resumed or spider.part  # type: ignore[attr-defined]
+        return self.path(spider).open("ab" if goes_on else "wb")
 
     def store(self, file: IO[bytes]) -> None:
         """Close the file once it is on disk; the data package is written after, and must not outlive it."""

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,6 +102,26 @@ def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve
         wait_until(lambda: started(server) | live(server) <= ids(output))
         assert running.stop(signal_number) == code
     assert ended(output).package["complete"]
+
+
+@pytest.mark.parametrize("moment", range(5, 13))
+def test_a_line_that_was_to_be_seen_is_never_taken_back(
+    serve: Serve, output: Path, tmp_path: Path, moment: int
+) -> None:
+    server = serve(**STILL)
+    arguments = ["notifications", "-a", "run_id=run", *QUIET]
+    # The second crash comes while what the first one left is put right.
+    for crash_at in (moment, moment % 4 + 1):
+        process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", crash_at=crash_at)
+        while process.is_alive():
+            server.world.advance(1)
+            process.join(0.05)
+        assert process.exitcode == -signal.SIGKILL
+    seen = ids(output)
+    running = listen(output, server)
+    wait_until(lambda: live(server) <= ids(output))
+    assert running.stop() == 0
+    assert seen <= {row["event_id"] for row in ended(output).rows}
 
 
 def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_was(serve: Serve, output: Path) -> None:

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, cast
 
 from parti_scraper.exceptions import UsageError
+from parti_scraper.exporters import close_on_disk, encode_line
 from parti_scraper.extensions.feeds import FeedExporter
 from parti_scraper.ledger import Checkpoint, Lock, Run
 from parti_scraper.pipelines import QuarantinePipeline, VersionsPipeline
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Records that came after the last checkpoint, while their files are put right.
+RECOVERED = "recovered.jsonl"
 # What is counted of records: a run that goes on counts on.
 COUNTS = (
     "item_scraped_count",
@@ -192,12 +195,15 @@ class Checkpoints:
 
     def _go_on(self, noted: Checkpoint, categories: Counter[str]) -> None:
         spider = self.spider
+        tail = [] if spider.repeatable else self._save_tail(noted)
         for name, (size, _) in noted.files.items():
+            if not spider.repeatable and name == spider.quarantine_path.name:
+                continue
             # What came after was not noted, so it is asked for again; the last line may be torn.
             if _size(spider.run_dir / name) > size:
                 os.truncate(spider.run_dir / name, size)
         for name in sorted(self._rows_of_feeds(noted)):
-            for row in self._rows(spider.run_dir / name) if name.endswith(".jsonl") else ():
+            for row in _rows(spider.run_dir / name) if name.endswith(".jsonl") else ():
                 item = spider.item_class(**row)
                 spider.seen.add(item.identity)
                 categories[category_of(item)] += 1
@@ -205,11 +211,62 @@ class Checkpoints:
         assert self._exporter is not None  # noqa: S101 - `_are_as_noted`
         self._noted_categories = dict(categories)
         spider.resumed = True
-        self._exporter.go_on(self._rows_of_feeds(noted))
         spider.truncated = noted.counts["item_scraped_count"] == spider.max_records
         spider.rejected = set(noted.rejected)
         spider.restore(noted.progress)
-        logger.info("The run %s goes on after %d records", spider.run_id, noted.counts["item_scraped_count"])
+        self._exporter.go_on(self._rows_of_feeds(noted))
+        if not spider.repeatable:
+            self._count_quarantine(noted)
+            self._bring_back(tail, categories)
+        logger.info(
+            "The run %s goes on after %d records", spider.run_id, noted.counts["item_scraped_count"] + len(tail)
+        )
+
+    def _save_tail(self, noted: Checkpoint) -> list[dict[str, Any]]:
+        """Put aside what came since the checkpoint, whole lines only, and return it."""
+        folder, collection = self.spider.run_dir, self.spider.collection
+        saved = folder / RECOVERED
+        rows = list(_rows(saved)) if saved.exists() else []
+        for path in sorted(folder.glob(f"{collection}.*")):
+            if path.suffix == ".jsonl":
+                rows += _rows(path, noted.files.get(path.name, (0, 0))[0])
+        if rows:
+            temporary = saved.with_suffix(".tmp")
+            with temporary.open("wb") as file:
+                file.writelines(map(encode_line, rows))
+                close_on_disk(file, "jsonlines")
+            temporary.replace(saved)
+        for path in folder.glob(f"{collection}.*"):
+            if path.name not in noted.files:
+                path.unlink()
+        return rows
+
+    def _count_quarantine(self, noted: Checkpoint) -> None:
+        """Keep what was set aside since the checkpoint, whole lines only."""
+        path = self.spider.quarantine_path
+        if not path.exists():
+            return
+        _, rows = noted.files.get(path.name, (0, 0))
+        with path.open("r+b") as file:
+            lines = [line for line in file if line.endswith(b"\n")]
+            file.truncate(sum(map(len, lines)))
+        for name in ("item_dropped_count", "item_dropped_reasons_count/BadRecord", "parti/spider/served"):
+            self.crawler.stats.inc_value(name, len(lines) - rows)
+
+    def _bring_back(self, tail: list[dict[str, Any]], categories: Counter[str]) -> None:
+        spider = self.spider
+        for row in tail:
+            item = spider.item_class(**row)
+            if item.identity in spider.seen:
+                continue
+            spider.seen.add(item.identity)
+            categories[category_of(item)] += 1
+            self.crawler.stats.inc_value("item_scraped_count")
+            self.crawler.stats.inc_value("parti/spider/served")
+            assert self._exporter is not None  # noqa: S101 - as above
+            self._exporter.item_scraped(item, spider)
+        self.take(categories)
+        (spider.run_dir / RECOVERED).unlink(missing_ok=True)
 
     def _count_as(self, noted: Checkpoint) -> None:
         for name, number in noted.counts.items():
@@ -218,10 +275,12 @@ class Checkpoints:
     def _rows_of_feeds(self, noted: Checkpoint) -> dict[str, int]:
         return {name: rows for name, (_, rows) in noted.files.items() if name.startswith(self.spider.collection)}
 
-    @staticmethod
-    def _rows(path: Path) -> Iterator[dict[str, Any]]:
-        with path.open("rb") as lines:
-            yield from map(json.loads, lines)
+
+def _rows(path: Path, offset: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the records of the whole lines of a file, from an offset on."""
+    with path.open("rb") as lines:
+        lines.seek(offset)
+        yield from (json.loads(line) for line in lines if line.endswith(b"\n"))
 
 
 def category_of(item: Any) -> str:

@@ -34,7 +34,7 @@ class FeedExporter(feedexport.FeedExporter):
         super().__init__(crawler)
         self._failed = False
         self._closed_slots: list[FeedSlot] = []
-        # Rows of files that sessions before have written and closed, by name.
+        # Rows of files that were closed before: those of other days and sessions, by name.
         self._earlier: dict[str, int] = {}
         crawler.signals.connect(self.feed_slot_closed, signals.feed_slot_closed)
 
@@ -58,15 +58,22 @@ class FeedExporter(feedexport.FeedExporter):
         part = spider.part_of(item)
         if part == spider.part:
             return
-        for position, slot in enumerate(self.slots):
+        for slot in self.slots:
             if isinstance(slot.storage, RunFeedStorage) and slot.file is not None:
                 slot.finish_exporting()
                 slot.storage.store(slot.file)
-                self._closed_slots.append(slot)
-                self.slots[position] = self._start_new_batch(
-                    slot.batch_id, slot.uri, slot.feed_options, spider, slot.uri_template
-                )
+                self._earlier[self._name_of(slot)] = slot.itemcount
         spider.part = part
+        self.slots = [self._next_part(slot) for slot in self.slots]
+
+    def _next_part(self, slot: FeedSlot) -> FeedSlot:
+        if not isinstance(slot.storage, RunFeedStorage):
+            return slot
+        following = self._start_new_batch(slot.batch_id, slot.uri, slot.feed_options, slot.spider, slot.uri_template)
+        following.itemcount = self._earlier.pop(self._name_of(following), 0)
+        if following.itemcount:
+            following.start_exporting()
+        return following
 
     def feed_slot_closed(self, slot: FeedSlot) -> None:
         """Remember a feed, or a batch of one, that came to its end."""

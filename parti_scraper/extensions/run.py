@@ -97,6 +97,8 @@ class RunRecorder:
             self._check_finished()  # By another process, meanwhile.
             self.checkpoints.begin(self.records_by_category)
             if not self.spider.resumed:
+                for path in self.spider.run_dir.glob(f"{self.spider.collection}.*"):
+                    path.unlink()
                 self.spider.quarantine_path.unlink(missing_ok=True)
         except UsageError as error:
             self.spider.usage_error = str(error)

@@ -79,6 +79,8 @@ class PartiSpider(Spider):
     item_class: ClassVar[type[Item]]
     # The stem of the files' names; the setting FEEDS reads it from here.
     collection: ClassVar[str]
+    # Whether what came since the last checkpoint can be asked for again; else every whole line is kept.
+    repeatable: ClassVar[bool] = True
 
     base_url: str
     run_dir: Path

@@ -100,6 +100,7 @@ class NotificationsSpider(PagedSpider):
     arguments_class = NotificationsArguments
     item_class = LiveNotification
     collection = LiveNotification.collection
+    repeatable = False
 
     arguments: NotificationsArguments  # type: ignore[assignment]
 
@@ -109,7 +110,8 @@ class NotificationsSpider(PagedSpider):
         self.part = _day_of(timestamp_to_iso(time.time()))
         self.seen = SeenLately(_REMEMBERED)
         self._noted_at = self._quiet_until = 0.0
-        self._is_new = False
+        # From the first checkpoint on, no line is lost.
+        self._is_new = True
         self._messages = 0
         # The walk through the live route that is under way; whether another is due after it; why the last one failed:
         # until one does not, channels may be missing.
@@ -171,7 +173,8 @@ class NotificationsSpider(PagedSpider):
     # The WebSocket:
 
     async def listen(self, _response: Response) -> AsyncIterator[Any]:
-        """Stay connected until the run is over; yields notifications, and requests that fill gaps."""
+        """Stay connected until the run is over; yields notifications."""
+        await self._note(at_once=True)
         async with aiohttp.ClientSession(trust_env=True) as session:
             while not self._is_over():
                 retry_after = None
@@ -193,7 +196,7 @@ class NotificationsSpider(PagedSpider):
             await self._note(at_once=True)
 
     async def _connection(self, session: aiohttp.ClientSession) -> AsyncIterator[Any]:
-        """Connect, subscribe, fill the gap, and listen until silence or the end of the connection.
+        """Connect, subscribe, have the gap filled, and listen until silence or the end of the connection.
 
         Raises:
             _LostError, and what aiohttp raises: the connection was lost, or did not come about.
