@@ -36,8 +36,18 @@ COLUMNS = {
         "viewers_count, event_file, avatar_link, user_avatar_id, social_media, social_username, "
         "discord_discriminator, channel_arn, playback_url, channel_url, extra"
     ),
+    "live_notifications": (
+        "received_at, source, livestream_id, event_id, user_id, user_name, event_title, category_id, category_name, "
+        "viewers_count, event_file, avatar_link, user_avatar_id, social_media, social_username, "
+        "discord_discriminator, channel_arn, channel_url, extra"
+    ),
 }
-FOLDERS = {"categories": "categories", "recent": "livestreams", "live": "live_channels"}
+FOLDERS = {
+    "categories": "categories",
+    "recent": "livestreams",
+    "live": "live_channels",
+    "notifications": "live_notifications",
+}
 
 
 def test_the_demo_leaves_every_file_with_its_columns_and_a_summary_and_warns_of_nothing(output: Path) -> None:
@@ -55,15 +65,16 @@ def test_the_demo_leaves_every_file_with_its_columns_and_a_summary_and_warns_of_
     for spider, name in FOLDERS.items():
         (folder,) = (output / spider).iterdir()
         assert re.fullmatch(r"demo-20\d{6}T\d{6}Z", folder.name)
-        assert sorted(path.name for path in folder.iterdir()) == sorted(
-            [f"{name}.csv", f"{name}.jsonl", "datapackage.json"]
-        )
-        rows, cells = read_lines(folder / f"{name}.jsonl"), read_csv(folder / f"{name}.csv")
+        found = {path.suffix: path for path in folder.iterdir()}
+        assert sorted(found) == [".csv", ".json", ".jsonl"]
+        day = r"\.20\d\d-\d\d-\d\d" if spider == "notifications" else ""
+        assert re.fullmatch(f"{name}{day}", found[".csv"].stem)
+        rows, cells = read_lines(found[".jsonl"]), read_csv(found[".csv"])
         assert len(rows) == len(cells) > 20
         assert {", ".join(row) for row in (*rows, *cells)} == {COLUMNS[name]}
         package = folder / "datapackage.json"
         assert validate(str(package)).valid
-        assert f"  {folder / name}.csv  {len(rows):,} rows\n" in job.stdout
+        assert f"  {found['.csv']}  {len(rows):,} rows\n" in job.stdout
         assert f"  {package}  complete\n" in job.stdout
         assert f"{spider} {folder.name}: complete: {len(rows):,} " in job.stderr
 

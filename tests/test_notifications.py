@@ -104,7 +104,7 @@ def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve
     assert ended(output).package["complete"]
 
 
-@pytest.mark.parametrize("moment", range(5, 13))
+@pytest.mark.parametrize("moment", range(3, 9))
 def test_a_line_that_was_to_be_seen_is_never_taken_back(
     serve: Serve, output: Path, tmp_path: Path, moment: int
 ) -> None:
@@ -117,7 +117,9 @@ def test_a_line_that_was_to_be_seen_is_never_taken_back(
             server.world.advance(1)
             process.join(0.05)
         assert process.exitcode == -signal.SIGKILL
-    seen = ids(output)
+        seen = ids(output)
+        # What is not on air any more cannot be had again.
+        server.world.advance(7_200)
     running = listen(output, server)
     wait_until(lambda: live(server) <= ids(output))
     assert running.stop() == 0

@@ -1,4 +1,6 @@
-"""The main job: categories, recent and live livestreams, from the real API or from the bundled mock server.
+"""The main job: categories, recent and live livestreams, and ten seconds of notifications.
+
+From the real API, or from the bundled mock server.
 
 Called by `make crawl` and `make demo`.
 """
@@ -24,7 +26,13 @@ from parti_scraper.datapackage import FILE_NAME
 from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.outcome import ExitCode
 
-SPIDERS = ("categories", "recent", "live")
+# With what is typed beside the name of the run.
+SPIDERS: dict[str, tuple[str, ...]] = {
+    "categories": (),
+    "recent": (),
+    "live": (),
+    "notifications": ("-a", "duration=10s"),
+}
 _SCRAPY = (sys.executable, "-m", "scrapy")
 
 
@@ -43,11 +51,11 @@ def main() -> int:
     with ExitStack() as stack:
         if options.mock:
             server = stack.enter_context(MockServer(Options()))
-            environment |= {"PARTI_API_BASE_URLS": server.base_url, "no_proxy": "127.0.0.1"}
+            environment |= {"PARTI_API_BASE_URLS": server.base_url, "PARTI_WS_URL": server.ws_url, "no_proxy": "127.0.0.1"}
             print(f"The mock server answers at {server.base_url}", flush=True)
-        for spider in SPIDERS:
-            print(f"\nscrapy crawl {spider} -a run_id={run_id}", flush=True)
-            command = [*_SCRAPY, "crawl", spider, "-a", f"run_id={run_id}", "--loglevel", level]
+        for spider, arguments in SPIDERS.items():
+            print(f"\nscrapy crawl {' '.join((spider, '-a', f'run_id={run_id}', *arguments))}", flush=True)
+            command = [*_SCRAPY, "crawl", spider, "-a", f"run_id={run_id}", *arguments, "--loglevel", level]
             codes[spider] = _run(command, environment, received)
             if received:
                 break
