@@ -24,8 +24,9 @@ lint: setup ## static checks
 	ruff format --check .
 	mypy
 
-bench: setup ## the benchmark against its peer; arguments in ARGS
-	PYTHONPATH=. python benchmarks/latency.py $(ARGS)
+BENCH ?= latency
+bench: setup ## a benchmark against its peer, BENCH=latency or notifications; arguments in ARGS
+	PYTHONPATH=. python benchmarks/$(BENCH).py $(ARGS)
 
 format: setup ## mend what the static checks can mend
 	ruff check --fix .

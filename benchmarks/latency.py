@@ -79,7 +79,11 @@ def _timed(name: str, server: MockServer) -> float:
             spider.write_text(PLAIN, encoding="utf-8")
             outputs = [part for suffix in ("jsonl", "csv") for part in ("-O", f"{folder}/plain.{suffix}")]
             command = [*scrapy, "runspider", str(spider), "-a", f"base_url={server.base_url}", *outputs]
-        environment = os.environ | {"PARTI_API_BASE_URLS": server.base_url, "PARTI_OUTPUT_DIR": folder}
+        environment = os.environ | {
+            "PARTI_API_BASE_URLS": server.base_url,
+            "PARTI_OUTPUT_DIR": folder,
+            "PARTI_STATE_DIR": f"{folder}/state",
+        }
         started = time.perf_counter()
         subprocess.run(command, env=environment, check=True, capture_output=True)
         return time.perf_counter() - started

@@ -51,7 +51,11 @@ def main() -> int:
     with ExitStack() as stack:
         if options.mock:
             server = stack.enter_context(MockServer(Options()))
-            environment |= {"PARTI_API_BASE_URLS": server.base_url, "PARTI_WS_URL": server.ws_url, "no_proxy": "127.0.0.1"}
+            environment |= {
+                "PARTI_API_BASE_URLS": server.base_url,
+                "PARTI_WS_URL": server.ws_url,
+                "no_proxy": "127.0.0.1",
+            }
             print(f"The mock server answers at {server.base_url}", flush=True)
         for spider, arguments in SPIDERS.items():
             print(f"\nscrapy crawl {' '.join((spider, '-a', f'run_id={run_id}', *arguments))}", flush=True)
