@@ -145,6 +145,31 @@ def test_a_run_goes_on_with_its_own_arguments_and_window(
     assert {row["category_id"] for row in run.rows} == {7}
 
 
+def test_a_run_stopped_before_its_first_page_has_everything_before_it(serve: Serve, output: Path, crawl: Run) -> None:
+    broken, server = (serve(**STILL, events=300, rate_500=rate, fault_burst=0) for rate in (1.0, 0.0))
+    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, broken))
+    wait_until(lambda: len(requests(broken, "/categories")) > 3)
+    assert running.stop(signal.SIGINT) == 3
+    assert crawl("recent", server=server).code == 0
+    assert_finished(output, server)
+
+
+def test_a_run_through_all_categories_goes_on_with_each(serve: Serve, output: Path, crawl: Run) -> None:
+    server = serve(**STILL, events=2_000, page_cap=20, latency=0.01)
+    undisturbed = crawl("recent", server=server, run_id="undisturbed", categories="all")
+    for pages in (12, 60):
+        server.requests.clear()
+        running = RunningCrawl(
+            command_of("recent", "run", {"categories": "all"}, QUIET), environment_of(output, server)
+        )
+        wait_until(lambda: len(requests(server)) >= pages)  # noqa: B023 - called at once
+        assert running.stop(signal.SIGKILL) == -9
+    run = crawl("recent", server=server)
+    assert run.code == 0
+    assert sorted(ids(run.rows)) == sorted(ids(undisturbed.rows))
+    assert [int(row["event_id"]) for row in run.csv_rows] == ids(run.rows)
+
+
 def test_last_is_the_last_run_that_did_not_finish(serve: Serve, output: Path, scrapy: Scrapy) -> None:
     server = serve(**STILL, events=2_000, latency=0.05)
     nothing = scrapy("crawl", "recent", "-a", "run_id=last", server=server)

@@ -97,13 +97,12 @@ class RecentSpider(PagedSpider):
 
     def begin(self) -> Iterator[Request]:
         """Begin a walk for each group of categories, or go on with those of the run that is to be finished."""
-        if not self.resumed:
-            for categories in self.groups:
-                yield from self.begin_walk(Walk(categories, self.plan(categories)))
-            return
         for each in self._begun_walks:
             categories = tuple(each["categories"])
             self.walks.append(Walk(categories, self.plan(categories, each["remaining"]), seen=set(each["seen"])))
+        if not self.walks:
+            # All at once: a checkpoint that knew only the first of them would lose the others.
+            self.walks = [Walk(categories, self.plan(categories)) for categories in self.groups]
         for walk in tuple(self.walks):
             if walk.plan.remaining() != []:
                 yield from self.begin_walk(walk)
