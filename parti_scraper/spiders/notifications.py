@@ -26,6 +26,7 @@ from parti_scraper.normalize import (
     normalize_notification,
     timestamp_to_iso,
 )
+from parti_scraper.redact import redact_url
 from parti_scraper.signals import checkpoint
 from parti_scraper.spiders.base import PagedSpider, Walk, describe_failure
 from parti_scraper.windows import Passes
@@ -126,11 +127,14 @@ class NotificationsSpider(PagedSpider):
         spider = super().from_crawler(crawler, *args, **kwargs)
         settings = crawler.settings
         spider.ws_url = api.check_ws_url(settings["PARTI_WS_URL"])
+        spider.shown_url = redact_url(spider.ws_url)
         spider.idle_timeout = parse_length("PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
         spider.reconnection = Reconnection(retry_delay(settings, spider.ws_url))
         return spider
 
     ws_url: str
+    # As it is logged and stored.
+    shown_url: str
     idle_timeout: float
     reconnection: Reconnection
 
@@ -186,7 +190,7 @@ class NotificationsSpider(PagedSpider):
                     retry_after = parse_retry_after(header, time.time())
                     self._trouble(f"HTTP {error.status} in answer to the handshake")
                 except (aiohttp.ClientError, OSError, TimeoutError, _LostError) as error:
-                    self._trouble(one_line(str(error)) or type(error).__name__)
+                    self._trouble(one_line(str(error).replace(self.ws_url, self.shown_url)) or type(error).__name__)
                 if not self._is_over():
                     wait = self.reconnection.lost(time.monotonic(), random.random(), retry_after)  # noqa: S311
                     await self._sleep(wait)
@@ -237,7 +241,7 @@ class NotificationsSpider(PagedSpider):
     def _received(self, message: aiohttp.WSMessage) -> Iterator[Any]:
         """Yield what a message says, or the message itself where it says nothing."""
         text = message.data if message.type is WSMsgType.TEXT else message.data.decode(errors="backslashreplace")
-        page = normalize_notification(text, self.ws_url, timestamp_to_iso(time.time()), self.index, self._messages)
+        page = normalize_notification(text, self.shown_url, timestamp_to_iso(time.time()), self.index, self._messages)
         self._messages += 1
         self._is_new = True
         self.crawler.stats.inc_value("parti/websocket/messages")
@@ -251,7 +255,7 @@ class NotificationsSpider(PagedSpider):
         self.reconnection.connected(time.monotonic())
         self.crawler.stats.inc_value("parti/websocket/connections")
         if attempts > 1:
-            logger.info("Connected to %s again, after %d attempts", self.ws_url, attempts)
+            logger.info("Connected to %s again, after %d attempts", self.shown_url, attempts)
 
     def _trouble(self, reason: str) -> None:
         """Count what went wrong; say it once in a while, or a troubled server would flood the log."""
@@ -261,7 +265,9 @@ class NotificationsSpider(PagedSpider):
         if level == logging.WARNING:
             self._quiet_until = now + _SECONDS_BETWEEN_WARNINGS
         failures = self.crawler.stats.get_value("parti/websocket/failures")
-        logger.log(level, "No connection to %s: %s; trying again (failures so far: %d)", self.ws_url, reason, failures)
+        logger.log(
+            level, "No connection to %s: %s; trying again (failures so far: %d)", self.shown_url, reason, failures
+        )
 
     async def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -342,6 +348,7 @@ class NotificationsSpider(PagedSpider):
     def _say_unfilled(self) -> None:
         if self._unfilled:
             self.note_gap(f"channels that went live unheard may be missing: {self._unfilled}")
+            self._unfilled = ""
 
 
 def _day_of(moment: str) -> str:
