@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -169,18 +169,32 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 
 class RunningCrawl:
-    """A crawl that is still running."""
+    """A crawl that is still running; it is killed where the test that began it fails."""
+
+    begun: ClassVar[list[subprocess.Popen[str]]] = []
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
         )
+        self.begun.append(self.process)
 
     def stop(self, signal_number: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(signal_number)
         self.stdout, self.stderr = self.process.communicate(timeout=TIMEOUT)
         return self.process.returncode
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Kill what a test has begun and not ended."""
+    yield
+    while RunningCrawl.begun:
+        process = RunningCrawl.begun.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.arguments import Arguments, CategoriesArguments, LiveArguments, RecentArguments
+from parti_scraper.arguments import (
+    Arguments,
+    CategoriesArguments,
+    LiveArguments,
+    NotificationsArguments,
+    RecentArguments,
+)
 from parti_scraper.exceptions import UsageError
 
 NOW = 1_795_478_400.9  # 2026-11-24T00:00:00.9Z
@@ -17,6 +23,7 @@ SPIDERS: dict[str, type[Arguments]] = {
     "categories": CategoriesArguments,
     "recent": RecentArguments,
     "live": LiveArguments,
+    "notifications": NotificationsArguments,
 }
 
 

@@ -152,7 +152,7 @@ def test_a_wrong_overlap_is_one_line(serve: Serve, incremental: Incremental) -> 
 # --- A schedule --------------------------------------------------------------------------------------------
 
 # A week takes two minutes.
-HOURS = int(os.environ.get("PARTI_TEST_HOURS", "48"))
+HOURS = int(os.environ.get("PARTI_TEST_HOURS", "30"))
 
 
 class Schedule:

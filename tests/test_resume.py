@@ -33,7 +33,7 @@ NOW = "2026-11-01T00:00:00Z"
 STILL: dict[str, Any] = {"now": NOW, "speed": 0, "live": 20}
 QUIET = ("--loglevel", "WARNING")
 RUN = ["recent", "-a", "run_id=run", *QUIET]
-KILLS = int(os.environ.get("PARTI_TEST_KILLS", "25"))
+KILLS = int(os.environ.get("PARTI_TEST_KILLS", "12"))
 
 Fork = Callable[..., Any]
 
