@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -185,6 +186,44 @@ def test_listening_goes_on_without_the_http_routes(serve: Serve, output: Path) -
     assert "`category_id` is unknown" in running.stderr
     assert "channels that went live unheard may be missing" in running.stderr
     assert all(row["category_id"] is None for row in ended(output).rows)
+
+
+def test_what_was_heard_is_never_deleted(serve: Serve, output: Path, tmp_path: Path, crawl: Run) -> None:
+    server = serve(**STILL)
+    running = listen(output, server)
+    wait_until(lambda: live(server) <= ids(output))
+    running.stop(signal.SIGKILL)
+    (path,) = (output / "notifications/run").glob("*.jsonl")
+    before = path.read_bytes()
+    for options, env in (
+        (("-o", f"{tmp_path}/mine.jsonl"), {}),
+        ((), {"PARTI_STATE_DIR": str(tmp_path / "other")}),
+    ):
+        run = crawl("notifications", *QUIET, *options, server=server, env=env)
+        assert run.code == 2
+        assert run.stderr.startswith("argument `run_id`: its folder holds records that cannot be had again")
+        assert path.read_bytes() == before
+
+
+def test_who_never_listened_does_not_say_that_it_is_complete(serve: Serve, output: Path, crawl: Run) -> None:
+    server = serve(**STILL, ws_refused=1.0)
+    deaf = crawl("notifications", *QUIET, server=server, run_id="deaf", duration="1s")
+    assert (deaf.code, deaf.package["complete"]) == (4, False)
+    assert re.search(r"no connection to ws://\S+ came about: HTTP (429|503) in answer", deaf.package["reason"])
+
+
+def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serve: Serve, output: Path) -> None:
+    api, server = serve(**STILL, latency=600), serve(**STILL)
+    env = environment_of(output, api, {"PARTI_WS_URL": server.ws_url})
+    running = RunningCrawl(command_of("notifications", "run", {"duration": "8s"}, QUIET), env)
+    wait_until(lambda: len(server.requests) > 0)
+    while not ids(output):
+        server.world.advance(3)
+        time.sleep(0.05)
+    _, stderr = running.process.communicate(timeout=60)
+    assert running.process.returncode == 4
+    assert "`category_id` is unknown" in stderr
+    assert ids(output) <= started(server)
 
 
 def test_it_stops_after_so_many_records_and_after_so_long(serve: Serve, crawl: Run) -> None:

@@ -154,6 +154,21 @@ def test_a_run_stopped_before_its_first_page_has_everything_before_it(serve: Ser
     assert_finished(output, server)
 
 
+def test_an_outage_does_not_end_a_run_that_is_to_be_finished(serve: Serve, output: Path, crawl: Run) -> None:
+    gone, server = serve(**STILL, gone=True), serve(**STILL, events=3_000, latency=0.05)
+    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+    wait_until(lambda: len(requests(server)) >= 20)
+    running.stop(signal.SIGKILL)
+    outage = crawl("recent", *QUIET, server=gone)
+    assert outage.code == 4
+    assert outage.stderr.endswith("to finish it: scrapy crawl recent -a run_id=run\n")
+    before = len(requests(server))
+    assert crawl("recent", server=server).code == 0
+    assert_finished(output, server)
+    # It was not begun from the start.
+    assert len(requests(server)) - before < 30
+
+
 def test_a_run_through_all_categories_goes_on_with_each(serve: Serve, output: Path, crawl: Run) -> None:
     server = serve(**STILL, events=2_000, page_cap=20, latency=0.01)
     undisturbed = crawl("recent", server=server, run_id="undisturbed", categories="all")

@@ -130,8 +130,8 @@ class Command(crawl.Command):
         if error is not None:
             # Scrapy's own errors, such as a setting that is no number, can be had only here.
             logger.debug("The traceback of what follows", exc_info=error)
-            what = "" if isinstance(error, PartiError) else f"{type(error).__name__}: "
-            print(printable(f"The spider could not be started: {what}{error}"), file=sys.stderr)
+            what = "" if isinstance(error, PartiError) else f"The spider could not be started: {type(error).__name__}: "
+            print(printable(f"{what}{error}"), file=sys.stderr)
             return _code_of(error)
         recorder = crawler.get_extension(RunRecorder)
         if recorder is None or recorder.verdict is None:  # after a second signal, which waits for nothing

@@ -81,11 +81,13 @@ class Checkpoints:
         """Note the run, or go on with it where it was stopped; counts its records by category.
 
         Raises:
+            UsageError: records would be lost.
             LedgerError: it cannot be noted.
             OSError: its files cannot be cut to where they were then.
         """
         spider = self.spider
         if spider.begun is None:
+            self._refuse_to_lose()
             self._run = spider.ledger.begin(
                 Run(
                     str(spider.run_dir.absolute()),
@@ -105,7 +107,17 @@ class Checkpoints:
         if noted is not None and self._are_as_noted(noted):
             self._go_on(noted, categories)
         else:
+            self._refuse_to_lose()
             spider.ledger.forget_progress(self._run)
+
+    def _refuse_to_lose(self) -> None:
+        """Raise UsageError where records would be deleted that cannot be asked for again."""
+        spider = self.spider
+        if not spider.repeatable and any(map(_size, spider.run_dir.glob(f"{spider.collection}.*"))):
+            problem = (
+                "its folder holds records that cannot be had again, and it cannot go on with them as it was called"
+            )
+            raise UsageError.of("argument", "run_id", problem, spider.run_id, "another name")
 
     def take(self, categories: Counter[str]) -> None:
         """Bring the records to the disk, then note that they are there; `categories` counts them.
@@ -202,6 +214,8 @@ class Checkpoints:
             # What came after was not noted, so it is asked for again; the last line may be torn.
             if _size(spider.run_dir / name) > size:
                 os.truncate(spider.run_dir / name, size)
+        if spider.repeatable and spider.quarantine_path.name not in noted.files:
+            spider.quarantine_path.unlink(missing_ok=True)
         for name in sorted(self._rows_of_feeds(noted)):
             for row in _rows(spider.run_dir / name) if name.endswith(".jsonl") else ():
                 item = spider.item_class(**row)

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from scrapy import signals
@@ -157,6 +157,9 @@ class RunRecorder:
             self._note_last()
             ending = self._ending()
             self.verdict = judge(ending)
+            if self.verdict.exit_code is ExitCode.INCOMPLETE and not self.spider.has_begun:
+                # An outage must not end what another try can finish.
+                self.verdict = replace(self.verdict, ended=False)
             if self.verdict.exit_code is ExitCode.USAGE:
                 self._remove_folders()
             elif self.verdict.ended:

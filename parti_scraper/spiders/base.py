@@ -124,7 +124,7 @@ class PartiSpider(Spider):
             LedgerError: the ledger cannot be used.
         """
         settings = crawler.settings
-        ledger = Ledger(Path(settings["PARTI_STATE_DIR"]))
+        ledger = Ledger(_state_dir(settings))
         begun = cls.find_begun(settings, {name: str(value) for name, value in kwargs.items()}, ledger)
         if begun:
             kwargs |= {**begun.arguments, "run_id": begun.run_id, "started_at": begun.started_at}
@@ -142,7 +142,7 @@ class PartiSpider(Spider):
         api.check_ws_url(settings["PARTI_WS_URL"])
         for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
             parse_length(name, settings[name])
-        ledger = Ledger.existing(Path(settings["PARTI_STATE_DIR"]))
+        ledger = Ledger.existing(_state_dir(settings))
         cls.find_begun(settings, raw_arguments, ledger)
         if ledger:
             ledger.close()
@@ -245,6 +245,11 @@ class PartiSpider(Spider):
     def at_rest(self) -> bool:
         """Whether a run could go on from here."""
         return False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run that is to be finished could go on at all; else it stays unfinished."""
+        return True
 
     async def start(self) -> AsyncIterator[Any]:
         """Ask for the categories."""
@@ -547,6 +552,12 @@ def _keys(page: NormalizedPage[Any]) -> list[Key | None]:
 def _mark(side: bytes, neighbor: Hashable, content: bytes) -> bytes:
     """Return what a record that cannot be read is known by, the same in every process."""
     return hashlib.blake2b(side + repr(neighbor).encode() + content, digest_size=16).digest()
+
+
+def _state_dir(settings: BaseSettings) -> Path:
+    if not settings["PARTI_STATE_DIR"]:
+        raise UsageError.of("setting", "PARTI_STATE_DIR", "empty", "", "a folder")
+    return Path(settings["PARTI_STATE_DIR"])
 
 
 def is_unfinished(run: Run) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 from aiohttp import WSMsgType
 from scrapy import Request
+from scrapy.exceptions import CloseSpider
 from scrapy.utils.asyncio import call_later
 
 from parti_scraper import api
@@ -32,7 +34,7 @@ from parti_scraper.spiders.base import PagedSpider, Walk, describe_failure
 from parti_scraper.windows import Passes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Hashable, Iterator
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
@@ -48,6 +50,8 @@ logger = logging.getLogger(__name__)
 # How long a wait goes on before it looks whether the run is over, in seconds.
 _SLICE = 0.4
 _CONNECT_TIMEOUT = 30.0
+# What is heard before they are known comes without `category_id`.
+_CATEGORIES_TIMEOUT = 5.0
 # Bytes; a notification has about a thousand.
 _MAX_MESSAGE = 1024 * 1024
 # Livestreams are remembered so long after they were last seen, in seconds: so memory does not grow for ever.
@@ -120,6 +124,10 @@ class NotificationsSpider(PagedSpider):
         self._fill_again = False
         self._unfilled = ""
         self._timer: CallLaterResult | None = None
+        # Set once the categories are known, or could not be had.
+        self._told = asyncio.Event()
+        # Why the connection was lost last.
+        self._reason = ""
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
@@ -155,30 +163,36 @@ class NotificationsSpider(PagedSpider):
     # The beginning:
 
     async def start(self) -> AsyncIterator[Any]:
-        """Ask for the categories; listen whether they come or not."""
+        """Ask for the categories, and listen whether they come or not."""
         yield self.request(
             api.categories_url(self.base_url), callback=self.parse_categories, errback=self.categories_failed
         )
+        # In a callback: Scrapy 2.19 may hang at the end where items come from `start`.
+        yield Request("data:,", callback=self.listen, dont_filter=True)
 
     def categories_received(self, page: NormalizedPage[Category]) -> Iterator[Any]:
-        """Keep the categories and begin to listen."""
+        """Keep the categories."""
         self.index = CategoryIndex(page.items)
-        yield self._listening()
+        self._told.set()
+        yield from ()
 
-    def categories_failed(self, failure: Failure) -> Iterator[Any]:
-        """Begin to listen without: what happens meanwhile could not be had later."""
+    def categories_failed(self, failure: Failure) -> None:
+        """Go on without: what happens meanwhile could not be had later."""
+        self._told.set()
         self.note_gap(f"the categories could not be had, so `category_id` is unknown: {describe_failure(failure)}")
-        yield self._listening()
 
-    def _listening(self) -> Request:
-        # In a callback: Scrapy 2.19 may hang at the end where items come from `start`.
-        return Request("data:,", callback=self.listen, dont_filter=True)
+    async def _wait_for_categories(self) -> None:
+        until = time.monotonic() + _CATEGORIES_TIMEOUT
+        while not self._told.is_set() and time.monotonic() < until and not self._is_over():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), _SLICE)
 
     # The WebSocket:
 
     async def listen(self, _response: Response) -> AsyncIterator[Any]:
         """Stay connected until the run is over; yields notifications."""
         await self._note(at_once=True)
+        await self._wait_for_categories()
         async with aiohttp.ClientSession(trust_env=True) as session:
             while not self._is_over():
                 retry_after = None
@@ -194,10 +208,16 @@ class NotificationsSpider(PagedSpider):
                 if not self._is_over():
                     wait = self.reconnection.lost(time.monotonic(), random.random(), retry_after)  # noqa: S311
                     await self._sleep(wait)
-            self._say_unfilled()
-            if self._timer is not None:
-                self._timer.cancel()
-            await self._note(at_once=True)
+        await self._note(at_once=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._say_unfilled()
+        if not self.crawler.stats.get_value("parti/websocket/connections"):
+            self.note_gap(f"no connection to {self.shown_url} came about{f': {self._reason}' if self._reason else ''}")
+        if not self._told.is_set():
+            self.note_gap("the categories did not come in time, so `category_id` is unknown")
+            # Or the run would go on until they are given up.
+            raise CloseSpider("finished")
 
     async def _connection(self, session: aiohttp.ClientSession) -> AsyncIterator[Any]:
         """Connect, subscribe, have the gap filled, and listen until silence or the end of the connection.
@@ -209,7 +229,7 @@ class NotificationsSpider(PagedSpider):
         connecting = session.ws_connect(
             self.ws_url, headers=api.WS_HEADERS, max_msg_size=_MAX_MESSAGE, timeout=timeout, autoping=True
         )
-        socket = await asyncio.wait_for(connecting, _CONNECT_TIMEOUT)
+        socket = await self._unless_over(connecting)
         try:
             await socket.send_str(api.SUBSCRIBE)
             self._say_connected()
@@ -218,6 +238,19 @@ class NotificationsSpider(PagedSpider):
                 yield result
         finally:
             await socket.close()
+
+    async def _unless_over(
+        self, connecting: Awaitable[aiohttp.ClientWebSocketResponse]
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Wait for a connection. Raises TimeoutError where it takes too long, or the run is over."""
+        task = asyncio.ensure_future(connecting)
+        until = time.monotonic() + _CONNECT_TIMEOUT
+        while not task.done() and time.monotonic() < until and not self._is_over():
+            await asyncio.wait({task}, timeout=_SLICE)
+        if not task.done():
+            task.cancel()
+            raise TimeoutError("no answer to the handshake")
+        return task.result()
 
     async def _messages_of(self, socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[Any]:
         heard_at = time.monotonic()
@@ -259,6 +292,7 @@ class NotificationsSpider(PagedSpider):
 
     def _trouble(self, reason: str) -> None:
         """Count what went wrong; say it once in a while, or a troubled server would flood the log."""
+        self._reason = reason
         self.crawler.stats.inc_value("parti/websocket/failures")
         now = time.monotonic()
         level = logging.DEBUG if now < self._quiet_until else logging.WARNING

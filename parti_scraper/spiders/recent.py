@@ -113,7 +113,13 @@ class RecentSpider(PagedSpider):
             {"categories": walk.categories, "remaining": walk.plan.remaining(), "seen": list(walk.seen)}
             for walk in self.walks
         ]
-        return {**super().progress(), "walks": walks}
+        # Those of the run that is to be finished, where it was stopped again before it could go on.
+        return {**super().progress(), "walks": walks or self._begun_walks}
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run that is to be finished could go on at all."""
+        return bool(self.walks) or not self.resumed
 
     def restore(self, progress: Any) -> None:
         """Take what is left of each walk."""
