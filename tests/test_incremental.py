@@ -180,7 +180,9 @@ class Schedule:
         fate = self.by_chance.choice(["well", "well", "well", "killed", "finished", "failing", "crashed"])
         arguments = ["recent", "-a", "incremental=true", "-a", f"run_id={number:03}", *QUIET]
         if fate == "failing":
-            self.run([*arguments, "-s", "PARTI_RETRY_PATIENCE=0.001"])
+            # Without any server first, so that one fails for sure; then with one that may fail half-way.
+            nowhere = () if 4 in self.exit_codes else ("-s", "PARTI_API_BASE_URLS=http://127.0.0.1:9")
+            self.run([*arguments, "-s", "PARTI_RETRY_PATIENCE=0.001", *nowhere])
         elif fate in {"killed", "finished"}:
             self.run(arguments, kill_after=self.by_chance.uniform(0.2, 0.6))
         elif fate == "crashed":
