@@ -62,6 +62,11 @@ def _length(text: str, _now: float) -> float:
     return seconds
 
 
+def without_run_id(raw: Mapping[str, str]) -> dict[str, str]:
+    """Return what was typed of a run itself: neither its name nor what scrapyd adds."""
+    return {name: text for name, text in raw.items() if not name.startswith("_") and name != "run_id"}
+
+
 def parse_length(setting: str, text: str) -> float:
     """Return the seconds of a setting that is a length of time. Raises UsageError."""
     try:
@@ -240,8 +245,7 @@ class Arguments:
             UsageError: an argument differs.
         """
         was = cls.parse(begun, spider, now)
-        typed = {name: text for name, text in raw.items() if not name.startswith("_") and name != "run_id"}
-        for name, text in typed.items():
+        for name, text in without_run_id(raw).items():
             if getattr(cls.parse({**begun, name: text}, spider, now), name) != getattr(was, name):
                 accepted = f"{begun[name]}, as it was begun, or none" if name in begun else "none, as it was begun"
                 raise UsageError.of("argument", name, f"not that of the run `{run_id}`", text, accepted)

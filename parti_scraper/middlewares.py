@@ -95,10 +95,7 @@ def is_closing(crawler: Crawler) -> bool:
 
 def retry_delay(settings: BaseSettings, url: str) -> float:
     """Return the longest wait before a first retry, in seconds. Raises UsageError."""
-    delay = _delay(settings)
-    if delay is not None:
-        return delay
-    return _LOOPBACK_DELAY if api.is_loopback(url) else _DELAY
+    return _delay_at(url, _delay(settings))
 
 
 class RetryMiddleware:
@@ -116,7 +113,7 @@ class RetryMiddleware:
         # As they are in the URLs of requests, each once: what was left is not come back to.
         self.base_urls = tuple(dict.fromkeys(map(_as_sent, base_urls)))
         self.patience = _patience(settings)
-        self.settings = settings
+        self.delay = _delay(settings)
         self.most_retries = settings.getint("RETRY_TIMES")
         self._position = 0
         self._health: dict[str, HostHealth] = {}
@@ -303,7 +300,7 @@ class RetryMiddleware:
         return self._health.setdefault(base_url, HostHealth(self.patience))
 
     def _delay_of(self, base_url: str) -> float:
-        return retry_delay(self.settings, base_url)
+        return _delay_at(base_url, self.delay)
 
 
 class PausingDownloadHandler(HTTP11DownloadHandler):
@@ -433,6 +430,13 @@ def _patience(settings: BaseSettings) -> float:
 
 def _delay(settings: BaseSettings) -> float | None:
     return _seconds(settings, "PARTI_RETRY_DELAY")
+
+
+def _delay_at(url: str, delay: float | None) -> float:
+    """Return the delay that is set, or the one for a server there."""
+    if delay is not None:
+        return delay
+    return _LOOPBACK_DELAY if api.is_loopback(url) else _DELAY
 
 
 def _seconds(settings: BaseSettings, name: str) -> float | None:

@@ -163,7 +163,7 @@ class RunRecorder:
             if self.verdict.exit_code is ExitCode.USAGE:
                 self._remove_folders()
             elif self.verdict.ended:
-                self._describe(ending)
+                self._describe(ending, self.verdict)
         self.checkpoints.release()
         self._exceptions.close()
         self.crawler.stats.set_value("parti/run/exit_code", int(self.verdict.exit_code))
@@ -250,18 +250,18 @@ class RunRecorder:
         except LedgerError as error:
             self._storage_problems.append(str(error))
 
-    def _describe(self, ending: Ending) -> None:
+    def _describe(self, ending: Ending, verdict: Verdict) -> None:
         try:
-            datapackage.write(self.spider.run_dir, self._descriptor(ending))
-            self.checkpoints.finish(complete=judge(ending).complete, truncated=self.spider.truncated)
+            datapackage.write(self.spider.run_dir, self._descriptor(ending, verdict))
+            self.checkpoints.finish(complete=verdict.complete, truncated=self.spider.truncated)
         except OSError as error:
             problem = f"{datapackage.FILE_NAME} cannot be written: {error.strerror}"
             self.verdict = Verdict(ExitCode.INCOMPLETE, problem, ended=False)
         except LedgerError as error:
             self.verdict = Verdict(ExitCode.INCOMPLETE, str(error))
 
-    def _descriptor(self, ending: Ending) -> dict[str, Any]:
-        spider, verdict = self.spider, judge(ending)
+    def _descriptor(self, ending: Ending, verdict: Verdict) -> dict[str, Any]:
+        spider = self.spider
         counts = asdict(ending.counts)
         if spider.series is not None:
             counts |= zip(("new", "changed"), self.versions(), strict=True)

@@ -19,8 +19,8 @@ from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
 
 from parti_scraper import api, datapackage
-from parti_scraper.api import NAN
-from parti_scraper.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length
+from parti_scraper.api import NAN, LiveQuery
+from parti_scraper.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
 from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
@@ -29,6 +29,7 @@ from parti_scraper.normalize import CategoryIndex, iso_to_timestamp, normalize_c
 from parti_scraper.paging import Key, Page, PageSize
 from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
 from parti_scraper.signals import checkpoint
+from parti_scraper.windows import Passes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
@@ -96,7 +97,7 @@ class PartiSpider(Spider):
         super().__init__()
         self.started_at = time.time() if started_at is None else started_at
         raw = {name: str(value) for name, value in raw_arguments.items()}
-        self.raw_arguments = {name: text for name, text in raw.items() if not name.startswith("_") and name != "run_id"}
+        self.raw_arguments = without_run_id(raw)
         self.arguments = self.arguments_class.parse(raw, self.name, self.started_at)
         self.run_id = self.arguments.run_id or _default_run_id(raw.get("_job"), self.started_at)
         self.begun: Run | None = None
@@ -439,6 +440,11 @@ class PagedSpider(PartiSpider):
         for request in requests:
             yield request
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether no page is half-way."""
+        return not self._one_page.locked()
+
     def is_checkpoint_due(self) -> bool:
         """Tell after each page whether the run is to note how far it has come."""
         raise NotImplementedError
@@ -520,6 +526,18 @@ class PagedSpider(PartiSpider):
                 logger.info("Category %s is asked for alone: nothing of it came with the others", category)
                 self.crawler.stats.inc_value("parti/filter/asked_alone")
                 yield Walk((category,), self.plan((category,)), walk.snapshot_id)
+
+
+class LiveRouteSpider(PagedSpider):
+    """A spider that walks the list of live channels, most viewers first."""
+
+    def plan(self, categories: tuple[str, ...]) -> Plan:
+        """Plan passes over the list, whose order changes all the time."""
+        return Passes(self.size, "the live channels", lenient=True)
+
+    def url(self, walk: Walk, ask: Ask) -> str:
+        """Return the address of a page."""
+        return LiveQuery(walk.categories).url(self.base_url, ask.request.offset, ask.request.limit)
 
 
 def describe_failure(failure: Failure) -> str:

@@ -11,12 +11,10 @@ from scrapy import signals
 from scrapy.exceptions import DontCloseSpider
 from scrapy.utils.asyncio import call_later
 
-from parti_scraper.api import LiveQuery
 from parti_scraper.arguments import LiveArguments
 from parti_scraper.items import LiveChannel
 from parti_scraper.normalize import normalize_live, timestamp_to_iso
-from parti_scraper.spiders.base import PagedSpider, Walk
-from parti_scraper.windows import Passes
+from parti_scraper.spiders.base import LiveRouteSpider, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +25,12 @@ if TYPE_CHECKING:
     from scrapy.utils.asyncio import CallLaterResult
 
     from parti_scraper.normalize import NormalizedPage
-    from parti_scraper.windows import Ask, Plan
+    from parti_scraper.windows import Ask
 
 logger = logging.getLogger(__name__)
 
 
-class LiveSpider(PagedSpider):
+class LiveSpider(LiveRouteSpider):
     """Collects the channels that are live, a row per channel and snapshot."""
 
     name = "live"
@@ -118,14 +116,6 @@ class LiveSpider(PagedSpider):
         begun = [self.begin_walk(Walk(categories, self.plan(categories), snapshot_id)) for categories in self.groups]
         for requests in begun:
             yield from requests
-
-    def plan(self, categories: tuple[str, ...]) -> Plan:
-        """Plan passes over the list, whose order changes all the time."""
-        return Passes(self.size, "the live channels", lenient=True)
-
-    def url(self, walk: Walk, ask: Ask) -> str:
-        """Return the address of a page."""
-        return LiveQuery(walk.categories).url(self.base_url, ask.request.offset, ask.request.limit)
 
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
         """Count the walk to its snapshot and begin it."""

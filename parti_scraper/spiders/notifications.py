@@ -17,7 +17,6 @@ from scrapy.exceptions import CloseSpider
 from scrapy.utils.asyncio import call_later
 
 from parti_scraper import api
-from parti_scraper.api import LiveQuery
 from parti_scraper.arguments import NotificationsArguments, parse_length
 from parti_scraper.backoff import Reconnection, one_line, parse_retry_after
 from parti_scraper.items import LiveNotification
@@ -30,8 +29,7 @@ from parti_scraper.normalize import (
 )
 from parti_scraper.redact import redact_url
 from parti_scraper.signals import checkpoint
-from parti_scraper.spiders.base import PagedSpider, Walk, describe_failure
-from parti_scraper.windows import Passes
+from parti_scraper.spiders.base import LiveRouteSpider, Walk, describe_failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Hashable, Iterator
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.items import Category
     from parti_scraper.normalize import NormalizedPage
-    from parti_scraper.windows import Ask, Plan
+    from parti_scraper.windows import Ask
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +96,7 @@ class _LostError(Exception):
     """The connection ended; the text says how."""
 
 
-class NotificationsSpider(PagedSpider):
+class NotificationsSpider(LiveRouteSpider):
     """Listens to which channels go live, until it is stopped."""
 
     name = "notifications"
@@ -150,11 +148,6 @@ class NotificationsSpider(PagedSpider):
     def endless(self) -> bool:
         """It is meant to be stopped by a signal."""
         return True
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether no page is half-way."""
-        return not self._one_page.locked()
 
     def part_of(self, item: LiveNotification) -> str:
         """Return the day on which the record was received."""
@@ -342,14 +335,6 @@ class NotificationsSpider(PagedSpider):
         self._filling = Walk((), self.plan(()))
         self.walks.clear()
         yield from self.begin_walk(self._filling)
-
-    def plan(self, categories: tuple[str, ...]) -> Plan:
-        """Plan passes over the list, whose order changes all the time."""
-        return Passes(self.size, "the live channels", lenient=True)
-
-    def url(self, walk: Walk, ask: Ask) -> str:
-        """Return the address of a page."""
-        return LiveQuery(walk.categories).url(self.base_url, ask.request.offset, ask.request.limit)
 
     def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[LiveNotification]:
         """Return the channels of a page. Raises PageError."""

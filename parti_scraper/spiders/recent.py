@@ -126,11 +126,6 @@ class RecentSpider(PagedSpider):
         super().restore(progress)
         self._begun_walks = progress["walks"]
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether no page is half-way."""
-        return not self._one_page.locked()
-
     def is_checkpoint_due(self) -> bool:
         """Tell it after every few pages: no more of them are asked for again than belong to a window."""
         self._pages_since_checkpoint += 1
