@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -105,6 +106,8 @@ class LiveQuery:
         return _url(base_url, "get_livestream_channel_info/live", parameters)
 
 
+# Channels come again and again, and quoting takes its time.
+@lru_cache(maxsize=4096)
 def channel_url(social_media: str | None, social_username: str | None) -> str | None:
     """Return the address of a channel's page (reported), or None where it cannot be told."""
     if not social_media or not social_username:

@@ -1,5 +1,8 @@
 """From the bytes of a page to items, in one pass; what cannot be normalized comes back with its reason.
 
+Pages are parsed and checked by msgspec, in compiled code. What it does not take is read again with what Python has,
+which is more patient, and can say what is wrong.
+
 Pure: no Scrapy, no network, no clock.
 """
 
@@ -7,27 +10,87 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import isfinite
-from typing import Any, Generic, NoReturn, TypeVar
+from functools import cache, lru_cache
+from math import floor, isfinite
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NoReturn, TypeVar
+
+import msgspec
 
 from parti_scraper import api
 from parti_scraper.exceptions import PageError, RecordError
 from parti_scraper.items import Category, Item, LiveChannel, LiveNotification, Livestream, RejectedRecord
 from parti_scraper.redact import MAX_DEPTH, redact, redact_url
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
 ItemT = TypeVar("ItemT", bound=Item)
 
 # What a signed 64-bit number holds; a database or a spreadsheet takes no more.
 _MAX_INTEGER = 2**63 - 1
 _MAX_DIGITS = 19
-_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # 9999-12-31T23:59:59Z; milliseconds, taken for seconds, are beyond it.
 _MAX_TS = 253_402_300_799
+_SECONDS_PER_DAY = 86_400
+
+Integer = Annotated[int, msgspec.Meta(ge=-_MAX_INTEGER, le=_MAX_INTEGER)]
+Timestamp = Annotated[int, msgspec.Meta(ge=0, le=_MAX_TS)]
+
+
+# Records as the API sends them, as far as this project knows their fields:
+
+
+class _CategoryRecord(msgspec.Struct, kw_only=True):
+    category_id: Integer
+    name: str | None = None
+    display_name: str | None = None
+
+
+class _ChannelRecord(msgspec.Struct, kw_only=True):
+    """What the recent and live routes and the notifications have in common."""
+
+    user_name: str | None = None
+    event_title: str | None = None
+    category_name: str | None = None
+    event_file: str | None = None
+    avatar_link: str | None = None
+    user_avatar_id: Integer | None = None
+    social_media: str | None = None
+    social_username: str | None = None
+    discord_discriminator: str | None = None
+
+
+class _RecentRecord(_ChannelRecord, kw_only=True):
+    event_id: Integer
+    user_id: Integer | None = None
+    event_start_ts: Timestamp | None = None
+    event_end_ts: Timestamp | None = None
+    total_viewers: Integer | None = None
+    livestream_visibility_type: str | None = None
+    has_access_pass: bool | None = None
+    livestream_recording: str | None = None
+
+
+class _LiveRecord(_ChannelRecord, kw_only=True):
+    user_id: Integer
+    event_id: Integer | None = None
+    viewers_count: Integer | None = None
+    channel_arn: str | None = None
+    playback_url: str | None = None
+
+
+class _NotificationRecord(_ChannelRecord, kw_only=True):
+    event_id: Integer
+    livestream_id: Integer | None = None
+    user_id: Integer | None = None
+    viewers_count: Integer | None = None
+    channel_arn: str | None = None
+
+
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +100,14 @@ class NormalizedPage(Generic[ItemT]):
     Attributes:
         served: records on the page, whatever became of them.
         items: the normalized ones, in the order served.
+        ends: of each item, when it ended in Unix seconds; None where that is not known.
         rejected: the others, with reason and position.
         unknown_fields: names of fields that no item declares.
     """
 
     served: int
     items: list[ItemT] = field(default_factory=list)
+    ends: list[int | None] = field(default_factory=list)
     rejected: list[RejectedRecord] = field(default_factory=list)
     unknown_fields: set[str] = field(default_factory=set)
 
@@ -84,7 +149,15 @@ class CategoryIndex:
 
 def timestamp_to_iso(ts: float) -> str:
     """Return Unix seconds as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    day, second = divmod(floor(ts), _SECONDS_PER_DAY)
+    minute, second = divmod(second, 60)
+    return f"{_day_to_iso(day)}T{minute // 60:02}:{minute % 60:02}:{second:02}Z"
+
+
+# Writing the date is what takes the time, and the livestreams of a page ended on the same few days.
+@lru_cache(maxsize=1024)
+def _day_to_iso(day: int) -> str:
+    return datetime.fromtimestamp(day * _SECONDS_PER_DAY, UTC).strftime("%Y-%m-%d")
 
 
 def iso_to_timestamp(text: str) -> int:
@@ -99,55 +172,66 @@ def parse_page(body: bytes) -> list[Any]:
         PageError: the body is not a JSON list; the text says what it is instead.
     """
     try:
-        page = json.loads(body, parse_constant=_reject_constant, parse_float=_finite)
+        page = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        page = _parse_patiently(body)
+    if not isinstance(page, list):
+        raise PageError(f"the answer is no list of records but {_kind(page)} ({len(body)} bytes)")
+    return page
+
+
+def _parse_patiently(body: bytes) -> Any:
+    """Parse what is nearly JSON: with half characters, numbers too large for any type, or in another encoding."""
+    try:
+        # Half of a character, written as an escape or as bytes, is no text that UTF-8 can hold.
+        return _mend(json.loads(body, parse_constant=_reject_constant, parse_float=_finite))
     except (ValueError, RecursionError) as error:
         # A UnicodeDecodeError is a ValueError too, as is a number of more than 4,300 digits.
         what = "a web page" if body.lstrip()[:1] == b"<" else "empty" if not body.strip() else "broken JSON"
         raise PageError(f"the answer is no list of records but {what} ({len(body)} bytes)") from error
-    if not isinstance(page, list):
-        raise PageError(f"the answer is no list of records but {_kind(page)} ({len(body)} bytes)")
-    # Half of a character, written as an escape or as bytes, is no text that UTF-8 can hold.
-    return _mend(page) if _HALF_CHARACTER.search(body) else page
 
 
 def normalize_categories(body: bytes, url: str, scraped_at: str) -> NormalizedPage[Category]:
     """Normalize the answer of the categories route. Raises PageError where it is no list of records."""
 
-    def normalize(reader: _Reader, _position: int) -> Category:
-        return Category(
-            category_id=reader.required_integer("category_id"),
-            name=reader.text("name"),
-            display_name=reader.text("display_name"),
-            scraped_at=scraped_at,
-            extra=reader.extra(),
-        )
+    def build(record: _CategoryRecord, extra: dict[str, Any], _position: int) -> Category:
+        return Category(record.category_id, record.name, record.display_name, scraped_at, extra)
 
-    return _normalize(body, url, normalize)
+    return _normalize(parse_page(body), url, _CategoryRecord, build)
 
 
 def normalize_recent(body: bytes, url: str, scraped_at: str, categories: CategoryIndex) -> NormalizedPage[Livestream]:
     """Normalize a page of the recent route. Raises PageError where it is no list of records."""
 
-    def normalize(reader: _Reader, _position: int) -> Livestream:
-        event_id = reader.required_integer("event_id")
-        start, end = reader.timestamp("event_start_ts"), reader.timestamp("event_end_ts")
+    def build(record: _RecentRecord, extra: dict[str, Any], _position: int) -> Livestream:
+        start, end = record.event_start_ts, record.event_end_ts
         return Livestream(
-            event_id=event_id,
-            **_channel_fields(reader, categories),
+            event_id=record.event_id,
+            user_id=record.user_id,
+            user_name=record.user_name,
+            event_title=record.event_title,
+            category_id=categories.find(record.category_name),
+            category_name=record.category_name,
             event_start=None if start is None else timestamp_to_iso(start),
             event_end=None if end is None else timestamp_to_iso(end),
             duration_seconds=None if start is None or end is None or end < start else end - start,
-            total_viewers=reader.integer("total_viewers"),
-            livestream_visibility_type=reader.text("livestream_visibility_type"),
-            has_access_pass=reader.boolean("has_access_pass"),
-            livestream_recording=reader.text("livestream_recording"),
-            video_url=api.video_url(event_id),
-            user_id=reader.integer("user_id"),
+            total_viewers=record.total_viewers,
+            livestream_visibility_type=record.livestream_visibility_type,
+            has_access_pass=record.has_access_pass,
+            livestream_recording=record.livestream_recording,
+            event_file=record.event_file,
+            avatar_link=record.avatar_link,
+            user_avatar_id=record.user_avatar_id,
+            social_media=record.social_media,
+            social_username=record.social_username,
+            discord_discriminator=record.discord_discriminator,
+            channel_url=api.channel_url(record.social_media, record.social_username),
+            video_url=api.video_url(record.event_id),
             scraped_at=scraped_at,
-            extra=reader.extra(),
+            extra=extra,
         )
 
-    return _normalize(body, url, normalize)
+    return _normalize(parse_page(body), url, _RecentRecord, build)
 
 
 def normalize_live(
@@ -158,22 +242,21 @@ def normalize_live(
     Raises PageError where it is no list of records.
     """
 
-    def normalize(reader: _Reader, position: int) -> LiveChannel:
-        playback_url = reader.text("playback_url")
+    def build(record: _LiveRecord, extra: dict[str, Any], position: int) -> LiveChannel:
         return LiveChannel(
             snapshot_id=snapshot_id,
             observed_at=observed_at,
             rank=offset + position + 1,
-            event_id=reader.integer("event_id"),
-            user_id=reader.required_integer("user_id"),
-            **_channel_fields(reader, categories),
-            viewers_count=reader.integer("viewers_count"),
-            channel_arn=reader.text("channel_arn"),
-            playback_url=None if playback_url is None else redact_url(playback_url),
-            extra=reader.extra(),
+            event_id=record.event_id,
+            user_id=record.user_id,
+            **_channel_fields(record, categories),
+            viewers_count=record.viewers_count,
+            channel_arn=record.channel_arn,
+            playback_url=None if record.playback_url is None else redact_url(record.playback_url),
+            extra=extra,
         )
 
-    return _normalize(body, url, normalize)
+    return _normalize(parse_page(body), url, _LiveRecord, build)
 
 
 def normalize_notification(
@@ -193,11 +276,7 @@ def normalize_notification(
     except (PageError, ValueError):
         # Not an object, but it may hold a secret all the same.
         return NormalizedPage(1, rejected=[RejectedRecord("not a JSON object", url, position, redact(text))])
-
-    def normalize(reader: _Reader, _position: int) -> LiveNotification:
-        return _notification(reader, "websocket", received_at, categories)
-
-    page = _normalize_records([record], url, normalize)
+    page = _normalize([record], url, _NotificationRecord, _notification("websocket", received_at, categories))
     for rejected in page.rejected:
         rejected.position = position
     return page
@@ -207,123 +286,150 @@ def normalize_live_notifications(
     body: bytes, url: str, received_at: str, categories: CategoryIndex
 ) -> NormalizedPage[LiveNotification]:
     """Normalize a page of the live route as notifications. Raises PageError where it is no list of records."""
-
-    def normalize(reader: _Reader, _position: int) -> LiveNotification:
-        return _notification(reader, "live", received_at, categories)
-
-    return _normalize(body, url, normalize)
+    return _normalize(parse_page(body), url, _NotificationRecord, _notification("live", received_at, categories))
 
 
-def _notification(reader: _Reader, source: str, received_at: str, categories: CategoryIndex) -> LiveNotification:
-    return LiveNotification(
-        received_at=received_at,
-        source=source,
-        livestream_id=reader.integer("livestream_id"),
-        event_id=reader.required_integer("event_id"),
-        user_id=reader.integer("user_id"),
-        **_channel_fields(reader, categories),
-        viewers_count=reader.integer("viewers_count"),
-        channel_arn=reader.text("channel_arn"),
-        extra=reader.extra(),
-    )
+def _notification(
+    source: str, received_at: str, categories: CategoryIndex
+) -> Callable[[_NotificationRecord, dict[str, Any], int], LiveNotification]:
+    def build(record: _NotificationRecord, extra: dict[str, Any], _position: int) -> LiveNotification:
+        return LiveNotification(
+            received_at=received_at,
+            source=source,
+            livestream_id=record.livestream_id,
+            event_id=record.event_id,
+            user_id=record.user_id,
+            **_channel_fields(record, categories),
+            viewers_count=record.viewers_count,
+            channel_arn=record.channel_arn,
+            extra=extra,
+        )
+
+    return build
 
 
-class _Reader:
-    """Reads the fields of one record, each checked for its type; remembers which were read.
-
-    A reason never quotes a value: it goes to logs, and the value may be a secret or hostile.
-    """
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self._left = dict(record)
-
-    def text(self, name: str) -> str | None:
-        value = self._left.pop(name, None)
-        if value is None or isinstance(value, str):
-            return value
-        self._fail(name, "not a text", value)
-
-    def boolean(self, name: str) -> bool | None:
-        value = self._left.pop(name, None)
-        if value is None or isinstance(value, bool):
-            return value
-        self._fail(name, "not true or false", value)
-
-    def integer(self, name: str) -> int | None:
-        value = self._left.pop(name, None)
-        if value is None:
-            return None
-        if (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS) or (
-            isinstance(value, float) and value.is_integer()
-        ):
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool):
-            self._fail(name, "not a whole number", value)
-        if abs(value) > _MAX_INTEGER:
-            raise RecordError(f"{name}: a number out of range")
-        return value
-
-    def required_integer(self, name: str) -> int:
-        value = self.integer(name)
-        if value is None:
-            raise RecordError(f"{name}: missing")
-        return value
-
-    def timestamp(self, name: str) -> int | None:
-        value = self.integer(name)
-        if value is not None and not 0 <= value <= _MAX_TS:
-            raise RecordError(f"{name}: not a time in Unix seconds")
-        return value
-
-    def extra(self) -> dict[str, Any]:
-        """Return what was not read, without secrets."""
-        extra: dict[str, Any] = redact(self._left) if self._left else {}
-        return extra
-
-    @staticmethod
-    def _fail(name: str, problem: str, value: Any) -> NoReturn:
-        raise RecordError(f"{name}: {problem} but {_kind(value)}")
-
-
-def _channel_fields(reader: _Reader, categories: CategoryIndex) -> dict[str, Any]:
-    """Read the fields that the recent and live routes have in common."""
-    category_name = reader.text("category_name")
-    social_media, social_username = reader.text("social_media"), reader.text("social_username")
+def _channel_fields(record: _ChannelRecord, categories: CategoryIndex) -> dict[str, Any]:
+    """Return the fields that live channels and notifications have in common."""
     return {
-        "user_name": reader.text("user_name"),
-        "event_title": reader.text("event_title"),
-        "category_id": categories.find(category_name),
-        "category_name": category_name,
-        "event_file": reader.text("event_file"),
-        "avatar_link": reader.text("avatar_link"),
-        "user_avatar_id": reader.integer("user_avatar_id"),
-        "social_media": social_media,
-        "social_username": social_username,
-        "discord_discriminator": reader.text("discord_discriminator"),
-        "channel_url": api.channel_url(social_media, social_username),
+        "user_name": record.user_name,
+        "event_title": record.event_title,
+        "category_id": categories.find(record.category_name),
+        "category_name": record.category_name,
+        "event_file": record.event_file,
+        "avatar_link": record.avatar_link,
+        "user_avatar_id": record.user_avatar_id,
+        "social_media": record.social_media,
+        "social_username": record.social_username,
+        "discord_discriminator": record.discord_discriminator,
+        "channel_url": api.channel_url(record.social_media, record.social_username),
     }
 
 
-def _normalize(body: bytes, url: str, normalize: Callable[[_Reader, int], ItemT]) -> NormalizedPage[ItemT]:
-    return _normalize_records(parse_page(body), url, normalize)
-
-
-def _normalize_records(
-    records: list[Any], url: str, normalize: Callable[[_Reader, int], ItemT]
+def _normalize(
+    records: list[Any],
+    url: str,
+    record_class: type[RecordT],
+    build: Callable[[RecordT, dict[str, Any], int], ItemT],
 ) -> NormalizedPage[ItemT]:
     page: NormalizedPage[ItemT] = NormalizedPage(served=len(records))
-    for position, record in enumerate(records):
-        try:
-            if not isinstance(record, dict):
-                raise RecordError(f"not an object but {_kind(record)}")  # noqa: TRY301
-            item = normalize(_Reader(record), position)
-        except RecordError as error:
-            page.rejected.append(RejectedRecord(str(error), url, position, redact(record)))
-        else:
-            page.items.append(item)
-            page.unknown_fields.update(item.extra)
+    known = _known_fields(record_class)
+    for position, (served, record) in enumerate(zip(records, _check(records, record_class), strict=True)):
+        if isinstance(record, RecordError):
+            page.rejected.append(RejectedRecord(str(record), url, position, redact(served)))
+            continue
+        extra: dict[str, Any] = {}
+        if not known.issuperset(served):
+            # Without secrets, so not all of it need be left.
+            extra = redact({name: value for name, value in served.items() if name not in known})
+            page.unknown_fields.update(extra)
+        page.items.append(build(record, extra, position))
+        page.ends.append(getattr(record, "event_end_ts", None))
     return page
+
+
+def _check(records: list[Any], record_class: type[RecordT]) -> Iterable[RecordT | RecordError]:
+    """Return each record with its types, or the reason why not: all at once where all are as they should be."""
+    try:
+        return msgspec.convert(records, list[record_class])  # type: ignore[valid-type]
+    except msgspec.ValidationError:
+        return [_check_one(record, record_class) for record in records]
+
+
+def _check_one(record: Any, record_class: type[RecordT]) -> RecordT | RecordError:
+    try:
+        return msgspec.convert(record, record_class)
+    except msgspec.ValidationError:
+        pass
+    if not isinstance(record, dict):
+        return RecordError(f"not an object but {_kind(record)}")
+    try:
+        return record_class(**dict(_read(record, record_class)))
+    except RecordError as error:
+        return error
+
+
+def _read(record: dict[str, Any], record_class: type[RecordT]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a record, numbers in texts as numbers.
+
+    A reason never quotes a value: it goes to logs, and the value may be a secret or hostile.
+
+    Raises:
+        RecordError: a field is not what it should be.
+    """
+    for each in msgspec.structs.fields(record_class):
+        value = record.get(each.name)
+        if value is None and each.required:
+            raise RecordError(f"{each.name}: missing")
+        yield each.name, None if value is None else _READERS[each.type](each.name, value)
+
+
+def _read_text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    _fail(name, "not a text", value)
+
+
+def _read_boolean(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    _fail(name, "not true or false", value)
+
+
+def _read_integer(name: str, value: Any) -> int:
+    if (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS) or (
+        isinstance(value, float) and value.is_integer()
+    ):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        _fail(name, "not a whole number", value)
+    if abs(value) > _MAX_INTEGER:
+        raise RecordError(f"{name}: a number out of range")
+    return value
+
+
+def _read_timestamp(name: str, value: Any) -> int:
+    number = _read_integer(name, value)
+    if not 0 <= number <= _MAX_TS:
+        raise RecordError(f"{name}: not a time in Unix seconds")
+    return number
+
+
+_READERS: dict[Any, Callable[[str, Any], Any]] = {
+    str | None: _read_text,
+    bool | None: _read_boolean,
+    Integer: _read_integer,
+    Integer | None: _read_integer,
+    Timestamp | None: _read_timestamp,
+}
+
+
+def _fail(name: str, problem: str, value: Any) -> NoReturn:
+    raise RecordError(f"{name}: {problem} but {_kind(value)}")
+
+
+@cache
+def _known_fields(record_class: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(record_class.__struct_fields__)
 
 
 def _mend(value: Any, depth: int = 0) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cached_property
 from typing import IO, TYPE_CHECKING, Self, cast
 
 from itemadapter import ItemAdapter
@@ -44,7 +45,7 @@ class _Pipeline:
     def from_crawler(cls, crawler: Crawler) -> Self:
         return cls(crawler)
 
-    @property
+    @cached_property
     def spider(self) -> PartiSpider:
         return cast("PartiSpider", self.crawler.spider)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter, defaultdict
 from dataclasses import fields, replace
@@ -13,12 +14,12 @@ from scrapy.extensions import feedexport
 from scrapy.utils.defer import deferred_from_coro
 
 from parti_scraper.datapackage import Feed, File
-from parti_scraper.exporters import LINE_FORMATS, RunFeedStorage
+from parti_scraper.exporters import LINE_FORMATS, BulkExporter, RunFeedStorage
 from parti_scraper.redact import redact_url
-from parti_scraper.signals import send_storage_failed
+from parti_scraper.signals import items_scraped, send_storage_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from scrapy import Spider
     from scrapy.crawler import Crawler
@@ -37,16 +38,40 @@ class FeedExporter(feedexport.FeedExporter):
         # Rows of files that were closed before: those of other days and sessions, by name.
         self._earlier: dict[str, int] = {}
         crawler.signals.connect(self.feed_slot_closed, signals.feed_slot_closed)
+        crawler.signals.connect(self.items_scraped, items_scraped)
 
     def item_scraped(self, item: Any, spider: Spider) -> None:
         """Export a record; close the spider where that fails."""
         if self._failed:
             return
-        try:
+        with self._closing_on_failure():
             self._rotate(cast("PartiSpider", spider), item)
             super().item_scraped(item, spider)
+
+    def items_scraped(self, items: Sequence[Any]) -> None:
+        """Export the records of a batch: at once, where every feed takes them all as they are."""
+        spider = cast("PartiSpider", self.crawler.spider)
+        if not all(map(_takes_batches, self.slots)) or any(spider.part_of(item) != spider.part for item in items):
+            for item in items:
+                self.item_scraped(item, spider)
+            return
+        if self._failed:
+            return
+        with self._closing_on_failure():
+            for slot in self.slots:
+                slot.start_exporting()
+                cast("BulkExporter", slot.exporter).export_items(items)
+                slot.itemcount += len(items)
+
+    @contextlib.contextmanager
+    def _closing_on_failure(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             self._failed = True
+            for slot in self.slots:
+                if isinstance(slot.storage, RunFeedStorage):
+                    slot.storage.is_torn = True
             send_storage_failed(self.crawler, "a record", error)
         except Exception:
             self._failed = True
@@ -113,8 +138,7 @@ class FeedExporter(feedexport.FeedExporter):
         for name, number in self._earlier.items():
             rows[f"run:%(collection)s{Path(name).suffix}"] += number
         for template, accepts in self.filters.items():
-            takes_all = type(accepts) is feedexport.ItemFilter and not accepts.item_classes
-            if takes_all and rows[template] != written:
+            if _takes_all(accepts) and rows[template] != written:
                 yield f"the feed {redact_url(template)} holds {rows[template]} of {written} records"
 
     @property
@@ -211,6 +235,15 @@ class FeedExporter(feedexport.FeedExporter):
             and not options.get("postprocessing")
             and not options["item_export_kwargs"],
         )
+
+
+def _takes_batches(slot: FeedSlot) -> bool:
+    is_bulk = issubclass(slot.exporters[slot.format], BulkExporter)
+    return is_bulk and _takes_all(slot.filter) and not slot.feed_options["batch_item_count"]
+
+
+def _takes_all(accepts: feedexport.ItemFilter) -> bool:
+    return type(accepts) is feedexport.ItemFilter and not accepts.item_classes
 
 
 def _resumable_form(slot: FeedSlot) -> str | None:

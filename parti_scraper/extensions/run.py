@@ -22,10 +22,11 @@ from parti_scraper.extensions.feeds import FeedExporter
 from parti_scraper.items import RejectedRecord
 from parti_scraper.normalize import timestamp_to_iso
 from parti_scraper.outcome import Counts, Ending, ExitCode, Verdict, judge
-from parti_scraper.signals import checkpoint, send_storage_failed, storage_failed
+from parti_scraper.signals import checkpoint, items_scraped, send_storage_failed, storage_failed
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from scrapy.crawler import Crawler
@@ -66,6 +67,7 @@ class RunRecorder:
         connect = crawler.signals.connect
         connect(recorder.spider_opened, signals.spider_opened)
         connect(recorder.item_scraped, signals.item_scraped)
+        connect(recorder.items_scraped, items_scraped)
         connect(recorder.checkpoint, checkpoint)
         connect(recorder.storage_failed, storage_failed)
         connect(recorder.spider_closed, signals.spider_closed)
@@ -127,6 +129,10 @@ class RunRecorder:
     def item_scraped(self, item: Item) -> None:
         """Count a record that was written."""
         self.records_by_category[category_of(item)] += 1
+
+    def items_scraped(self, items: Sequence[Item]) -> None:
+        """Count the records of a batch."""
+        self.records_by_category.update(map(category_of, items))
 
     def storage_failed(self, problem: str) -> None:
         """Stop the run: what follows would be lost too. The first problem is the cause of the others."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
 
+from pyroaring import BitMap64
 from scrapy import Request, Spider
 from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
@@ -25,7 +26,7 @@ from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
 from parti_scraper.middlewares import RetryMiddleware, check_settings
-from parti_scraper.normalize import CategoryIndex, iso_to_timestamp, normalize_categories, timestamp_to_iso
+from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
 from parti_scraper.paging import Key, Page, PageSize
 from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
 from parti_scraper.signals import checkpoint
@@ -105,7 +106,7 @@ class PartiSpider(Spider):
         self.part = ""
         self.window: tuple[int, int] | None = None
         self.series: Series | None = None
-        self.seen: Seen = set()
+        self.seen: Seen = SeenNumbers()
         # Marks of the records that were set aside, of the snapshot at hand.
         self.rejected: set[bytes] = set()
         self.selection = Selection()
@@ -143,6 +144,7 @@ class PartiSpider(Spider):
         api.check_ws_url(settings["PARTI_WS_URL"])
         for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
             parse_length(name, settings[name])
+        _check_batching(settings)
         ledger = Ledger.existing(_state_dir(settings))
         cls.find_begun(settings, raw_arguments, ledger)
         if ledger:
@@ -303,13 +305,34 @@ class PartiSpider(Spider):
 class Seen(Protocol):
     """Identities of records."""
 
-    def __contains__(self, identity: Hashable, /) -> bool: ...
+    def __contains__(self, identity: int, /) -> bool: ...
 
-    def add(self, identity: Hashable, /) -> None:
+    def add(self, identity: int, /) -> None:
         """Remember an identity."""
 
     def clear(self) -> None:
         """Forget all."""
+
+
+class SeenNumbers:
+    """Identities that are numbers: a million livestreams take less than a megabyte, since theirs lie close together."""
+
+    def __init__(self) -> None:
+        self._numbers = BitMap64()
+        self._negative: set[int] = set()
+
+    def __contains__(self, identity: int) -> bool:
+        """Tell whether the identity was added."""
+        return identity in (self._numbers if identity >= 0 else self._negative)
+
+    def add(self, identity: int) -> None:
+        """Remember an identity."""
+        (self._numbers if identity >= 0 else self._negative).add(identity)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._numbers.clear()
+        self._negative.clear()
 
 
 @dataclass(slots=True, eq=False)
@@ -431,6 +454,8 @@ class PagedSpider(PartiSpider):
                 yield item
             for record in self.told_apart(page, walk.snapshot_id):
                 yield record
+            # They go on together from here.
+            yield None
             self.check_filters(walk, page)
             walk.in_flight -= 1
             requests = list(self.go_on(walk, walk.plan.page(ask, Page(_keys(page)))))
@@ -555,21 +580,22 @@ def describe_failure(failure: Failure) -> str:
 def _keys(page: NormalizedPage[Any]) -> list[Key | None]:
     """Return what paging needs of each record of a page, in the order served."""
     rejected = {record.position for record in page.rejected}
-    items = iter(page.items)
-    keys: list[Key | None] = []
-    for position in range(page.served):
-        if position in rejected:
-            keys.append(None)
-            continue
-        item = next(items)
-        end = getattr(item, "event_end", None)
-        keys.append(Key(item.identity, None if end is None else iso_to_timestamp(end)))
-    return keys
+    keys = (Key(item.identity, end) for item, end in zip(page.items, page.ends, strict=True))
+    return [None if position in rejected else next(keys) for position in range(page.served)]
 
 
 def _mark(side: bytes, neighbor: Hashable, content: bytes) -> bytes:
     """Return what a record that cannot be read is known by, the same in every process."""
     return hashlib.blake2b(side + repr(neighbor).encode() + content, digest_size=16).digest()
+
+
+def _check_batching(settings: BaseSettings) -> None:
+    try:
+        settings.getbool("PARTI_BATCHING")
+    except ValueError:
+        raise UsageError.of(
+            "setting", "PARTI_BATCHING", "neither true nor false", settings["PARTI_BATCHING"], "true, false"
+        ) from None
 
 
 def _state_dir(settings: BaseSettings) -> Path:

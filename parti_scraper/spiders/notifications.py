@@ -263,6 +263,8 @@ class NotificationsSpider(LiveRouteSpider):
             self.reconnection.heard()
             for item in self._received(message):
                 yield item
+            # It goes on from here: the next message may be long in coming.
+            yield None
 
     def _received(self, message: aiohttp.WSMessage) -> Iterator[Any]:
         """Yield what a message says, or the message itself where it says nothing."""
