@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import IO, Any
+
+from scrapy import signals
+
+import parti_scraper.signals
 
 
 class FailingMiddleware:
@@ -60,3 +67,59 @@ class FarStorage:
         return io.BytesIO()
 
     def store(self, file: IO[bytes]) -> None: ...
+
+
+class Upper:
+    """A pipeline that makes a dict of a livestream."""
+
+    def process_item(self, item: Any) -> Any:
+        return {"event_id": item.event_id, "event_title": (item.event_title or "").upper()}
+
+
+class Waiting:
+    """A pipeline that waits for something."""
+
+    async def process_item(self, item: Any) -> Any:
+        await asyncio.sleep(0)
+        return item
+
+
+class Listener:
+    """An extension that says at the end how often it was told of an item."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    @classmethod
+    def from_crawler(cls, crawler: Any) -> Any:
+        listener = cls()
+        crawler.signals.connect(listener.item_scraped, signals.item_scraped)
+        crawler.signals.connect(listener.item_dropped, signals.item_dropped)
+        crawler.signals.connect(listener.closed, signals.spider_closed)
+        return listener
+
+    def item_scraped(self, item: Any) -> None:
+        self.counts["item_scraped"] += 1
+
+    def item_dropped(self, item: Any, exception: BaseException) -> None:
+        self.counts["item_dropped"] += 1
+
+    def closed(self) -> None:
+        print(json.dumps(self.counts))
+
+
+class BatchListener(Listener):
+    """The same, and it is told of batches too, which it counts as one each."""
+
+    @classmethod
+    def from_crawler(cls, crawler: Any) -> Any:
+        listener = super().from_crawler(crawler)
+        crawler.signals.connect(listener.items_scraped, parti_scraper.signals.items_scraped)
+        crawler.signals.connect(listener.items_dropped, parti_scraper.signals.items_dropped)
+        return listener
+
+    def items_scraped(self, items: Any) -> None:
+        self.counts["items_scraped"] += 1
+
+    def items_dropped(self, reasons: Any) -> None:
+        self.counts["items_dropped"] += 1

@@ -1,0 +1,149 @@
+"""Batches: nothing but the time that it takes tells them from items that go one by one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parti_scraper import settings
+from tests.conftest import Crawl, Run, Scrapy, read_lines
+from tests.test_spiders import STILL, Serve, ids, truth
+
+# One at a time: otherwise the order of the pages is that of the answers.
+ALONE = ("-s", "CONCURRENT_REQUESTS=1", "-s", "CONCURRENT_REQUESTS_PER_DOMAIN=1", "--loglevel", "WARNING")
+OFF = ("-s", "PARTI_BATCHING=false")
+# When something was received is the one thing that two runs never have in common.
+MOMENT = re.compile(rb'("(?:scraped|observed|received)_at": ?"[^"]*"|(?<=,)2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\dZ(?=,))')
+PORT = re.compile(rb"127\.0\.0\.1:\d+")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what a run left, but for the moments at which it was received and the port of the server."""
+    return {
+        path.name: PORT.sub(b"", MOMENT.sub(b"", path.read_bytes()))
+        for path in sorted(folder.iterdir())
+        if path.suffix in {".csv", ".jsonl", ".json", ".jl", ".xml"} and path.name != "datapackage.json"
+    }
+
+
+FEEDS: dict[str, dict[str, Any]] = {
+    "run:all.json": {"format": "json"},
+    "run:some.csv": {"format": "csv", "fields": ["event_title", "event_id"]},
+    "run:titles.xml": {"format": "xml", "fields": {"event_title": "title"}},
+}
+
+
+PIPELINES = settings.ITEM_PIPELINES | {"tests.components.Upper": 500}
+
+
+@pytest.mark.parametrize(
+    ("spider", "server_options", "options", "arguments"),
+    [
+        ("categories", {"malformed": 0.3}, (), {}),
+        ("recent", {}, (), {}),
+        (
+            "recent",
+            {
+                "malformed": 0.1,
+            },
+            (),
+            {"limit": 20},
+        ),
+        ("recent", {"categories": "ignored"}, (), {"categories": "7,IRL", "since": "2026-08-01"}),
+        ("recent", {}, (), {"max_records": 130, "limit": 15}),
+        ("recent", {}, (), {"incremental": "true", "limit": 40}),
+        ("recent", {}, ("-s", f"FEEDS={json.dumps(FEEDS)}"), {"limit": 70}),
+        ("recent", {}, ("-s", f"ITEM_PIPELINES={json.dumps(PIPELINES)}"), {}),
+        ("live", {"malformed": 0.2}, (), {"limit": 15}),
+    ],
+    ids=["categories", "recent", "malformed", "filtered", "cut", "incremental", "feeds", "pipeline", "live"],
+)
+def test_the_files_are_the_same_with_and_without(
+    crawl: Run,
+    serve: Serve,
+    tmp_path: Path,
+    spider: str,
+    server_options: dict[str, Any],
+    options: tuple[str, ...],
+    arguments: dict[str, Any],
+) -> None:
+    def run(number: int, *more: str) -> Crawl:
+        return crawl(
+            spider,
+            *(*ALONE, *options, *more),
+            server=serve(**(STILL | server_options)),
+            run_id=f"run-{number}",
+            # Of its own, since the ledger remembers what an incremental run has written.
+            env={"PARTI_STATE_DIR": str(tmp_path / f"state-{number}")},
+            **arguments,
+        )
+
+    together, alone = run(0), run(1, *OFF)
+    assert together.code == alone.code
+    assert together.package["counts"] == alone.package["counts"]
+    assert together.package["counts"]["written"] > 0
+    assert {name: text.replace(b"run-1", b"run-0") for name, text in files(alone.folder).items()} == files(
+        together.folder
+    )
+
+
+# --- Who has to see each item on its own, does -------------------------------------------------------------
+
+
+def heard(run: Crawl) -> dict[str, int]:
+    """Return how often the extension of a run was told of something."""
+    return dict(json.loads(run.stdout))
+
+
+def with_extension(name: str) -> tuple[str, str]:
+    """Return the options for a run with one more extension."""
+    extensions = settings.EXTENSIONS | {f"tests.components.{name}": 1}
+    return ("-s", f"EXTENSIONS={json.dumps(extensions)}")
+
+
+def test_the_records_of_a_page_are_passed_on_together(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = crawl("recent", *with_extension("BatchListener"), *ALONE, server=server)
+    assert run.code == 0
+    pages = run.package["counts"]["pages"]
+    assert 3 <= heard(run)["items_scraped"] <= pages < 10
+    assert run.package["counts"]["written"] == 300
+
+
+@pytest.mark.parametrize("options", [(), OFF], ids=["with", "without"])
+def test_an_extension_that_listens_for_items_is_told_of_each(
+    crawl: Run, serve: Serve, options: tuple[str, ...]
+) -> None:
+    run = crawl("recent", *with_extension("Listener"), *ALONE, *options, server=serve(**STILL, malformed=0.1))
+    assert run.code == 0
+    counts = run.package["counts"]
+    dropped = counts["duplicate"] + counts["quarantined"]
+    assert heard(run) == {"item_scraped": counts["written"], "item_dropped": dropped}
+    assert dropped > 0
+
+
+def test_a_pipeline_that_waits_gets_each_item(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    pipelines = settings.ITEM_PIPELINES | {"tests.components.Waiting": 500}
+    run = crawl("recent", "-s", f"ITEM_PIPELINES={json.dumps(pipelines)}", *ALONE, server=server)
+    assert run.code == 0
+    assert ids(run.rows) == ids(truth(server))
+
+
+def test_a_limit_of_scrapys_on_items_ends_the_run(crawl: Run, serve: Serve) -> None:
+    run = crawl("recent", "-s", "CLOSESPIDER_ITEMCOUNT=50", *ALONE, server=serve(**STILL), limit=20)
+    assert run.code == 3
+    assert "STOPPED" in run.stderr
+    assert 50 <= len(read_lines(run.folder / "livestreams.jsonl")) < 100
+
+
+def test_what_is_neither_true_nor_false_is_a_usage_error(scrapy: Scrapy, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = scrapy("crawl", "recent", "-s", "PARTI_BATCHING=perhaps", server=server)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "setting `PARTI_BATCHING`: neither true nor false: 'perhaps' (accepted: true, false)\n"
+    assert server.requests == []
