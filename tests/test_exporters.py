@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scrapy import exporters
 
-from parti_scraper.exporters import CsvItemExporter, encode_line, harmless
+from parti_scraper.exporters import CsvItemExporter, JsonLinesItemExporter, encode_line, harmless
 from parti_scraper.items import Category
 
 COLUMNS = ["category_id", "name", "display_name", "scraped_at", "extra"]
@@ -21,8 +23,8 @@ def as_csv(*items: Category) -> str:
     stream = io.BytesIO()
     exporter = CsvItemExporter(stream, fields_to_export=COLUMNS)
     exporter.start_exporting()
-    for item in items:
-        exporter.export_item(item)
+    if items:
+        exporter.export_items(items)
     exporter.finish_exporting()
     return stream.getvalue().decode()
 
@@ -88,3 +90,43 @@ def test_a_line_is_one_line_whatever_is_in_it(row: dict[str, str]) -> None:
     line = encode_line(row)
     assert line.count(b"\n") == 1
     assert json.loads(line) == row
+
+
+TEXTS = st.text(st.characters(blacklist_categories=["Cs"]))
+ITEMS = st.builds(
+    Category,
+    st.integers(),
+    st.none() | TEXTS,
+    st.none() | TEXTS,
+    TEXTS,
+    st.dictionaries(TEXTS, st.none() | st.booleans() | st.integers() | TEXTS | st.lists(TEXTS, max_size=2), max_size=2),
+)
+
+
+@given(st.lists(ITEMS, max_size=4))
+def test_lines_hold_the_records_as_they_are(items: list[Category]) -> None:
+    stream = io.BytesIO()
+    JsonLinesItemExporter(stream, encoding="utf-8").export_items(items)
+    assert [json.loads(line) for line in stream.getvalue().split(b"\n") if line] == [asdict(item) for item in items]
+
+
+@given(st.lists(ITEMS, min_size=1, max_size=4))
+def test_many_at_a_time_are_written_as_scrapy_writes_one(items: list[Category]) -> None:
+    as_scrapy_does = io.BytesIO()
+    csv_of_scrapy = CsvItemExporter(as_scrapy_does, fields_to_export=COLUMNS)
+    lines_of_scrapy = JsonLinesItemExporter(lines := io.BytesIO(), encoding="utf-8")
+    for item in items:
+        exporters.CsvItemExporter.export_item(csv_of_scrapy, item)
+        exporters.JsonLinesItemExporter.export_item(lines_of_scrapy, item)
+    csv_of_scrapy.finish_exporting()
+    assert as_csv(*items) == as_scrapy_does.getvalue().decode()
+    JsonLinesItemExporter(together := io.BytesIO(), encoding="utf-8").export_items(items)
+    assert [json.loads(line) for line in together.getvalue().split(b"\n") if line] == [
+        json.loads(line) for line in lines.getvalue().split(b"\n") if line
+    ]
+
+
+def test_what_a_pipeline_made_of_a_record_is_written_too() -> None:
+    stream = io.BytesIO()
+    JsonLinesItemExporter(stream, encoding="utf-8").export_items([{"a": 1, "b": None}])
+    assert stream.getvalue() == b'{"a":1,"b":null}\n'

@@ -7,10 +7,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parti_scraper import normalize
 from parti_scraper.exceptions import PageError
 from parti_scraper.items import Category, LiveChannel, Livestream
 from parti_scraper.normalize import (
@@ -252,6 +254,14 @@ RECORDS = VALUES | st.dictionaries(NAMES | st.text(max_size=8), VALUES, max_size
 )
 
 
+RECORD_CLASSES = [
+    normalize._CategoryRecord,
+    normalize._RecentRecord,
+    normalize._LiveRecord,
+    normalize._NotificationRecord,
+]
+
+
 @given(st.lists(RECORDS, max_size=5))
 def test_whatever_comes_is_an_item_or_set_aside(records: list[Any]) -> None:
     for page in (recent(*records), live(*records)):
@@ -277,3 +287,39 @@ def test_no_field_is_lost(record: dict[str, Any]) -> None:
 def test_times_sort_as_their_texts_do(ts: int) -> None:
     assert timestamp_to_iso(ts) <= timestamp_to_iso(min(ts + 1, 253_402_300_799))
     assert len(timestamp_to_iso(ts)) == 20
+
+
+@given(RECORDS, st.sampled_from(RECORD_CLASSES))
+def test_the_quick_check_and_the_patient_one_agree(record: Any, record_class: type[msgspec.Struct]) -> None:
+    try:
+        quick = msgspec.convert(record, record_class)
+    except msgspec.ValidationError:
+        return
+    assert quick == record_class(**dict(normalize._read(record, record_class)))
+
+
+@given(
+    st.lists(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+            max_leaves=8,
+        )
+    ),
+    st.booleans(),
+)
+def test_the_quick_parser_and_the_patient_one_agree(page: list[Any], escaped: bool) -> None:
+    body = json.dumps(page, ensure_ascii=escaped).encode(errors="surrogatepass")
+    try:
+        quick = msgspec.json.decode(body)
+    except ValueError:
+        return
+    assert quick == normalize._parse_patiently(body)
+
+
+def test_one_bad_record_does_not_cost_the_others_their_types() -> None:
+    page = recent({"event_id": "7", "event_end_ts": 5.0}, {"event_id": None}, {"event_id": 8, "new": 2**70})
+    assert [item.event_id for item in page.items] == [7, 8]
+    assert page.ends == [5, None]
+    assert page.items[1].extra == {"new": 2**70}
+    assert [(each.position, each.reason) for each in page.rejected] == [(1, "event_id: missing")]
