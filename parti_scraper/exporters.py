@@ -33,7 +33,8 @@ _CONTROL_STARTS = ("\t", "\r", "\n")
 
 # What most texts begin with.
 _HARMLESS_STARTS = frozenset(string.ascii_letters + string.digits)
-_PLAIN_TYPES = frozenset({int, type(None)})
+# What makes a cell one in quotes (RFC 4180).
+_QUOTED = (",", '"', "\n", "\r")
 _EMPTY = {bool: "false", dict: "{}", list: "[]"}
 
 # Scrapy's names of the formats in which a file that is cut off after a record is still a file.
@@ -134,31 +135,47 @@ class CsvItemExporter(exporters.CsvItemExporter):
         if self._headers_not_written:
             self._headers_not_written = False
             self._write_headers_and_set_fields_to_export(items[0])
-        self.csv_writer.writerows(
-            [
-                [
-                    # Most cells are done here, without a call for each.
-                    value
-                    if type(value) in _PLAIN_TYPES
-                    or (type(value) is str and value[:1] in _HARMLESS_STARTS and "\0" not in value)
-                    else _cell(value)
-                    for value in cells_of(item)
-                ]
-                for item in items
-            ]
-        )
+        columns = map(_column, zip(*map(cells_of, items), strict=True))
+        self.stream.write("".join(f"{','.join(cells)}\r\n" for cells in zip(*columns, strict=True)))
 
     def _reader_of(self, items: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]] | None:
         """Return what reads the columns of the records, or None where they are not what the spiders yield."""
         names = tuple(self.fields_to_export or ())
         item_class, *others = set(map(type, items))
-        if others or item_class not in _ITEM_TYPES or not names:
+        # With options such as another delimiter, Scrapy writes the rows.
+        if others or item_class not in _ITEM_TYPES or not names or self._kwargs:
             return None
         return _reader(item_class, names)
 
     def serialize_field(self, field: Mapping[str, Any] | Field, name: str, value: Any) -> Any:
         """Return the value of a cell."""
         return _cell(super().serialize_field(field, name, value))
+
+
+def _column(values: tuple[Any, ...]) -> list[str]:
+    """Return the cells of a column as they stand in the file: most columns need only one look at all their cells.
+
+    Python's own writer looks at each character, which takes as long as all the rest of a record.
+    """
+    types = set(map(type, values)) - {type(None)}
+    if types <= {int}:
+        return ["" if value is None else str(value) for value in values]
+    if types == {str}:
+        cells = [
+            "" if value is None else value if value[:1] in _HARMLESS_STARTS else harmless(value) for value in values
+        ]
+    else:
+        cells = ["" if value is None else str(_cell(value)) for value in values]
+    together = "".join(cells)
+    if "\0" in together:
+        cells = [cell.replace("\0", "\ufffd") for cell in cells]
+    if any(special in together for special in _QUOTED):
+        cells = [_quoted(cell) if any(special in cell for special in _QUOTED) else cell for cell in cells]
+    return cells
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'
 
 
 def _cell(value: Any) -> Any:

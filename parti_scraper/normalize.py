@@ -150,8 +150,11 @@ class CategoryIndex:
 def timestamp_to_iso(ts: float) -> str:
     """Return Unix seconds as ISO 8601 in UTC, to the second."""
     day, second = divmod(floor(ts), _SECONDS_PER_DAY)
-    minute, second = divmod(second, 60)
-    return f"{_day_to_iso(day)}T{minute // 60:02}:{minute % 60:02}:{second:02}Z"
+    return f"{_day_to_iso(day)}T{_MINUTES[second // 60]}:{_MINUTES[second % 60][3:]}Z"
+
+
+# Of a day; and of an hour, after the colon.
+_MINUTES = [f"{minute // 60:02}:{minute % 60:02}" for minute in range(24 * 60)]
 
 
 # Writing the date is what takes the time, and the livestreams of a page ended on the same few days.
