@@ -24,8 +24,8 @@ lint: setup ## static checks
 	ruff format --check .
 	mypy
 
-BENCH ?= latency
-bench: setup ## a benchmark against its peer, BENCH=latency or notifications; arguments in ARGS
+BENCH ?= throughput
+bench: setup ## a benchmark against its peers, BENCH=throughput or notifications; arguments in ARGS
 	PYTHONPATH=. python benchmarks/$(BENCH).py $(ARGS)
 
 format: setup ## mend what the static checks can mend

@@ -1,7 +1,7 @@
 """How fast records come through: this project against its peers, side by side and in turns.
 
 All of them crawl the same history from the bundled mock server, which runs in a process of its own and answers as it
-always does, gzip and all. In each round each of them runs once; what counts are the ratios of the medians.
+always does, compressed where it is asked to. In each round each of them runs once; what counts are the ratios of the medians.
 
 - `this project`: `scrapy crawl recent`, with all that it does: checks, duplicates, quarantine, both files, checkpoints.
 - `plain Scrapy`, `dlt`, `crawlee`: as their own documentation would have it, see `peers/`. They page one by one.
@@ -13,14 +13,17 @@ always does, gzip and all. In each round each of them runs once; what counts are
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from parti_scraper.mockserver import MockServer, Options
@@ -128,10 +131,10 @@ def _plain(server: str, page: int, folder: str) -> list[str]:
 def _compare(case: Case, commands: dict[str, Command], events: int, rounds: int) -> None:
     print(f"\n{case.title}: {events:,} records, {CONCURRENCY} requests at a time", flush=True)
     runs: dict[str, list[Measured]] = {name: [] for name in commands}
-    with MockServer(Options(events=events, latency=case.latency, speed=0)) as server:
+    with _server(Options(events=events, latency=case.latency, speed=0)) as server:
         for number in range(rounds):
             for name, command in commands.items():
-                runs[name].append(_measure(command, server.base_url, case.page))
+                runs[name].append(_measure(command, server, case.page))
                 print(f"  round {number + 1}: {name:>14} {runs[name][-1].wall:7.2f} s", file=sys.stderr, flush=True)
     medians = {name: _median(measured) for name, measured in runs.items()}
     ours = medians[OURS]
@@ -151,12 +154,32 @@ def _grow(events: int, rounds: int) -> None:
     print(f"\nmemory: {events:,} and {10 * events:,} records, pages of 100", flush=True)
     results = []
     for number in (events, 10 * events):
-        with MockServer(Options(events=number, speed=0)) as server:
-            results.append(_median([_measure(_ours, server.base_url, 100) for _ in range(min(rounds, 3))]))
+        with _server(Options(events=number, speed=0)) as server:
+            results.append(_median([_measure(_ours, server, 100) for _ in range(rounds)]))
     few, many = results
     print(f"  peak {few.memory:.0f} and {many.memory:.0f} MiB: {many.memory - few.memory:+.0f} MiB")
     print(f"  CPU {few.cpu / events * 1e6:.1f} and {many.cpu / events / 10 * 1e6:.1f} us a record, start-up included")
     print(f"  CPU {(many.cpu - few.cpu) / (9 * events) * 1e6:.1f} us for each record more")
+
+
+@contextmanager
+def _server(options: Options) -> Iterator[str]:
+    """Run a mock server in a process of its own, and give its address."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(options, there), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        here.send(None)
+        process.join()
+
+
+def _serve(options: Options, pipe: Connection) -> None:
+    with MockServer(options) as server:
+        pipe.send(server.base_url)
+        pipe.recv()
 
 
 def _median(runs: list[Measured]) -> Measured:
