@@ -292,16 +292,18 @@ def test_a_job_outlives_its_version_and_scrapyd(scrapyd: Scrapyd, serve: Serve, 
     assert [job["id"] for job in jobs["running"]] == ["old"]
     assert "new" in {job["id"] for job in jobs["finished"]}
     scrapyd.stop()
-    # What it prints nobody reads any more.
-    folder = scrapyd.output / "recent" / "old"
-    log = scrapyd.folder / "logs" / PROJECT / "recent" / "old.log"
-    wait_until(lambda: "Exit code" in log.read_text(encoding="utf-8"))
-    assert "Exit code 0: complete" in log.read_text(encoding="utf-8")
-    assert "(bot: parti_scraper)" in log.read_text(encoding="utf-8")
-    run = Crawl(0, "", "", scrapyd.output, "recent", folder.name)
+    try:
+        # What it prints nobody reads any more.
+        path = scrapyd.folder / "logs" / PROJECT / "recent" / "old.log"
+        wait_until(lambda: "Exit code" in path.read_text(encoding="utf-8"))
+    finally:
+        scrapyd.start()
+    log = path.read_text(encoding="utf-8")
+    assert "(bot: parti_scraper)" in log
+    assert "Exit code 0: complete" in log
+    run = Crawl(0, "", log, scrapyd.output, "recent", "old")
     check_books(run)
     assert sorted(ids(run.rows)) == sorted(record["event_id"] for record in truth(server))
-    scrapyd.start()
     # Jobs that had ended are remembered.
     assert "new" in {job["id"] for job in scrapyd.ask("listjobs", project=PROJECT)["finished"]}
 
