@@ -2,7 +2,7 @@
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo crawl test lint bench format lock
+.PHONY: help setup demo crawl deploy test lint bench format lock
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -15,6 +15,9 @@ demo: setup ## crawl the bundled mock server into output/, without network
 
 crawl: setup ## the same against the real API
 	@python tools/main_job.py
+
+deploy: setup ## upload the project to scrapyd; TARGET names a [deploy:TARGET] of scrapy.cfg
+	@python tools/deploy.py $(TARGET)
 
 test: setup ## every test; arguments for pytest in ARGS
 	python -m pytest $(ARGS)

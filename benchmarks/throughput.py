@@ -1,7 +1,8 @@
 """How fast records come through: this project against its peers, side by side and in turns.
 
 All of them crawl the same history from the bundled mock server, which runs in a process of its own and answers as it
-always does, compressed where it is asked to. In each round each of them runs once; what counts are the ratios of the medians.
+always does, compressed where that is asked for. In each round each of them runs once; what counts are the ratios of
+the medians.
 
 - `this project`: `scrapy crawl recent`, with all that it does: checks, duplicates, quarantine, both files, checkpoints.
 - `plain Scrapy`, `dlt`, `crawlee`: as their own documentation would have it, see `peers/`. They page one by one.
@@ -23,10 +24,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parti_scraper.mockserver import MockServer, Options
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 PEERS = Path(__file__).parent / "peers"
 CONCURRENCY = 16

@@ -34,6 +34,9 @@ PARTI_RETRY_PATIENCE = os.environ.get("PARTI_RETRY_PATIENCE", "50")
 # Seconds before the first retry of a request, random from 0 on; doubled with each, up to 16 times.
 # Empty: 0.5, or 0.005 for a server on this machine.
 PARTI_RETRY_DELAY = os.environ.get("PARTI_RETRY_DELAY", "")
+# What PARTI_OUTPUT_DIR and PARTI_STATE_DIR are relative to where they are no absolute paths. Empty: the working
+# folder; of a job of scrapyd, whose working folder is scrapyd's, `parti_scraper` in the user's home folder.
+PARTI_HOME = os.environ.get("PARTI_HOME", "")
 # Where runs leave their files: PARTI_OUTPUT_DIR/<spider>/<run_id>/.
 PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR") or "output"
 # Where they note how far they have come.

@@ -65,6 +65,9 @@ def _stored(recorder: RunRecorder) -> list[str]:
 
 
 def how_to_finish(spider: PartiSpider) -> str:
+    """Return what to do about a run that was stopped."""
+    if spider.job:
+        return f"to finish it: schedule {spider.name} again with jobid={spider.run_id}"
     return f"to finish it: scrapy crawl {spider.name} -a run_id={spider.run_id}"
 
 

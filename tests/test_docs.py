@@ -104,7 +104,7 @@ def test_the_architecture_has_every_direct_dependency_and_no_other() -> None:
     assert named == {re.match(r"[\w-]+", requirement)[0] for requirement in required}
 
 
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/architecture.md"])
+@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/architecture.md", "docs/deployment.md"])
 def test_files_and_places_that_a_document_names_exist(document: str) -> None:
     path = ROOT / document
     text = path.read_text(encoding="utf-8")
@@ -114,5 +114,5 @@ def test_files_and_places_that_a_document_names_exist(document: str) -> None:
     }
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     assert {link for link in links if link not in anchors and not (path.parent / link).exists()} == set()
-    files = re.findall(r"[`=]((?:parti_scraper|docs|tests|tools)/[\w./-]+\w|\w+\.(?:md|toml|txt))\b", text)
+    files = re.findall(r"[`=]((?:parti_scraper|docs|tests|tools|deploy)/[\w./-]+\w|\w+\.(?:md|toml|txt))\b", text)
     assert {file for file in files if not (ROOT / file).exists()} == set()

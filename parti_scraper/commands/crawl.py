@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 import time
@@ -76,14 +77,14 @@ class Command(crawl.Command):
             if self.settings["LOG_FILE"]:
                 Path(self.settings["LOG_FILE"]).open("a").close()
         except (ScrapyUsageError, UsageError) as error:
-            _exit_with(ExitCode.USAGE, str(error))
+            self._exit_with(ExitCode.USAGE, str(error))
         except NothingToFinish as nothing:
-            _exit_with(ExitCode.COMPLETE, str(nothing))
+            self._exit_with(ExitCode.COMPLETE, str(nothing))
         except LedgerError as error:
-            _exit_with(_code_of(error), str(error))
+            self._exit_with(_code_of(error), str(error))
         except OSError as error:
             # The file of --pidfile or of the log.
-            _exit_with(ExitCode.NOT_STARTED, f"{error.filename} cannot be written: {error.strerror}")
+            self._exit_with(ExitCode.NOT_STARTED, f"{error.filename} cannot be written: {error.strerror}")
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Run the spider; sets the exit code."""
@@ -131,23 +132,37 @@ class Command(crawl.Command):
             # Scrapy's own errors, such as a setting that is no number, can be had only here.
             logger.debug("The traceback of what follows", exc_info=error)
             what = "" if isinstance(error, PartiError) else f"The spider could not be started: {type(error).__name__}: "
-            print(printable(f"{what}{error}"), file=sys.stderr)
-            return _code_of(error)
+            return self._say(_code_of(error), printable(f"{what}{error}"))
         recorder = crawler.get_extension(RunRecorder)
         if recorder is None or recorder.verdict is None:  # after a second signal, which waits for nothing
             spider = cast("PartiSpider", crawler.spider)
-            print(f"{spider.name} {spider.run_id}: STOPPED at once; {how_to_finish(spider)}", file=sys.stderr)
-            return ExitCode.STOPPED
-        print(summarize(recorder, recorder.verdict, seconds), file=sys.stderr)
-        return recorder.verdict.exit_code
+            line = f"{spider.name} {spider.run_id}: STOPPED at once; {how_to_finish(spider)}"
+            return self._say(ExitCode.STOPPED, line)
+        return self._say(recorder.verdict.exit_code, summarize(recorder, recorder.verdict, seconds))
+
+    def _exit_with(self, code: ExitCode, line: str) -> NoReturn:
+        sys.exit(self._say(code, line))
+
+    def _say(self, code: ExitCode, text: str) -> ExitCode:
+        """Say how it ended, whatever the log level; also in the log where that is a file. Returns the code."""
+        # Nobody may be reading any more: scrapyd was stopped, and its jobs go on.
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+        if self.settings["LOG_FILE"]:
+            level = logging.INFO if code is ExitCode.COMPLETE else logging.ERROR
+            with contextlib.suppress(OSError), contextlib.closing(self._log_file()) as handler:
+                for line in (text, f"Exit code {code.value}: {code.name.lower().replace('_', ' ')}"):
+                    handler.handle(logging.LogRecord(__name__, level, __file__, 0, line, None, None))
+        return code
+
+    def _log_file(self) -> logging.Handler:
+        # Not Scrapy's own handler: before the start there is none, and after a wrong setting there never is.
+        handler = logging.FileHandler(self.settings["LOG_FILE"], encoding=self.settings["LOG_ENCODING"])
+        handler.setFormatter(logging.Formatter(self.settings["LOG_FORMAT"], self.settings["LOG_DATEFORMAT"]))
+        return handler
 
 
 def _code_of(error: BaseException) -> ExitCode:
     """Return the code for what kept the spider from starting."""
     cannot_store = isinstance(error, LedgerError) and not isinstance(error, LedgerFormatError)
     return ExitCode.INCOMPLETE if cannot_store else ExitCode.NOT_STARTED
-
-
-def _exit_with(code: ExitCode, line: str) -> NoReturn:
-    print(line, file=sys.stderr)
-    sys.exit(code)

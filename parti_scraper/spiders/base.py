@@ -23,6 +23,7 @@ from parti_scraper import api, datapackage
 from parti_scraper.api import NAN, LiveQuery
 from parti_scraper.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
 from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
+from parti_scraper.folders import output_dir, state_dir
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
 from parti_scraper.middlewares import RetryMiddleware, check_settings
@@ -61,6 +62,7 @@ class PartiSpider(Spider):
         arguments: the arguments, parsed.
         base_url: scheme and host of the API; another one after a failover.
         failovers: which host was left for which, and why.
+        job: scrapyd's id of the job; None on the command line.
         run_id, run_dir: the run's name and folder.
         selection: the filters that the pipelines apply.
         ledger: what runs have done.
@@ -100,7 +102,8 @@ class PartiSpider(Spider):
         raw = {name: str(value) for name, value in raw_arguments.items()}
         self.raw_arguments = without_run_id(raw)
         self.arguments = self.arguments_class.parse(raw, self.name, self.started_at)
-        self.run_id = self.arguments.run_id or _default_run_id(raw.get("_job"), self.started_at)
+        self.job = raw.get("_job")
+        self.run_id = self.arguments.run_id or _default_run_id(self.job, self.started_at)
         self.begun: Run | None = None
         self.resumed = False
         self.part = ""
@@ -126,14 +129,15 @@ class PartiSpider(Spider):
             LedgerError: the ledger cannot be used.
         """
         settings = crawler.settings
-        ledger = Ledger(_state_dir(settings))
-        begun = cls.find_begun(settings, {name: str(value) for name, value in kwargs.items()}, ledger)
+        raw = {name: str(value) for name, value in kwargs.items()}
+        ledger = Ledger(state_dir(settings, raw))
+        begun = cls.find_begun(settings, raw, ledger)
         if begun:
             kwargs |= {**begun.arguments, "run_id": begun.run_id, "started_at": begun.started_at}
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider.ledger, spider.begun = ledger, begun
         spider.base_url = api.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0]
-        spider.run_dir = Path(settings["PARTI_OUTPUT_DIR"]) / cls.name / spider.run_id
+        spider.run_dir = output_dir(settings, raw) / cls.name / spider.run_id
         return spider
 
     @classmethod
@@ -145,7 +149,7 @@ class PartiSpider(Spider):
         for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
             parse_length(name, settings[name])
         _check_batching(settings)
-        ledger = Ledger.existing(_state_dir(settings))
+        ledger = Ledger.existing(state_dir(settings, raw_arguments))
         cls.find_begun(settings, raw_arguments, ledger)
         if ledger:
             ledger.close()
@@ -159,7 +163,7 @@ class PartiSpider(Spider):
             NothingToFinish: `run_id=last`, and there is none.
         """
         arguments = cls.arguments_class.parse(raw, cls.name, time.time())
-        output = Path(settings["PARTI_OUTPUT_DIR"]) / cls.name
+        output = output_dir(settings, raw) / cls.name
         run_id = arguments.run_id or (_default_run_id(raw["_job"], 0) if raw.get("_job") else None)
         run = None
         if run_id == LAST:
@@ -596,12 +600,6 @@ def _check_batching(settings: BaseSettings) -> None:
         raise UsageError.of(
             "setting", "PARTI_BATCHING", "neither true nor false", settings["PARTI_BATCHING"], "true, false"
         ) from None
-
-
-def _state_dir(settings: BaseSettings) -> Path:
-    if not settings["PARTI_STATE_DIR"]:
-        raise UsageError.of("setting", "PARTI_STATE_DIR", "empty", "", "a folder")
-    return Path(settings["PARTI_STATE_DIR"])
 
 
 def is_unfinished(run: Run) -> bool:

@@ -1,0 +1,48 @@
+"""Where the folders are that the settings name, on the command line and in a job of scrapyd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parti_scraper.exceptions import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scrapy.settings import BaseSettings
+
+_ACCEPTED = "an absolute path such as /srv/parti"
+
+
+def output_dir(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:
+    """Return the folder that runs leave their folders in. Raises UsageError."""
+    return _resolve(settings, "PARTI_OUTPUT_DIR", raw_arguments)
+
+
+def state_dir(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:
+    """Return the folder that runs note in how far they have come. Raises UsageError."""
+    return _resolve(settings, "PARTI_STATE_DIR", raw_arguments)
+
+
+def _resolve(settings: BaseSettings, name: str, raw_arguments: Mapping[str, str]) -> Path:
+    text: str = settings[name]
+    if not text:
+        raise UsageError.of("setting", name, "empty", "", "a folder")
+    return _home(settings, raw_arguments) / text
+
+
+def _home(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:
+    """Return what relative paths are relative to: an absolute path, or the working folder as `.`."""
+    home = settings["PARTI_HOME"]
+    if home:
+        if not Path(home).is_absolute():
+            raise UsageError.of("setting", "PARTI_HOME", "not an absolute path", home, _ACCEPTED)
+        return Path(home)
+    # A job's working folder is wherever scrapyd was started; only scrapyd sends `_job`.
+    if not raw_arguments.get("_job"):
+        return Path()
+    try:
+        return Path.home() / "parti_scraper"
+    except RuntimeError:  # The user has no home folder.
+        raise UsageError.of("setting", "PARTI_HOME", "empty, and there is no home folder", "", _ACCEPTED) from None
