@@ -76,6 +76,7 @@ _ATTEMPTS = "parti_attempts"
 _OF_ONE_ATTEMPT = {"download_slot", "download_latency"} | {
     f"redirect_{name}" for name in ("times", "ttl", "urls", "reasons")
 }
+TRANSPORTS = ("http", "browser")
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -84,6 +85,9 @@ def check_settings(settings: BaseSettings) -> None:
     _token(settings)
     _patience(settings)
     _delay(settings)
+    transport = settings["PARTI_TRANSPORT"]
+    if transport not in TRANSPORTS:
+        raise UsageError.of("setting", "PARTI_TRANSPORT", "not one of the choices", transport, ", ".join(TRANSPORTS))
 
 
 def is_closing(crawler: Crawler) -> bool:

@@ -15,11 +15,11 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from parti_scraper import api
 from parti_scraper.exceptions import PageError, RecordError
-from parti_scraper.items import Category, Item, LiveChannel, LiveNotification, Livestream, RejectedRecord
+from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
 from parti_scraper.redact import MAX_DEPTH, redact, redact_url
 
 Record = Mapping[str, Any]
-ItemT = TypeVar("ItemT", bound=Item)
+ItemT = TypeVar("ItemT", bound=ApiRecord)
 
 # What a signed 64-bit number holds; a database or a spreadsheet takes no more.
 _MAX_INTEGER = 2**63 - 1

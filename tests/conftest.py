@@ -110,6 +110,7 @@ def environment_of(output: Path, server: MockServer | None, env: Mapping[str, st
             "PARTI_STATE_DIR": str(output.with_name("state")),
             "PARTI_API_BASE_URLS": base_url,
             "PARTI_WS_URL": server.ws_url if server else "ws://127.0.0.1:9/",
+            "PARTI_SITE_URL": base_url,
             "PYTHONWARNINGS": "error::DeprecationWarning",
         }
         | dict(env or {})

@@ -141,6 +141,7 @@ class PartiSpider(Spider):
         api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         check_settings(settings)
         api.check_ws_url(settings["PARTI_WS_URL"])
+        api.check_site_url(settings["PARTI_SITE_URL"])
         for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
             parse_length(name, settings[name])
         ledger = Ledger.existing(_state_dir(settings))
@@ -226,6 +227,20 @@ class PartiSpider(Spider):
     def known_from(self) -> int | None:
         """From when on that run knows the versions of what was written, in Unix seconds."""
         return None
+
+    # What a spider that finds more than records adds:
+
+    def remarks(self) -> list[str]:
+        """Return lines for the summary."""
+        return []
+
+    def description(self) -> dict[str, Any]:
+        """Return what is added to the data package."""
+        return {}
+
+    def other_files(self) -> list[datapackage.File]:
+        """Return files in the run's folder that hold no records."""
+        return []
 
     # What a spider that can go on where it was stopped adds:
 
