@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -168,7 +169,8 @@ def is_unwanted(request: Any) -> bool:
 def first_line(error: BaseException | None) -> str:
     """Return what Playwright says of an error, without the log of its calls."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return one_line(lines[0]) if lines else type(error).__name__
+    # Nor the name of the function.
+    return one_line(re.sub(r"^\w+\.\w+: ", "", lines[0])) if lines else type(error).__name__
 
 
 @dataclass(eq=False)
