@@ -42,6 +42,10 @@ ARGUMENTS = (
 )
 # For its end, in seconds, before it is left to die with the pipe to it.
 _CLOSE_TIMEOUT = 5.0
+# For headers that are told apart, in seconds.
+_LATE = 1.0
+# Answers that are remembered though their requests are not known; most never will be.
+_EARLY = 100
 
 
 def find_chromium(setting: str) -> str:
@@ -183,6 +187,7 @@ class Exchange:
         fragment: of the URL; it is never sent.
         kind: Chromium's: Fetch, XHR, WebSocket, Document, …
         page_url: the page that made it.
+        frame: the browser's name of the frame that made it.
         began: when, in Unix seconds.
         status: of the answer; None where none came.
         headers: of the answer, as they came, also those that a page may not see.
@@ -198,6 +203,7 @@ class Exchange:
     fragment: str = ""
     kind: str = ""
     page_url: str = ""
+    frame: str = ""
     began: float = field(default_factory=time.time)
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -235,6 +241,7 @@ class Network:
         """
         self.session = session
         self.open: dict[str, Exchange] = {}
+        self._early: dict[str, Any] = {}
         self._begun, self._ended, self._message = begun, ended, message
         for event, handler in {
             "requestWillBeSent": self._sent,
@@ -269,12 +276,17 @@ class Network:
                 request.get("urlFragment", ""),
                 event.get("type", ""),
                 event.get("documentURL", ""),
+                event.get("frameId", ""),
             )
         )
 
     def _headers_came(self, event: Any) -> None:
         exchange = self.open.get(event["requestId"])
         if exchange is None:
+            # Another process of Chromium tells of it than of the request, and may be the quicker one.
+            self._early[event["requestId"]] = event
+            if len(self._early) > _EARLY:
+                del self._early[next(iter(self._early))]
             return
         exchange.status, exchange.headers = event["statusCode"], event["headers"]
         exchange.wants_headers = False
@@ -296,8 +308,8 @@ class Network:
         if exchange is None:
             return
         exchange.is_last = True
-        if not exchange.wants_headers:
-            self._end(exchange)
+        # After a redirect they may have been taken for those of the answer before, and do not come again.
+        asyncio.get_running_loop().call_later(_LATE if exchange.wants_headers else 0, self._end, exchange)
 
     def _failed(self, event: Any) -> None:
         exchange = self.open.get(event["requestId"])
@@ -329,8 +341,13 @@ class Network:
     def _begin(self, exchange: Exchange) -> None:
         self.open[exchange.id] = exchange
         self._begun(exchange)
+        if early := self._early.pop(exchange.id, None):
+            self._headers_came(early)
 
     def _end(self, exchange: Exchange) -> None:
-        self.open.pop(exchange.id, None)
+        if exchange.ended.is_set():
+            return
+        if self.open.get(exchange.id) is exchange:
+            del self.open[exchange.id]
         exchange.ended.set()
         self._ended(exchange)

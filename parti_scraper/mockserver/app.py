@@ -39,6 +39,8 @@ _CORS = {
 _RESET = struct.pack("ii", 1, 0)
 # Reported as a route of the API, and used by nobody here.
 _MORE = "featured_channels"
+# Sent by the page with that route.
+SECRET = "eyJhbGciOiJIUzI1NiJ9.eyJzZXNzaW9uIjoxfQ.sessionsession"  # noqa: S105 - made up
 _LOGO = '<svg xmlns="http://www.w3.org/2000/svg" width="24" height="24"><circle cx="12" cy="12" r="9"/></svg>'
 _CHALLENGE_SCRIPT = """<!DOCTYPE html>
 <html lang="en-US"><head><title>Just a moment...</title></head><body><h1>Verifying you are human.</h1>
@@ -226,6 +228,7 @@ class Site:
             "credentials": "include" if self._options.browser_only else "same-origin",
             "limit": "page_size" if self._options.drift == "parameter" else "limit",
             "more": _MORE if self._options.drift == "route" else "",
+            "secret": SECRET,
         }
         return web.Response(text=self._page.replace("__CONFIG__", json.dumps(config)), content_type="text/html")
 

@@ -21,6 +21,7 @@ from scrapy.spidermiddlewares.httperror import HttpError
 from parti_scraper import api, datapackage
 from parti_scraper.api import NAN, LiveQuery
 from parti_scraper.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
+from parti_scraper.browser import check_browser
 from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
@@ -142,6 +143,8 @@ class PartiSpider(Spider):
         check_settings(settings)
         api.check_ws_url(settings["PARTI_WS_URL"])
         api.check_site_url(settings["PARTI_SITE_URL"])
+        if settings["PARTI_TRANSPORT"] == "browser":
+            check_browser(settings)
         for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
             parse_length(name, settings[name])
         ledger = Ledger.existing(_state_dir(settings))
@@ -186,6 +189,9 @@ class PartiSpider(Spider):
             settings.set("AUTOTHROTTLE_ENABLED", False, priority="spider")
             # Not 0: see DOWNLOAD_DELAY in settings.py.
             settings.set("DOWNLOAD_DELAY", 0.001, priority="spider")
+        if settings["PARTI_TRANSPORT"] == "browser":
+            handler = "parti_scraper.transport.BrowserDownloadHandler"
+            settings.set("DOWNLOAD_HANDLERS", {"http": handler, "https": handler}, priority="spider")
 
     @property
     def retry(self) -> RetryMiddleware:
