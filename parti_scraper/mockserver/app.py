@@ -112,7 +112,7 @@ class Site:
             "get_livestream_channel_info/recent": self._recent,
             "get_livestream_channel_info/live": self._live,
         }
-        if self._options.drift == "route":
+        if self._options.drift in {"route", "all"}:
             routes[_MORE] = self._live
         for route, answer in routes.items():
             application.router.add_get(PREFIX + route, self._api(answer))
@@ -226,8 +226,8 @@ class Site:
             "api": self.api_url,
             # Elsewhere a cookie is sent only where it is asked for.
             "credentials": "include" if self._options.browser_only else "same-origin",
-            "limit": "page_size" if self._options.drift == "parameter" else "limit",
-            "more": _MORE if self._options.drift == "route" else "",
+            "limit": "page_size" if self._options.drift in {"parameter", "all"} else "limit",
+            "more": _MORE if self._options.drift in {"route", "all"} else "",
             "secret": SECRET,
         }
         return web.Response(text=self._page.replace("__CONFIG__", json.dumps(config)), content_type="text/html")

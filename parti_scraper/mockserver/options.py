@@ -208,6 +208,7 @@ class Options:
         "route",
         "parameter",
         "field",
+        "all",
     )
     browser_only: bool = _switch(
         False, Flag(), "answer with a challenge page, status 200 or 403, whoever has no cookie from the page's script"

@@ -97,7 +97,7 @@ def _whole(query: MultiMapping[str], name: str, default: int | None) -> int | No
 
 
 def _page(query: MultiMapping[str], options: Options, default_limit: int) -> Page:
-    named = "page_size" if options.drift == "parameter" else "limit"
+    named = "page_size" if options.drift in {"parameter", "all"} else "limit"
     offset, limit = _whole(query, "offset", 0) or 0, _whole(query, named, default_limit) or 0
     for name, value in (("offset", offset), (named, limit)):
         if value < 0:
