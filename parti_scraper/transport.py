@@ -97,11 +97,13 @@ class Tab:
     Attributes:
         lost: why nothing can be had from it any more; empty while it can.
         loads: how often the page was loaded.
+        is_open: whether that could be done the last time.
     """
 
     def __init__(self, options: dict[str, Any], site_url: str) -> None:
         self.lost = ""
         self.loads = 0
+        self.is_open = False
         self._site_url = site_url
         self._chromium = Chromium({**options, "args": [*options["args"], "--blink-settings=imagesEnabled=false"]})
         self._page: Page | None = None
@@ -114,12 +116,7 @@ class Tab:
         self._begun: dict[str, Exchange] = {}
 
     async def open(self) -> None:
-        """Start the browser and open the page.
-
-        Raises:
-            BrowserError: it cannot be started.
-            SitePageError: the page cannot be opened.
-        """
+        """Start the browser, with an empty page. Raises BrowserError."""
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
         browser = await self._chromium.start()
@@ -135,8 +132,8 @@ class Tab:
             await self._network.enable()
             self._frame = (await session.send("Page.getFrameTree"))["frameTree"]["frame"]["id"]
         except Error as error:
-            raise SitePageError(first_line(error)) from None
-        await self.load()
+            await self._chromium.close()
+            raise BrowserError(f"Chromium could not be started: {first_line(error)}") from None
 
     async def load(self) -> None:
         """Open the page, or open it anew: cookies that have run out are made again. Raises SitePageError."""
@@ -144,9 +141,11 @@ class Tab:
 
         assert self._page is not None  # noqa: S101 - `open`
         self.loads += 1
+        self.is_open = False
         try:
             async with asyncio.timeout(_OPEN):
                 await self._load(self._page)
+            self.is_open = True
         except TimeoutError:
             what = f"HTTP {self._status}" if self._status else "no answer"
             raise SitePageError(f"the page {self._site_url} could not be opened: {what} in {_OPEN:.0f} s") from None
@@ -303,31 +302,31 @@ class BrowserDownloadHandler(PausingDownloadHandler):
 
     def _is_to_be_opened(self) -> bool:
         tab = self._tab
-        return tab is None or bool(tab.lost) or self._refused_after >= tab.loads
+        return tab is None or bool(tab.lost) or not tab.is_open or self._refused_after >= tab.loads
 
     async def _opened(self) -> Tab:
-        tab = self._tab
-        try:
-            if tab is not None and not tab.lost:
-                await tab.load()
-                return tab
-            if tab is not None:
-                logger.warning("The browser is started anew: %s", tab.lost)
-                await tab.close()
-            self.crawler.stats.inc_value("parti/browser/starts")
-            self._tab = tab = Tab(self._options, self._site_url)
-            await tab.open()
-            self._has_started = True
-        except BrowserError as error:
+        if self._tab is not None and self._tab.lost:
+            logger.warning("The browser is started anew: %s", self._tab.lost)
+            await self._tab.close()
             self._tab = None
+        if self._tab is None:
+            self._tab = await self._started()
+        self.crawler.stats.inc_value("parti/browser/page_loads")
+        await self._tab.load()
+        return self._tab
+
+    async def _started(self) -> Tab:
+        tab = Tab(self._options, self._site_url)
+        self.crawler.stats.inc_value("parti/browser/starts")
+        try:
+            await tab.open()
+        except BrowserError as error:
             # What could be started once may be again.
             raise (SitePageError if self._has_started else IgnoreRequest)(str(error)) from None
-        except SitePageError:
-            if tab is not None:
-                await tab.close()
+        except BaseException:
+            await tab.close()
             raise
-        finally:
-            self.crawler.stats.inc_value("parti/browser/page_loads")
+        self._has_started = True
         return tab
 
     async def _fetch(self, tab: Tab, request: Request) -> Response:
