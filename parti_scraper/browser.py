@@ -97,6 +97,21 @@ def launch_options(settings: BaseSettings) -> dict[str, Any]:
     }
 
 
+class _NotNews(logging.Filter):
+    """Keeps out of the log that a browser which is gone did not answer: whoever had asked is told.
+
+    A signal to the whole process group, such as that of Ctrl-C, ends the driver too.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is to be logged."""
+        error = record.exc_info[1] if record.exc_info else None
+        return type(error).__name__ != "TargetClosedError" and "reading from the driver" not in record.getMessage()
+
+
+_NOT_NEWS = _NotNews()
+
+
 class Chromium:
     """A browser, with the driver that it is talked to through.
 
@@ -112,6 +127,8 @@ class Chromium:
         """Start it. Raises BrowserError, whose text is one line."""
         from playwright.async_api import Error, async_playwright  # noqa: PLC0415 - an extra
 
+        for name in ("asyncio", "playwright"):
+            logging.getLogger(name).addFilter(_NOT_NEWS)
         try:
             self._playwright = await async_playwright().start()
             self._browser = await self._launch()

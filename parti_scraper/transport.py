@@ -49,7 +49,16 @@ logger = logging.getLogger(__name__)
 # tells of an answer after it is there; between two looks.
 _OPEN, _CHALLENGE, _TOLD, _SLICE = 30.0, 8.0, 5.0, 0.05
 # What only the browser may set; the request of the spider has the specification's.
-_BROWSERS_OWN = {b"Accept-Encoding", b"Connection", b"Cookie", b"Host", b"Origin", b"Referer", b"User-Agent"}
+_BROWSERS_OWN = {
+    b"Accept-Encoding",
+    b"Connection",
+    b"Cookie",
+    b"Host",
+    b"Origin",
+    b"Proxy-Authorization",
+    b"Referer",
+    b"User-Agent",
+}
 # What does not hold for a body that was decoded; and what is nobody else's business.
 _NOT_PASSED_ON = {"content-encoding", "content-length", "transfer-encoding", "set-cookie"}
 _ERRORS: dict[str, type[Exception]] = {

@@ -43,7 +43,7 @@ _FIRST_REQUEST, _NEXT_REQUEST, _ANSWERS, _VISIT = 15.0, 1.0, 10.0, 180.0
 _CLICK = 2_000
 _SCROLLS, _SCREEN, _CLICKS = 5, 2_000, 50
 # How long a wait goes on before it looks again.
-_SLICE = 0.02
+_SLICE, _WATCH = 0.02, 0.2
 # Messages of a WebSocket that are looked at.
 _MESSAGES = 100
 
@@ -177,8 +177,9 @@ class SiteSpider(PartiSpider):
             "PLAYWRIGHT_CONTEXTS": {},
         }.items():
             settings.set(name, value, priority="spider")
-        # At DEBUG it logs the address of every request, with the secrets in it.
-        logging.getLogger("scrapy-playwright").setLevel(logging.WARNING)
+        # At DEBUG it logs the address of every request, with the secrets in it; its warnings are tracebacks of
+        # requests that a page had under way when it was closed.
+        logging.getLogger("scrapy-playwright").setLevel(logging.ERROR)
 
     @property
     def page_url(self) -> str:
@@ -213,8 +214,9 @@ class SiteSpider(PartiSpider):
         """Close the page where the crawl is stopped: that ends every wait for it."""
         while not page.is_closed():
             if is_closing(self.crawler):
-                await page.close()
-            await asyncio.sleep(0.2)
+                await _close(page)
+                return
+            await asyncio.sleep(_WATCH)
 
     async def visit(self, response: Response) -> AsyncIterator[Any]:
         """Look around as a visitor would; yields what the page asked for."""
@@ -229,8 +231,7 @@ class SiteSpider(PartiSpider):
             if not is_closing(self.crawler):
                 self.note_gap(f"the visit of {redact_url(response.url)} was cut short: {first_line(error)}")
         visit.take_sockets()
-        with contextlib.suppress(Error):
-            await visit.page.close()
+        await _close(visit.page)
         configuration = Configuration(
             api.parse_base_urls(self.settings["PARTI_API_BASE_URLS"]), self.settings["PARTI_WS_URL"]
         )
@@ -339,6 +340,15 @@ class SiteSpider(PartiSpider):
         if not self._has_screenshot:
             return []
         return [datapackage.File(self.run_dir / SCREENSHOT, ApiCall, 0, form="png", encoding=None, is_table=False)]
+
+
+async def _close(page: Page) -> None:
+    """Close a page; requests that it has under way are no errors, nor is a browser that is gone."""
+    from playwright.async_api import Error  # noqa: PLC0415 - an extra
+
+    with contextlib.suppress(Error):
+        await page.unroute_all(behavior="ignoreErrors")
+        await page.close()
 
 
 async def _find(page: Page, names: tuple[str, ...]) -> Locator | None:
