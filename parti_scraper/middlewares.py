@@ -82,7 +82,7 @@ _ATTEMPTS = "parti_attempts"
 _OF_ONE_ATTEMPT = {"download_slot", "download_latency"} | {
     f"redirect_{name}" for name in ("times", "ttl", "urls", "reasons")
 }
-TRANSPORTS = ("http", "browser")
+_TRANSPORTS = ("http", "browser")
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -91,9 +91,7 @@ def check_settings(settings: BaseSettings) -> None:
     _token(settings)
     _patience(settings)
     _delay(settings)
-    transport = settings["PARTI_TRANSPORT"]
-    if transport not in TRANSPORTS:
-        raise UsageError.of("setting", "PARTI_TRANSPORT", "not one of the choices", transport, ", ".join(TRANSPORTS))
+    _transport(settings)
 
 
 def is_challenge(response: Response) -> bool:
@@ -129,7 +127,7 @@ class RetryMiddleware:
         self.base_urls = tuple(dict.fromkeys(map(_as_sent, base_urls)))
         self.patience = _patience(settings)
         self.delay = _delay(settings)
-        self.transport = settings["PARTI_TRANSPORT"]
+        self.transport = _transport(settings)
         self.most_retries = settings.getint("RETRY_TIMES")
         self._position = 0
         self._health: dict[str, HostHealth] = {}
@@ -435,6 +433,13 @@ def _token(settings: BaseSettings) -> Secret:
             "(accepted: printable ASCII without spaces and line breaks)"
         )
     return token
+
+
+def _transport(settings: BaseSettings) -> str:
+    transport = str(settings.get("PARTI_TRANSPORT") or _TRANSPORTS[0])
+    if transport not in _TRANSPORTS:
+        raise UsageError.of("setting", "PARTI_TRANSPORT", "not one of the choices", transport, ", ".join(_TRANSPORTS))
+    return transport
 
 
 def _patience(settings: BaseSettings) -> float:
