@@ -48,12 +48,47 @@ WS_HEADERS = {"Origin": HEADERS["Origin"], "User-Agent": USER_AGENT}
 NAN = "NaN"
 
 _PROFILE = "/parti_v2/profile/"
-_SITE = "https://parti.com"
+SITE_URL = "https://parti.com"
+# Where the site's pages that make these requests begin; its exact path was not reported.
+CATEGORIES_PAGE = "/categories"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of the API that this project uses.
+
+    Attributes:
+        name: what this project calls it.
+        path: within the host.
+        always: parameters that the site sends with every request.
+        sometimes: other parameters that this project knows.
+    """
+
+    name: str
+    path: str
+    always: frozenset[str] = frozenset()
+    sometimes: frozenset[str] = frozenset()
+
+
+CATEGORIES = Route("categories", f"{_PROFILE}livestream_calendar/events/categories")
+RECENT = Route(
+    "recent",
+    f"{_PROFILE}get_livestream_channel_info/recent",
+    frozenset({"sort_by_date_desc", "from_ts", "to_ts", "followed_only", "offset", "limit", "top_views_sort"}),
+    frozenset({"categories", "by_user_id"}),
+)
+LIVE = Route(
+    "live",
+    f"{_PROFILE}get_livestream_channel_info/live",
+    frozenset({"limit", "offset"}),
+    frozenset({"categories"}),
+)
+ROUTES = (CATEGORIES, RECENT, LIVE)
 
 
 def categories_url(base_url: str) -> str:
     """Return the URL of the list of categories."""
-    return f"{base_url}{_PROFILE}livestream_calendar/events/categories"
+    return f"{base_url}{CATEGORIES.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +122,7 @@ class RecentQuery:
         ]
         if self.user_id is not None:
             parameters.append(("by_user_id", str(self.user_id)))
-        return _url(base_url, "get_livestream_channel_info/recent", parameters)
+        return _url(base_url, RECENT, parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +138,7 @@ class LiveQuery:
             ("offset", str(offset)),
             *(("categories", category) for category in self.categories),
         ]
-        return _url(base_url, "get_livestream_channel_info/live", parameters)
+        return _url(base_url, LIVE, parameters)
 
 
 # Channels come again and again, and quoting takes its time.
@@ -114,14 +149,14 @@ def channel_url(social_media: str | None, social_username: str | None) -> str | 
         return None
     # Reported: the names of Discord users are followed by `/0`.
     tail = "/0" if social_media == "discord" else ""
-    return f"{_SITE}/creator/{quote(social_media, safe='', errors='replace')}/" + (
+    return f"{SITE_URL}/creator/{quote(social_media, safe='', errors='replace')}/" + (
         quote(social_username, safe="", errors="replace") + tail
     )
 
 
 def video_url(event_id: int) -> str:
     """Return the address of a livestream's page (reported)."""
-    return f"{_SITE}/video/{event_id}"
+    return f"{SITE_URL}/video/{event_id}"
 
 
 def parse_base_urls(text: str) -> tuple[str, ...]:
@@ -161,6 +196,36 @@ def base_of(url: str) -> str | None:
     return base_url if profile else None
 
 
+def check_site_url(url: str) -> str:
+    """Return the value of `PARTI_SITE_URL`. Raises UsageError where it is not `http(s)://host[:port]`."""
+    base_url = url.strip().rstrip("/")
+    if not _is_base_url(base_url):
+        raise UsageError.of("setting", "PARTI_SITE_URL", "not a scheme and host", url, f"such as {SITE_URL}")
+    return base_url
+
+
+def route_of(url: str) -> Route | None:
+    """Return the route that a URL is of, whatever its host; None where this project knows none."""
+    path = urlsplit(url).path
+    return next((route for route in ROUTES if route.path == path), None)
+
+
+def is_like_a_route(url: str) -> bool:
+    """Tell whether a URL is most likely of this API, be it a route that is not known or a known one that moved."""
+    path = urlsplit(url).path
+    names = (route.path.removeprefix(_PROFILE) for route in ROUTES)
+    return path.startswith(_PROFILE) or any(path.endswith(f"/{name}") for name in names)
+
+
+def origin_of(url: str) -> str:
+    """Return scheme, host and port of a URL, without what a scheme implies."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    implied = {"http": 80, "https": 443, "ws": 80, "wss": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{host}" + ("" if parts.port in {None, implied} else f":{parts.port}")
+
+
 def is_loopback(base_url: str) -> bool:
     """Tell whether the host is this machine: such a server is ours, and need not be spared."""
     host = urlsplit(base_url).hostname or ""
@@ -186,5 +251,5 @@ def _boolean(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _url(base_url: str, route: str, parameters: Sequence[tuple[str, str]]) -> str:
-    return f"{base_url}{_PROFILE}{route}?{urlencode(parameters)}"
+def _url(base_url: str, route: Route, parameters: Sequence[tuple[str, str]]) -> str:
+    return f"{base_url}{route.path}?{urlencode(parameters)}"

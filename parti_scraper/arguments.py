@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Self
+from urllib.parse import urlsplit
 
-from parti_scraper.api import FIRST_TS, NAN
+from parti_scraper.api import CATEGORIES_PAGE, FIRST_TS, NAN, SITE_URL
 from parti_scraper.exceptions import UsageError
 
 MAX_LIMIT = 1000
@@ -124,6 +125,19 @@ def _flag(text: str, _now: float) -> bool:
     if text not in {"true", "false"}:
         raise _UnparsableError("neither true nor false")
     return text == "true"
+
+
+def _page_url(text: str, _now: float) -> str:
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"[\s\x00-\x1f]", text):
+        raise _UnparsableError("not the address of a page")
+    if "@" in parts.netloc:
+        raise _UnparsableError("an address with a user's name, which would be stored")
+    return text
 
 
 def _run_id(text: str, _now: float) -> str:
@@ -330,4 +344,15 @@ class NotificationsArguments(Arguments):
     max_records: int | None = _max_records_argument()
     duration: float | None = _argument(
         _length, _LENGTHS, "for how long to listen: seconds, or 90s, 5m, 24h, 7d (default: until stopped)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteArguments(Arguments):
+    """Arguments of the spider `site`."""
+
+    url: str | None = _argument(
+        _page_url,
+        f"such as {SITE_URL}{CATEGORIES_PAGE}",
+        f"page to open (default: {CATEGORIES_PAGE} of the setting PARTI_SITE_URL)",
     )

@@ -20,12 +20,14 @@ _MAX_GROWTH = 16
 _MIN_FAILURES = 2
 # A host that was given up gets another chance after so long: meant for runs that take snapshots for days.
 SECOND_CHANCE_AFTER = 300.0
+_BY_BROWSER = ", or through a browser with -s PARTI_TRANSPORT=browser"
 _DETAIL_SHOWN = 200
 # What to try, by the kind of failure that was met most.
 _ADVICE = (
     (r"HTTP 429", "the server wants fewer requests: try again later, or with a larger DOWNLOAD_DELAY"),
     (r"HTTP \d+", "the server is in trouble: try again later"),
     (r"challenge page", "the server takes this client for a robot: try again later or from another network"),
+    (r"site not open", "check the setting PARTI_SITE_URL"),
     (r"answer", "what arrives is not whole: try again later, or with a smaller `limit`"),
     (r"", "check the network, and the setting PARTI_API_BASE_URLS"),
 )
@@ -113,6 +115,7 @@ class HostHealth:
 
     Attributes:
         patience: seconds without a success, from the first failure on, after which the host is given up.
+        transport: how requests are sent: http or browser.
         failures: failures since the last success, by kind.
         failing_since: when the first of these was; None where the last request succeeded.
         last_success: when.
@@ -122,6 +125,7 @@ class HostHealth:
     """
 
     patience: float
+    transport: str = "http"
     failures: Counter[str] = field(default_factory=Counter)
     failing_since: float | None = None
     last_success: float = -inf
@@ -176,7 +180,7 @@ class HostHealth:
         detail = f"; the last: {self.detail}" if self.detail else ""
         return (
             f"gave up on {host} after {number} failures in {seconds:.0f} s without a single page "
-            f"({listing(self.failures)}{detail}); {advice(self.failures)}"
+            f"({listing(self.failures)}{detail}); {advice(self.failures, self.transport)}"
         )
 
 
@@ -185,10 +189,11 @@ def listing(kinds: Counter[str]) -> str:
     return ", ".join(f"{number} × {kind}" for kind, number in kinds.most_common())
 
 
-def advice(kinds: Counter[str]) -> str:
-    """Return what to try against the kind of failure that was met most."""
+def advice(kinds: Counter[str], transport: str = "http") -> str:
+    """Return what to try against the kind of failure that was met most, where requests are sent by `transport`."""
     worst = kinds.most_common(1)[0][0] if kinds else ""
-    return next(text for pattern, text in _ADVICE if re.match(pattern, worst))
+    text = next(text for pattern, text in _ADVICE if re.match(pattern, worst))
+    return text + (_BY_BROWSER if worst == "challenge page" and transport == "http" else "")
 
 
 def one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from parti_scraper.items import Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
+from parti_scraper.items import ApiCall, Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 FILE_NAME = "datapackage.json"
 
 _TYPES = {bool: "boolean", dict: "object", int: "integer", str: "string"}
-_MEDIA_TYPES = {"csv": "text/csv", "json": "application/json", "jsonl": "application/jsonl", "xml": "application/xml"}
+_MEDIA_TYPES = {
+    "csv": "text/csv",
+    "json": "application/json",
+    "jsonl": "application/jsonl",
+    "png": "image/png",
+    "xml": "application/xml",
+}
 _CSV_DIALECT = {
     "delimiter": ",",
     "lineTerminator": "\r\n",
@@ -36,6 +42,7 @@ _PRIMARY_KEYS: dict[type, list[str]] = {
     LiveChannel: ["snapshot_id", "user_id"],
     LiveNotification: ["event_id"],
     # The same page may be asked for again.
+    ApiCall: [],
     RejectedRecord: [],
 }
 
@@ -50,7 +57,7 @@ class File:
         rows: how many.
         form: what it is written in: jsonl, csv, or another.
         columns: names of the fields in it, and what they are called there; None: all, by their own names.
-        encoding: of its text.
+        encoding: of its text; None where it is none.
         is_table: whether it is plain CSV or JSON Lines, which any reader takes for a table.
     """
 
@@ -59,7 +66,7 @@ class File:
     rows: int
     form: str = "jsonl"
     columns: Mapping[str, str] | None = None
-    encoding: str = "utf-8"
+    encoding: str | None = "utf-8"
     is_table: bool = True
 
 
@@ -111,7 +118,7 @@ def describe(file: File) -> dict[str, Any]:
         "path": file.path.name,
         "format": file.form,
         "mediatype": _MEDIA_TYPES.get(file.form, "application/octet-stream"),
-        "encoding": file.encoding,
+        **({"encoding": file.encoding} if file.encoding else {}),
         "bytes": file.path.stat().st_size,
         "hash": f"sha256:{digest}",
     }

@@ -46,6 +46,13 @@ class RecordError(PartiError):
     """
 
 
+class BrowserError(PartiError):
+    """There is no browser, or it cannot be started; the text is one line that says what to install.
+
+    Raised by `browser`. `scrapy crawl` ends with code 1 where it is known before the start.
+    """
+
+
 class LedgerError(PartiError):
     """The ledger cannot be read or written; the text is one line.
 

@@ -141,7 +141,36 @@ class LiveNotification:
         return self.event_id
 
 
-Item = Category | Livestream | LiveChannel | LiveNotification
+@dataclass(slots=True)
+class ApiCall:
+    """A request to an API that a page of the site made, or a WebSocket that it opened."""
+
+    collection: ClassVar[str] = "api_calls"
+
+    page_url: str = _field("The page that made the request, without secrets.")
+    method: str = _field("The method, such as GET.")
+    host: str = _field("The host, with its port where that is not the usual one.")
+    path: str = _field("The path.")
+    query: str = _field("The query, without secrets; empty where there is none.")
+    status: int | None = _field("The status of the answer, 101 of an open WebSocket; null where none came.")
+    resource: str = _field("`http` or `websocket`.")
+    known: bool = _field("Whether it is a route that this project uses, on a host that it is configured for.")
+    observed_at: str = _time("When the request was made.")
+
+    @property
+    def identity(self) -> object:
+        """What makes two records the same one: nothing, every request stands for itself."""
+        return object()
+
+    @property
+    def name(self) -> str:
+        """The name under which it is counted in the summary."""
+        return f"{self.method} {self.host}{self.path}"
+
+
+# What the API sends; and everything that the spiders yield.
+ApiRecord = Category | Livestream | LiveChannel | LiveNotification
+Item = ApiRecord | ApiCall
 
 
 @dataclass(slots=True)

@@ -52,11 +52,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+class SitePageError(DownloadFailedError):
+    """No page of the site can be had to make requests from. Raised by the transport `browser`."""
+
+
 _KINDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((DownloadConnectionRefusedError,), "connection refused"),
     ((CannotResolveHostError,), "host name not found"),
     ((DownloadTimeoutError,), "timeout"),
     ((ResponseDataLossError,), "answer cut short"),
+    ((SitePageError,), "site not open"),
     ((DownloadFailedError, ConnectionClosed), "connection lost"),
     ((ConnectError, TunnelError), "no connection"),
 )
@@ -76,6 +82,7 @@ _ATTEMPTS = "parti_attempts"
 _OF_ONE_ATTEMPT = {"download_slot", "download_latency"} | {
     f"redirect_{name}" for name in ("times", "ttl", "urls", "reasons")
 }
+_TRANSPORTS = ("http", "browser")
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -84,6 +91,12 @@ def check_settings(settings: BaseSettings) -> None:
     _token(settings)
     _patience(settings)
     _delay(settings)
+    _transport(settings)
+
+
+def is_challenge(response: Response) -> bool:
+    """Tell whether an answer is a web page, where the API sends JSON."""
+    return response.status not in _FINAL and response.body.lstrip()[:1] == b"<"
 
 
 def is_closing(crawler: Crawler) -> bool:
@@ -114,6 +127,7 @@ class RetryMiddleware:
         self.base_urls = tuple(dict.fromkeys(map(_as_sent, base_urls)))
         self.patience = _patience(settings)
         self.delay = _delay(settings)
+        self.transport = _transport(settings)
         self.most_retries = settings.getint("RETRY_TIMES")
         self._position = 0
         self._health: dict[str, HostHealth] = {}
@@ -170,7 +184,7 @@ class RetryMiddleware:
             self.crawler.stats.inc_value("parti/retry/gave_up")
             raise IgnoreRequest(
                 f"failed {attempts.number} times ({listing(attempts.kinds)}) while others succeeded; "
-                f"{advice(attempts.kinds)}"
+                f"{advice(attempts.kinds, self.transport)}"
             )
         await self.hold(request, attempts.not_before)
 
@@ -297,7 +311,7 @@ class RetryMiddleware:
         return request.replace(url=self.base_url + path, meta=meta | {_ATTEMPTS: attempts}, dont_filter=True)
 
     def _health_of(self, base_url: str) -> HostHealth:
-        return self._health.setdefault(base_url, HostHealth(self.patience))
+        return self._health.setdefault(base_url, HostHealth(self.patience, self.transport))
 
     def _delay_of(self, base_url: str) -> float:
         return _delay_at(base_url, self.delay)
@@ -398,9 +412,7 @@ def _kind_of_response(response: Response) -> str | None:
     status = response.status
     if status in {408, 429} or status >= 500:
         return f"HTTP {status}"
-    if status not in _FINAL and response.body.lstrip()[:1] == b"<":
-        return "challenge page"
-    return None
+    return "challenge page" if is_challenge(response) else None
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -421,6 +433,13 @@ def _token(settings: BaseSettings) -> Secret:
             "(accepted: printable ASCII without spaces and line breaks)"
         )
     return token
+
+
+def _transport(settings: BaseSettings) -> str:
+    transport = str(settings.get("PARTI_TRANSPORT") or _TRANSPORTS[0])
+    if transport not in _TRANSPORTS:
+        raise UsageError.of("setting", "PARTI_TRANSPORT", "not one of the choices", transport, ", ".join(_TRANSPORTS))
+    return transport
 
 
 def _patience(settings: BaseSettings) -> float:

@@ -20,13 +20,13 @@ import msgspec
 
 from parti_scraper import api
 from parti_scraper.exceptions import PageError, RecordError
-from parti_scraper.items import Category, Item, LiveChannel, LiveNotification, Livestream, RejectedRecord
+from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
 from parti_scraper.redact import MAX_DEPTH, redact, redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-ItemT = TypeVar("ItemT", bound=Item)
+ItemT = TypeVar("ItemT", bound=ApiRecord)
 
 # What a signed 64-bit number holds; a database or a spreadsheet takes no more.
 _MAX_INTEGER = 2**63 - 1

@@ -25,6 +25,12 @@ PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(api.BASE_UR
 PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
 # Address of the WebSocket that tells who goes live.
 PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or api.WS_URL
+# Scheme and host of the site: its pages are opened by the spider `site`, and by the transport `browser`.
+PARTI_SITE_URL = os.environ.get("PARTI_SITE_URL") or api.SITE_URL
+# How the API is asked: `http`, or `browser`, from within a page of the site in Chromium, where HTTP is refused.
+PARTI_TRANSPORT = os.environ.get("PARTI_TRANSPORT") or "http"
+# The program of Chromium. Empty: Debian's, one that is found by its name, or Playwright's own.
+PARTI_CHROMIUM = os.environ.get("PARTI_CHROMIUM", "")
 # After so long without a message the connection is made anew: long silences are normal, but the server answers no
 # pings, so nothing else tells a dead connection from a silent one.
 PARTI_WS_IDLE_TIMEOUT = os.environ.get("PARTI_WS_IDLE_TIMEOUT") or "300"

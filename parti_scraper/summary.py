@@ -47,6 +47,7 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
         f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
     )
     lines += _stored(recorder)
+    lines += [f"  {printable(remark)}" for remark in spider.remarks()]
     if verdict.reason:
         lines.append(f"  {printable(verdict.reason)}")
     if not verdict.ended:

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+from parti_scraper.browser import find_chromium
+from parti_scraper.exceptions import BrowserError
 from parti_scraper.mockserver import MockServer, Options
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +103,8 @@ def command_of(spider: str, run_id: str, arguments: Mapping[str, Any], options: 
 
 def environment_of(output: Path, server: MockServer | None, env: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a crawl: no setting of the machine's, and warnings of deprecation made errors."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PARTI_")}
+    mine = ("PARTI_CHROMIUM",)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PARTI_") or name in mine}
     base_url = server.base_url if server else "http://127.0.0.1:9"
     return (
         kept
@@ -110,6 +113,7 @@ def environment_of(output: Path, server: MockServer | None, env: Mapping[str, st
             "PARTI_STATE_DIR": str(output.with_name("state")),
             "PARTI_API_BASE_URLS": base_url,
             "PARTI_WS_URL": server.ws_url if server else "ws://127.0.0.1:9/",
+            "PARTI_SITE_URL": base_url,
             "PYTHONWARNINGS": "error::DeprecationWarning",
         }
         | dict(env or {})
@@ -208,6 +212,18 @@ def serve() -> Iterator[Callable[..., MockServer]]:
 def output(tmp_path: Path) -> Path:
     """Return the PARTI_OUTPUT_DIR of `crawl`."""
     return tmp_path / "output"
+
+
+def chromium() -> str | None:
+    """Return the path of the browser that the project would use; None where there is none."""
+    try:
+        return find_chromium(os.environ.get("PARTI_CHROMIUM", ""))
+    except BrowserError:
+        return None
+
+
+CHROMIUM = chromium()
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 
 Scrapy = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,6 +15,7 @@ from parti_scraper.arguments import (
     LiveArguments,
     NotificationsArguments,
     RecentArguments,
+    SiteArguments,
 )
 from parti_scraper.exceptions import UsageError
 
@@ -24,6 +25,7 @@ SPIDERS: dict[str, type[Arguments]] = {
     "recent": RecentArguments,
     "live": LiveArguments,
     "notifications": NotificationsArguments,
+    "site": SiteArguments,
 }
 
 
@@ -201,6 +203,16 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
         f"argument `duration`: not a length of time: '1w' (accepted: {LENGTHS})",
     ),
     ("live", {"duration": "5m"}, "argument `duration`: needs `interval`: '5m' (accepted: together with `interval`)"),
+    *(
+        ("site", {"url": url}, f"argument `url`: {problem}: {url!r} (accepted: such as https://parti.com/categories)")
+        for url, problem in (
+            ("parti.com", "not the address of a page"),
+            ("file:///etc/passwd", "not the address of a page"),
+            ("https://x:99999/", "not the address of a page"),
+            ("https://parti.com/a b", "not the address of a page"),
+            ("https://me:secret@parti.com/", "an address with a user's name, which would be stored"),
+        )
+    ),
     (
         "recent",
         {"run_id": "../x"},

@@ -47,6 +47,14 @@ NUMBER = "(accepted: a number)"
                 "(accepted: comma-separated, such as https://api-backend.parti.com)"
             ),
         ),
+        (
+            ("recent", "-s", "PARTI_TRANSPORT=fax"),
+            "setting `PARTI_TRANSPORT`: not one of the choices: 'fax' (accepted: http, browser)",
+        ),
+        (
+            ("site", "-s", "PARTI_SITE_URL=parti.com"),
+            "setting `PARTI_SITE_URL`: not a scheme and host: 'parti.com' (accepted: such as https://parti.com)",
+        ),
     ],
 )
 def test_a_wrong_command_is_one_line_and_nothing_is_started(

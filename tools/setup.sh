@@ -34,7 +34,7 @@ if ! is_usable || ! cmp -s requirements.txt "$stamp"; then
     cp requirements.txt "$stamp"
 fi
 
-# Programs that tests run for real. Without one, the project works; what becomes of the tests that need it is said.
+# Chromium, and programs that tests run for real. Without one, the rest of the project works; what does not is said.
 has() { command -v "$1" >/dev/null 2>&1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else has sudo && sudo --non-interactive "$@"; fi; }
 apt_install() {
@@ -51,8 +51,10 @@ need() { # program, package, what is disabled without it, how else to get it
     apt_install "$2" || printf 'setup: %s could not be installed. Without it, %s. %s\n' "$1" "$3" "$4" >&2
 }
 need curl curl "the test of the specification's curl commands is skipped" "Install it with your system's packages."
-if ! has chromium-browser && ! has google-chrome && [ -z "${PARTI_CHROMIUM:-}" ]; then
-    need chromium chromium "the test that opens the mock server's page in a browser is skipped" \
+# Wherever the project would find it.
+if [ -z "${PARTI_CHROMIUM:-}" ] &&
+    ! .venv/bin/python -c 'from parti_scraper.browser import find_chromium; find_chromium("")' 2>/dev/null; then
+    need chromium chromium "the spider site and PARTI_TRANSPORT=browser do not work, and their tests are skipped" \
         "Install it with your system's packages, or run .venv/bin/playwright install chromium."
 fi
 

@@ -16,7 +16,14 @@ from scrapy.settings import default_settings
 from scrapy.spiderloader import get_spider_loader
 from scrapy.utils.conf import arglist_to_dict
 
-from parti_scraper.exceptions import LedgerError, LedgerFormatError, NothingToFinish, PartiError, UsageError
+from parti_scraper.exceptions import (
+    BrowserError,
+    LedgerError,
+    LedgerFormatError,
+    NothingToFinish,
+    PartiError,
+    UsageError,
+)
 from parti_scraper.extensions.run import RunRecorder
 from parti_scraper.outcome import ExitCode
 from parti_scraper.summary import how_to_finish, printable, summarize
@@ -80,7 +87,7 @@ class Command(crawl.Command):
             self._exit_with(ExitCode.USAGE, str(error))
         except NothingToFinish as nothing:
             self._exit_with(ExitCode.COMPLETE, str(nothing))
-        except LedgerError as error:
+        except (BrowserError, LedgerError) as error:
             self._exit_with(_code_of(error), str(error))
         except OSError as error:
             # The file of --pidfile or of the log.

@@ -115,5 +115,6 @@ def _greeting(server: MockServer, options: Options) -> str:
     return (
         f"Parti API mock server: {server.base_url}  (seed {options.seed}, {options.events:,} ended livestreams, "
         f"{options.live} live; stop with Ctrl-C)\n"
-        f"Use it: PARTI_API_BASE_URLS={server.base_url} PARTI_WS_URL={server.ws_url} scrapy crawl recent"
+        f"Use it: PARTI_API_BASE_URLS={server.base_url} PARTI_WS_URL={server.ws_url} "
+        f"PARTI_SITE_URL={server.base_url} scrapy crawl recent"
     )

@@ -286,7 +286,8 @@ class RunRecorder:
             "complete": verdict.complete,
             "truncated": spider.truncated,
             "reason": verdict.reason,
-            "resources": [datapackage.describe(file) for file in self.files],
+            "resources": [datapackage.describe(file) for file in (*self.files, *spider.other_files())],
+            **spider.description(),
         }
         if self.feeds:
             descriptor["feeds"] = [asdict(feed) for feed in self.feeds]

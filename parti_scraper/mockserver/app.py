@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 import time
@@ -36,6 +37,18 @@ _CORS = {
 }
 # SO_LINGER on, for 0 seconds: closing sends a reset instead of an orderly end.
 _RESET = struct.pack("ii", 1, 0)
+# Reported as a route of the API, and used by nobody here.
+_MORE = "featured_channels"
+# Sent by the page with that route.
+SECRET = "eyJhbGciOiJIUzI1NiJ9.eyJzZXNzaW9uIjoxfQ.sessionsession"  # noqa: S105 - made up
+_LOGO = '<svg xmlns="http://www.w3.org/2000/svg" width="24" height="24"><circle cx="12" cy="12" r="9"/></svg>'
+_CHALLENGE_SCRIPT = """<!DOCTYPE html>
+<html lang="en-US"><head><title>Just a moment...</title></head><body><h1>Verifying you are human.</h1>
+<script>
+document.cookie = "clearance=" + [..."BACKWARDS"].reverse().join("") + "; path=/";
+setTimeout(() => location.reload(), 100);
+</script></body></html>
+"""
 _ROBOTS = {"allow": "User-agent: *\nDisallow:\n", "disallow": "User-agent: *\nDisallow: /\n"}
 # The request that a task is answering: aiohttp runs each in a task of its own.
 _current: ContextVar[ReceivedRequest] = ContextVar("_current")
@@ -73,33 +86,40 @@ class Site:
         requests: every request so far, in the order of arrival.
         peak_in_flight: most requests that were being answered at the same time, WebSockets apart.
         notifier: the WebSocket side.
+        api_url: scheme, host and port of the API where it is not on the page's port; empty where it is.
     """
 
     def __init__(self, options: Options, world: World) -> None:
         self.requests: list[ReceivedRequest] = []
         self.peak_in_flight = 0
         self.notifier = Notifier(options, world)
+        self.api_url = ""
         self._options = options
         self._world = world
         self._faults = FaultPlan(options)
         self._in_flight = 0
+        # What the script of the challenge page makes of what is in it.
+        self._clearance = f"{options.seed}-clearance"
         self._page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
     def application(self) -> web.Application:
         """Return the aiohttp application; to be called in the event loop that will run it."""
         application = web.Application(middlewares=[self._observe, _preflight])
-        application.on_response_prepare.append(_allow_any_origin)
+        application.on_response_prepare.append(self._allow_origin)
         application.on_shutdown.append(self.notifier.shut_down)
         routes = {
             "livestream_calendar/events/categories": self._categories,
             "get_livestream_channel_info/recent": self._recent,
             "get_livestream_channel_info/live": self._live,
         }
+        if self._options.drift in {"route", "all"}:
+            routes[_MORE] = self._live
         for route, answer in routes.items():
             application.router.add_get(PREFIX + route, self._api(answer))
         application.router.add_get("/", self._root)
         application.router.add_get("/categories", self._categories_page)
         application.router.add_get("/robots.txt", self._robots)
+        application.router.add_get("/logo.svg", self._logo)
         return application
 
     # --- Around every request ------------------------------------------------------------------------------
@@ -159,7 +179,11 @@ class Site:
         return response
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        if self._options.gone:
+        if self._options.browser_only and not self._has_cookie(request):
+            _current.get().fault = "challenge"
+            return self._faults.answer("challenge")
+        is_elsewhere = self.api_url and self.api_url != f"http://{request.host}"
+        if self._options.gone or is_elsewhere:
             return web.json_response({"detail": "Not Found"}, status=404)
         token = self._options.token
         if token and request.headers.get("Authorization") != f"Bearer {token}":
@@ -194,13 +218,41 @@ class Site:
             return await self.notifier.handle(request)
         return await self._categories_page(request)
 
-    async def _categories_page(self, _request: web.Request) -> web.StreamResponse:
-        return web.Response(text=self._page, content_type="text/html")
+    async def _categories_page(self, request: web.Request) -> web.StreamResponse:
+        if self._options.browser_only and not self._has_cookie(request):
+            script = _CHALLENGE_SCRIPT.replace("BACKWARDS", self._clearance[::-1])
+            return web.Response(status=403, text=script, content_type="text/html", headers={"Server": "cloudflare"})
+        config = {
+            "api": self.api_url,
+            # Elsewhere a cookie is sent only where it is asked for.
+            "credentials": "include" if self._options.browser_only else "same-origin",
+            "limit": "page_size" if self._options.drift in {"parameter", "all"} else "limit",
+            "more": _MORE if self._options.drift in {"route", "all"} else "",
+            "secret": SECRET,
+        }
+        return web.Response(text=self._page.replace("__CONFIG__", json.dumps(config)), content_type="text/html")
+
+    async def _logo(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(text=_LOGO, content_type="image/svg+xml")
+
+    def _has_cookie(self, request: web.Request) -> bool:
+        return request.cookies.get("clearance") == self._clearance
 
     async def _robots(self, _request: web.Request) -> web.StreamResponse:
         if self._options.robots == "none":
             raise web.HTTPNotFound
         return web.Response(text=_ROBOTS[self._options.robots])
+
+    async def _allow_origin(self, request: web.Request, response: web.StreamResponse) -> None:
+        if not request.path.startswith(PREFIX):
+            return
+        response.headers.update(_CORS)
+        origin = request.headers.get("Origin")
+        if self._options.browser_only and origin:
+            # To a request with cookies a browser takes no `*` for an answer.
+            response.headers.update(
+                {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
+            )
 
 
 @web.middleware
@@ -209,11 +261,6 @@ async def _preflight(request: web.Request, handler: Handler) -> web.StreamRespon
     if request.method == "OPTIONS" and request.path.startswith(PREFIX):
         return web.Response(status=204)
     return await handler(request)
-
-
-async def _allow_any_origin(request: web.Request, response: web.StreamResponse) -> None:
-    if request.path.startswith(PREFIX):
-        response.headers.update(_CORS)
 
 
 async def _begun(request: web.Request, response: web.Response, share: float) -> web.StreamResponse:

@@ -201,6 +201,18 @@ class Options:
     latency: float = _seconds(0.0, 600, "seconds before every answer of the API")
     gone: bool = _switch(False, Flag(), "answer 404 on every API route, as a host that was moved does")
     token: str = _switch("", Kind(), "answer 401 unless this Bearer token is sent (empty: none needed)")
+    api_moved: bool = _switch(False, Flag(), "the API is on a port of its own, which only the page knows")
+    drift: str = _choice(
+        "what page and API do otherwise than is known: one more route, limit renamed to page_size, one more field",
+        "none",
+        "route",
+        "parameter",
+        "field",
+        "all",
+    )
+    browser_only: bool = _switch(
+        False, Flag(), "answer with a challenge page, status 200 or 403, whoever has no cookie from the page's script"
+    )
     # --- The rest of the site
     robots: str = _choice("robots.txt: 404, all allowed, all disallowed", "none", "allow", "disallow")
     ws_drop_after: float = _seconds(0.0, 86_400, "close a WebSocket after so many seconds (0: never)")

@@ -97,8 +97,9 @@ def _whole(query: MultiMapping[str], name: str, default: int | None) -> int | No
 
 
 def _page(query: MultiMapping[str], options: Options, default_limit: int) -> Page:
-    offset, limit = _whole(query, "offset", 0) or 0, _whole(query, "limit", default_limit) or 0
-    for name, value in (("offset", offset), ("limit", limit)):
+    named = "page_size" if options.drift in {"parameter", "all"} else "limit"
+    offset, limit = _whole(query, "offset", 0) or 0, _whole(query, named, default_limit) or 0
+    for name, value in (("offset", offset), (named, limit)):
         if value < 0:
             raise QueryError(422, f"{name}: less than 0")
     if options.above_cap == "ignore":

@@ -133,6 +133,8 @@ class RecordMaker:
         return wrong.apply(record) if wrong else record
 
     def _shaped(self, record: Record) -> Record:
+        if self._options.drift in {"field", "all"}:
+            record = record | {"stream_quality": "1080p60"}
         if self._options.fields == "full":
             return record
         return {name: value for name, value in record.items() if name in _DEMO_FIELDS}

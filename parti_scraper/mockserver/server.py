@@ -30,12 +30,14 @@ class MockServer:
         world: the ground truth of what is served.
         base_url: scheme, host and port, without a slash at the end.
         ws_url: the WebSocket's address.
+        api_url: the same of the API; another port where it has moved.
     """
 
     def __init__(self, options: Options = Options(), *, port: int = 0) -> None:  # noqa: B008 - immutable
         self.world = World(options)
+        self._options = options
         self.base_url = ""
-        self.ws_url = ""
+        self.ws_url = self.api_url = ""
         self._site = Site(options, self.world)
         self._port = port
         self._thread: threading.Thread | None = None
@@ -65,8 +67,13 @@ class MockServer:
         listening = socket.create_server((_HOST, self._port))
         address = f"{_HOST}:{listening.getsockname()[1]}"
         self.base_url, self.ws_url = f"http://{address}", f"ws://{address}/"
+        self.api_url = self.base_url
+        sockets = [listening]
+        if self._options.api_moved:
+            sockets.append(socket.create_server((_HOST, 0)))
+            self.api_url = self._site.api_url = f"http://{_HOST}:{sockets[1].getsockname()[1]}"
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listening)), name="mockserver", daemon=True
+            target=lambda: asyncio.run(self._serve(sockets)), name="mockserver", daemon=True
         )
         self._thread.start()
         self._ready.wait()
@@ -92,18 +99,20 @@ class MockServer:
     ) -> None:
         self.stop()
 
-    async def _serve(self, listening: socket.socket) -> None:
+    async def _serve(self, sockets: list[socket.socket]) -> None:
         self._loop = asyncio.get_running_loop()
         # Half of a request's time would go into a log that is off; what hangs is cut off at once at the end.
         runner = web.AppRunner(self._site.application(), access_log=None, shutdown_timeout=0.1)
         try:
             await runner.setup()
-            await web.SockSite(runner, listening).start()
+            for listening in sockets:
+                await web.SockSite(runner, listening).start()
             self._ready.set()
             await self._stop.wait()
             # asyncio would lose, open for good, a connection that it has accepted but not set up when it stops to
             # listen. So nothing more is accepted, and what was has some turns of the loop.
-            self._loop.remove_reader(listening)
+            for listening in sockets:
+                self._loop.remove_reader(listening)
             for _ in range(3):
                 await asyncio.sleep(0)
         finally:

@@ -22,6 +22,7 @@ from scrapy.spidermiddlewares.httperror import HttpError
 from parti_scraper import api, datapackage
 from parti_scraper.api import NAN, LiveQuery
 from parti_scraper.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
+from parti_scraper.browser import check_browser
 from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.folders import output_dir, state_dir
 from parti_scraper.items import RepeatedRecord
@@ -146,6 +147,9 @@ class PartiSpider(Spider):
         api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         check_settings(settings)
         api.check_ws_url(settings["PARTI_WS_URL"])
+        api.check_site_url(settings["PARTI_SITE_URL"])
+        if settings["PARTI_TRANSPORT"] == "browser":
+            check_browser(settings)
         for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
             parse_length(name, settings[name])
         _check_batching(settings)
@@ -191,6 +195,9 @@ class PartiSpider(Spider):
             settings.set("AUTOTHROTTLE_ENABLED", False, priority="spider")
             # Not 0: see DOWNLOAD_DELAY in settings.py.
             settings.set("DOWNLOAD_DELAY", 0.001, priority="spider")
+        if settings["PARTI_TRANSPORT"] == "browser":
+            handler = "parti_scraper.transport.BrowserDownloadHandler"
+            settings.set("DOWNLOAD_HANDLERS", {"http": handler, "https": handler}, priority="spider")
 
     @property
     def retry(self) -> RetryMiddleware:
@@ -232,6 +239,20 @@ class PartiSpider(Spider):
     def known_from(self) -> int | None:
         """From when on that run knows the versions of what was written, in Unix seconds."""
         return None
+
+    # What a spider that finds more than records adds:
+
+    def remarks(self) -> list[str]:
+        """Return lines for the summary."""
+        return []
+
+    def description(self) -> dict[str, Any]:
+        """Return what is added to the data package."""
+        return {}
+
+    def other_files(self) -> list[datapackage.File]:
+        """Return files in the run's folder that hold no records."""
+        return []
 
     # What a spider that can go on where it was stopped adds:
 
@@ -309,9 +330,9 @@ class PartiSpider(Spider):
 class Seen(Protocol):
     """Identities of records."""
 
-    def __contains__(self, identity: int, /) -> bool: ...
+    def __contains__(self, identity: Hashable, /) -> bool: ...
 
-    def add(self, identity: int, /) -> None:
+    def add(self, identity: Hashable, /) -> None:
         """Remember an identity."""
 
     def clear(self) -> None:
@@ -323,20 +344,25 @@ class SeenNumbers:
 
     def __init__(self) -> None:
         self._numbers = BitMap64()
-        self._negative: set[int] = set()
+        self._others: set[Hashable] = set()
 
-    def __contains__(self, identity: int) -> bool:
+    def __contains__(self, identity: Hashable) -> bool:
         """Tell whether the identity was added."""
-        return identity in (self._numbers if identity >= 0 else self._negative)
+        if isinstance(identity, int) and identity >= 0:
+            return identity in self._numbers
+        return identity in self._others
 
-    def add(self, identity: int) -> None:
+    def add(self, identity: Hashable) -> None:
         """Remember an identity."""
-        (self._numbers if identity >= 0 else self._negative).add(identity)
+        if isinstance(identity, int) and identity >= 0:
+            self._numbers.add(identity)
+        else:
+            self._others.add(identity)
 
     def clear(self) -> None:
         """Forget all."""
         self._numbers.clear()
-        self._negative.clear()
+        self._others.clear()
 
 
 @dataclass(slots=True, eq=False)

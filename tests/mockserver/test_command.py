@@ -34,7 +34,8 @@ def running(*typed: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             match = re.match(r"Parti API mock server: (http://127\.0\.0\.1:\d+)  \(seed ", ready)
             assert match
             websocket = match[1].replace("http", "ws") + "/"
-            assert use == f"Use it: PARTI_API_BASE_URLS={match[1]} PARTI_WS_URL={websocket} scrapy crawl recent\n"
+            settings = f"PARTI_API_BASE_URLS={match[1]} PARTI_WS_URL={websocket} PARTI_SITE_URL={match[1]}"
+            assert use == f"Use it: {settings} scrapy crawl recent\n"
             yield process, match[1]
         finally:
             process.kill()

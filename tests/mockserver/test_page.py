@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from scrapy.settings import Settings
 
+from parti_scraper.browser import launch_options
 from parti_scraper.mockserver import MockServer
-from tests.conftest import wait_until
+from tests.conftest import CHROMIUM, needs_chromium, wait_until
 from tests.mockserver.client import LIVE, NOW, RECENT, STILL
 from tests.test_api import HOST, specified_url
 from tests.test_spiders import Serve
@@ -20,20 +20,18 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = os.environ.get("PARTI_CHROMIUM") or "/usr/bin/chromium"
 pytestmark = [
-    pytest.mark.skipif(not shutil.which(CHROMIUM), reason=f"there is no Chromium at {CHROMIUM}"),
+    needs_chromium,
     # One browser for all of them, in one process.
     pytest.mark.xdist_group("chromium"),
 ]
-ARGUMENTS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-dev-shm-usage"]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Return a browser with an empty profile."""
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        chromium = playwright.chromium.launch(**launch_options(Settings({"PARTI_CHROMIUM": CHROMIUM})))
         yield chromium
         chromium.close()
 

@@ -1,0 +1,370 @@
+"""Chromium: where it is, how it is started, and what its pages ask for.
+
+Playwright is an extra of the project, so it is imported where it is used, and nowhere when a module is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parti_scraper.backoff import one_line
+from parti_scraper.exceptions import BrowserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from playwright.async_api import Browser, CDPSession, Playwright
+    from scrapy.settings import BaseSettings
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("playwright", "scrapy_playwright")
+_DEBIAN = "/usr/bin/chromium"
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_INSTALL = "install it with `apt-get install chromium` or `playwright install chromium`"
+ARGUMENTS = (
+    # What a page asks for is to be seen: QUIC would go past a proxy.
+    "--disable-quic",
+    # Nothing that no page asks for: updates, lists of sites, reports.
+    "--disable-background-networking",
+    # In containers /dev/shm is small, and a page that needs more crashes.
+    "--disable-dev-shm-usage",
+)
+# For its end, in seconds, before it is left to die with the pipe to it.
+_CLOSE_TIMEOUT = 5.0
+# For headers that are told apart, in seconds.
+_LATE = 1.0
+# Answers that are remembered though their requests are not known; most never will be.
+_EARLY = 100
+
+
+def find_chromium(setting: str) -> str:
+    """Return the path of Chromium.
+
+    Args:
+        setting: the value of `PARTI_CHROMIUM`; where it is empty, the usual places are looked at.
+
+    Raises:
+        BrowserError: there is none.
+    """
+    if setting:
+        found = shutil.which(setting)
+        if found is None:
+            raise BrowserError(
+                f"setting `PARTI_CHROMIUM`: not a program: {setting!r} (accepted: the path of Chromium; {_INSTALL})"
+            )
+        return found
+    for name in (_DEBIAN, *_NAMES):
+        if found := shutil.which(name):
+            return found
+    own = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
+    # The number of its version is in the name of the folder.
+    for path in sorted(own.glob("chromium-*/chrome-linux*/chrome"), reverse=True):
+        if os.access(path, os.X_OK):
+            return str(path)
+    raise BrowserError(f"no Chromium was found: {_INSTALL}, or set PARTI_CHROMIUM to the path of one")
+
+
+def check_browser(settings: BaseSettings) -> None:
+    """Check that there is what it takes to start a browser. Raises BrowserError."""
+    if not all(map(importlib.util.find_spec, _PACKAGES)):
+        raise BrowserError("the browser needs scrapy-playwright: install it with `pip install .[browser]`")
+    find_chromium(settings["PARTI_CHROMIUM"])
+
+
+def launch_options(settings: BaseSettings) -> dict[str, Any]:
+    """Return how Playwright is to start the browser. Raises BrowserError."""
+    return {
+        "executable_path": find_chromium(settings["PARTI_CHROMIUM"]),
+        "headless": True,
+        "args": list(ARGUMENTS),
+        # Chromium refuses its sandbox to root; everybody else gets it, for pages are written by strangers.
+        "chromium_sandbox": os.geteuid() != 0,
+        # Signals are for Scrapy, which closes the browser in its turn.
+        "handle_sigint": False,
+        "handle_sigterm": False,
+        "handle_sighup": False,
+    }
+
+
+class _NotNews(logging.Filter):
+    """Keeps out of the log that a browser which is gone did not answer: whoever had asked is told.
+
+    A signal to the whole process group, such as that of Ctrl-C, ends the driver too.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is to be logged."""
+        error = record.exc_info[1] if record.exc_info else None
+        return type(error).__name__ != "TargetClosedError" and "reading from the driver" not in record.getMessage()
+
+
+_NOT_NEWS = _NotNews()
+
+
+class Chromium:
+    """A browser, with the driver that it is talked to through.
+
+    Both hang on pipes of this process: where it is killed they end by themselves.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = dict(options)
+        self._playwright: Playwright | None = None
+        self._browser: Browser | None = None
+
+    async def start(self) -> Browser:
+        """Start it. Raises BrowserError, whose text is one line."""
+        from playwright.async_api import Error, async_playwright  # noqa: PLC0415 - an extra
+
+        for name in ("asyncio", "playwright"):
+            logging.getLogger(name).addFilter(_NOT_NEWS)
+        try:
+            self._playwright = await async_playwright().start()
+            self._browser = await self._launch()
+        except (Error, OSError) as error:
+            await self.close()
+            raise BrowserError(f"Chromium could not be started: {first_line(error)}") from None
+        return self._browser
+
+    async def _launch(self) -> Browser:
+        from playwright.async_api import Error  # noqa: PLC0415 - an extra
+
+        assert self._playwright is not None  # noqa: S101 - `start`
+        launch = self._playwright.chromium.launch
+        try:
+            return await launch(**self._options)
+        except Error as error:
+            if not self._options["chromium_sandbox"] or "sandbox" not in str(error).lower():
+                raise
+        # As in most containers, which are a sandbox themselves.
+        logger.warning("The system gives Chromium no sandbox: it is started without")
+        return await launch(**self._options | {"chromium_sandbox": False})
+
+    async def close(self) -> None:
+        """End it; what is gone already is no error."""
+        browser, playwright = self._browser, self._playwright
+        self._browser = self._playwright = None
+        # The driver may be dead, and then answers nothing, or with errors of several kinds.
+        with contextlib.suppress(Exception):
+            if browser is not None:
+                await asyncio.wait_for(browser.close(), _CLOSE_TIMEOUT)
+        with contextlib.suppress(Exception):
+            if playwright is not None:
+                await asyncio.wait_for(playwright.stop(), _CLOSE_TIMEOUT)
+
+
+class BrowserProvider:
+    """Starts the browser for scrapy-playwright; named by its setting PLAYWRIGHT_BROWSER_PROVIDER."""
+
+    def __init__(self, config: Any) -> None:
+        self._chromium = Chromium(config.launch_options)
+
+    async def start(self) -> None:
+        """Do nothing yet: an error would be one of the engine's, with a traceback."""
+
+    async def launch_browser(self) -> Browser:
+        """Start the browser. Raises BrowserError."""
+        return await self._chromium.start()
+
+    async def close(self) -> None:
+        """End the browser."""
+        await self._chromium.close()
+
+
+def is_unwanted(request: Any) -> bool:
+    """Tell whether a request of a page is for what nobody looks at; setting PLAYWRIGHT_ABORT_REQUEST."""
+    return request.resource_type in {"image", "font", "media"}
+
+
+def first_line(error: BaseException | None) -> str:
+    """Return what Playwright says of an error, without the log of its calls."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # Nor the name of the function.
+    return one_line(re.sub(r"^\w+\.\w+: ", "", lines[0])) if lines else type(error).__name__
+
+
+@dataclass(eq=False)
+class Exchange:
+    """A request as the browser sent it, and what came of it.
+
+    Attributes:
+        id: the browser's name of it.
+        method, url: as sent, but for the fragment.
+        fragment: of the URL; it is never sent.
+        kind: Chromium's: Fetch, XHR, WebSocket, Document, …
+        page_url: the page that made it.
+        frame: the browser's name of the frame that made it.
+        began: when, in Unix seconds.
+        status: of the answer; None where none came.
+        headers: of the answer, as they came, also those that a page may not see.
+        media_type: of the answer.
+        error: Chromium's name of what went wrong.
+        cors_error: its name of why the page may not see the answer.
+        ended: set once nothing more will be known of it.
+    """
+
+    id: str
+    method: str
+    url: str
+    fragment: str = ""
+    kind: str = ""
+    page_url: str = ""
+    frame: str = ""
+    began: float = field(default_factory=time.time)
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    media_type: str = ""
+    error: str = ""
+    cors_error: str = ""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    # The answer is in, but its headers are told apart.
+    is_last: bool = False
+    wants_headers: bool = False
+
+
+class Network:
+    """What a page of the browser asks for, learned from Chromium itself: Playwright does not tell all of it.
+
+    Attributes:
+        open: requests that were sent and have not ended, WebSockets too.
+    """
+
+    def __init__(
+        self,
+        session: CDPSession,
+        *,
+        begun: Callable[[Exchange], None],
+        ended: Callable[[Exchange], None] = lambda _: None,
+        message: Callable[[Exchange, str, bool], None] = lambda *_: None,
+    ) -> None:
+        """Listen.
+
+        Args:
+            session: to the page.
+            begun: called with each request that is sent.
+            ended: called once it has its answer, or will have none.
+            message: called with each text of a WebSocket, and whether the page sent it.
+        """
+        self.session = session
+        self.open: dict[str, Exchange] = {}
+        self._early: dict[str, Any] = {}
+        self._begun, self._ended, self._message = begun, ended, message
+        for event, handler in {
+            "requestWillBeSent": self._sent,
+            "responseReceivedExtraInfo": self._headers_came,
+            "responseReceived": self._answered,
+            "loadingFinished": self._finished,
+            "loadingFailed": self._failed,
+            "webSocketCreated": self._socket_created,
+            "webSocketHandshakeResponseReceived": self._socket_answered,
+            "webSocketFrameSent": self._socket_sent,
+            "webSocketFrameReceived": self._socket_received,
+            "webSocketClosed": self._socket_closed,
+        }.items():
+            session.on(f"Network.{event}", handler)
+
+    async def enable(self) -> None:
+        """Have the browser tell of the network from now on."""
+        await self.session.send("Network.enable")
+
+    def _sent(self, event: Any) -> None:
+        before = self.open.pop(event["requestId"], None)
+        if before is not None:
+            # A redirect goes by the same name.
+            before.status = event.get("redirectResponse", {}).get("status", before.status)
+            self._end(before)
+        request = event["request"]
+        self._begin(
+            Exchange(
+                event["requestId"],
+                request["method"],
+                request["url"],
+                request.get("urlFragment", ""),
+                event.get("type", ""),
+                event.get("documentURL", ""),
+                event.get("frameId", ""),
+            )
+        )
+
+    def _headers_came(self, event: Any) -> None:
+        exchange = self.open.get(event["requestId"])
+        if exchange is None:
+            # Another process of Chromium tells of it than of the request, and may be the quicker one.
+            self._early[event["requestId"]] = event
+            if len(self._early) > _EARLY:
+                del self._early[next(iter(self._early))]
+            return
+        exchange.status, exchange.headers = event["statusCode"], event["headers"]
+        exchange.wants_headers = False
+        if exchange.is_last:
+            self._end(exchange)
+
+    def _answered(self, event: Any) -> None:
+        exchange = self.open.get(event["requestId"])
+        if exchange is None:
+            return
+        response = event["response"]
+        exchange.media_type = response.get("mimeType", "")
+        if not exchange.headers:
+            exchange.status, exchange.headers = response["status"], response["headers"]
+            exchange.wants_headers = event.get("hasExtraInfo", False)
+
+    def _finished(self, event: Any) -> None:
+        exchange = self.open.get(event["requestId"])
+        if exchange is None:
+            return
+        exchange.is_last = True
+        # After a redirect they may have been taken for those of the answer before, and do not come again.
+        asyncio.get_running_loop().call_later(_LATE if exchange.wants_headers else 0, self._end, exchange)
+
+    def _failed(self, event: Any) -> None:
+        exchange = self.open.get(event["requestId"])
+        if exchange is None:
+            return
+        exchange.error = event["errorText"]
+        exchange.cors_error = event.get("corsErrorStatus", {}).get("corsError", "")
+        self._end(exchange)
+
+    def _socket_created(self, event: Any) -> None:
+        self._begin(Exchange(event["requestId"], "GET", event["url"], kind="WebSocket"))
+
+    def _socket_answered(self, event: Any) -> None:
+        if exchange := self.open.get(event["requestId"]):
+            exchange.status = event["response"]["status"]
+
+    def _socket_sent(self, event: Any) -> None:
+        if exchange := self.open.get(event["requestId"]):
+            self._message(exchange, event["response"]["payloadData"], True)
+
+    def _socket_received(self, event: Any) -> None:
+        if exchange := self.open.get(event["requestId"]):
+            self._message(exchange, event["response"]["payloadData"], False)
+
+    def _socket_closed(self, event: Any) -> None:
+        if exchange := self.open.get(event["requestId"]):
+            self._end(exchange)
+
+    def _begin(self, exchange: Exchange) -> None:
+        self.open[exchange.id] = exchange
+        self._begun(exchange)
+        if early := self._early.pop(exchange.id, None):
+            self._headers_came(early)
+
+    def _end(self, exchange: Exchange) -> None:
+        if exchange.ended.is_set():
+            return
+        if self.open.get(exchange.id) is exchange:
+            del self.open[exchange.id]
+        exchange.ended.set()
+        self._ended(exchange)

@@ -1,0 +1,144 @@
+"""The transport `browser`: the same results as by plain HTTP, and where plain HTTP is refused too."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parti_scraper import api
+from parti_scraper.mockserver import MockServer
+from tests import expected
+from tests.conftest import Crawl, Run, RunningCrawl, command_of, environment_of, needs_chromium, wait_until
+from tests.processes import descendants
+from tests.test_spiders import STILL, Serve, ids, truth
+
+pytestmark = needs_chromium
+
+BROWSER = ("-s", "PARTI_TRANSPORT=browser")
+# What may go wrong on the way, all at once.
+FAULTS: dict[str, Any] = {
+    "rate_429": 0.05,
+    "retry_after": "seconds",
+    "rate_500": 0.1,
+    "rate_reset": 0.1,
+    "rate_truncated": 0.15,
+    "rate_challenge": 0.1,
+}
+TOKEN = "a-token-of-the-users"
+
+
+def api_requests(server: MockServer) -> list[dict[str, str]]:
+    """Return the headers of the requests that were made for this project, and not by the page for itself."""
+    page = {"limit=15", "limit=12"}
+    return [
+        {name.lower(): value for name, value in seen.headers}
+        for seen in server.requests
+        if seen.method == "GET" and seen.path.startswith("/parti_v2/") and not page & set(seen.query.split("&"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spider", "options"),
+    [
+        ("recent", {**FAULTS, "time_filter": "start", "bounds": "open", "above_cap": "refuse", "page_cap": 50}),
+        ("live", {**FAULTS, "page_cap": 20}),
+    ],
+)
+def test_it_brings_everything_through_faults_and_in_the_browsers_name(
+    crawl: Run, serve: Serve, spider: str, options: dict[str, Any]
+) -> None:
+    server = serve(**STILL, **options)
+    run = crawl(spider, *BROWSER, server=server)
+    assert run.code == 0, run.stderr
+    categories = server.world.categories()
+    if spider == "recent":
+        expect = [expected.livestream(record, categories) for record in truth(server)]
+        found = [expected.without(row, "scraped_at") for row in run.rows]
+    else:
+        added = ("snapshot_id", "observed_at", "rank", "playback_url")
+        expect = [expected.live_channel(record, categories) for record in server.world.live_at()]
+        found = [expected.without(row, *added) for row in run.rows]
+    assert sorted(found, key=itemgetter("event_id")) == sorted(expect, key=itemgetter("event_id"))
+    sent = api_requests(server)
+    assert sent
+    # Those of the browser and of the page that it is in.
+    assert {headers["referer"] for headers in sent} == {f"{server.base_url}/"}
+    assert api.USER_AGENT not in {headers["user-agent"] for headers in sent}
+    # What a robot may do is asked by the robot.
+    (robots,) = [seen for seen in server.requests if seen.path == "/robots.txt"]
+    assert dict(robots.headers)["User-Agent"] == api.USER_AGENT
+
+
+def test_it_gets_in_where_only_a_browser_does_and_the_error_of_plain_http_names_it(crawl: Run, serve: Serve) -> None:
+    # On another port than the page is, so that its cookies go to another origin.
+    server = serve(**STILL, browser_only=True, api_moved=True)
+    env = {"PARTI_API_BASE_URLS": server.api_url, "PARTI_RETRY_PATIENCE": "0.2"}
+    refused = crawl("recent", server=server, env=env)
+    assert refused.code == 4
+    assert refused.package["reason"].endswith("or through a browser with -s PARTI_TRANSPORT=browser")
+    assert refused.package["reason"] in refused.stderr
+    run = crawl("recent", *BROWSER, server=server, run_id="browser", env=env)
+    assert run.code == 0, run.stderr
+    assert sorted(ids(run.rows)) == sorted(ids(truth(server)))
+
+
+def test_other_hosts_are_gone_on_with_and_the_token_goes_to_the_api_alone(crawl: Run, serve: Serve) -> None:
+    site, gone, server = serve(**STILL), serve(**STILL, gone=True), serve(**STILL, token=TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    env = {
+        "PARTI_SITE_URL": site.base_url,
+        "PARTI_API_BASE_URLS": f"{closed},{gone.base_url},{server.base_url}",
+        "PARTI_TOKEN": TOKEN,
+    }
+    run = crawl("recent", *BROWSER, "--loglevel", "DEBUG", server=server, env=env)
+    assert run.code == 0, run.stderr
+    assert sorted(ids(run.rows)) == sorted(ids(truth(server)))
+    assert [each["reason"] for each in run.package["failovers"]] == ["connection refused", "HTTP 404"]
+    assert {headers["origin"] for headers in api_requests(server)} == {site.base_url}
+    assert TOKEN not in str([seen.headers for seen in site.requests])
+    texts = [run.stderr, *(path.read_text(encoding="utf-8") for path in run.folder.iterdir())]
+    assert not [text for text in texts if TOKEN in text]
+
+
+def test_robots_txt_is_obeyed(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, robots="disallow")
+    run = crawl("recent", *BROWSER, server=server)
+    assert run.code == 4
+    assert [request.path for request in server.requests] == ["/robots.txt"]
+
+
+def test_a_browser_that_dies_is_started_anew_and_nothing_is_lost(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, latency=0.1, page_cap=10)
+    running = RunningCrawl(command_of("recent", "run", {}, BROWSER), environment_of(output, server))
+    wait_until(lambda: len(api_requests(server)) > 4)
+    browser = min(number for number, name in descendants(running.process.pid).items() if "chrom" in name)
+    os.kill(browser, signal.SIGKILL)
+    _, stderr = running.process.communicate(timeout=120)
+    run = Crawl(running.process.returncode, "", stderr, output, "recent", "run")
+    assert run.code == 0, stderr
+    assert sorted(ids(run.rows)) == sorted(ids(truth(server)))
+    assert "'parti/browser/starts': 2" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "site", "reason"),
+    [({}, "http://127.0.0.1:9", "site not open.*PARTI_SITE_URL"), ({"latency": 600}, "", "timeout")],
+)
+def test_what_never_answers_ends_the_run_with_the_reason(
+    crawl: Run, serve: Serve, options: dict[str, Any], site: str, reason: str
+) -> None:
+    server = serve(**STILL, **options)
+    env = {"PARTI_RETRY_PATIENCE": "0.2", "PARTI_SITE_URL": site or server.base_url}
+    run = crawl("categories", *BROWSER, "-s", "DOWNLOAD_TIMEOUT=1", server=server, env=env)
+    assert run.code == 4
+    assert re.search(reason, run.package["reason"])
+    assert "Traceback" not in run.stderr

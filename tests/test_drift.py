@@ -1,0 +1,158 @@
+"""What the site's own requests say that the project does not know."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from parti_scraper import api, drift
+from parti_scraper.api import LiveQuery, RecentQuery
+from parti_scraper.drift import WEBSOCKET, Call, Configuration, Report, compare
+
+HOST, NEW = "https://api-backend.parti.com", "https://new.parti.com"
+CONFIGURED = Configuration((HOST, "https://api.parti.com"), api.WS_URL)
+
+
+def seen(host: str = HOST, **changes: Any) -> list[Call]:
+    """Return what the page asks for where all is as known, at some host."""
+    return [
+        Call("GET", api.categories_url(host), status=200, is_json=True, **changes),
+        Call("GET", RecentQuery(1, 2, ("NaN", "7")).url(host, 0, 15), status=200, is_json=True, **changes),
+        Call("GET", LiveQuery(("7",)).url(host, 0, 12), status=200, is_json=True, **changes),
+        Call("GET", api.WS_URL, WEBSOCKET, status=101, subscribed=True),
+    ]
+
+
+def report(*calls: Call) -> Report:
+    """Return the report on these calls."""
+    return compare(calls, CONFIGURED)
+
+
+@pytest.mark.parametrize("host", [HOST, "https://api.parti.com", "https://API.parti.com:443"])
+def test_nothing_is_found_where_site_and_project_agree(host: str) -> None:
+    assert report(*seen(host)).lines() == []
+    assert report(*seen(host)).as_json()["agrees"] is True
+    assert all(CONFIGURED.knows(call) for call in seen(host))
+
+
+def test_the_parameters_that_are_known_are_those_that_this_project_sends() -> None:
+    for route, url in (
+        (api.RECENT, RecentQuery(1, 2, ("7",), user_id=5).url(HOST, 0, 1)),
+        (api.LIVE, LiveQuery(("7",)).url(HOST, 0, 1)),
+    ):
+        assert api.route_of(url) is route
+        assert {name for name, _ in parse_qsl(urlsplit(url).query)} == route.always | route.sometimes
+
+
+@pytest.mark.parametrize("host", [NEW, "http://127.0.0.1:8765", "http://[::1]:8765", "https://new.parti.com:8443"])
+def test_of_a_host_that_moved_the_setting_to_use_is_named(host: str) -> None:
+    found = report(*seen(host))
+    assert found.lines() == [f"host not configured: {host}", f"to follow the site, set PARTI_API_BASE_URLS={host}"]
+    assert api.parse_base_urls(found.settings[0].partition("=")[2]) == (host,)
+    assert found.gaps() == []
+    assert not any(CONFIGURED.knows(call) for call in seen(host)[:3])
+
+
+def test_where_the_routes_are_spread_the_host_with_most_of_them_comes_first() -> None:
+    categories, recent, live, socket = seen(NEW)
+    assert report(seen()[1], categories, live, socket).settings == [f"PARTI_API_BASE_URLS={NEW},{HOST}"]
+    assert report(recent, *seen()).settings == [f"PARTI_API_BASE_URLS={HOST},{NEW}"]
+
+
+def test_a_host_that_serves_no_known_route_is_not_to_be_set() -> None:
+    other = Call("POST", "https://metrics.example/v1/t?key=abc", status=200, is_json=True)
+    found = report(*seen(), other, Call("GET", "wss://chat.example/", WEBSOCKET, status=101))
+    assert (found.lines(), found.other_hosts) == ([], ["https://metrics.example", "wss://chat.example"])
+    failing = [Call("GET", each.url, status=503) for each in seen(NEW)[:3]]
+    found = report(*failing, seen()[3])
+    assert (found.unknown_hosts, found.settings) == ([NEW], [])
+    assert found.routes_failed == dict.fromkeys(("categories", "recent", "live"), "1 × HTTP 503")
+
+
+def test_a_socket_that_moved_is_named_without_what_gives_access() -> None:
+    socket = Call("GET", "wss://new.parti.com/ws?token=abc", WEBSOCKET, status=101, subscribed=True)
+    assert report(*seen()[:3], socket).lines() == [
+        "host not configured: wss://new.parti.com",
+        "to follow the site, set PARTI_WS_URL=wss://new.parti.com/ws",
+    ]
+
+
+def test_an_unknown_route_is_named_without_query_and_numbers() -> None:
+    profile = f"{HOST}/parti_v2/profile"
+    calls = [
+        Call("GET", f"{profile}/user_profile/{number}?session_token=abc", status=200, is_json=True) for number in (1, 2)
+    ]
+    moved = Call("GET", f"{NEW}/parti_v3/get_livestream_channel_info/live?limit=1", status=200, is_json=True)
+    posted = Call("POST", f"{profile}/get_livestream_channel_info/recent", status=200)
+    found = report(*seen(), *calls, moved, posted)
+    assert found.unknown_routes == [
+        f"GET {profile}/user_profile/{{number}}",
+        f"GET {NEW}/parti_v3/get_livestream_channel_info/live",
+        f"POST {profile}/get_livestream_channel_info/recent",
+    ]
+    assert (found.unknown_hosts, found.settings) == ([NEW], [])
+
+
+def test_a_renamed_parameter_is_both_unknown_and_missing() -> None:
+    categories, recent, live, socket = seen()
+    live.url = live.url.replace("limit=", "page_size=")
+    assert report(categories, recent, live, socket).lines() == [
+        "parameters unknown, route live: page_size",
+        "parameters missing, route live: limit",
+    ]
+    # What some requests leave out is not missing.
+    assert report(*seen(), live).missing_parameters == {}
+
+
+def test_a_route_that_was_not_seen_or_never_answered_well_is_a_gap() -> None:
+    categories, recent, live, socket = seen()
+    recent.status, live.status, live.problem = 400, None, ""
+    found = report(categories, recent, live, live)
+    assert found.gaps() == [
+        "route not seen: websocket",
+        "route answered with errors: recent (1 × HTTP 400)",
+        "route answered with errors: live (2 × no answer)",
+    ]
+    # One failure among answers is none, nor is what the page did not wait for.
+    _, _, dropped, _ = seen(dropped=True)
+    dropped.status = None
+    assert report(*seen(), recent, dropped, socket).lines() == []
+
+
+def test_a_line_break_in_what_the_site_sends_stays_on_the_line() -> None:
+    categories, recent, live, socket = seen()
+    live.url += "&a%0Ab=1"
+    recent.unknown_fields = {"x\ny"}
+    lines = report(categories, recent, live, socket).lines()
+    assert lines == ["parameters unknown, route live: a\ufffdb", "fields unknown, route recent: x\ufffdy"]
+
+
+@pytest.mark.parametrize(
+    ("records", "fields", "problem"),
+    [
+        ([{"event_id": 1, "user_id": 2, "stream_quality": "1080p60"}], {"stream_quality"}, ""),
+        ([{"event_id": 1, "user_id": 2, "chat_auth_token": "secret"}], set(), ""),
+        ([], set(), ""),
+        ([None, {"event_id": 1, "user_id": 2}], set(), ""),
+        ([{"uid": 1}, {"uid": 2}], set(), "no record can be read, "),
+        ({"items": []}, set(), "the answer is no list of records but an object (13 bytes)"),
+    ],
+)
+@pytest.mark.parametrize("route", ["recent", "live"])
+def test_an_answer_tells_of_new_fields_and_of_records_that_cannot_be_read(
+    route: str, records: Any, fields: set[str], problem: str
+) -> None:
+    found, said = drift.read(route, json.dumps(records).encode())
+    assert found == fields
+    assert said.startswith(problem)
+    assert bool(said) is bool(problem)
+
+
+def test_a_category_is_looked_for_by_the_name_that_is_shown() -> None:
+    body = b"""[{"category_id": 23, "name": "Crypto", "display_name": "CRYPTO"}, {"category_id": 3, "name": ""},
+        {"category_id": 7, "name": "Gaming", "display_name": "Gaming"}]"""
+    assert drift.names_of_categories(body) == [("CRYPTO", "Crypto"), ("Gaming",)]
+    assert drift.names_of_categories(b"<html>") == []

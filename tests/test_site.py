@@ -1,0 +1,165 @@
+"""The spider `site` in a real browser, against the mock server's page as it is and as it may be one day."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from frictionless import validate
+
+from parti_scraper.mockserver.app import SECRET
+from tests.conftest import ROOT, TIMEOUT, Crawl, Run, Scrapy, command_of, environment_of, needs_chromium, wait_until
+from tests.processes import descendants, is_alive
+from tests.test_spiders import STILL, Serve
+
+pytestmark = needs_chromium
+
+COLUMNS = "page_url, method, host, path, query, status, resource, known, observed_at"
+
+
+def drift(run: Crawl) -> dict[str, Any]:
+    """Return what was found, but for what is empty."""
+    return {name: found for name, found in run.package["drift"].items() if found}
+
+
+def test_it_collects_what_the_page_asks_for_and_agrees_where_nothing_has_changed(crawl: Run, serve: Serve) -> None:
+    # Nobody but a browser gets in.
+    server = serve(**STILL, browser_only=True)
+    run = crawl("site", "--loglevel", "DEBUG", server=server)
+    assert run.code == 0, run.stderr
+    assert drift(run) == {"agrees": True}
+    assert "the site and this project agree\n" in run.stderr
+    rows = run.rows
+    assert {", ".join(row) for row in (*rows, *run.csv_rows)} == {COLUMNS}
+    assert {(row["page_url"], row["known"]) for row in rows} == {(f"{server.base_url}/categories", True)}
+    assert {(row["resource"], row["status"]) for row in rows} == {("http", 200), ("websocket", 101)}
+    # Each request to the API once, and none of the others; images are not even asked for.
+    asked = [f"{seen.path}?{seen.query}" for seen in server.requests if seen.path.startswith("/parti_v2/")]
+    http = [f"{row['path']}?{row['query']}" for row in rows if row["resource"] == "http"]
+    assert sorted(http) == sorted(asked)
+    assert {seen.path for seen in server.requests} - {row["path"] for row in rows} == {"/robots.txt", "/categories"}
+    # It scrolled, and it clicked on every category.
+    recent = [parse_qs(row["query"]) for row in rows if row["path"].endswith("/recent")]
+    assert max(int(query["offset"][0]) for query in recent) > 15
+    ids = {str(category["category_id"]) for category in server.world.categories()}
+    assert {query["categories"][-1] for query in recent} == ids
+    assert (run.folder / "screenshot.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert validate(str(run.folder / "datapackage.json")).valid
+    assert "eyJ" not in run.stderr
+
+
+def test_of_a_host_that_moved_the_setting_is_named_with_which_recent_is_complete(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, api_moved=True)
+    assert crawl("categories", server=server).code == 4
+    run = crawl("site", server=server)
+    line = f"PARTI_API_BASE_URLS={server.api_url}"
+    assert run.code == 0
+    assert drift(run) == {"unknown_hosts": [server.api_url], "settings": [line]}
+    assert run.stderr.endswith(f"  to follow the site, set {line}\n")
+    assert {row["known"] for row in run.rows if row["resource"] == "http"} == {False}
+    recent = crawl("recent", "-s", line, server=server)
+    assert (recent.code, len(recent.rows)) == (0, 300)
+
+
+def test_what_is_new_is_reported_and_no_secret_is_kept(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, drift="all")
+    run = crawl("site", "--loglevel", "DEBUG", server=server)
+    assert run.code == 0
+    assert drift(run) == {
+        "unknown_routes": [f"GET {server.base_url}/parti_v2/profile/featured_channels"],
+        "unknown_parameters": {"recent": ["page_size"], "live": ["page_size"]},
+        "missing_parameters": {"recent": ["limit"], "live": ["limit"]},
+        "unknown_fields": {"recent": ["stream_quality"], "live": ["stream_quality"]},
+    }
+    assert run.stderr.count("Drift: ") == 7
+    texts = [run.stderr, *(path.read_text(errors="replace") for path in run.folder.iterdir())]
+    assert not [text for text in texts if SECRET in text or "eyJ" in text]
+    assert [row["query"] for row in run.rows if not row["known"]] == ["limit=5"]
+
+
+def test_routes_that_answer_with_errors_are_exit_code_4(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, token="abc", ws_refused=1)
+    run = crawl("site", server=server)
+    assert run.code == 4
+    assert set(drift(run)["routes_failed"]) == {"categories", "recent", "live"}
+    assert drift(run)["routes_not_seen"] == ["websocket"]
+    assert "route answered with errors: live (1 × HTTP 401)" in run.package["reason"]
+    assert "Traceback" not in run.stderr
+
+
+def test_a_page_that_cannot_be_opened_is_one_line(crawl: Run) -> None:
+    run = crawl("site", env={"PARTI_SITE_URL": "http://127.0.0.1:9"})
+    assert run.code == 4
+    assert re.search("http://127.0.0.1:9/categories could not be opened: net::ERR_\\w+ at", run.package["reason"])
+    assert "Traceback" not in run.stderr
+
+
+def test_a_program_that_is_no_browser_is_one_line(crawl: Run, serve: Serve) -> None:
+    run = crawl("site", server=serve(**STILL), env={"PARTI_CHROMIUM": "/bin/false"})
+    assert run.code == 4
+    assert "Chromium could not be started: " in run.package["reason"]
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("typed", [("site",), ("recent", "-s", "PARTI_TRANSPORT=browser")])
+def test_without_a_browser_one_line_says_how_to_get_it(scrapy: Scrapy, output: Path, typed: tuple[str, ...]) -> None:
+    run = scrapy("crawl", *typed, env={"PARTI_CHROMIUM": "/nowhere/chromium"})
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert "'/nowhere/chromium'" in run.stderr
+    assert "apt-get install chromium" in run.stderr
+    assert not output.exists()
+
+
+def test_without_the_extra_one_line_says_so_and_the_other_spiders_work(
+    scrapy: Scrapy, serve: Serve, tmp_path: Path
+) -> None:
+    hidden = "import sys\nsys.modules['playwright'] = sys.modules['scrapy_playwright'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hidden, encoding="utf-8")
+    env = {"PYTHONPATH": str(tmp_path)}
+    run = scrapy("crawl", "site", env=env)
+    line = "the browser needs scrapy-playwright: install it with `pip install .[browser]`\n"
+    assert (run.returncode, run.stderr) == (1, line)
+    assert scrapy("crawl", "categories", server=serve(**STILL), env=env).returncode == 0
+
+
+class Watched:
+    """A crawl in a process group of its own, and every process that it has begun."""
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        self.begun: dict[int, str] = {}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, process_group=0)
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        """Wait until something has happened that takes a browser."""
+        wait_until(happened)
+        self.begun = descendants(self.process.pid)
+        assert any("chrom" in name for name in self.begun.values())
+
+    def end(self, number: int | None = None) -> int:
+        """Wait for the end, and for that of all it has begun; return the exit code."""
+        if number is not None:
+            os.killpg(self.process.pid, number)
+        _, stderr = self.process.communicate(timeout=TIMEOUT)
+        assert b"Traceback" not in stderr
+        wait_until(lambda: not any(map(is_alive, self.begun)))
+        return self.process.returncode
+
+
+@pytest.mark.parametrize("spider", ["site", "recent"])
+def test_no_process_is_left_behind_and_the_next_run_needs_no_clean_up(serve: Serve, output: Path, spider: str) -> None:
+    server = serve(**STILL, latency=0.05, page_cap=30)
+    env = environment_of(output, server, {"PARTI_TRANSPORT": "browser"})
+    command = command_of(spider, "run", {}, ("--loglevel", "WARNING"))
+
+    for number, code in ((signal.SIGTERM, 3), (signal.SIGKILL, -9), (None, 0)):
+        asked = len(server.requests)
+        crawl = Watched(command, env)
+        crawl.wait_until(lambda: len(server.requests) > asked + 6)  # noqa: B023 - called within the loop
+        assert crawl.end(number) == code
