@@ -26,6 +26,9 @@ BASE_URLS = (
     "https://api.parti.com",
 )
 
+# Characters of a channel's name.
+_LONGEST_REMEMBERED = 100
+
 # The site's own `from_ts`: 2021-08-03, before the first livestream.
 FIRST_TS = 1_627_948_800
 
@@ -141,12 +144,18 @@ class LiveQuery:
         return _url(base_url, LIVE, parameters)
 
 
-# Channels come again and again, and quoting takes its time.
-@lru_cache(maxsize=4096)
 def channel_url(social_media: str | None, social_username: str | None) -> str | None:
     """Return the address of a channel's page (reported), or None where it cannot be told."""
     if not social_media or not social_username:
         return None
+    # What anybody may send is not to fill the memory.
+    is_short = len(social_media) + len(social_username) <= _LONGEST_REMEMBERED
+    return (_channel_url if is_short else _channel_url.__wrapped__)(social_media, social_username)
+
+
+# Channels come again and again, and quoting takes its time.
+@lru_cache(maxsize=4096)
+def _channel_url(social_media: str, social_username: str) -> str:
     # Reported: the names of Discord users are followed by `/0`.
     tail = "/0" if social_media == "discord" else ""
     return f"{SITE_URL}/creator/{quote(social_media, safe='', errors='replace')}/" + (

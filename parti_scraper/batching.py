@@ -102,22 +102,34 @@ class BatchMiddleware:
             self._prepare()
         if self._goes_alone or self._is_listened_to():
             return tuple(batch)
-        written, reasons = [], Counter[str]()
+        written: list[Any] = []
+        reasons = Counter[str]()
         for item in batch:
             try:
-                written.append(await self._through_pipelines(item))
+                result = await self._through_pipelines(item)
             except DropItem as error:
                 reasons[type(error).__name__] += 1
-            except Exception as error:
-                spider = cast("Spider", self.crawler.spider)
-                line = self.crawler.logformatter.item_error(item, error, response, spider)
-                logger.log(*logformatter_adapter(line), extra={"spider": spider}, exc_info=True)
-        send = self.crawler.signals.send_catch_log
-        if written:
-            send(items_scraped, items=written)
+            except Exception as error:  # noqa: BLE001 - as Scrapy does: the others go on
+                self._log_error(item, error, response)
+            else:
+                written.append(result)
+                if result is not item:
+                    # What a pipeline made may be its own, to be filled anew for the next item.
+                    self._tell_scraped(written)
+                    written = []
+        self._tell_scraped(written)
         if reasons:
-            send(items_dropped, reasons=reasons)
+            self.crawler.signals.send_catch_log(items_dropped, reasons=reasons)
         return ()
+
+    def _tell_scraped(self, items: list[Any]) -> None:
+        if items:
+            self.crawler.signals.send_catch_log(items_scraped, items=items)
+
+    def _log_error(self, item: Any, error: Exception, response: Response) -> None:
+        spider = cast("Spider", self.crawler.spider)
+        line = self.crawler.logformatter.item_error(item, error, response, spider)
+        logger.log(*logformatter_adapter(line), extra={"spider": spider, "item": item}, exc_info=True)
 
     async def _through_pipelines(self, item: Any) -> Any:
         assert self._pipelines is not None  # noqa: S101 - `_take`
@@ -140,12 +152,18 @@ class BatchMiddleware:
 
     def _is_listened_to(self) -> bool:
         """Tell whether somebody listens for items who does not listen for batches."""
-        listeners = [
-            {_owner(receiver) for receiver in liveReceivers(getAllReceivers(self.crawler, signal))}
-            for signal in (signals.item_scraped, items_scraped, signals.item_dropped, items_dropped, signals.item_error)
-        ]
-        scraped, scraped_in_batches, dropped, dropped_in_batches, failed = listeners
-        return not scraped <= scraped_in_batches or not dropped <= dropped_in_batches or bool(failed)
+        return bool(
+            self._receivers(signals.item_error)
+            or self._left_out(signals.item_scraped, items_scraped)
+            or self._left_out(signals.item_dropped, items_dropped)
+        )
+
+    def _left_out(self, single: object, batch: object) -> bool:
+        batched = {id(_owner(receiver)): receiver for receiver in self._receivers(batch)}
+        return any(_is_newer(receiver, batched.get(id(_owner(receiver)))) for receiver in self._receivers(single))
+
+    def _receivers(self, signal: object) -> list[Any]:
+        return list(liveReceivers(getAllReceivers(self.crawler, signal)))
 
 
 def _is_plain(process_item: Callable[[Any], Any]) -> bool:
@@ -159,6 +177,21 @@ def _handles_output_of_others(middleware: Any) -> bool:
     return not is_known and hasattr(middleware, "process_spider_output")
 
 
-def _owner(receiver: Any) -> int:
+def _owner(receiver: Any) -> Any:
     """Return what tells components apart: Python makes bound methods anew each time."""
-    return id(getattr(receiver, "__self__", receiver))
+    return getattr(receiver, "__self__", receiver)
+
+
+def _is_newer(single: Any, batch: Any) -> bool:
+    """Tell whether what a component does with an item is not, or no longer, what it does with a batch.
+
+    A class that was derived from it may have changed the one, and know nothing of the other.
+    """
+    if batch is None:
+        return True
+    classes = type(_owner(single)).__mro__
+    places = [
+        next((place for place, each in enumerate(classes) if getattr(method, "__name__", "") in vars(each)), 0)
+        for method in (single, batch)
+    ]
+    return places[0] < places[1]

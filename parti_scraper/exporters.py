@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, Self, get_args, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Self, get_args
 
 import msgspec
 from scrapy import exporters
@@ -57,19 +57,11 @@ def encode_line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
-@runtime_checkable
-class BulkExporter(Protocol):
-    """An exporter that takes many records at a time."""
-
-    def export_items(self, items: Sequence[Any]) -> None:
-        """Write the records."""
-
-
 _ITEM_TYPES = frozenset(get_args(Item))
 _JSON = msgspec.json.Encoder()
 
 
-def _are_plain(items: Sequence[Any]) -> bool:
+def are_plain(items: Sequence[Any]) -> bool:
     """Tell whether all are records as the spiders yield them; a pipeline may have made something else of them."""
     return set(map(type, items)) <= _ITEM_TYPES
 
@@ -80,7 +72,9 @@ class JsonLinesItemExporter(exporters.JsonLinesItemExporter):
     def __init__(self, file: BytesIO, **kwargs: Any) -> None:
         super().__init__(file, **{"separators": (",", ":")} | kwargs)
         has_options = bool(kwargs.keys() - {"encoding", "fields_to_export", "indent"})
-        self._is_plain = self.encoding == "utf-8" and self.fields_to_export is None and not has_options
+        # One that was derived from this may write records in another way.
+        is_this = type(self) is JsonLinesItemExporter
+        self._is_plain = is_this and self.encoding == "utf-8" and self.fields_to_export is None and not has_options
 
     def export_item(self, item: Any) -> None:
         """Write a record."""
@@ -88,7 +82,7 @@ class JsonLinesItemExporter(exporters.JsonLinesItemExporter):
 
     def export_items(self, items: Sequence[Any]) -> None:
         """Write the records."""
-        if self._is_plain and _are_plain(items):
+        if self._is_plain and are_plain(items):
             self.file.write(_JSON.encode_lines(items))
             return
         for item in items:
@@ -142,14 +136,18 @@ class CsvItemExporter(exporters.CsvItemExporter):
         """Return what reads the columns of the records, or None where they are not what the spiders yield."""
         names = tuple(self.fields_to_export or ())
         item_class, *others = set(map(type, items))
-        # With options such as another delimiter, Scrapy writes the rows.
-        if others or item_class not in _ITEM_TYPES or not names or self._kwargs:
+        # With options such as another delimiter, Scrapy writes the rows; as what is derived from this may.
+        if others or item_class not in _ITEM_TYPES or not names or self._kwargs or type(self) is not CsvItemExporter:
             return None
         return _reader(item_class, names)
 
     def serialize_field(self, field: Mapping[str, Any] | Field, name: str, value: Any) -> Any:
         """Return the value of a cell."""
         return _cell(super().serialize_field(field, name, value))
+
+
+# Those that take many records at a time.
+BULK_EXPORTERS = (CsvItemExporter, JsonLinesItemExporter)
 
 
 def _column(values: tuple[Any, ...]) -> list[str]:

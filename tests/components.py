@@ -10,8 +10,13 @@ from collections.abc import AsyncIterator
 from typing import IO, Any
 
 from scrapy import signals
+from scrapy.pipelines import ItemPipelineManager
 
 import parti_scraper.signals
+from parti_scraper.exporters import CsvItemExporter
+from parti_scraper.extensions.feeds import FeedExporter
+from parti_scraper.items import Livestream
+from parti_scraper.log_formatter import LogFormatter
 
 
 class FailingMiddleware:
@@ -82,6 +87,85 @@ class Waiting:
     async def process_item(self, item: Any) -> Any:
         await asyncio.sleep(0)
         return item
+
+
+class Seeing:
+    """A spider middleware that looks at each item."""
+
+    async def process_spider_output(self, response: Any, result: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for each in result:
+            if isinstance(each, Livestream):
+                print("seen")
+            yield each
+
+
+class SeeingProcessor(ItemPipelineManager):
+    """An item processor that looks at each item."""
+
+    async def process_item_async(self, item: Any) -> Any:
+        print("seen")
+        return await super().process_item_async(item)
+
+
+class SeeingFormatter(LogFormatter):
+    """A log formatter that looks at each item."""
+
+    def scraped(self, item: Any, response: Any, spider: Any) -> None:  # type: ignore[override]
+        print("seen")
+
+
+class SeeingErrors:
+    """An extension that listens for items that failed."""
+
+    @classmethod
+    def from_crawler(cls, crawler: Any) -> Any:
+        listener = cls()
+        crawler.signals.connect(listener.item_error, signals.item_error)
+        return listener
+
+    def item_error(self, item: Any) -> None:
+        print("seen")
+
+
+class SeeingDropped:
+    """An extension that listens for items that were dropped, and for nothing else."""
+
+    @classmethod
+    def from_crawler(cls, crawler: Any) -> Any:
+        listener = cls()
+        crawler.signals.connect(listener.item_dropped, signals.item_dropped)
+        return listener
+
+    def item_dropped(self, item: Any) -> None:
+        print("seen")
+
+
+class SeeingCsv(CsvItemExporter):
+    """An exporter that looks at each item."""
+
+    def export_item(self, item: Any) -> None:
+        print("seen")
+        super().export_item(item)
+
+
+class SeeingFeeds(FeedExporter):
+    """The project's own feed exporter, changed for single items."""
+
+    def item_scraped(self, item: Any, spider: Any) -> None:
+        print("seen")
+        super().item_scraped(item, spider)
+
+
+class Reusing:
+    """A pipeline that hands out the same object each time."""
+
+    def __init__(self) -> None:
+        self.row: dict[str, Any] = {}
+
+    def process_item(self, item: Any) -> Any:
+        self.row.clear()
+        self.row["event_id"] = item.event_id
+        return self.row
 
 
 class Listener:

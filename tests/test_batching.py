@@ -38,6 +38,7 @@ FEEDS: dict[str, dict[str, Any]] = {
 
 
 PIPELINES = settings.ITEM_PIPELINES | {"tests.components.Upper": 500}
+REUSING = settings.ITEM_PIPELINES | {"tests.components.Reusing": 500}
 
 
 @pytest.mark.parametrize(
@@ -58,9 +59,10 @@ PIPELINES = settings.ITEM_PIPELINES | {"tests.components.Upper": 500}
         ("recent", {}, (), {"incremental": "true", "limit": 40}),
         ("recent", {}, ("-s", f"FEEDS={json.dumps(FEEDS)}"), {"limit": 70}),
         ("recent", {}, ("-s", f"ITEM_PIPELINES={json.dumps(PIPELINES)}"), {}),
+        ("recent", {}, ("-s", f"ITEM_PIPELINES={json.dumps(REUSING)}"), {}),
         ("live", {"malformed": 0.2}, (), {"limit": 15}),
     ],
-    ids=["categories", "recent", "malformed", "filtered", "cut", "incremental", "feeds", "pipeline", "live"],
+    ids=["categories", "recent", "malformed", "filtered", "cut", "incremental", "feeds", "pipeline", "reusing", "live"],
 )
 def test_the_files_are_the_same_with_and_without(
     crawl: Run,
@@ -124,6 +126,52 @@ def test_an_extension_that_listens_for_items_is_told_of_each(
     dropped = counts["duplicate"] + counts["quarantined"]
     assert heard(run) == {"item_scraped": counts["written"], "item_dropped": dropped}
     assert dropped > 0
+
+
+SPIDER_MIDDLEWARES = settings.SPIDER_MIDDLEWARES | {"tests.components.Seeing": 950}
+EXPORTERS = settings.FEED_EXPORTERS | {"csv": "tests.components.SeeingCsv"}
+EXTENSIONS = settings.EXTENSIONS | {
+    "parti_scraper.extensions.feeds.FeedExporter": None,
+    "tests.components.SeeingFeeds": 0,
+}
+FAILING = settings.ITEM_PIPELINES | {"tests.components.FailingPipeline": 500}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-s", f"SPIDER_MIDDLEWARES={json.dumps(SPIDER_MIDDLEWARES)}"),
+        ("-s", "ITEM_PROCESSOR=tests.components.SeeingProcessor"),
+        ("-s", "LOG_FORMATTER=tests.components.SeeingFormatter"),
+        ("-s", f"FEED_EXPORTERS={json.dumps(EXPORTERS)}"),
+        ("-s", f"EXTENSIONS={json.dumps(EXTENSIONS)}"),
+        (*with_extension("SeeingErrors"), "-s", f"ITEM_PIPELINES={json.dumps(FAILING)}"),
+        (*with_extension("SeeingDropped"), "-a", "since=2026-10-31T23:59:59Z"),
+    ],
+    ids=["middleware", "processor", "formatter", "exporter", "feeds", "errors", "dropped"],
+)
+def test_whoever_looks_at_each_item_sees_each(crawl: Run, serve: Serve, options: tuple[str, ...]) -> None:
+    # With the filter ignored, nearly all are dropped where few are asked for.
+    server = serve(**STILL | {"events": 60}, time_filter="ignored")
+    run = crawl("recent", *options, *ALONE, server=server)
+    assert run.stdout.count("seen") >= 50
+
+
+def test_what_came_before_a_failing_callback_is_written(crawl: Run, serve: Serve, tmp_path: Path) -> None:
+    spider = tmp_path / "spiders_of_a_user.py"
+    spider.write_text(
+        "from parti_scraper.spiders.categories import CategoriesSpider\n"
+        "class Failing(CategoriesSpider):\n"
+        "    name = 'failing'\n"
+        "    def categories_received(self, page):\n"
+        "        yield from super().categories_received(page)\n"
+        "        raise RuntimeError('half-way')\n",
+        encoding="utf-8",
+    )
+    modules = ("-s", "SPIDER_MODULES=parti_scraper.spiders,spiders_of_a_user")
+    run = crawl("failing", *modules, "--nolog", server=serve(**STILL), env={"PYTHONPATH": str(tmp_path)})
+    assert run.code == 3
+    assert len(run.rows) == len(serve(**STILL).world.categories())
 
 
 def test_a_pipeline_that_waits_gets_each_item(crawl: Run, serve: Serve) -> None:

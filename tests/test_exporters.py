@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scrapy import exporters
 
 from parti_scraper.exporters import CsvItemExporter, JsonLinesItemExporter, encode_line, harmless
-from parti_scraper.items import Category
+from parti_scraper.items import Category, Livestream
 
 COLUMNS = ["category_id", "name", "display_name", "scraped_at", "extra"]
 
@@ -60,6 +61,7 @@ def test_other_texts_stay_as_they_came(text: str) -> None:
 
 def test_nul_becomes_a_replacement_character() -> None:
     assert harmless("a\0b") == "a\ufffdb"
+    assert as_csv(Category(1, "a\0b", None, "", {})).splitlines()[1] == "1,a\ufffdb,,,{}"
 
 
 def test_the_header_is_there_without_any_record() -> None:
@@ -92,14 +94,35 @@ def test_a_line_is_one_line_whatever_is_in_it(row: dict[str, str]) -> None:
     assert json.loads(line) == row
 
 
+def test_options_of_scrapys_are_heeded() -> None:
+    stream = io.BytesIO()
+    exporter = CsvItemExporter(stream, fields_to_export=["category_id", "name"], delimiter=";")
+    exporter.export_items([Category(1, "a,b", None, "", {})])
+    exporter.finish_exporting()
+    assert stream.getvalue() == b"category_id;name\r\n1;a,b\r\n"
+    lines = io.BytesIO()
+    JsonLinesItemExporter(lines, encoding="utf-8", ensure_ascii=True).export_items(
+        [Category(1, "\u00fc", None, "", {})]
+    )
+    assert b'"name":"\\u00fc"' in lines.getvalue()
+
+
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"]))
-ITEMS = st.builds(
-    Category,
-    st.integers(),
-    st.none() | TEXTS,
-    st.none() | TEXTS,
-    TEXTS,
-    st.dictionaries(TEXTS, st.none() | st.booleans() | st.integers() | TEXTS | st.lists(TEXTS, max_size=2), max_size=2),
+EXTRA = st.dictionaries(
+    TEXTS, st.none() | st.booleans() | st.integers() | TEXTS | st.lists(TEXTS, max_size=2), max_size=2
+)
+ITEMS = st.builds(Category, st.integers(), st.none() | TEXTS, st.none() | TEXTS, TEXTS, EXTRA)
+# Numbers, texts and truth values, each with and without.
+LIVESTREAMS = st.builds(
+    Livestream,
+    **{
+        field.name: {"int": st.integers(), "int | None": st.none() | st.integers()}.get(
+            field.type, {"bool | None": st.none() | st.booleans(), "str": TEXTS}.get(field.type, st.none() | TEXTS)
+        )
+        for field in fields(Livestream)
+        if field.name != "extra"
+    },
+    extra=EXTRA,
 )
 
 
@@ -110,16 +133,21 @@ def test_lines_hold_the_records_as_they_are(items: list[Category]) -> None:
     assert [json.loads(line) for line in stream.getvalue().split(b"\n") if line] == [asdict(item) for item in items]
 
 
-@given(st.lists(ITEMS, min_size=1, max_size=4))
-def test_many_at_a_time_are_written_as_scrapy_writes_one(items: list[Category]) -> None:
+@given(st.lists(ITEMS, min_size=1, max_size=4) | st.lists(LIVESTREAMS, min_size=1, max_size=3))
+def test_many_at_a_time_are_written_as_scrapy_writes_one(items: list[Any]) -> None:
+    columns = [field.name for field in fields(items[0])]
     as_scrapy_does = io.BytesIO()
-    csv_of_scrapy = CsvItemExporter(as_scrapy_does, fields_to_export=COLUMNS)
+    csv_of_scrapy = CsvItemExporter(as_scrapy_does, fields_to_export=columns)
     lines_of_scrapy = JsonLinesItemExporter(lines := io.BytesIO(), encoding="utf-8")
     for item in items:
         exporters.CsvItemExporter.export_item(csv_of_scrapy, item)
         exporters.JsonLinesItemExporter.export_item(lines_of_scrapy, item)
     csv_of_scrapy.finish_exporting()
-    assert as_csv(*items) == as_scrapy_does.getvalue().decode()
+    at_once = io.BytesIO()
+    exporter = CsvItemExporter(at_once, fields_to_export=columns)
+    exporter.export_items(items)
+    exporter.finish_exporting()
+    assert at_once.getvalue().decode() == as_scrapy_does.getvalue().decode()
     JsonLinesItemExporter(together := io.BytesIO(), encoding="utf-8").export_items(items)
     assert [json.loads(line) for line in together.getvalue().split(b"\n") if line] == [
         json.loads(line) for line in lines.getvalue().split(b"\n") if line

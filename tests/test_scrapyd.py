@@ -381,6 +381,10 @@ def test_the_schedule_does_not_pile_up(scrapyd: Scrapyd, serve: Serve) -> None:
     # The proper end of a run at intervals.
     assert scrapyd.end("live", job[1]).code == 0
     assert scrapyd.schedule("live", "limit").returncode == 2
+    for job_id in ("a/b", "../evil", "", ".a"):
+        refused = scrapyd.schedule("live", f"jobid={job_id}")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith(f"live: nothing was scheduled: not a jobid: {job_id!r} (accepted: ")
     assert scrapyd.schedule().stderr.startswith("Schedule a spider on scrapyd")
 
 

@@ -48,7 +48,9 @@ def main() -> int:
         )
         os.chdir(folder)
         if client.returncode:
-            print(f"{client.stdout}deploy: nothing was deployed. {_HINT}", file=sys.stderr)
+            known = _get_targets()
+            hint = _HINT if target in known else f"Targets in scrapy.cfg: {', '.join(known)}."
+            print(f"{client.stdout}deploy: nothing was deployed. {hint}", file=sys.stderr)
             return 1
         answer = _parse(client.stdout)
         if answer.get("status") == "ok":

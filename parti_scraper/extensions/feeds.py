@@ -14,7 +14,7 @@ from scrapy.extensions import feedexport
 from scrapy.utils.defer import deferred_from_coro
 
 from parti_scraper.datapackage import Feed, File
-from parti_scraper.exporters import LINE_FORMATS, BulkExporter, RunFeedStorage
+from parti_scraper.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
 from parti_scraper.redact import redact_url
 from parti_scraper.signals import items_scraped, send_storage_failed
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
     from scrapy.extensions.feedexport import FeedSlot
 
+    from parti_scraper.exporters import CsvItemExporter, JsonLinesItemExporter
     from parti_scraper.spiders.base import PartiSpider
 
 
@@ -51,7 +52,7 @@ class FeedExporter(feedexport.FeedExporter):
     def items_scraped(self, items: Sequence[Any]) -> None:
         """Export the records of a batch: at once, where every feed takes them all as they are."""
         spider = cast("PartiSpider", self.crawler.spider)
-        if not all(map(_takes_batches, self.slots)) or any(spider.part_of(item) != spider.part for item in items):
+        if not self._take_at_once(items):
             for item in items:
                 self.item_scraped(item, spider)
             return
@@ -60,8 +61,16 @@ class FeedExporter(feedexport.FeedExporter):
         with self._closing_on_failure():
             for slot in self.slots:
                 slot.start_exporting()
-                cast("BulkExporter", slot.exporter).export_items(items)
+                cast("CsvItemExporter | JsonLinesItemExporter", slot.exporter).export_items(items)
                 slot.itemcount += len(items)
+
+    def _take_at_once(self, items: Sequence[Any]) -> bool:
+        spider = cast("PartiSpider", self.crawler.spider)
+        return (
+            are_plain(items)
+            and all(map(_takes_batches, self.slots))
+            and all(spider.part_of(item) == spider.part for item in items)
+        )
 
     @contextlib.contextmanager
     def _closing_on_failure(self) -> Iterator[None]:
@@ -238,8 +247,14 @@ class FeedExporter(feedexport.FeedExporter):
 
 
 def _takes_batches(slot: FeedSlot) -> bool:
-    is_bulk = issubclass(slot.exporters[slot.format], BulkExporter)
-    return is_bulk and _takes_all(slot.filter) and not slot.feed_options["batch_item_count"]
+    options = slot.feed_options
+    return (
+        slot.exporters[slot.format] in BULK_EXPORTERS
+        and _takes_all(slot.filter)
+        and not options["batch_item_count"]
+        # In another, a record may not be writable, which those before it on the page are not to suffer for.
+        and (options["encoding"] or "utf-8").lower() == "utf-8"
+    )
 
 
 def _takes_all(accepts: feedexport.ItemFilter) -> bool:

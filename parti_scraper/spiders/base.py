@@ -340,7 +340,10 @@ class Seen(Protocol):
 
 
 class SeenNumbers:
-    """Identities that are numbers: a million livestreams take less than a megabyte, since theirs lie close together."""
+    """Identities, most of them numbers, which take less than a byte where they lie close together.
+
+    So do those of livestreams; numbers that are far apart take some hundred bytes each, as in a set.
+    """
 
     def __init__(self) -> None:
         self._numbers = BitMap64()
