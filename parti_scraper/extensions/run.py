@@ -324,11 +324,3 @@ class _LoggedExceptions(logging.Handler):
         for name in self._LOGGERS:
             logging.getLogger(name).removeHandler(self)
         super().close()
-
-
-def _can_be_written(path: Path) -> bool:
-    """Tell whether a file can be written, the folders above it made where they are missing."""
-    nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
-    if nearest == path:
-        return not path.is_dir() and os.access(path, os.W_OK)
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
