@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from parti_scraper.items import RepeatedRecord
 from parti_scraper.mockserver import MockServer
+from parti_scraper.normalize import CategoryIndex, normalize_recent
+from parti_scraper.spiders.recent import RecentSpider
 from tests import expected
 from tests.conftest import Run, RunningCrawl, command_of, environment_of, wait_until
 from tests.test_api import SPECIFICATION, specified_url
@@ -303,3 +306,19 @@ def test_a_category_that_does_not_exist_is_a_usage_error_found_by_one_request(
         "/parti_v2/profile/livestream_calendar/events/categories"
     ]
     assert not run.folder.exists()
+
+
+def test_what_cannot_be_read_is_set_aside_once_wherever_the_pages_end() -> None:
+    spider = RecentSpider()
+
+    def is_new(*records: Any) -> list[bool]:
+        page = normalize_recent(json.dumps(records).encode(), "", "", CategoryIndex())
+        return [not isinstance(record, RepeatedRecord) for record in spider.told_apart(page, "")]
+
+    before, after = {"event_id": 1}, {"event_id": 2}
+    broken = {"event_id": 3, "event_title": 5}
+    assert is_new(before, broken) == [True]
+    assert is_new(broken, after) == [False]
+    assert is_new(before, None, after) == [True]
+    assert is_new(None, after) == [False]
+    assert is_new({"event_id": 4}, None) == [True]

@@ -519,8 +519,8 @@ class PagedSpider(PartiSpider):
     def told_apart(self, page: NormalizedPage[Any], snapshot_id: str) -> Iterator[RejectedRecord]:
         """Yield the records that could not be normalized, those as repeated that an earlier page had brought.
 
-        Such a record has no identity that could be read, and may be as little as `null`: it is known by its content
-        and by either of the readable records that stand before and after it.
+        Such a record is known by its content where that names an id, in whatever field is of use. Else it may be as
+        little as `null`, and is known by either of the readable records that stand before and after it.
         """
         if snapshot_id != self._rejected_in:
             self._rejected_in, self.rejected = snapshot_id, set()
@@ -531,6 +531,9 @@ class PagedSpider(PartiSpider):
             before = next((key.id for key in reversed(keys[: record.position]) if key), None)
             after = next((key.id for key in keys[record.position + 1 :] if key), None)
             marks = {_mark(side, id_, content) for side, id_ in ((b"<", before), (b">", after)) if id_ is not None}
+            if _names_an_id(record.record):
+                # Where two windows meet, it may be the last of one page and the first of another.
+                marks.add(_mark(b"=", None, content))
             repeated = not marks.isdisjoint(self.rejected)
             self._new_rejected += marks - self.rejected
             self.rejected |= marks
@@ -615,6 +618,13 @@ def _keys(page: NormalizedPage[Any]) -> list[Key | None]:
     rejected = {record.position for record in page.rejected}
     keys = (Key(item.identity, end) for item, end in zip(page.items, page.ends, strict=True))
     return [None if position in rejected else next(keys) for position in range(page.served)]
+
+
+def _names_an_id(record: Any) -> bool:
+    """Tell whether the content of a record that cannot be read is that of no other."""
+    if not isinstance(record, dict):
+        return False
+    return any(str(record.get(name)).isdecimal() for name in ("event_id", "user_id"))
 
 
 def _mark(side: bytes, neighbor: Hashable, content: bytes) -> bytes:
