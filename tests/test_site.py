@@ -91,6 +91,8 @@ def test_routes_that_answer_with_errors_are_exit_code_4(crawl: Run, serve: Serve
     assert set(drift(run)["routes_failed"]) == {"categories", "recent", "live"}
     assert drift(run)["routes_not_seen"] == ["websocket"]
     assert "route answered with errors: live (1 × HTTP 401)" in run.package["reason"]
+    # Once in the log, and once in the summary.
+    assert run.stderr.count("route answered with errors: live") == 2
     assert "Traceback" not in run.stderr
 
 

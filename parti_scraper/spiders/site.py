@@ -325,11 +325,11 @@ class SiteSpider(PartiSpider):
             self.note_gap(f"{redact_url(self.page_url)} could not be opened: {first_line(failure.value)}")
 
     def remarks(self) -> list[str]:
-        """Return the report for the summary."""
+        """Return the report for the summary, whose reason names the gaps."""
         lines = [str(self.run_dir / SCREENSHOT)] if self._has_screenshot else []
         if self.report is None:
             return lines
-        return lines + (self.report.lines() or ["the site and this project agree"])
+        return lines + (["the site and this project agree"] if self.report.agrees else self.report.lines())
 
     def description(self) -> dict[str, Any]:
         """Return the report for the data package."""
