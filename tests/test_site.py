@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -78,6 +80,8 @@ def test_what_is_new_is_reported_and_no_secret_is_kept(crawl: Run, serve: Serve)
         "missing_parameters": {"recent": ["limit"], "live": ["limit"]},
         "unknown_fields": {"recent": ["stream_quality"], "live": ["stream_quality"]},
     }
+    assert run.package["unknown_fields"] == ["stream_quality"]
+    assert run.package["host"] == server.base_url
     assert run.stderr.count("Drift: ") == 7
     texts = [run.stderr, *(path.read_text(errors="replace") for path in run.folder.iterdir())]
     assert not [text for text in texts if SECRET in text or "eyJ" in text]
@@ -101,6 +105,53 @@ def test_a_page_that_cannot_be_opened_is_one_line(crawl: Run) -> None:
     assert run.code == 4
     assert re.search("http://127.0.0.1:9/categories could not be opened: net::ERR_\\w+ at", run.package["reason"])
     assert "Traceback" not in run.stderr
+
+
+class LeavingPage(BaseHTTPRequestHandler):
+    """A site whose page asks for something, and leaves for another page by itself before it is there as a whole."""
+
+    leaves_for = ""
+    is_over = Event()
+
+    def do_GET(self) -> None:
+        """Answer a request."""
+        if self.path == "/":
+            script = f"fetch('/data').then(() => {{ location.href = '{self.leaves_for}' }})"
+            self._answer("text/html", f"<!doctype html><script>{script}</script><script src=/held></script>")
+        elif self.path == "/data":
+            self._answer("application/json", "{}")
+        else:
+            if self.path == "/held":
+                self.is_over.wait(TIMEOUT)
+            self.send_error(404)
+
+    def _answer(self, kind: str, body: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_page_that_leaves_for_another_by_itself_is_followed(
+    crawl: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(**STILL)
+    monkeypatch.setattr(LeavingPage, "leaves_for", f"{server.base_url}/categories")
+    with ThreadingHTTPServer(("127.0.0.1", 0), LeavingPage) as leaving:
+        thread = Thread(target=leaving.serve_forever, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{leaving.server_port}/"
+        run = crawl("site", "-a", f"url={url}", server=server)
+        LeavingPage.is_over.set()
+        leaving.shutdown()
+        thread.join()
+    assert run.code == 0, run.stderr
+    assert drift(run) == {"agrees": True, "other_hosts": [url.rstrip("/")]}
+    assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
 
 
 def test_a_program_that_is_no_browser_is_one_line(crawl: Run, serve: Serve) -> None:
