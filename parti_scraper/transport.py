@@ -132,7 +132,9 @@ class Tab:
         browser.on("disconnected", lambda _: self._lose("the browser has ended"))
         try:
             # No worker and no policy of the site's stands between the request and the API.
-            context = await browser.new_context(service_workers="block", bypass_csp=True)
+            context = await browser.new_context(
+                service_workers="block", bypass_csp=True, user_agent=self._chromium.user_agent
+            )
             self._page = page = await context.new_page()
             page.on("crash", lambda _: self._lose("the page has crashed"))
             page.on("close", lambda _: self._lose("the page was closed"))

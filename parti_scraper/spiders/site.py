@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from parti_scraper import api, datapackage, drift
 from parti_scraper.arguments import SiteArguments
-from parti_scraper.browser import Network, check_browser, first_line, launch_options
+from parti_scraper.browser import CONTEXT_OPTIONS, Network, check_browser, first_line, launch_options
 from parti_scraper.drift import WEBSOCKET, Call, Configuration
 from parti_scraper.items import ApiCall
 from parti_scraper.middlewares import is_closing
@@ -198,8 +198,8 @@ class SiteSpider(PartiSpider):
                 "playwright_include_page": True,
                 "playwright_page_init_callback": self._opening,
                 "playwright_page_goto_kwargs": {"wait_until": "domcontentloaded"},
-                # No worker of the site's answers in place of the API.
-                "playwright_context_kwargs": {"service_workers": "block"},
+                # Itself, and no copy: see `BrowserProvider`.
+                "playwright_context_kwargs": CONTEXT_OPTIONS,
                 # A challenge has a status of its own, and lets a browser in after a while.
                 "handle_httpstatus_all": True,
             },
