@@ -42,7 +42,7 @@ ARGUMENTS = (
 )
 # For its end, in seconds, before it is left to die with the pipe to it.
 _CLOSE_TIMEOUT = 5.0
-# What the driver and the browser are not to inherit: DEBUG has the driver print all that goes through it, token included.
+# What driver and browser are not to inherit: DEBUG has the driver print what goes through it, token included.
 _NOT_INHERITED = ("DEBUG", "PARTI_TOKEN")
 # With which the spider `site` has its pages opened; the browser's name is known once it has started.
 CONTEXT_OPTIONS: dict[str, Any] = {
@@ -149,10 +149,8 @@ class Chromium:
             await session.detach()
         except (Error, OSError) as error:
             await self.close()
-            path = self._options["executable_path"]
-            raise BrowserError(
-                f"Chromium could not be started: {path}: {_why(error)} (PARTI_CHROMIUM is the path of Chromium; {_INSTALL})"
-            ) from None
+            what = f"{self._options['executable_path']}: {_why(error)}"
+            raise BrowserError(f"Chromium could not be started: {what} (PARTI_CHROMIUM names another)") from None
         self.user_agent = version["userAgent"].replace("Headless", "")
         return self._browser
 

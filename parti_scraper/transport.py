@@ -11,7 +11,7 @@ import base64
 import itertools
 import logging
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from scrapy.exceptions import (
     CannotResolveHostError,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
     from parti_scraper.browser import Exchange
+    from parti_scraper.spiders.base import PartiSpider
 
 logger = logging.getLogger(__name__)
 
@@ -332,8 +333,11 @@ class BrowserDownloadHandler(PausingDownloadHandler):
         try:
             await tab.open()
         except BrowserError as error:
-            # What could be started once may be again.
-            raise (SitePageError if self._has_started else IgnoreRequest)(str(error)) from None
+            if self._has_started:
+                # What could be started once may be again.
+                raise SitePageError(str(error)) from None
+            cast("PartiSpider", self.crawler.spider).cannot_start(str(error))
+            raise IgnoreRequest(str(error)) from None
         except BaseException:
             await tab.close()
             raise

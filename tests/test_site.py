@@ -55,6 +55,7 @@ def test_it_collects_what_the_page_asks_for_and_agrees_where_nothing_has_changed
     assert (run.folder / "screenshot.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert validate(str(run.folder / "datapackage.json")).valid
     assert "eyJ" not in run.stderr
+    assert "Headless" not in str([seen.headers for seen in server.requests if seen.path != "/robots.txt"])
 
 
 def test_of_a_host_that_moved_the_setting_is_named_with_which_recent_is_complete(crawl: Run, serve: Serve) -> None:
@@ -154,11 +155,15 @@ def test_a_page_that_leaves_for_another_by_itself_is_followed(
     assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
 
 
-def test_a_program_that_is_no_browser_is_one_line(crawl: Run, serve: Serve) -> None:
-    run = crawl("site", server=serve(**STILL), env={"PARTI_CHROMIUM": "/bin/false"})
-    assert run.code == 4
-    assert "Chromium could not be started: " in run.package["reason"]
-    assert "Traceback" not in run.stderr
+@pytest.mark.parametrize("typed", [("site",), ("recent", "-s", "PARTI_TRANSPORT=browser")])
+def test_a_program_that_is_no_browser_is_one_line(
+    scrapy: Scrapy, serve: Serve, output: Path, typed: tuple[str, ...]
+) -> None:
+    run = scrapy("crawl", *typed, "--loglevel", "CRITICAL", server=serve(**STILL), env={"PARTI_CHROMIUM": "/bin/false"})
+    assert run.returncode == 1
+    line = "Chromium could not be started: /bin/false: it ended at once (PARTI_CHROMIUM names another)\n"
+    assert run.stderr == line
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("typed", [("site",), ("recent", "-s", "PARTI_TRANSPORT=browser")])

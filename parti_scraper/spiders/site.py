@@ -13,6 +13,7 @@ from parti_scraper import api, datapackage, drift
 from parti_scraper.arguments import SiteArguments
 from parti_scraper.browser import CONTEXT_OPTIONS, Network, check_browser, first_line, launch_options
 from parti_scraper.drift import WEBSOCKET, Call, Configuration
+from parti_scraper.exceptions import BrowserError
 from parti_scraper.items import ApiCall
 from parti_scraper.middlewares import is_closing
 from parti_scraper.normalize import timestamp_to_iso
@@ -229,6 +230,9 @@ class SiteSpider(PartiSpider):
     async def not_opened(self, failure: Failure) -> AsyncIterator[Any]:
         """Go on with the page where it left for another one by itself; yields what was asked for until it failed."""
         visit = self._visits[-1] if self._visits else None
+        if isinstance(failure.value, BrowserError):
+            self.cannot_start(str(failure.value))
+            return
         # What failed has an address of the browser's own, or none.
         is_there = visit is not None and not visit.page.is_closed() and visit.page.url.startswith("http")
         if not is_there and not is_closing(self.crawler):
