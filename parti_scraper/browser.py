@@ -21,7 +21,7 @@ from parti_scraper.backoff import one_line
 from parti_scraper.exceptions import BrowserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from playwright.async_api import Browser, CDPSession, Playwright
     from scrapy.settings import BaseSettings
@@ -42,6 +42,13 @@ ARGUMENTS = (
 )
 # For its end, in seconds, before it is left to die with the pipe to it.
 _CLOSE_TIMEOUT = 5.0
+# What driver and browser are not to inherit: DEBUG has the driver print what goes through it, token included.
+_NOT_INHERITED = ("DEBUG", "PARTI_TOKEN")
+# With which the spider `site` has its pages opened; the browser's name is known once it has started.
+CONTEXT_OPTIONS: dict[str, Any] = {
+    # No worker of the site's answers in place of the API.
+    "service_workers": "block",
+}
 # For headers that are told apart, in seconds.
 _LATE = 1.0
 # Answers that are remembered though their requests are not known; most never will be.
@@ -116,9 +123,13 @@ class Chromium:
     """A browser, with the driver that it is talked to through.
 
     Both hang on pipes of this process: where it is killed they end by themselves.
+
+    Attributes:
+        user_agent: its own, without the word that nobody sees it; empty until it has started.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        self.user_agent = ""
         self._options = dict(options)
         self._playwright: Playwright | None = None
         self._browser: Browser | None = None
@@ -130,11 +141,17 @@ class Chromium:
         for name in ("asyncio", "playwright"):
             logging.getLogger(name).addFilter(_NOT_NEWS)
         try:
-            self._playwright = await async_playwright().start()
+            with _less_environment():
+                self._playwright = await async_playwright().start()
             self._browser = await self._launch()
+            session = await self._browser.new_browser_cdp_session()
+            version = await session.send("Browser.getVersion")
+            await session.detach()
         except (Error, OSError) as error:
             await self.close()
-            raise BrowserError(f"Chromium could not be started: {first_line(error)}") from None
+            what = f"{self._options['executable_path']}: {_why(error)}"
+            raise BrowserError(f"Chromium could not be started: {what} (PARTI_CHROMIUM names another)") from None
+        self.user_agent = version["userAgent"].replace("Headless", "")
         return self._browser
 
     async def _launch(self) -> Browser:
@@ -175,7 +192,9 @@ class BrowserProvider:
 
     async def launch_browser(self) -> Browser:
         """Start the browser. Raises BrowserError."""
-        return await self._chromium.start()
+        browser = await self._chromium.start()
+        CONTEXT_OPTIONS["user_agent"] = self._chromium.user_agent
+        return browser
 
     async def close(self) -> None:
         """End the browser."""
@@ -192,6 +211,24 @@ def first_line(error: BaseException | None) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     # Nor the name of the function.
     return one_line(re.sub(r"^\w+\.\w+: ", "", lines[0])) if lines else type(error).__name__
+
+
+def _why(error: BaseException) -> str:
+    """Return why a program did not start: the first that it said itself, where it said anything."""
+    said = re.search(r"\[err\] (.+)", str(error))
+    if said:
+        return one_line(said[1])
+    return "it ended at once" if "has been closed" in str(error) else first_line(error)
+
+
+@contextlib.contextmanager
+def _less_environment() -> Iterator[None]:
+    """Take out of the environment what a process begun meanwhile is not to have."""
+    taken = {name: os.environ.pop(name) for name in _NOT_INHERITED if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 @dataclass(eq=False)

@@ -123,14 +123,14 @@ class Report:
     @property
     def agrees(self) -> bool:
         """Whether site and project agree."""
-        return not self.lines()
+        return not (self.lines() or self.gaps())
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for the data package."""
         return {"agrees": self.agrees, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """Return the findings, one line each; what to set comes last."""
+        """Return the findings but for the gaps, one line each; what to set comes last."""
         lines = [f"host not configured: {host}" for host in self.unknown_hosts]
         lines += [f"route unknown: {route}" for route in self.unknown_routes]
         for text, by_route in (
@@ -139,7 +139,7 @@ class Report:
             ("fields unknown", self.unknown_fields),
         ):
             lines += [f"{text}, route {route}: {', '.join(names)}" for route, names in by_route.items()]
-        return lines + self.gaps() + [f"to follow the site, set {line}" for line in self.settings]
+        return lines + [f"to follow the site, set {line}" for line in self.settings]
 
     def gaps(self) -> list[str]:
         """Return what keeps the project from working as the site does, a part of a sentence each."""

@@ -54,6 +54,7 @@ class Ending:
         finish_reason: Scrapy's; "finished" when the spider ran out of requests.
         endless: the run has no end of its own and is meant to be stopped by a signal.
         usage_error: text of a usage error found after the start.
+        start_error: why nothing could be asked for, found after the start.
         exceptions: in callbacks, pipelines and other components.
         gaps: what was not had, a part of a sentence each.
         storage: what could not be stored, likewise.
@@ -63,6 +64,7 @@ class Ending:
     counts: Counts
     endless: bool = False
     usage_error: str | None = None
+    start_error: str | None = None
     exceptions: int = 0
     gaps: list[str] = field(default_factory=list)
     storage: list[str] = field(default_factory=list)
@@ -92,6 +94,8 @@ def judge(ending: Ending) -> Verdict:
     """Return the verdict on a run."""
     if ending.usage_error:
         return Verdict(ExitCode.USAGE, ending.usage_error, ended=False)
+    if ending.start_error:
+        return Verdict(ExitCode.NOT_STARTED, ending.start_error, ended=False)
     if ending.exceptions:
         noun = "exception" if ending.exceptions == 1 else "exceptions"
         return Verdict(ExitCode.STOPPED, f"{ending.exceptions} {noun}, see the log", ended=False)

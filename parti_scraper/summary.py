@@ -20,9 +20,9 @@ def printable(text: str) -> str:
 
 
 def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
-    """Return the summary of a run, a few lines; of a usage error, its one line."""
+    """Return the summary of a run, a few lines; of one that could not begin, its one line."""
     spider = recorder.spider
-    if verdict.exit_code is ExitCode.USAGE:
+    if verdict.exit_code in {ExitCode.USAGE, ExitCode.NOT_STARTED}:
         return verdict.reason or ""
     begin = f"{spider.name} {spider.run_id}: "
     if recorder.finished_before:

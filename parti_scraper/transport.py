@@ -11,7 +11,7 @@ import base64
 import itertools
 import logging
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from scrapy.exceptions import (
     CannotResolveHostError,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
     from parti_scraper.browser import Exchange
+    from parti_scraper.spiders.base import PartiSpider
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,9 @@ class Tab:
         browser.on("disconnected", lambda _: self._lose("the browser has ended"))
         try:
             # No worker and no policy of the site's stands between the request and the API.
-            context = await browser.new_context(service_workers="block", bypass_csp=True)
+            context = await browser.new_context(
+                service_workers="block", bypass_csp=True, user_agent=self._chromium.user_agent
+            )
             self._page = page = await context.new_page()
             page.on("crash", lambda _: self._lose("the page has crashed"))
             page.on("close", lambda _: self._lose("the page was closed"))
@@ -330,8 +333,11 @@ class BrowserDownloadHandler(PausingDownloadHandler):
         try:
             await tab.open()
         except BrowserError as error:
-            # What could be started once may be again.
-            raise (SitePageError if self._has_started else IgnoreRequest)(str(error)) from None
+            if self._has_started:
+                # What could be started once may be again.
+                raise SitePageError(str(error)) from None
+            cast("PartiSpider", self.crawler.spider).cannot_start(str(error))
+            raise IgnoreRequest(str(error)) from None
         except BaseException:
             await tab.close()
             raise

@@ -116,6 +116,7 @@ def test_a_route_that_was_not_seen_or_never_answered_well_is_a_gap() -> None:
         "route answered with errors: recent (1 × HTTP 400)",
         "route answered with errors: live (2 × no answer)",
     ]
+    assert (found.lines(), found.agrees) == ([], False)
     # One failure among answers is none, nor is what the page did not wait for.
     _, _, dropped, _ = seen(dropped=True)
     dropped.status = None

@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -53,6 +55,7 @@ def test_it_collects_what_the_page_asks_for_and_agrees_where_nothing_has_changed
     assert (run.folder / "screenshot.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert validate(str(run.folder / "datapackage.json")).valid
     assert "eyJ" not in run.stderr
+    assert "Headless" not in str([seen.headers for seen in server.requests if seen.path != "/robots.txt"])
 
 
 def test_of_a_host_that_moved_the_setting_is_named_with_which_recent_is_complete(crawl: Run, serve: Serve) -> None:
@@ -78,6 +81,8 @@ def test_what_is_new_is_reported_and_no_secret_is_kept(crawl: Run, serve: Serve)
         "missing_parameters": {"recent": ["limit"], "live": ["limit"]},
         "unknown_fields": {"recent": ["stream_quality"], "live": ["stream_quality"]},
     }
+    assert run.package["unknown_fields"] == ["stream_quality"]
+    assert run.package["host"] == server.base_url
     assert run.stderr.count("Drift: ") == 7
     texts = [run.stderr, *(path.read_text(errors="replace") for path in run.folder.iterdir())]
     assert not [text for text in texts if SECRET in text or "eyJ" in text]
@@ -91,6 +96,8 @@ def test_routes_that_answer_with_errors_are_exit_code_4(crawl: Run, serve: Serve
     assert set(drift(run)["routes_failed"]) == {"categories", "recent", "live"}
     assert drift(run)["routes_not_seen"] == ["websocket"]
     assert "route answered with errors: live (1 × HTTP 401)" in run.package["reason"]
+    # Once in the log, and once in the summary.
+    assert run.stderr.count("route answered with errors: live") == 2
     assert "Traceback" not in run.stderr
 
 
@@ -101,11 +108,62 @@ def test_a_page_that_cannot_be_opened_is_one_line(crawl: Run) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_a_program_that_is_no_browser_is_one_line(crawl: Run, serve: Serve) -> None:
-    run = crawl("site", server=serve(**STILL), env={"PARTI_CHROMIUM": "/bin/false"})
-    assert run.code == 4
-    assert "Chromium could not be started: " in run.package["reason"]
-    assert "Traceback" not in run.stderr
+class LeavingPage(BaseHTTPRequestHandler):
+    """A site whose page asks for something, and leaves for another page by itself before it is there as a whole."""
+
+    leaves_for = ""
+    is_over = Event()
+
+    def do_GET(self) -> None:
+        """Answer a request."""
+        if self.path == "/":
+            script = f"fetch('/data').then(() => {{ location.href = '{self.leaves_for}' }})"
+            self._answer("text/html", f"<!doctype html><script>{script}</script><script src=/held></script>")
+        elif self.path == "/data":
+            self._answer("application/json", "{}")
+        else:
+            if self.path == "/held":
+                self.is_over.wait(TIMEOUT)
+            self.send_error(404)
+
+    def _answer(self, kind: str, body: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_page_that_leaves_for_another_by_itself_is_followed(
+    crawl: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(**STILL)
+    monkeypatch.setattr(LeavingPage, "leaves_for", f"{server.base_url}/categories")
+    with ThreadingHTTPServer(("127.0.0.1", 0), LeavingPage) as leaving:
+        thread = Thread(target=leaving.serve_forever, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{leaving.server_port}/"
+        run = crawl("site", "-a", f"url={url}", server=server)
+        LeavingPage.is_over.set()
+        leaving.shutdown()
+        thread.join()
+    assert run.code == 0, run.stderr
+    assert drift(run) == {"agrees": True, "other_hosts": [url.rstrip("/")]}
+    assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
+
+
+@pytest.mark.parametrize("typed", [("site",), ("recent", "-s", "PARTI_TRANSPORT=browser")])
+def test_a_program_that_is_no_browser_is_one_line(
+    scrapy: Scrapy, serve: Serve, output: Path, typed: tuple[str, ...]
+) -> None:
+    run = scrapy("crawl", *typed, "--loglevel", "CRITICAL", server=serve(**STILL), env={"PARTI_CHROMIUM": "/bin/false"})
+    assert run.returncode == 1
+    line = "Chromium could not be started: /bin/false: it ended at once (PARTI_CHROMIUM names another)\n"
+    assert run.stderr == line
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("typed", [("site",), ("recent", "-s", "PARTI_TRANSPORT=browser")])

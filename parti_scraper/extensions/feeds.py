@@ -114,8 +114,8 @@ class FeedExporter(feedexport.FeedExporter):
         self._closed_slots.append(slot)
 
     async def close_spider(self, spider: Spider) -> None:
-        """Store the feeds, but for a usage error: nothing was crawled, and what is there already stays."""
-        if getattr(spider, "usage_error", None):
+        """Store the feeds, unless nothing could be crawled: then what is there already stays."""
+        if getattr(spider, "usage_error", None) or getattr(spider, "start_error", None):
             self.discard()
         await super().close_spider(spider)
 

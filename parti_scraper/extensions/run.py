@@ -166,7 +166,7 @@ class RunRecorder:
             if self.verdict.exit_code is ExitCode.INCOMPLETE and not self.spider.has_begun:
                 # An outage must not end what another try can finish.
                 self.verdict = replace(self.verdict, ended=False)
-            if self.verdict.exit_code is ExitCode.USAGE:
+            if self.verdict.exit_code in {ExitCode.USAGE, ExitCode.NOT_STARTED}:
                 self._remove_folders()
             elif self.verdict.ended:
                 self._describe(ending, self.verdict)
@@ -221,6 +221,7 @@ class RunRecorder:
             counts=self.counts(),
             endless=self.spider.endless,
             usage_error=self.spider.usage_error,
+            start_error=self.spider.start_error,
             exceptions=self._exceptions.count,
             gaps=self.spider.gaps,
             storage=self._storage_problems,
@@ -238,7 +239,7 @@ class RunRecorder:
 
     def _leave_out_what_is_half(self) -> None:
         """Where an endless run was stopped, leave out what it had not finished: a snapshot is whole or not there."""
-        failed = self._storage_problems or self.spider.usage_error
+        failed = self._storage_problems or self.spider.usage_error or self.spider.start_error
         if failed or self.spider.at_rest or not self.spider.endless:
             return
         try:
@@ -248,7 +249,7 @@ class RunRecorder:
 
     def _note_last(self) -> None:
         """Note what is in the files now, so that neither a stop nor a crash from here on costs a request."""
-        failed = self._exceptions.count or self._storage_problems or self.spider.usage_error
+        failed = self._exceptions.count or self._storage_problems or self.spider.usage_error or self.spider.start_error
         if failed or not self.counts().balance():
             return
         try:

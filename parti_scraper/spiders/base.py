@@ -18,6 +18,7 @@ from pyroaring import BitMap64
 from scrapy import Request, Spider
 from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
+from scrapy.utils.defer import deferred_from_coro
 
 from parti_scraper import api, datapackage
 from parti_scraper.api import NAN, LiveQuery
@@ -77,6 +78,7 @@ class PartiSpider(Spider):
         truncated: `max_records` was reached; nothing more is asked for.
         gaps: what could not be had, a part of a sentence each.
         usage_error: a wrong argument that only the API could show.
+        start_error: why nothing can be asked for at all, which only the first request could show.
         unknown_fields: names of fields of the API that no item declares.
     """
 
@@ -118,6 +120,7 @@ class PartiSpider(Spider):
         self.gaps: list[str] = []
         self.failovers: list[dict[str, str]] = []
         self.usage_error: str | None = None
+        self.start_error: str | None = None
         self.unknown_fields: set[str] = set()
 
     @classmethod
@@ -305,6 +308,11 @@ class PartiSpider(Spider):
     def failed(self, failure: Failure) -> None:
         """Note that a request failed for good."""
         self.fail(failure.request.url, describe_failure(failure))  # type: ignore[attr-defined]
+
+    def cannot_start(self, reason: str) -> None:
+        """End the run, which has asked for nothing and cannot."""
+        self.start_error = reason
+        deferred_from_coro(self.crawler.engine.close_spider_async(reason="cannot_start"))
 
     def fail(self, url: str, reason: str) -> None:
         """Note what could not be had."""

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from parti_scraper import api, datapackage, drift
 from parti_scraper.arguments import SiteArguments
-from parti_scraper.browser import Network, check_browser, first_line, launch_options
+from parti_scraper.browser import CONTEXT_OPTIONS, Network, check_browser, first_line, launch_options
 from parti_scraper.drift import WEBSOCKET, Call, Configuration
+from parti_scraper.exceptions import BrowserError
 from parti_scraper.items import ApiCall
 from parti_scraper.middlewares import is_closing
 from parti_scraper.normalize import timestamp_to_iso
@@ -21,7 +22,7 @@ from parti_scraper.signals import send_storage_failed
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from playwright.async_api import Locator, Page
     from scrapy import Request
@@ -192,13 +193,14 @@ class SiteSpider(PartiSpider):
         yield self.request(
             self.page_url,
             callback=self.visit,
+            errback=self.not_opened,
             meta={
                 "playwright": True,
                 "playwright_include_page": True,
                 "playwright_page_init_callback": self._opening,
                 "playwright_page_goto_kwargs": {"wait_until": "domcontentloaded"},
-                # No worker of the site's answers in place of the API.
-                "playwright_context_kwargs": {"service_workers": "block"},
+                # Itself, and no copy: see `BrowserProvider`.
+                "playwright_context_kwargs": CONTEXT_OPTIONS,
                 # A challenge has a status of its own, and lets a browser in after a while.
                 "handle_httpstatus_all": True,
             },
@@ -220,18 +222,44 @@ class SiteSpider(PartiSpider):
 
     async def visit(self, response: Response) -> AsyncIterator[Any]:
         """Look around as a visitor would; yields what the page asked for."""
+        visit = self._visits[-1]
+        await self._stay(visit, 0)
+        for item in self._take(visit, f"{redact_url(response.url)} (HTTP {response.status})"):
+            yield item
+
+    async def not_opened(self, failure: Failure) -> AsyncIterator[Any]:
+        """Go on with the page where it left for another one by itself; yields what was asked for until it failed."""
+        visit = self._visits[-1] if self._visits else None
+        if isinstance(failure.value, BrowserError):
+            self.cannot_start(str(failure.value))
+            return
+        # What failed has an address of the browser's own, or none.
+        is_there = visit is not None and not visit.page.is_closed() and visit.page.url.startswith("http")
+        if not is_there and not is_closing(self.crawler):
+            self.note_gap(f"{redact_url(self.page_url)} could not be opened: {first_line(failure.value)}")
+        if visit is None or not (is_there or visit.calls):
+            return
+        if is_there:
+            await self._stay(visit, len(visit.calls))
+        for item in self._take(visit, redact_url(self.page_url)):
+            yield item
+
+    async def _stay(self, visit: Visit, before: int) -> None:
+        """Look around and close the page, of which the calls after the first `before` are."""
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
-        visit = self._visits[-1]
         self._until = time.monotonic() + _VISIT
         self.crawler.stats.inc_value("parti/spider/pages")
         try:
-            await self._look_around(visit)
+            await visit.page.wait_for_load_state("domcontentloaded")
+            await self._look_around(visit, before)
         except Error as error:
             if not is_closing(self.crawler):
-                self.note_gap(f"the visit of {redact_url(response.url)} was cut short: {first_line(error)}")
+                self.note_gap(f"the visit of {redact_url(visit.page.url)} was cut short: {first_line(error)}")
         visit.take_sockets()
         await _close(visit.page)
+
+    def _take(self, visit: Visit, page: str) -> Iterator[ApiCall]:
         configuration = Configuration(
             api.parse_base_urls(self.settings["PARTI_API_BASE_URLS"]), self.settings["PARTI_WS_URL"]
         )
@@ -239,10 +267,10 @@ class SiteSpider(PartiSpider):
             self.crawler.stats.inc_value("parti/spider/served")
             yield _item(*call, known=configuration.knows(call[0]))
         if not is_closing(self.crawler):
-            self._conclude(response, visit, configuration)
+            self._conclude(visit, page, configuration)
 
-    async def _look_around(self, visit: Visit) -> None:
-        await self._settle(visit, 0, _FIRST_REQUEST)
+    async def _look_around(self, visit: Visit, before: int) -> None:
+        await self._settle(visit, before, _FIRST_REQUEST)
         await self._settle(visit, len(visit.calls), _NEXT_REQUEST)
         await self._take_screenshot(visit.page)
         size = visit.page.viewport_size or {"width": 0, "height": 0}
@@ -306,11 +334,12 @@ class SiteSpider(PartiSpider):
         else:
             self._has_screenshot = True
 
-    def _conclude(self, response: Response, visit: Visit, configuration: Configuration) -> None:
+    def _conclude(self, visit: Visit, page: str, configuration: Configuration) -> None:
         """Say where site and project have drifted apart."""
         self.report = drift.compare((call for call, _, _ in visit.calls), configuration)
+        self.unknown_fields = {name for names in self.report.unknown_fields.values() for name in names}
         if not visit.calls:
-            self.note_gap(f"{redact_url(response.url)} (HTTP {response.status}) asked for no data; see {SCREENSHOT}")
+            self.note_gap(f"{page} asked for no data; see {SCREENSHOT}")
             return
         for line in self.report.lines():
             logger.warning("Drift: %s", line)
@@ -319,21 +348,16 @@ class SiteSpider(PartiSpider):
         if self.report.agrees:
             logger.info("The site and this project agree")
 
-    def failed(self, failure: Failure) -> None:
-        """Note that the page could not be opened."""
-        if not is_closing(self.crawler):
-            self.note_gap(f"{redact_url(self.page_url)} could not be opened: {first_line(failure.value)}")
-
     def remarks(self) -> list[str]:
-        """Return the report for the summary."""
+        """Return the report for the summary, whose reason names the gaps."""
         lines = [str(self.run_dir / SCREENSHOT)] if self._has_screenshot else []
         if self.report is None:
             return lines
-        return lines + (self.report.lines() or ["the site and this project agree"])
+        return lines + (["the site and this project agree"] if self.report.agrees else self.report.lines())
 
     def description(self) -> dict[str, Any]:
-        """Return the report for the data package."""
-        return {"drift": self.report and self.report.as_json()}
+        """Return the report for the data package, and which host was asked for the page."""
+        return {"host": api.origin_of(self.page_url), "drift": self.report and self.report.as_json()}
 
     def other_files(self) -> list[datapackage.File]:
         """Return the screenshot."""
