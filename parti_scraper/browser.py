@@ -136,7 +136,9 @@ class Chromium:
 
     async def start(self) -> Browser:
         """Start it. Raises BrowserError, whose text is one line."""
-        from playwright.async_api import Error, async_playwright  # noqa: PLC0415 - an extra
+        with _less_environment():
+            # It looks at DEBUG when it is imported.
+            from playwright.async_api import Error, async_playwright  # noqa: PLC0415 - an extra
 
         for name in ("asyncio", "playwright"):
             logging.getLogger(name).addFilter(_NOT_NEWS)

@@ -127,9 +127,9 @@ class Tab:
 
     async def open(self) -> None:
         """Start the browser, with an empty page. Raises BrowserError."""
-        from playwright.async_api import Error  # noqa: PLC0415 - an extra
-
         browser = await self._chromium.start()
+        from playwright.async_api import Error  # noqa: PLC0415 - an extra, to be imported by `Chromium` first
+
         browser.on("disconnected", lambda _: self._lose("the browser has ended"))
         try:
             # No worker and no policy of the site's stands between the request and the API.

@@ -97,6 +97,8 @@ def test_other_hosts_are_gone_on_with_and_the_token_goes_to_the_api_alone(crawl:
         "PARTI_SITE_URL": site.base_url,
         "PARTI_API_BASE_URLS": f"{closed},{gone.base_url},{server.base_url}",
         "PARTI_TOKEN": TOKEN,
+        # Playwright would print all that it sends.
+        "DEBUG": "pw:*",
     }
     run = crawl("recent", *BROWSER, "--loglevel", "DEBUG", server=server, env=env)
     assert run.code == 0, run.stderr
@@ -104,6 +106,7 @@ def test_other_hosts_are_gone_on_with_and_the_token_goes_to_the_api_alone(crawl:
     assert [each["reason"] for each in run.package["failovers"]] == ["connection refused", "HTTP 404"]
     assert {headers["origin"] for headers in api_requests(server)} == {site.base_url}
     assert TOKEN not in str([seen.headers for seen in site.requests])
+    assert "Headless" not in str([headers["user-agent"] for headers in api_requests(server)])
     texts = [run.stderr, *(path.read_text(encoding="utf-8") for path in run.folder.iterdir())]
     assert not [text for text in texts if TOKEN in text]
 
