@@ -258,7 +258,7 @@ def test_parti_home_is_what_relative_folders_are_relative_to(
 def test_a_cancelled_job_can_be_finished_under_the_same_id(scrapyd: Scrapyd, serve: Serve) -> None:
     server = serve(**SLOW)
     scrapyd.begin("recent", server, "cancelled", categories="NaN")
-    wait_until(lambda: len(requests(server)) >= 15)
+    wait_until(lambda: len(requests(server)) >= 50)
     assert scrapyd.tell("cancel", job="cancelled")["prevstate"] == "running"
     stopped = scrapyd.end("recent", "cancelled")
     assert stopped.code == 3

@@ -7,9 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -106,53 +104,6 @@ def test_a_page_that_cannot_be_opened_is_one_line(crawl: Run) -> None:
     assert run.code == 4
     assert re.search("http://127.0.0.1:9/categories could not be opened: net::ERR_\\w+ at", run.package["reason"])
     assert "Traceback" not in run.stderr
-
-
-class LeavingPage(BaseHTTPRequestHandler):
-    """A site whose page asks for something, and leaves for another page by itself before it is there as a whole."""
-
-    leaves_for = ""
-    is_over = Event()
-
-    def do_GET(self) -> None:
-        """Answer a request."""
-        if self.path == "/":
-            script = f"fetch('/data').then(() => {{ location.href = '{self.leaves_for}' }})"
-            self._answer("text/html", f"<!doctype html><script>{script}</script><script src=/held></script>")
-        elif self.path == "/data":
-            self._answer("application/json", "{}")
-        else:
-            if self.path == "/held":
-                self.is_over.wait(TIMEOUT)
-            self.send_error(404)
-
-    def _answer(self, kind: str, body: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-def test_a_page_that_leaves_for_another_by_itself_is_followed(
-    crawl: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = serve(**STILL)
-    monkeypatch.setattr(LeavingPage, "leaves_for", f"{server.base_url}/categories")
-    with ThreadingHTTPServer(("127.0.0.1", 0), LeavingPage) as leaving:
-        thread = Thread(target=leaving.serve_forever, daemon=True)
-        thread.start()
-        url = f"http://127.0.0.1:{leaving.server_port}/"
-        run = crawl("site", "-a", f"url={url}", server=server)
-        LeavingPage.is_over.set()
-        leaving.shutdown()
-        thread.join()
-    assert run.code == 0, run.stderr
-    assert drift(run) == {"agrees": True, "other_hosts": [url.rstrip("/")]}
-    assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
 
 
 @pytest.mark.parametrize("typed", [("site",), ("recent", "-s", "PARTI_TRANSPORT=browser")])

@@ -43,6 +43,8 @@ _FIRST_REQUEST, _NEXT_REQUEST, _ANSWERS, _VISIT = 15.0, 1.0, 10.0, 180.0
 # The same for what may not be there to click on, or be behind something, in milliseconds.
 _CLICK = 2_000
 _SCROLLS, _SCREEN, _CLICKS = 5, 2_000, 50
+# For the page to open; one that leaves for another by itself may have the browser wait for ever.
+_OPENING = 60.0
 # How long a wait goes on before it looks again.
 _SLICE, _WATCH = 0.02, 0.2
 # Messages of a WebSocket that are looked at.
@@ -213,9 +215,10 @@ class SiteSpider(PartiSpider):
         await visit.listen()
 
     async def _close_when_stopped(self, page: Page) -> None:
-        """Close the page where the crawl is stopped: that ends every wait for it."""
+        """Close the page where the crawl is stopped, or it never opens: that ends every wait for it."""
+        opened_by = time.monotonic() + _OPENING
         while not page.is_closed():
-            if is_closing(self.crawler):
+            if is_closing(self.crawler) or (not self._until and time.monotonic() > opened_by):
                 await _close(page)
                 return
             await asyncio.sleep(_WATCH)
