@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 from parti_scraper.exceptions import UsageError
 
@@ -261,4 +261,5 @@ def _boolean(value: bool) -> str:
 
 
 def _url(base_url: str, route: Route, parameters: Sequence[tuple[str, str]]) -> str:
-    return f"{base_url}{route.path}?{urlencode(parameters)}"
+    # Numbers, `true`, `false` and `NaN`, which need no quoting.
+    return f"{base_url}{route.path}?" + "&".join(f"{name}={value}" for name, value in parameters)

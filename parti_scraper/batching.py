@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # Where Scrapy logs what fails in a pipeline.
 logger = logging.getLogger("scrapy.core.scraper")
 
+_OF_ITEMS = (signals.item_scraped, signals.item_dropped, signals.item_error, items_scraped, items_dropped)
+
 
 class CoreStats(corestats.CoreStats):
     """Scrapy's, which counts batches too."""
@@ -67,8 +69,11 @@ class BatchMiddleware:
         if not crawler.settings.getbool("PARTI_BATCHING"):
             raise NotConfigured
         self.crawler = crawler
-        self._pipelines: list[Callable[[Any], Any]] | None = None
+        self._pipelines: list[Callable[[Any], Any]] = []
         self._goes_alone = False
+        # Who listened when it was last looked at, and whether some of them miss something where items go together.
+        self._listeners: list[list[Any]] = []
+        self._has_others = False
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -98,25 +103,30 @@ class BatchMiddleware:
         """Take the items through the pipelines; return those that are to go on their own, all or none."""
         if not batch:
             return ()
-        if self._pipelines is None:
-            self._prepare()
+        pipelines = self._pipelines = self._pipelines or self._find_pipelines()
         if self._goes_alone or self._is_listened_to():
             return tuple(batch)
         written: list[Any] = []
         reasons = Counter[str]()
         for item in batch:
             try:
-                result = await self._through_pipelines(item)
+                result = item
+                for process_item in pipelines:
+                    given, result = result, process_item(result)
+                    if result is not given:
+                        # Nearly all return what they were given, which need not be looked at.
+                        result = await ensure_awaitable(result)
             except DropItem as error:
                 reasons[type(error).__name__] += 1
+                continue
             except Exception as error:  # noqa: BLE001 - as Scrapy does: the others go on
                 self._log_error(item, error, response)
-            else:
-                written.append(result)
-                if result is not item:
-                    # What a pipeline made may be its own, to be filled anew for the next item.
-                    self._tell_scraped(written)
-                    written = []
+                continue
+            written.append(result)
+            if result is not item:
+                # What a pipeline made may be its own, to be filled anew for the next item.
+                self._tell_scraped(written)
+                written = []
         self._tell_scraped(written)
         if reasons:
             self.crawler.signals.send_catch_log(items_dropped, reasons=reasons)
@@ -131,32 +141,29 @@ class BatchMiddleware:
         line = self.crawler.logformatter.item_error(item, error, response, spider)
         logger.log(*logformatter_adapter(line), extra={"spider": spider, "item": item}, exc_info=True)
 
-    async def _through_pipelines(self, item: Any) -> Any:
-        assert self._pipelines is not None  # noqa: S101 - `_take`
-        for process_item in self._pipelines:
-            result = process_item(item)
-            # Nearly all return what they were given, which need not be looked at.
-            item = item if result is item else await ensure_awaitable(result)
-        return item
-
-    def _prepare(self) -> None:
+    def _find_pipelines(self) -> list[Callable[[Any], Any]]:
         """Find the pipelines, and whether a component is there that has to see each item on its own."""
         scraper = self.crawler.engine.scraper
-        self._pipelines = [each.process_item for each in scraper.itemproc.middlewares if hasattr(each, "process_item")]
+        pipelines = [each.process_item for each in scraper.itemproc.middlewares if hasattr(each, "process_item")]
         self._goes_alone = (
             type(scraper.itemproc) is not ItemPipelineManager
             or type(self.crawler.logformatter) is not LogFormatter
-            or not all(map(_is_plain, self._pipelines))
+            or not all(map(_is_plain, pipelines))
             or any(map(_handles_output_of_others, scraper.spidermw.middlewares))
         )
+        return pipelines
 
     def _is_listened_to(self) -> bool:
         """Tell whether somebody listens for items who does not listen for batches."""
-        return bool(
-            self._receivers(signals.item_error)
-            or self._left_out(signals.item_scraped, items_scraped)
-            or self._left_out(signals.item_dropped, items_dropped)
-        )
+        listeners = list(map(self._receivers, _OF_ITEMS))
+        if listeners != self._listeners:
+            self._listeners = listeners
+            self._has_others = bool(
+                self._receivers(signals.item_error)
+                or self._left_out(signals.item_scraped, items_scraped)
+                or self._left_out(signals.item_dropped, items_dropped)
+            )
+        return self._has_others
 
     def _left_out(self, single: object, batch: object) -> bool:
         batched = {id(_owner(receiver)): receiver for receiver in self._receivers(batch)}

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NoReturn, Self, cast
 from urllib.parse import urlsplit
 
 from scrapy import Request, signals
-from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler, TunnelError
 from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
 from scrapy.exceptions import (
     CannotResolveHostError,
@@ -27,7 +26,6 @@ from scrapy.exceptions import (
     ResponseDataLossError,
 )
 from scrapy.http.request import NO_CALLBACK
-from twisted.internet.error import ConnectError, ConnectionClosed
 
 from parti_scraper import api
 from parti_scraper.backoff import (
@@ -53,6 +51,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class NoConnectionError(DownloadFailedError):
+    """The host, or the proxy before it, cannot be reached, though neither refuses. Raised by the download handler."""
+
+
 class SitePageError(DownloadFailedError):
     """No page of the site can be had to make requests from. Raised by the transport `browser`."""
 
@@ -63,8 +65,8 @@ _KINDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((DownloadTimeoutError,), "timeout"),
     ((ResponseDataLossError,), "answer cut short"),
     ((SitePageError,), "site not open"),
-    ((DownloadFailedError, ConnectionClosed), "connection lost"),
-    ((ConnectError, TunnelError), "no connection"),
+    ((NoConnectionError,), "no connection"),
+    ((DownloadFailedError,), "connection lost"),
 )
 _UNREACHABLE = {"connection refused", "host name not found"}
 _MOVED = {404, 410}
@@ -111,6 +113,11 @@ def retry_delay(settings: BaseSettings, url: str) -> float:
     return _delay_at(url, _delay(settings))
 
 
+def as_sent(base_url: str) -> str:
+    """Return the base URL as requests have it: Scrapy writes host names its own way."""
+    return api.base_of(Request(api.categories_url(base_url)).url) or base_url
+
+
 class RetryMiddleware:
     """Sends again what failed and may succeed, after a wait, for as long as the host is alive.
 
@@ -124,7 +131,7 @@ class RetryMiddleware:
         self.crawler = crawler
         base_urls = api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         # As they are in the URLs of requests, each once: what was left is not come back to.
-        self.base_urls = tuple(dict.fromkeys(map(_as_sent, base_urls)))
+        self.base_urls = tuple(dict.fromkeys(map(as_sent, base_urls)))
         self.patience = _patience(settings)
         self.delay = _delay(settings)
         self.transport = _transport(settings)
@@ -317,17 +324,6 @@ class RetryMiddleware:
         return _delay_at(base_url, self.delay)
 
 
-class PausingDownloadHandler(HTTP11DownloadHandler):
-    """Scrapy's for HTTP, but what was queued for a host before it asked for a pause waits for its end too."""
-
-    async def download_request(self, request: Request) -> Response:
-        """Download the request, later where it must be."""
-        retry = self.crawler.get_downloader_middleware(RetryMiddleware)
-        if retry:
-            await retry.hold(request)
-        return await super().download_request(request)
-
-
 class DecompressionMiddleware(HttpCompressionMiddleware):
     """Scrapy's, but what cannot be decompressed was cut short on the way, and is asked for again."""
 
@@ -388,11 +384,6 @@ class TokenMiddleware:
 def _first_url(request: Request) -> str:
     """Return what the spider asked for, redirects apart."""
     return str(request.meta.get("redirect_urls", [request.url])[0])
-
-
-def _as_sent(base_url: str) -> str:
-    """Return the base URL as requests have it: Scrapy writes host names its own way."""
-    return api.base_of(Request(api.categories_url(base_url)).url) or base_url
 
 
 def _base_of(request: Request) -> str | None:

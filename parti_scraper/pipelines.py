@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, Self, cast
 
 from itemadapter import ItemAdapter
-from scrapy.exceptions import DropItem
+from scrapy.exceptions import DropItem, NotConfigured
 
 from parti_scraper.exporters import close_on_disk, encode_line
 from parti_scraper.items import LiveChannel, Livestream, RejectedRecord, RepeatedRecord
@@ -134,14 +134,16 @@ class VersionsPipeline(_Pipeline):
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
+        if self.spider.series is None:
+            raise NotConfigured
+        self._series = self.spider.series
         self._written: list[Version] = []
 
     def process_item(self, item: Item) -> Item:
-        series = self.spider.series
-        if series is None or not isinstance(item, Livestream) or self.spider.truncated:
+        if not isinstance(item, Livestream) or self.spider.truncated:
             return item
         version = content_hash(ItemAdapter(item).asdict())
-        known = self.spider.ledger.known(series.id, item.event_id)
+        known = self.spider.ledger.known(self._series.id, item.event_id)
         if known == version:
             raise DuplicateRecord(str(item.event_id))
         self.crawler.stats.inc_value("parti/incremental/changed" if known else "parti/incremental/new")
@@ -160,6 +162,8 @@ class MaxRecordsPipeline(_Pipeline):
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
+        if self.spider.max_records is None:
+            raise NotConfigured
         self._count: int | None = None
 
     def process_item(self, item: Item) -> Item:

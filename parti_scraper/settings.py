@@ -60,8 +60,8 @@ PARTI_BATCHING = os.environ.get("PARTI_BATCHING") or "true"
 USER_AGENT = api.USER_AGENT
 # Default: Accept for HTML, Accept-Language. The specification sends these and no others.
 DEFAULT_REQUEST_HEADERS = api.HEADERS
-# Default: Scrapy's own, which puts the address of the page before into Referer, where the API expects the site.
-REFERRER_POLICY = "no-referrer"
+# Default: True, which puts the address of the page before into Referer, where the API expects the site.
+REFERER_ENABLED = False
 # Default: True. An answer of the API that is a web page is a challenge, which is not to be followed.
 METAREFRESH_ENABLED = False
 # Default: True. The specification sends no cookies, and a session must not change what is served.
@@ -90,6 +90,9 @@ DOWNLOAD_TIMEOUT = 30
 DOWNLOAD_MAXSIZE = 64 * 1024 * 1024
 DOWNLOAD_WARNSIZE = 16 * 1024 * 1024
 
+# Default: one that spreads the requests over many hosts, where here there is one at a time.
+SCHEDULER_PRIORITY_QUEUE = "scrapy.pqueues.ScrapyPriorityQueue"
+
 # --- Failures ----------------------------------------------------------------------------------------------
 
 DOWNLOADER_MIDDLEWARES = {
@@ -104,10 +107,10 @@ DOWNLOADER_MIDDLEWARES = {
     # Behind all of Scrapy's, the last of which is the cache at 900, so that none sees the token.
     "parti_scraper.middlewares.TokenMiddleware": 950,
 }
-# Default: Scrapy's own, which know no pause.
+# Default: Scrapy's own, on Twisted, which know no pause and take twice the time.
 DOWNLOAD_HANDLERS = {
-    "http": "parti_scraper.middlewares.PausingDownloadHandler",
-    "https": "parti_scraper.middlewares.PausingDownloadHandler",
+    "http": "parti_scraper.downloads.HttpDownloadHandler",
+    "https": "parti_scraper.downloads.HttpDownloadHandler",
 }
 # Default: 2. Ends a request that fails where others succeed; where none does, PARTI_RETRY_PATIENCE ends them all.
 RETRY_TIMES = 60
@@ -129,8 +132,15 @@ ITEM_PIPELINES = {
     "parti_scraper.pipelines.VersionsPipeline": 350,
     "parti_scraper.pipelines.MaxRecordsPipeline": 400,
 }
-# Default: Scrapy's own, the last of which, next to the spider, is Depth at 900.
-SPIDER_MIDDLEWARES = {"parti_scraper.batching.BatchMiddleware": 1000}
+SPIDER_MIDDLEWARES = {
+    # Next to the spider.
+    "parti_scraper.batching.BatchMiddleware": 1000,
+    # Pages follow each other without end, so their depth says nothing; each middleware costs every page some time.
+    "scrapy.spidermiddlewares.depth.DepthMiddleware": None,
+    "scrapy.spidermiddlewares.start.StartSpiderMiddleware": None,
+}
+# Default: 2083, above which requests are dropped with no more than a line in the log.
+URLLENGTH_LIMIT = 0
 # Default: 100, which makes as many tasks for every page. The pipelines never wait, so one is enough; and with
 # one, a page's records are through before the spider is asked for its next request.
 CONCURRENT_ITEMS = 1

@@ -27,13 +27,9 @@ from scrapy.responsetypes import responsetypes
 
 from parti_scraper import api
 from parti_scraper.browser import Chromium, Network, first_line, launch_options
+from parti_scraper.downloads import HttpDownloadHandler
 from parti_scraper.exceptions import BrowserError
-from parti_scraper.middlewares import (
-    PausingDownloadHandler,
-    RetryMiddleware,
-    SitePageError,
-    is_challenge,
-)
+from parti_scraper.middlewares import RetryMiddleware, SitePageError, is_challenge
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -254,7 +250,7 @@ class Tab:
             self._status = exchange.status
 
 
-class BrowserDownloadHandler(PausingDownloadHandler):
+class BrowserDownloadHandler(HttpDownloadHandler):
     """Asks for routes of the API from within a page of the site; for robots.txt by HTTP.
 
     To a page of the site, the robots.txt of another host is no answer that it may read; and what a robot may ask for

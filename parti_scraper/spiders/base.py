@@ -28,7 +28,7 @@ from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.folders import output_dir, state_dir
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
-from parti_scraper.middlewares import RetryMiddleware, check_settings
+from parti_scraper.middlewares import RetryMiddleware, as_sent, check_settings
 from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
 from parti_scraper.paging import Key, Page, PageSize
 from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
@@ -140,7 +140,7 @@ class PartiSpider(Spider):
             kwargs |= {**begun.arguments, "run_id": begun.run_id, "started_at": begun.started_at}
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider.ledger, spider.begun = ledger, begun
-        spider.base_url = api.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0]
+        spider.base_url = as_sent(api.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0])
         spider.run_dir = output_dir(settings, raw) / cls.name / spider.run_id
         return spider
 
@@ -287,8 +287,9 @@ class PartiSpider(Spider):
         yield self.request(api.categories_url(self.base_url), callback=self.parse_categories)
 
     def request(self, url: str, **kwargs: Any) -> Request:
-        """Return a request that fails into `failed`; the same page may be asked for again."""
+        """Return a request that fails into `failed`; the same page may be asked for again, to the letter."""
         kwargs.setdefault("errback", self.failed)
+        kwargs.setdefault("meta", {"verbatim_url": True})
         return Request(url, dont_filter=True, **kwargs)
 
     def parse_categories(self, response: Response) -> Iterator[Any]:
