@@ -32,10 +32,9 @@ _FORMULA_STARTS = tuple("=+-@＝＋－＠")
 _CONTROL_STARTS = ("\t", "\r", "\n")
 
 # What most texts begin with.
-_HARMLESS_STARTS = frozenset(string.ascii_letters + string.digits)
-# What makes a cell one in quotes (RFC 4180).
-_QUOTED = (",", '"', "\n", "\r")
-_EMPTY = {bool: "false", dict: "{}", list: "[]"}
+_HARMLESS_STARTS = frozenset(["", *string.ascii_letters, *string.digits])
+_CONSTANTS = {None: "", False: "false", True: "true"}
+_EMPTY = {dict: "{}", list: "[]"}
 
 # Scrapy's names of the formats in which a file that is cut off after a record is still a file.
 LINE_FORMATS = {"csv": "csv", "jsonlines": "jsonl", "jsonl": "jsonl", "jl": "jsonl"}
@@ -130,7 +129,7 @@ class CsvItemExporter(exporters.CsvItemExporter):
             self._headers_not_written = False
             self._write_headers_and_set_fields_to_export(items[0])
         columns = map(_column, zip(*map(cells_of, items), strict=True))
-        self.stream.write("".join(f"{','.join(cells)}\r\n" for cells in zip(*columns, strict=True)))
+        self.stream.write("\r\n".join([*map(",".join, zip(*columns, strict=True)), ""]))
 
     def _reader_of(self, items: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]] | None:
         """Return what reads the columns of the records, or None where they are not what the spiders yield."""
@@ -155,31 +154,40 @@ def _column(values: tuple[Any, ...]) -> list[str]:
 
     Python's own writer looks at each character, which takes as long as all the rest of a record.
     """
-    types = set(map(type, values)) - {type(None)}
-    if types <= {int}:
+    types = set(map(type, values))
+    if types == {int}:
+        return list(map(str, values))
+    if types <= {bool, type(None)}:
+        return [_CONSTANTS[value] for value in values]
+    if types <= {int, type(None)}:
         return ["" if value is None else str(value) for value in values]
-    if types == {str}:
-        cells = [
-            "" if value is None else value if value[:1] in _HARMLESS_STARTS else harmless(value) for value in values
-        ]
+    if types <= {str, type(None)}:
+        cells = [value or "" for value in values]
+        if not _HARMLESS_STARTS.issuperset([cell[:1] for cell in cells]):
+            cells = list(map(harmless, cells))
     else:
         cells = ["" if value is None else str(_cell(value)) for value in values]
     together = "".join(cells)
     if "\0" in together:
         cells = [cell.replace("\0", "\ufffd") for cell in cells]
-    if any(special in together for special in _QUOTED):
-        cells = [_quoted(cell) if any(special in cell for special in _QUOTED) else cell for cell in cells]
+    if "," in together or '"' in together or "\n" in together or "\r" in together:
+        cells = [_quoted(cell) for cell in cells]
     return cells
 
 
 def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"'
+    """Return the cell in quotes where it has to be (RFC 4180)."""
+    if "," in cell or '"' in cell or "\n" in cell or "\r" in cell:
+        return '"' + cell.replace('"', '""') + '"'
+    return cell
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
         return harmless(value)
-    if isinstance(value, bool | dict | list):
+    if isinstance(value, bool):
+        return _CONSTANTS[value]
+    if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False) if value else _EMPTY[type(value)]
     return value
 
