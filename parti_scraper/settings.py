@@ -60,8 +60,8 @@ PARTI_BATCHING = os.environ.get("PARTI_BATCHING") or "true"
 USER_AGENT = api.USER_AGENT
 # Default: Accept for HTML, Accept-Language. The specification sends these and no others.
 DEFAULT_REQUEST_HEADERS = api.HEADERS
-# Default: True, which puts the address of the page before into Referer, where the API expects the site.
-REFERER_ENABLED = False
+# Default: Scrapy's own, which puts the address of the page before into Referer, where the API expects the site.
+REFERRER_POLICY = "no-referrer"
 # Default: True. An answer of the API that is a web page is a challenge, which is not to be followed.
 METAREFRESH_ENABLED = False
 # Default: True. The specification sends no cookies, and a session must not change what is served.
