@@ -1,7 +1,7 @@
 """From the bytes of a page to items, in one pass; what cannot be normalized comes back with its reason.
 
-Pages are parsed and checked by msgspec, in compiled code. What it does not take is read again with what Python has,
-which is more patient, and can say what is wrong.
+Pages are parsed and checked by msgspec, in compiled code, at once where all is as known. What it does not take is read
+again record by record, with what Python has, which is more patient, and can say what is wrong.
 
 Pure: no Scrapy, no network, no clock.
 """
@@ -200,7 +200,7 @@ def normalize_categories(body: bytes, url: str, scraped_at: str) -> NormalizedPa
     def build(record: _CategoryRecord, extra: dict[str, Any], _position: int) -> Category:
         return Category(record.category_id, record.name, record.display_name, scraped_at, extra)
 
-    return _normalize(parse_page(body), url, _CategoryRecord, build)
+    return _normalize_page(body, url, _CategoryRecord, build)
 
 
 def normalize_recent(body: bytes, url: str, scraped_at: str, categories: CategoryIndex) -> NormalizedPage[Livestream]:
@@ -234,7 +234,7 @@ def normalize_recent(body: bytes, url: str, scraped_at: str, categories: Categor
             extra=extra,
         )
 
-    return _normalize(parse_page(body), url, _RecentRecord, build)
+    return _normalize_page(body, url, _RecentRecord, build)
 
 
 def normalize_live(
@@ -259,7 +259,7 @@ def normalize_live(
             extra=extra,
         )
 
-    return _normalize(parse_page(body), url, _LiveRecord, build)
+    return _normalize_page(body, url, _LiveRecord, build)
 
 
 def normalize_notification(
@@ -289,7 +289,7 @@ def normalize_live_notifications(
     body: bytes, url: str, received_at: str, categories: CategoryIndex
 ) -> NormalizedPage[LiveNotification]:
     """Normalize a page of the live route as notifications. Raises PageError where it is no list of records."""
-    return _normalize(parse_page(body), url, _NotificationRecord, _notification("live", received_at, categories))
+    return _normalize_page(body, url, _NotificationRecord, _notification("live", received_at, categories))
 
 
 def _notification(
@@ -326,6 +326,28 @@ def _channel_fields(record: _ChannelRecord, categories: CategoryIndex) -> dict[s
         "discord_discriminator": record.discord_discriminator,
         "channel_url": api.channel_url(record.social_media, record.social_username),
     }
+
+
+def _normalize_page(
+    body: bytes,
+    url: str,
+    record_class: type[RecordT],
+    build: Callable[[RecordT, dict[str, Any], int], ItemT],
+) -> NormalizedPage[ItemT]:
+    try:
+        records = _decoder(record_class).decode(body)
+    except (ValueError, RecursionError):
+        # A field that is not known, or something wrong.
+        return _normalize(parse_page(body), url, record_class, build)
+    items = [build(record, {}, position) for position, record in enumerate(records)]
+    return NormalizedPage(len(records), items, [getattr(record, "event_end_ts", None) for record in records])
+
+
+@cache
+def _decoder(record_class: type[RecordT]) -> msgspec.json.Decoder[list[RecordT]]:
+    """Return what reads a page of records that have their types and no other fields."""
+    strict = msgspec.defstruct(f"{record_class.__name__}Only", (), bases=(record_class,), forbid_unknown_fields=True)
+    return msgspec.json.Decoder(list[strict])  # type: ignore[valid-type]
 
 
 def _normalize(

@@ -317,6 +317,24 @@ def test_the_quick_parser_and_the_patient_one_agree(page: list[Any], escaped: bo
     assert quick == normalize._parse_patiently(body)
 
 
+@given(
+    st.fixed_dictionaries(
+        {"event_id": st.integers(0, 2**63)},
+        optional={
+            "user_id": st.none() | st.integers(),
+            "user_name": st.none() | st.text(),
+            "event_end_ts": st.none() | st.integers(-1, 253_402_300_800) | st.sampled_from([7.0, 7.5, "7"]),
+            "has_access_pass": st.none() | st.booleans() | st.just(1),
+            "new": VALUES,
+        },
+    )
+)
+def test_a_page_that_is_read_at_once_gives_what_one_read_record_by_record_does(record: dict[str, Any]) -> None:
+    alone, beside = recent(record), recent(record, None)
+    assert (alone.items, alone.ends, alone.unknown_fields) == (beside.items, beside.ends, beside.unknown_fields)
+    assert alone.rejected == beside.rejected[:-1]
+
+
 def test_one_bad_record_does_not_cost_the_others_their_types() -> None:
     page = recent({"event_id": "7", "event_end_ts": 5.0}, {"event_id": None}, {"event_id": 8, "new": 2**70})
     assert [item.event_id for item in page.items] == [7, 8]

@@ -7,17 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.mockserver.options import Options
-from parti_scraper.mockserver.world import World
 
 if TYPE_CHECKING:
     from parti_scraper.mockserver.app import ReceivedRequest
     from parti_scraper.mockserver.server import MockServer
     from parti_scraper.mockserver.sockets import SentNotification
+    from parti_scraper.mockserver.world import World
 
 __all__ = ["MockServer", "Options", "ReceivedRequest", "SentNotification", "World"]
 
-# These need aiohttp, so they are imported when first asked for: every `scrapy` command imports this package.
-_SERVING = {"MockServer": "server", "ReceivedRequest": "app", "SentNotification": "sockets"}
+# Imported when first asked for: every `scrapy` command imports this package.
+_SERVING = {"MockServer": "server", "ReceivedRequest": "app", "SentNotification": "sockets", "World": "world"}
 
 
 def __getattr__(name: str) -> Any:

@@ -624,9 +624,12 @@ def describe_failure(failure: Failure) -> str:
 
 def _keys(page: NormalizedPage[Any]) -> list[Key | None]:
     """Return what paging needs of each record of a page, in the order served."""
+    keys = list(map(Key, [item.identity for item in page.items], page.ends))
+    if not page.rejected:
+        return cast("list[Key | None]", keys)
     rejected = {record.position for record in page.rejected}
-    keys = (Key(item.identity, end) for item, end in zip(page.items, page.ends, strict=True))
-    return [None if position in rejected else next(keys) for position in range(page.served)]
+    following = iter(keys)
+    return [None if position in rejected else next(following) for position in range(page.served)]
 
 
 def _names_an_id(record: Any) -> bool:
