@@ -36,7 +36,7 @@ from parti_scraper.signals import checkpoint
 from parti_scraper.windows import Passes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
@@ -622,11 +622,11 @@ def describe_failure(failure: Failure) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _keys(page: NormalizedPage[Any]) -> list[Key | None]:
+def _keys(page: NormalizedPage[Any]) -> Sequence[Key | None]:
     """Return what paging needs of each record of a page, in the order served."""
     keys = list(map(Key, [item.identity for item in page.items], page.ends))
     if not page.rejected:
-        return cast("list[Key | None]", keys)
+        return keys
     rejected = {record.position for record in page.rejected}
     following = iter(keys)
     return [None if position in rejected else next(following) for position in range(page.served)]
