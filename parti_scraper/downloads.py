@@ -116,7 +116,8 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
 
 
 def _as_scrapy_has_it(error: aiohttp.ClientError) -> Exception:
-    if isinstance(error, aiohttp.ClientConnectorError) and error.errno == errno.ECONNREFUSED:
+    is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
+    if isinstance(error, aiohttp.ClientConnectorError) and error.errno == errno.ECONNREFUSED and not is_proxy:
         return DownloadConnectionRefusedError(str(error))
     return next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))(str(error) or type(error).__name__)
 

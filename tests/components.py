@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from scrapy import signals
 from scrapy.pipelines import ItemPipelineManager
@@ -207,3 +208,23 @@ class BatchListener(Listener):
 
     def items_dropped(self, reasons: Any) -> None:
         self.counts["items_dropped"] += 1
+
+
+class Hearing:
+    """An extension that listens for the parts of answers as they come, and says at the end how long they were."""
+
+    def __init__(self) -> None:
+        self._heard: Counter[str] = Counter()
+
+    @classmethod
+    def from_crawler(cls, crawler: Any) -> Any:
+        hearing = cls()
+        crawler.signals.connect(hearing.bytes_received, signals.bytes_received)
+        crawler.signals.connect(hearing.closed, signals.spider_closed)
+        return hearing
+
+    def bytes_received(self, data: bytes, request: Any) -> None:
+        self._heard[urlsplit(request.url).path] += len(data)
+
+    def closed(self) -> None:
+        print(json.dumps(self._heard))

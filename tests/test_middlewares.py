@@ -73,7 +73,7 @@ class ScriptedServer:
     """
 
     def __init__(self, answer: Callable[[str], Answer]) -> None:
-        """Args: answer: gives status, headers and body for a path with its query."""
+        """Args: answer: gives status, headers and body for a path with its query; an empty header is not sent."""
         self.requests: list[tuple[str, dict[str, str]]] = []
         lock = threading.Lock()
 
@@ -84,9 +84,12 @@ class ScriptedServer:
                 status, headers, body = answer(handler.path)
                 handler.send_response(status)
                 for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                    handler.send_header(name, value)
+                    if value:
+                        handler.send_header(name, value)
                 handler.end_headers()
                 handler.wfile.write(body)
+
+            do_CONNECT = do_GET  # noqa: N815
 
             def log_message(handler, *args: Any) -> None:  # noqa: N805
                 pass
