@@ -71,16 +71,19 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
         request: Request,
         timeout: float,  # noqa: ASYNC109 - the signature is Scrapy's
     ) -> AsyncIterator[_ClientResponse]:
+        proxy = self._extract_proxy_url_with_creds(request)
+        # What is for the proxy alone is left out.
+        headers = self._request_headers(request) if proxy else request.headers
         try:
             async with self._session.request(
                 request.method,
                 URL(request.url, encoded=True),
                 data=request.body or None,
-                headers=self._request_headers(request).to_tuple_list(),
+                headers=headers.to_tuple_list(),
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 ssl=self._ssl_context,
                 allow_redirects=False,
-                proxy=self._extract_proxy_url_with_creds(request),
+                proxy=proxy,
             ) as response:
                 yield response  # type: ignore[misc]
         except TimeoutError as error:
