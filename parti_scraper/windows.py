@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from parti_scraper.paging import Step, Walker
 
 _WINDOW_PAGES = 10
+# So many times as long a window may be while much is left.
+_MOST_LENGTHS = 4
 _MAX_PASSES = 3
 # Seconds; nobody is known to have streamed for longer.
 _LONGEST = 7 * 86_400
@@ -237,19 +239,30 @@ class History:
 
     def _cut(self, window: _Window, frontier: int) -> None:
         """Leave to others what is far below, where there are any free."""
-        low = frontier - self._length
+        low = frontier - self._piece
         if self._width > 1 and low > window.low:
             self._todo.append((low, window.low))
             window.low, window.pages = low, 0
+
+    @property
+    def _piece(self) -> int:
+        """How long the next window is to be, in seconds.
+
+        Where two windows meet, a part of a page comes twice, so they are long while much is left, and short in the end,
+        so that all are done at the same time.
+        """
+        left = sum(high - low for high, low in self._todo) // (2 * self._width)
+        return max(self._length, min(left, _MOST_LENGTHS * self._length))
 
     def _fill(self) -> list[Ask]:
         """Begin as many windows as there may be."""
         asks = []
         while self._todo and len(self._windows) < (self._width if self._trusted else 1):
+            piece = self._piece
             high, low = self._todo.pop()
-            if self._trusted and self._width > 1 and high - low > self._length:
-                self._todo.append((high - self._length, low))
-                low = high - self._length
+            if self._trusted and self._width > 1 and high - low > piece:
+                self._todo.append((high - piece, low))
+                low = high - piece
             self._opened += 1
             window = _Window(high, low, high, self._walker(None, frozenset()))
             self._windows[self._opened] = window

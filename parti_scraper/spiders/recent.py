@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from parti_scraper.normalize import NormalizedPage
     from parti_scraper.windows import Ask, Plan
 
-# Pages between two checkpoints; a window of time is as many.
+# Pages between two checkpoints.
 CHECKPOINT_PAGES = 10
 
 
@@ -127,7 +127,7 @@ class RecentSpider(PagedSpider):
         self._begun_walks = progress["walks"]
 
     def is_checkpoint_due(self) -> bool:
-        """Tell it after every few pages: no more of them are asked for again than belong to a window."""
+        """Tell it after every few pages, which is how many are asked for again at the most after a stop."""
         self._pages_since_checkpoint += 1
         if self._pages_since_checkpoint < CHECKPOINT_PAGES:
             return False
