@@ -341,14 +341,11 @@ def test_trouble_with_robots_txt_says_nothing_about_the_api(crawl: Run, script: 
 def test_a_signal_ends_a_run_that_waits(script: Script, output: Path) -> None:
     server = script(lambda path: (429, {"Retry-After": "60"}, b"") if path == CATEGORIES else NOT_FOUND)
     running = RunningCrawl(command_of("categories", "run", {}, ()), environment_of(output, None, to(server.base_url)))
-    with running.process as process:
-        assert process.stderr
-        while "again in 60" not in process.stderr.readline():
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        # It would wait for a minute otherwise.
-        assert process.wait(timeout=20) == 3
-        assert "Not complete" not in process.stderr.read()
+    wait_until(lambda: "again in 60" in running.process.stderr)
+    running.process.send_signal(signal.SIGINT)
+    # It would wait for a minute otherwise.
+    assert running.process.wait(timeout=20) == 3
+    assert "Not complete" not in running.process.stderr
 
 
 # --- Another host ----------------------------------------------------------------------------------------------
