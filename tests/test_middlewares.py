@@ -6,8 +6,6 @@ import gzip
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -26,7 +24,7 @@ from parti_scraper.middlewares import TokenMiddleware, check_settings
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import ReceivedRequest
 from parti_scraper.redact import Secret
-from tests.conftest import ROOT, TIMEOUT, Crawl, Run, RunningCrawl, command_of, environment_of, wait_until
+from tests.conftest import TIMEOUT, Crawl, Run, RunningCrawl, Scrapy, command_of, environment_of, wait_until
 
 Serve = Callable[..., MockServer]
 
@@ -522,16 +520,9 @@ def test_what_is_a_token_or_none_at_all_is_accepted(token: str) -> None:
     check_settings(Settings({"PARTI_TOKEN": Secret(token)}))
 
 
-def test_scrapys_settings_command_does_not_show_the_token(output: Path) -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "scrapy", "settings", "--get", "PARTI_TOKEN"],
-        cwd=ROOT,
-        env=environment_of(output, None, {"PARTI_TOKEN": TOKEN}),
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    assert (shown.stdout, shown.stderr) == ("***\n", "")
+def test_scrapys_settings_command_does_not_show_the_token(scrapy: Scrapy) -> None:
+    shown = scrapy("settings", "--get", "PARTI_TOKEN", env={"PARTI_TOKEN": TOKEN})
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "***\n", "")
 
 
 def test_a_setting_that_is_no_number_of_seconds_is_a_usage_error(crawl: Run) -> None:

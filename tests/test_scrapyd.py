@@ -214,7 +214,7 @@ def test_the_egg_is_the_package_and_works_without_being_unpacked(scrapyd: Scrapy
 
 def test_each_spider_leaves_its_files_in_one_place_and_a_readable_log(scrapyd: Scrapyd, serve: Serve) -> None:
     server = serve(**STILL)
-    arguments = {"recent": {"categories": "7"}, "live": {"max_records": "30"}, "notifications": {"duration": "2s"}}
+    arguments = {"recent": {"categories": "7"}, "live": {"max_records": "30"}, "notifications": {"max_records": "20"}}
     for spider in SPIDERS:
         scrapyd.begin(spider, server, f"job-{spider}", "LOG_LEVEL=WARNING", **arguments.get(spider, {}))
     runs = {spider: scrapyd.end(spider, f"job-{spider}") for spider in SPIDERS}
