@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,8 +21,10 @@ from hypothesis import HealthCheck, settings
 from parti_scraper.browser import find_chromium
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.mockserver import MockServer, Options
+from tests import forked
 
 ROOT = Path(__file__).parent.parent
+SCRAPY = (sys.executable, "-m", "scrapy")
 
 # The same examples on every run: a test that fails now and then would be a bug. Generation is slow where two
 # cores are shared, which says nothing about the code.
@@ -93,12 +95,39 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 Run = Callable[..., Crawl]
 
 
-def command_of(spider: str, run_id: str, arguments: Mapping[str, Any], options: tuple[str, ...]) -> list[str]:
-    """Return the command line of a crawl."""
+def typed_of(spider: str, run_id: str, arguments: Mapping[str, Any], options: tuple[str, ...]) -> list[str]:
+    """Return what is typed after `scrapy` for a crawl."""
     typed = [
         part for name, value in ({"run_id": run_id} | dict(arguments)).items() for part in ("-a", f"{name}={value}")
     ]
-    return [sys.executable, "-m", "scrapy", "crawl", spider, *typed, *options]
+    return ["crawl", spider, *typed, *options]
+
+
+def command_of(spider: str, run_id: str, arguments: Mapping[str, Any], options: tuple[str, ...]) -> list[str]:
+    """Return the command line of a crawl."""
+    return [*SCRAPY, *typed_of(spider, run_id, arguments, options)]
+
+
+def run_to_its_end(
+    typed: list[str],
+    env: Mapping[str, str],
+    preexec_fn: Callable[[], object] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a `scrapy` command in a forked process, or in a new interpreter where its start is what matters."""
+    if preexec_fn or "PYTHONPATH" in env:
+        return subprocess.run(
+            [*SCRAPY, *typed],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=TIMEOUT,
+            check=False,
+            preexec_fn=preexec_fn,
+        )
+    with closing(forked.Scrapy(typed, env)) as process:
+        stdout, stderr = process.communicate(TIMEOUT)
+        return subprocess.CompletedProcess(typed, process.wait(), stdout, stderr)
 
 
 def environment_of(output: Path, server: MockServer | None, env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -133,15 +162,7 @@ def crawl(tmp_path: Path) -> Run:
         **arguments: Any,
     ) -> Crawl:
         output = tmp_path / "output"
-        process = subprocess.run(
-            command_of(spider, run_id, arguments, options),
-            cwd=ROOT,
-            env=environment_of(output, server, env),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=TIMEOUT,
-            check=False,
-        )
+        process = run_to_its_end(typed_of(spider, run_id, arguments, options), environment_of(output, server, env))
         crawl = Crawl(process.returncode, process.stdout, process.stderr, output, spider, run_id)
         check_books(crawl)
         return crawl
@@ -173,21 +194,19 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 
 class RunningCrawl:
-    """A crawl that is still running; it is killed where the test that began it fails."""
+    """A crawl that is still running, in a forked process; it is killed where the test that began it fails."""
 
-    begun: ClassVar[list[subprocess.Popen[str]]] = []
+    begun: ClassVar[list[forked.Scrapy]] = []
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-        )
+        self.process = forked.Scrapy(command[len(SCRAPY) :], env)
         self.begun.append(self.process)
 
     def stop(self, signal_number: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(signal_number)
         self.stdout, self.stderr = self.process.communicate(timeout=TIMEOUT)
-        return self.process.returncode
+        return self.process.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -195,10 +214,7 @@ def nothing_left_running() -> Iterator[None]:
     """Kill what a test has begun and not ended."""
     yield
     while RunningCrawl.begun:
-        process = RunningCrawl.begun.pop()
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        RunningCrawl.begun.pop().close()
 
 
 @pytest.fixture
@@ -239,15 +255,6 @@ def scrapy(output: Path) -> Scrapy:
         env: Mapping[str, str] | None = None,
         preexec_fn: Callable[[], object] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "scrapy", *typed],
-            cwd=ROOT,
-            env=environment_of(output, server, env),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=TIMEOUT,
-            check=False,
-            preexec_fn=preexec_fn,
-        )
+        return run_to_its_end(list(typed), environment_of(output, server, env), preexec_fn)
 
     return run

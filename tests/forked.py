@@ -1,4 +1,4 @@
-"""Crawls in processes that are forked from one that has imported everything: quick to begin, and real to kill."""
+"""Commands in processes that are forked from one that has imported everything: quick to begin, and real to kill."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from scrapy.cmdline import execute
 
 from parti_scraper.ledger import Ledger
 
+ROOT = Path(__file__).parent.parent
+
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["scrapy.crawler", "tests.forked", "parti_scraper.commands.crawl"])
+_context.set_forkserver_preload(["tests.preloaded", "tests.forked"])
 
 
 def crawl(
@@ -33,23 +37,88 @@ def crawl(
         clock: seconds that its clock is ahead.
         crash_at: kill it at this one of the moments in which something is brought to the disk, from 1; 0: never.
     """
-    process = _context.Process(target=_crawl, args=(arguments, dict(env), log, clock, crash_at))
+    return _begin(["crawl", *arguments], env, (log, log), clock, crash_at)
+
+
+class Scrapy:
+    """A `scrapy` command that runs, with those methods of `subprocess.Popen` that the tests need."""
+
+    def __init__(self, typed: list[str], env: Mapping[str, str]) -> None:
+        """Begin it with what was typed after `scrapy`, and its environment."""
+        self._folder = tempfile.TemporaryDirectory()
+        self._printed = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        self._process = _begin(typed, env, self._printed)
+        self.pid = self._process.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self.poll()
+
+    @property
+    def stderr(self) -> str:
+        """What it has printed there so far."""
+        return self._text(self._printed[1])
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended, and return the exit code."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("scrapy", timeout or 0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait until it has ended, and return what it has printed."""
+        self.wait(timeout)
+        stdout, stderr = map(self._text, self._printed)
+        self.close()
+        return stdout, stderr
+
+    def close(self) -> None:
+        """End it where it still runs, and forget what it has printed."""
+        self.kill()
+        self._process.join()
+        self._folder.cleanup()
+
+    def _text(self, path: Path) -> str:
+        # Line breaks stay as they were printed.
+        return path.read_bytes().decode() if path.exists() else ""
+
+
+def _begin(typed: list[str], env: Mapping[str, str], printed: Sequence[Path], *trouble: float) -> BaseProcess:
+    process = _context.Process(target=_run, args=(typed, dict(env), printed, *trouble))
     process.start()
     return process
 
 
-def _crawl(arguments: list[str], env: dict[str, str], log: Path, clock: float, crash_at: int) -> None:
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
+def _run(typed: list[str], env: dict[str, str], printed: Sequence[Path], clock: float = 0, crash_at: int = 0) -> None:
+    for number, path in enumerate(printed, 1):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, number)
+        os.close(handle)
     os.environ.clear()
     os.environ.update(env)
+    os.chdir(ROOT)
+    sys.argv = ["scrapy", *typed]
     if clock:
         true_time = time.time
         time.time = lambda: true_time() + clock
     if crash_at:
         _crash_at(crash_at)
-    execute(["scrapy", "crawl", *arguments])
+    execute()
     sys.exit()
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from parti_scraper.paging import Key, Page
 
 NOW = 1_800_000_000
+
+# Of a livestream: the end, negative so that the last is first; the number; the start.
+Listed = tuple[int, int, int]
 
 
 @dataclass
@@ -28,6 +33,11 @@ class ModelServer:
     requests: int = 0
     deleted: set[int] = field(default_factory=set)
     inserted: set[int] = field(default_factory=set)
+    _listed: list[Listed] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """List them, last ended first."""
+        self._listed = sorted((-end, number, start) for number, (start, end) in self.events.items())
 
     def answer(self, from_ts: int, to_ts: int, offset: int, limit: int) -> Page | int:
         """Return a page, or the status of a refusal."""
@@ -36,18 +46,14 @@ class ModelServer:
             self.change()
         if self.above_cap == "refuse" and limit > self.cap:
             return 400
-        listed = sorted(
-            (-end, self._tie(number), number)
-            for number, (start, end) in self.events.items()
-            if self._in_window(start, end, from_ts, to_ts)
-        )
+        listed = self._in_window(from_ts, to_ts)
         first = 0 if self.offset == "ignored" else offset
         size = self.cap if self.above_cap == "ignore" else min(limit, self.cap)
-        chosen = listed[first : first + size]
+        chosen = self._in_turn(listed, first, first + size)
         return Page(
             [
                 None if number in self.unreadable else Key(number, None if self.timeless else -end)
-                for end, _, number in chosen
+                for end, number, _ in chosen
             ]
         )
 
@@ -55,22 +61,38 @@ class ModelServer:
         """Delete a livestream, or the next time let another appear, anywhere."""
         if len(self.deleted) <= len(self.inserted):
             victim = self.by_chance.choice(sorted(self.events))
-            del self.events[victim]
+            start, end = self.events.pop(victim)
+            self._listed.remove((-end, victim, start))
             self.deleted.add(victim)
             return
         number = 1_000_000 + self.requests
         end = self.by_chance.choice(sorted(self.events.values()))[1] + self.by_chance.randrange(-50, 50)
-        self.events[number] = (end - self.by_chance.randrange(1, 5_000), end)
+        start = end - self.by_chance.randrange(1, 5_000)
+        self.events[number] = (start, end)
+        insort(self._listed, (-end, number, start))
         self.inserted.add(number)
 
-    def _tie(self, number: int) -> int:
-        return number if self.tie_order == "stable" else hash((number, self.requests))
-
-    def _in_window(self, start: int, end: int, from_ts: int, to_ts: int) -> bool:
+    def _in_window(self, from_ts: int, to_ts: int) -> list[Listed]:
         if self.time_filter == "ignored":
-            return True
-        ts = end if self.time_filter == "end" else start
-        return from_ts <= ts <= to_ts if self.bounds == "closed" else from_ts < ts < to_ts
+            return self._listed
+        if self.bounds == "open":
+            from_ts, to_ts = from_ts + 1, to_ts - 1
+        if self.time_filter == "start":
+            return [each for each in self._listed if from_ts <= each[2] <= to_ts]
+        first = bisect_left(self._listed, -to_ts, key=itemgetter(0))
+        return self._listed[first : bisect_right(self._listed, -from_ts, key=itemgetter(0))]
+
+    def _in_turn(self, listed: list[Listed], first: int, last: int) -> list[Listed]:
+        """Return a slice of a list in which those that end in the same second are in this request's order."""
+        chosen = listed[first:last]
+        if not chosen or self.tie_order == "stable":
+            return chosen
+        low = bisect_left(listed, chosen[0][0], key=itemgetter(0))
+        high = bisect_right(listed, chosen[-1][0], key=itemgetter(0))
+        return sorted(listed[low:high], key=self._turn)[first - low : last - low]
+
+    def _turn(self, each: Listed) -> tuple[int, int]:
+        return each[0], hash((each[1], self.requests))
 
 
 def history(

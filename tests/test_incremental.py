@@ -118,7 +118,7 @@ def test_a_larger_overlap_writes_nothing_again(serve: Serve, incremental: Increm
 def test_a_run_left_unfinished_is_superseded_by_the_next(
     serve: Serve, incremental: Incremental, output: Path, scrapy: Scrapy
 ) -> None:
-    server = serve(**STILL, events=2_000, latency=0.3)
+    server = serve(**STILL, events=1_000, latency=0.3)
     command = command_of("recent", "left", {"incremental": "true"}, QUIET)
     running = RunningCrawl(command, environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 3)
@@ -128,7 +128,7 @@ def test_a_run_left_unfinished_is_superseded_by_the_next(
         "another process is at work on an incremental run with the same filters: wait until it has ended, or stop it\n",
     )
     running.stop(signal.SIGKILL)
-    assert len(incremental("next", server).rows) == 2_000
+    assert len(incremental("next", server).rows) == 1_000
     left = scrapy("crawl", "recent", "-a", "run_id=left", server=server)
     assert left.returncode == 2
     assert left.stderr.startswith("argument `run_id`: left unfinished, and a later incremental run has written what")
@@ -184,7 +184,7 @@ class Schedule:
             nowhere = () if 4 in self.exit_codes else ("-s", "PARTI_API_BASE_URLS=http://127.0.0.1:9")
             self.run([*arguments, "-s", "PARTI_RETRY_PATIENCE=0.001", *nowhere])
         elif fate in {"killed", "finished"}:
-            self.run(arguments, kill_after=self.by_chance.uniform(0.2, 0.6))
+            self.run(arguments, kill_after=self.by_chance.uniform(0.05, 0.3))
         elif fate == "crashed":
             self.run(arguments, crash_at=self.by_chance.randrange(4, 12))
         else:

@@ -65,10 +65,10 @@ def test_a_run_that_is_killed_again_and_again_ends_with_each_record_once(
     by_chance = random.Random(4)
     kills = 0
     while kills < KILLS:
-        server = serve(**STILL, events=4_000, malformed=0.01, page_cap=by_chance.choice([25, 100]), latency=0.01)
+        server = serve(**STILL, events=2_000, malformed=0.01, page_cap=by_chance.choice([25, 100]), latency=0.01)
         for _ in range(100):
             process = fork(RUN, server)
-            process.join(by_chance.uniform(0.3, 2))
+            process.join(by_chance.uniform(0.1, 0.8))
             if not process.is_alive():
                 break
             process.kill()
@@ -86,7 +86,7 @@ def test_a_run_that_crashes_at_any_moment_between_data_and_notes_ends_with_each_
     crashed = True
     while crashed:
         moment += 1
-        server = serve(**STILL, events=1_500, malformed=0.01)
+        server = serve(**STILL, events=600, malformed=0.01, page_cap=40)
         process = fork(RUN, server, crash_at=moment)
         process.join()
         crashed = process.exitcode == -signal.SIGKILL
@@ -100,7 +100,7 @@ def test_a_run_that_crashes_at_any_moment_between_data_and_notes_ends_with_each_
 
 
 def test_a_run_that_was_stopped_goes_on_and_asks_for_little_again(serve: Serve, output: Path, crawl: Run) -> None:
-    options = {**STILL, "events": 4_000, "page_cap": 50, "latency": 0.02}
+    options = {**STILL, "events": 1_600, "page_cap": 20, "latency": 0.02}
     undisturbed = serve(**options)
     assert crawl("recent", server=undisturbed, run_id="undisturbed").code == 0
     for number, signal_number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGKILL)):
@@ -170,7 +170,7 @@ def test_an_outage_does_not_end_a_run_that_is_to_be_finished(serve: Serve, outpu
 
 
 def test_a_run_through_all_categories_goes_on_with_each(serve: Serve, output: Path, crawl: Run) -> None:
-    server = serve(**STILL, events=2_000, page_cap=20, latency=0.01)
+    server = serve(**STILL, events=800, page_cap=20, latency=0.01)
     undisturbed = crawl("recent", server=server, run_id="undisturbed", categories="all")
     for pages in (12, 60):
         server.requests.clear()
@@ -204,7 +204,7 @@ def test_last_is_the_last_run_that_did_not_finish(serve: Serve, output: Path, sc
 def test_two_processes_do_not_work_on_one_run_and_a_dead_one_keeps_nobody_out(
     serve: Serve, output: Path, crawl: Run
 ) -> None:
-    server = serve(**STILL, events=2_000, latency=0.2)
+    server = serve(**STILL, events=1_000, latency=0.2)
     running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 3)
     second = crawl("recent", *QUIET, server=server)

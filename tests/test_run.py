@@ -109,7 +109,7 @@ def test_an_api_that_does_not_answer_with_records_is_no_complete_run(
     crawl: Run, serve: Serve, fault: dict[str, Any]
 ) -> None:
     server = serve(**STILL, **fault)
-    run = crawl("recent", *QUIET, server=server)
+    run = crawl("recent", *QUIET, server=server, env={"PARTI_RETRY_PATIENCE": "1"})
     assert run.code == 4
     assert run.package["complete"] is False
     assert "/livestream_calendar/events/categories could not be had: " in run.package["reason"]

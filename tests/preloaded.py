@@ -1,0 +1,40 @@
+"""What a crawl imports, imported once for all: the server from which the tests fork their crawls begins with this.
+
+The project's settings are not among it: they read the environment as they are imported.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+# As each crawl has it from its environment.
+warnings.simplefilter("error", DeprecationWarning)
+
+from scrapy.utils.misc import load_object, walk_modules_iter  # noqa: E402
+
+for package in (
+    "parti_scraper.commands",
+    "parti_scraper.extensions",
+    "parti_scraper.spiders",
+    "scrapy.commands",
+    "scrapy.downloadermiddlewares",
+    "scrapy.spidermiddlewares",
+):
+    list(walk_modules_iter(package))
+for component in (
+    "parti_scraper.batching.BatchMiddleware",
+    "parti_scraper.log_formatter.LogFormatter",
+    "scrapy.core.downloader.handlers.datauri.DataURIDownloadHandler",
+    "scrapy.core.downloader.handlers.file.FileDownloadHandler",
+    "scrapy.dupefilters.RFPDupeFilter",
+    "scrapy.extensions.closespider.CloseSpider",
+    "scrapy.extensions.logcount.LogCount",
+    "scrapy.extensions.memusage.MemoryUsage",
+    "scrapy.extensions.remote_control.RemoteControl",
+    "scrapy.extensions.spiderstate.SpiderState",
+    "scrapy.extensions.telnet.TelnetConsole",
+    "scrapy.extensions.throttle.AutoThrottle",
+    "scrapy.robotstxt.ProtegoRobotParser",
+    "scrapy.squeues.PickleLifoDiskQueue",
+):
+    load_object(component)
