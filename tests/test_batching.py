@@ -182,6 +182,31 @@ def test_a_pipeline_that_waits_gets_each_item(crawl: Run, serve: Serve) -> None:
     assert ids(run.rows) == ids(truth(server))
 
 
+SETTINGS_OF_A_USER = """
+from parti_scraper.items import Livestream
+from parti_scraper.settings import *
+
+ITEM_PIPELINES = ITEM_PIPELINES | {"spidermon.contrib.scrapy.pipelines.ItemValidationPipeline": 500}
+SPIDERMON_VALIDATION_SCHEMAS = {Livestream: {"properties": {"total_viewers": {"minimum": 500}}}}
+"""
+
+
+def test_a_validating_pipeline_of_somebody_elses_sees_each_record_once(
+    crawl: Run, serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "settings_of_a_user.py").write_text(SETTINGS_OF_A_USER, encoding="utf-8")
+    server = serve(**STILL)
+    env = {"PYTHONPATH": str(tmp_path), "SCRAPY_SETTINGS_MODULE": "settings_of_a_user", "PYTHONWARNINGS": "error"}
+    run = crawl("recent", "-s", "SPIDERMON_ENABLED=1", server=server, env=env)
+    assert run.code == 0, run.stderr
+    assert sorted(ids(run.rows)) == sorted(ids(truth(server)))
+    wrong = sum(record["total_viewers"] < 500 for record in truth(server))
+    assert 0 < wrong < 300
+    assert "'spidermon/validation/items': 300,\n" in run.stderr
+    assert f"'spidermon/validation/items/errors': {wrong},\n" in run.stderr
+    assert "WARNING" not in run.stderr
+
+
 def test_a_limit_of_scrapys_on_items_ends_the_run(crawl: Run, serve: Serve) -> None:
     run = crawl("recent", "-s", "CLOSESPIDER_ITEMCOUNT=50", *ALONE, server=serve(**STILL), limit=20)
     assert run.code == 3

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 from frictionless import validate
 
+from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import SECRET
 from tests.conftest import ROOT, TIMEOUT, Crawl, Run, Scrapy, command_of, environment_of, needs_chromium, wait_until
 from tests.processes import descendants, is_alive
@@ -104,6 +110,79 @@ def test_a_page_that_cannot_be_opened_is_one_line(crawl: Run) -> None:
     assert run.code == 4
     assert re.search("http://127.0.0.1:9/categories could not be opened: net::ERR_\\w+ at", run.package["reason"])
     assert "Traceback" not in run.stderr
+
+
+def test_a_page_that_never_answers_is_given_up(crawl: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        run = crawl("site", "-s", "DOWNLOAD_TIMEOUT=1", env={"PARTI_SITE_URL": url})
+    assert run.code == 4
+    assert run.package["reason"] == f"{url}/categories could not be opened: Timeout 1000ms exceeded."
+    assert "Traceback" not in run.stderr
+
+
+def test_robots_txt_is_obeyed(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, robots="disallow")
+    run = crawl("site", server=server)
+    assert run.code == 4
+    assert run.package["reason"].endswith("/categories could not be opened: Forbidden by robots.txt")
+    assert [request.path for request in server.requests] == ["/robots.txt"]
+
+
+class LeavingPage(BaseHTTPRequestHandler):
+    """A site whose page asks for something, and leaves for the mock server's before it is there as a whole."""
+
+    def __init__(self, server: MockServer, *connection: Any) -> None:
+        self.other = server
+        super().__init__(*connection)
+
+    def do_GET(self) -> None:
+        """Answer a request."""
+        if self.path == "/":
+            script = f"fetch('/data').then(() => {{ location.href = '{self.other.base_url}/categories' }})"
+            self._answer(200, "text/html", f"<!doctype html><script>{script}</script><script src=/held></script>")
+        elif self.path == "/data":
+            self._answer(200, "application/json", "{}")
+        else:
+            if self.path == "/held":
+                wait_until(lambda: any(seen.path == "/categories" for seen in self.other.requests))
+            self._answer(404, "text/plain", "")
+
+    def _answer(self, status: int, kind: str, body: str) -> None:
+        # Nobody waits any more for what was held back.
+        with suppress(ConnectionError):
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def leaving_for(server: MockServer) -> Iterator[str]:
+    """Serve a page that leaves for that of the mock server; yields its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(LeavingPage, server)) as leaving:
+        thread = Thread(target=leaving.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{leaving.server_port}/"
+        finally:
+            leaving.shutdown()
+            thread.join()
+
+
+def test_a_page_that_leaves_for_another_by_itself_is_followed(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    with leaving_for(server) as url:
+        run = crawl("site", "-a", f"url={url}", server=server)
+    assert run.code == 0, run.stderr
+    assert run.package["drift"]["agrees"]
+    assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
+    # The visit went on with the other page to its end.
+    assert f"'parti/site/clicks': {len(server.world.categories())}," in run.stderr
 
 
 @pytest.mark.parametrize("typed", [("site",), ("recent", "-s", "PARTI_TRANSPORT=browser")])

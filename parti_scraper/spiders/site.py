@@ -9,6 +9,9 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
+from scrapy.exceptions import IgnoreRequest
+
 from parti_scraper import api, datapackage, drift
 from parti_scraper.arguments import SiteArguments
 from parti_scraper.browser import CONTEXT_OPTIONS, Network, check_browser, first_line, launch_options
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from playwright.async_api import Locator, Page
-    from scrapy import Request
     from scrapy.http import Response
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
@@ -43,8 +45,10 @@ _FIRST_REQUEST, _NEXT_REQUEST, _ANSWERS, _VISIT = 15.0, 1.0, 10.0, 180.0
 # The same for what may not be there to click on, or be behind something, in milliseconds.
 _CLICK = 2_000
 _SCROLLS, _SCREEN, _CLICKS = 5, 2_000, 50
-# For the page to open; one that leaves for another by itself may have the browser wait for ever.
-_OPENING = 60.0
+# How much longer the browser may take, in seconds; a page that is busy with itself may answer nothing for ever.
+_HUNG = 60.0
+# The same for it to forget what it was to do with requests.
+_UNROUTE = 2.0
 # How long a wait goes on before it looks again.
 _SLICE, _WATCH = 0.02, 0.2
 # Messages of a WebSocket that are looked at.
@@ -56,14 +60,18 @@ class Visit:
 
     Attributes:
         calls: requests for data and WebSockets, in the order in which they were made, with where and when.
+        earlier: how many of them pages made that were left for the one that is open now, or is about to be.
         categories: of each category that the page was told of, the names that it may show.
     """
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self.calls: list[tuple[Call, str, float]] = []
+        self.earlier = 0
         self.categories: list[tuple[str, ...]] = []
         self._network: Network | None = None
+        # Of the page itself, and not of one within it.
+        self._frame = ""
         self._calls: dict[str, Call] = {}
         self._waiting: set[str] = set()
         self._reading: set[asyncio.Task[None]] = set()
@@ -81,6 +89,10 @@ class Visit:
         return bool(self._waiting or self._reading)
 
     def _begun(self, exchange: Exchange) -> None:
+        if exchange.kind == "Document":
+            self._frame = self._frame or exchange.frame
+            if exchange.frame == self._frame:
+                self._leave()
         if exchange.kind not in _KINDS or urlsplit(exchange.url).scheme not in {"http", "https", "ws", "wss"}:
             return
         is_socket = exchange.kind == "WebSocket"
@@ -89,6 +101,13 @@ class Visit:
         self._calls[exchange.id] = call
         if not is_socket:
             self._waiting.add(exchange.id)
+
+    def _leave(self) -> None:
+        """Wait no longer for what was under way: Chromium may never tell what came of it."""
+        self.earlier = len(self.calls)
+        for request_id in self._waiting:
+            self._calls[request_id].dropped = True
+        self._waiting.clear()
 
     def _ended(self, exchange: Exchange) -> None:
         self._waiting.discard(exchange.id)
@@ -130,11 +149,11 @@ class Visit:
             self._messages += 1
             call.unknown_fields |= drift.read_message(text)
 
-    def take_sockets(self) -> None:
-        """Note how the WebSockets are that are open."""
+    def take_open(self) -> None:
+        """Note how the WebSockets are that are open, and what is known of requests whose page was left."""
         for request_id, call in self._calls.items():
             exchange = self._network.open.get(request_id) if self._network else None
-            if exchange is not None and call.resource == WEBSOCKET:
+            if exchange is not None and (call.resource == WEBSOCKET or call.dropped):
                 call.status = exchange.status
 
 
@@ -152,7 +171,6 @@ class SiteSpider(PartiSpider):
         """Parse the arguments, see `PartiSpider`."""
         super().__init__(started_at, **raw_arguments)
         self.report: Report | None = None
-        self._visits: list[Visit] = []
         self._watching: asyncio.Task[None] | None = None
         self._until = 0.0
         self._has_screenshot = False
@@ -165,12 +183,13 @@ class SiteSpider(PartiSpider):
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
-        """Have pages opened by scrapy-playwright. Raises BrowserError."""
+        """Have the browser started by scrapy-playwright. Raises BrowserError."""
         super().update_settings(settings)
         check_browser(settings)
         handler = "scrapy_playwright.handler.ScrapyPlaywrightDownloadHandler"
         for name, value in {
-            "DOWNLOAD_HANDLERS": {"http": handler, "https": handler},
+            # Of what `start` asks for; robots.txt goes by plain HTTP.
+            "DOWNLOAD_HANDLERS": {"data": handler},
             "PLAYWRIGHT_BROWSER_PROVIDER": "parti_scraper.browser.BrowserProvider",
             "PLAYWRIGHT_LAUNCH_OPTIONS": launch_options(settings),
             "PLAYWRIGHT_ABORT_REQUEST": "parti_scraper.browser.is_unwanted",
@@ -191,76 +210,83 @@ class SiteSpider(PartiSpider):
         return self.arguments.url or f"{site_url}{api.CATEGORIES_PAGE}"
 
     async def start(self) -> AsyncIterator[Any]:
-        """Open the page."""
+        """Have the browser started, with an empty page.
+
+        Of a page that scrapy-playwright opens itself it wants the content. Playwright may wait for that without end
+        where the page leaves for another one.
+        """
         yield self.request(
-            self.page_url,
+            "data:,",
             callback=self.visit,
-            errback=self.not_opened,
+            errback=self.not_started,
             meta={
                 "playwright": True,
                 "playwright_include_page": True,
-                "playwright_page_init_callback": self._opening,
-                "playwright_page_goto_kwargs": {"wait_until": "domcontentloaded"},
                 # Itself, and no copy: see `BrowserProvider`.
                 "playwright_context_kwargs": CONTEXT_OPTIONS,
-                # A challenge has a status of its own, and lets a browser in after a while.
-                "handle_httpstatus_all": True,
             },
         )
 
-    async def _opening(self, page: Page, _request: Request) -> None:
-        visit = Visit(page)
-        self._visits.append(visit)
-        self._watching = asyncio.ensure_future(self._close_when_stopped(page))
-        await visit.listen()
-
     async def _close_when_stopped(self, page: Page) -> None:
-        """Close the page where the crawl is stopped, or it never opens: that ends every wait for it."""
-        opened_by = time.monotonic() + _OPENING
+        """Close the page where the crawl is stopped, or the browser hangs: that ends every wait for it."""
         while not page.is_closed():
-            if is_closing(self.crawler) or (not self._until and time.monotonic() > opened_by):
+            if is_closing(self.crawler) or time.monotonic() > self._until + _HUNG:
                 await _close(page)
                 return
             await asyncio.sleep(_WATCH)
 
     async def visit(self, response: Response) -> AsyncIterator[Any]:
-        """Look around as a visitor would; yields what the page asked for."""
-        visit = self._visits[-1]
-        await self._stay(visit, 0)
-        for item in self._take(visit, f"{redact_url(response.url)} (HTTP {response.status})"):
-            yield item
+        """Open the page and look around as a visitor would; yields what was asked for."""
+        visit = Visit(response.meta["playwright_page"])
+        self._until = time.monotonic() + _VISIT
+        self._watching = asyncio.ensure_future(self._close_when_stopped(visit.page))
+        opened = await self._open(visit)
+        if opened:
+            await self._stay(visit)
+        await _close(visit.page)
+        if opened:
+            for item in self._take(visit, opened):
+                yield item
 
-    async def not_opened(self, failure: Failure) -> AsyncIterator[Any]:
-        """Go on with the page where it left for another one by itself; yields what was asked for until it failed."""
-        visit = self._visits[-1] if self._visits else None
+    def not_started(self, failure: Failure) -> None:
+        """Note why there is no browser."""
         if isinstance(failure.value, BrowserError):
             self.cannot_start(str(failure.value))
-            return
-        # What failed has an address of the browser's own, or none.
-        is_there = visit is not None and not visit.page.is_closed() and visit.page.url.startswith("http")
-        if not is_there and not is_closing(self.crawler):
-            self.note_gap(f"{redact_url(self.page_url)} could not be opened: {first_line(failure.value)}")
-        if visit is None or not (is_there or visit.calls):
-            return
-        if is_there:
-            await self._stay(visit, len(visit.calls))
-        for item in self._take(visit, redact_url(self.page_url)):
-            yield item
+        else:
+            self._not_opened(failure.value)
 
-    async def _stay(self, visit: Visit, before: int) -> None:
-        """Look around and close the page, of which the calls after the first `before` are."""
+    async def _open(self, visit: Visit) -> str:
+        """Open the page; return what there is, as to be named to users, or nothing."""
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
-        self._until = time.monotonic() + _VISIT
+        try:
+            robots = self.crawler.get_downloader_middleware(RobotsTxtMiddleware)
+            if robots is not None:
+                await robots.process_request(self.request(self.page_url))
+            await visit.listen()
+            # No further: what comes next may be another page already.
+            answer = await visit.page.goto(self.page_url, wait_until="commit")
+        except (Error, IgnoreRequest) as error:
+            self._not_opened(error)
+            return ""
+        return f"{redact_url(answer.url)} (HTTP {answer.status})" if answer else redact_url(self.page_url)
+
+    def _not_opened(self, error: BaseException | None) -> None:
+        if not is_closing(self.crawler):
+            self.note_gap(f"{redact_url(self.page_url)} could not be opened: {first_line(error)}")
+
+    async def _stay(self, visit: Visit) -> None:
+        """Look around, for as long as there is a page."""
+        from playwright.async_api import Error  # noqa: PLC0415 - an extra
+
         self.crawler.stats.inc_value("parti/spider/pages")
         try:
             await visit.page.wait_for_load_state("domcontentloaded")
-            await self._look_around(visit, before)
+            await self._look_around(visit)
         except Error as error:
             if not is_closing(self.crawler):
                 self.note_gap(f"the visit of {redact_url(visit.page.url)} was cut short: {first_line(error)}")
-        visit.take_sockets()
-        await _close(visit.page)
+        visit.take_open()
 
     def _take(self, visit: Visit, page: str) -> Iterator[ApiCall]:
         configuration = Configuration(
@@ -272,8 +298,9 @@ class SiteSpider(PartiSpider):
         if not is_closing(self.crawler):
             self._conclude(visit, page, configuration)
 
-    async def _look_around(self, visit: Visit, before: int) -> None:
-        await self._settle(visit, before, _FIRST_REQUEST)
+    async def _look_around(self, visit: Visit) -> None:
+        await self._wait(lambda: len(visit.calls) > visit.earlier, _FIRST_REQUEST)
+        await self._wait(lambda: not visit.is_waiting, _ANSWERS)
         await self._settle(visit, len(visit.calls), _NEXT_REQUEST)
         await self._take_screenshot(visit.page)
         size = visit.page.viewport_size or {"width": 0, "height": 0}
@@ -373,8 +400,10 @@ async def _close(page: Page) -> None:
     """Close a page; requests that it has under way are no errors, nor is a browser that is gone."""
     from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
+    # It waits for a page that is busy, or whose server does not answer; to close it does not.
+    with contextlib.suppress(Error, TimeoutError):
+        await asyncio.wait_for(page.unroute_all(behavior="ignoreErrors"), _UNROUTE)
     with contextlib.suppress(Error):
-        await page.unroute_all(behavior="ignoreErrors")
         await page.close()
 
 
