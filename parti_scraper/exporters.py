@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import string
 from dataclasses import fields
 from functools import cache
@@ -33,6 +34,7 @@ _CONTROL_STARTS = ("\t", "\r", "\n")
 
 # What most texts begin with.
 _HARMLESS_STARTS = frozenset(["", *string.ascii_letters, *string.digits])
+_NOT_HARMLESS = re.compile(r"\n[^A-Za-z0-9\n]").search
 _CONSTANTS = {None: "", False: "false", True: "true"}
 _EMPTY = {dict: "{}", list: "[]"}
 
@@ -149,37 +151,46 @@ class CsvItemExporter(exporters.CsvItemExporter):
 BULK_EXPORTERS = (CsvItemExporter, JsonLinesItemExporter)
 
 
-def _column(values: tuple[Any, ...]) -> list[str]:
+def _column(values: Sequence[Any]) -> Sequence[str]:
     """Return the cells of a column as they stand in the file: most columns need only one look at all their cells.
 
     Python's own writer looks at each character, which takes as long as all the rest of a record.
     """
-    types = set(map(type, values))
-    if types == {int}:
-        return list(map(str, values))
-    if types <= {bool, type(None)}:
-        return [_CONSTANTS[value] for value in values]
-    if types <= {int, type(None)}:
-        return ["" if value is None else str(value) for value in values]
-    if types <= {str, type(None)}:
-        cells = [value or "" for value in values]
-        if not _HARMLESS_STARTS.issuperset([cell[:1] for cell in cells]):
-            cells = list(map(harmless, cells))
-    else:
-        cells = ["" if value is None else str(_cell(value)) for value in values]
-    together = "".join(cells)
+    try:
+        together = "\n".join(["", *values])
+    except TypeError:
+        types = set(map(type, values)) - {type(None)}
+        if types <= {int}:
+            return ["" if value is None else str(value) for value in values]
+        if types <= {bool}:
+            return [_CONSTANTS[value] for value in values]
+        if types == {dict} and not any(values):
+            return [_EMPTY[dict] if value is not None else "" for value in values]
+        values = [value or "" for value in values] if types == {str} else list(map(_text, values))
+        together = "\n".join(["", *values])
+        if types != {str}:
+            return _quoted(values, together)
+    if _NOT_HARMLESS(together) or together.count("\n") > len(values):
+        values = [value if value[:1] in _HARMLESS_STARTS else harmless(value) for value in values]
+    return _quoted(values, together)
+
+
+def _quoted(cells: Sequence[str], together: str) -> Sequence[str]:
+    """Return the cells, in quotes where they have to be (RFC 4180); without NUL, which no reader agrees on."""
     if "\0" in together:
         cells = [cell.replace("\0", "\ufffd") for cell in cells]
-    if "," in together or '"' in together or "\n" in together or "\r" in together:
-        cells = [_quoted(cell) for cell in cells]
+    if '"' in together or "\r" in together or together.count("\n") > len(cells):
+        return [
+            '"' + cell.replace('"', '""') + '"' if "," in cell or '"' in cell or "\n" in cell or "\r" in cell else cell
+            for cell in cells
+        ]
+    if "," in together:
+        return [f'"{cell}"' if "," in cell else cell for cell in cells]
     return cells
 
 
-def _quoted(cell: str) -> str:
-    """Return the cell in quotes where it has to be (RFC 4180)."""
-    if "," in cell or '"' in cell or "\n" in cell or "\r" in cell:
-        return '"' + cell.replace('"', '""') + '"'
-    return cell
+def _text(value: Any) -> str:
+    return "" if value is None else str(_cell(value))
 
 
 def _cell(value: Any) -> Any:

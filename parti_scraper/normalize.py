@@ -34,7 +34,6 @@ _MAX_DIGITS = 19
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # 9999-12-31T23:59:59Z; milliseconds, taken for seconds, are beyond it.
 _MAX_TS = 253_402_300_799
-_SECONDS_PER_DAY = 86_400
 
 Integer = Annotated[int, msgspec.Meta(ge=-_MAX_INTEGER, le=_MAX_INTEGER)]
 Timestamp = Annotated[int, msgspec.Meta(ge=0, le=_MAX_TS)]
@@ -149,18 +148,20 @@ class CategoryIndex:
 
 def timestamp_to_iso(ts: float) -> str:
     """Return Unix seconds as ISO 8601 in UTC, to the second."""
-    day, second = divmod(floor(ts), _SECONDS_PER_DAY)
-    return f"{_day_to_iso(day)}T{_MINUTES[second // 60]}:{_MINUTES[second % 60][3:]}Z"
+    minute, second = divmod(floor(ts), 60)
+    day, minute = divmod(minute, _MINUTES_PER_DAY)
+    return f"{_day_to_iso(day)}T{_MINUTES[minute]}:{_SECONDS[second]}Z"
 
 
-# Of a day; and of an hour, after the colon.
-_MINUTES = [f"{minute // 60:02}:{minute % 60:02}" for minute in range(24 * 60)]
+_MINUTES_PER_DAY = 24 * 60
+_MINUTES = [f"{minute // 60:02}:{minute % 60:02}" for minute in range(_MINUTES_PER_DAY)]
+_SECONDS = [f"{second:02}" for second in range(60)]
 
 
 # Writing the date is what takes the time, and the livestreams of a page ended on the same few days.
 @lru_cache(maxsize=1024)
 def _day_to_iso(day: int) -> str:
-    return datetime.fromtimestamp(day * _SECONDS_PER_DAY, UTC).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(day * _MINUTES_PER_DAY * 60, UTC).strftime("%Y-%m-%d")
 
 
 def iso_to_timestamp(text: str) -> int:
@@ -208,30 +209,31 @@ def normalize_recent(body: bytes, url: str, scraped_at: str, categories: Categor
 
     def build(record: _RecentRecord, extra: dict[str, Any], _position: int) -> Livestream:
         start, end = record.event_start_ts, record.event_end_ts
+        # By position, in the order of the class: with names it takes three times as long.
         return Livestream(
-            event_id=record.event_id,
-            user_id=record.user_id,
-            user_name=record.user_name,
-            event_title=record.event_title,
-            category_id=categories.find(record.category_name),
-            category_name=record.category_name,
-            event_start=None if start is None else timestamp_to_iso(start),
-            event_end=None if end is None else timestamp_to_iso(end),
-            duration_seconds=None if start is None or end is None or end < start else end - start,
-            total_viewers=record.total_viewers,
-            livestream_visibility_type=record.livestream_visibility_type,
-            has_access_pass=record.has_access_pass,
-            livestream_recording=record.livestream_recording,
-            event_file=record.event_file,
-            avatar_link=record.avatar_link,
-            user_avatar_id=record.user_avatar_id,
-            social_media=record.social_media,
-            social_username=record.social_username,
-            discord_discriminator=record.discord_discriminator,
-            channel_url=api.channel_url(record.social_media, record.social_username),
-            video_url=api.video_url(record.event_id),
-            scraped_at=scraped_at,
-            extra=extra,
+            record.event_id,
+            record.user_id,
+            record.user_name,
+            record.event_title,
+            categories.find(record.category_name),
+            record.category_name,
+            None if start is None else timestamp_to_iso(start),
+            None if end is None else timestamp_to_iso(end),
+            None if start is None or end is None or end < start else end - start,
+            record.total_viewers,
+            record.livestream_visibility_type,
+            record.has_access_pass,
+            record.livestream_recording,
+            record.event_file,
+            record.avatar_link,
+            record.user_avatar_id,
+            record.social_media,
+            record.social_username,
+            record.discord_discriminator,
+            api.channel_url(record.social_media, record.social_username),
+            api.video_url(record.event_id),
+            scraped_at,
+            extra,
         )
 
     return _normalize_page(body, url, _RecentRecord, build)

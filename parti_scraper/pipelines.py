@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Kinds of records that the arguments' filters are about.
+_SELECTED = (Livestream, LiveChannel)
+
 
 class BadRecord(DropItem):
     """The record could not be normalized and stands in `quarantine.jsonl`. Raised by QuarantinePipeline."""
@@ -105,7 +108,7 @@ class SelectionPipeline(_Pipeline):
     """Applies the arguments' filters once more, since the server may not have."""
 
     def process_item(self, item: Item) -> Item:
-        if isinstance(item, Livestream | LiveChannel) and not self.spider.selection.takes(item):
+        if isinstance(item, _SELECTED) and not self.spider.selection.takes(item):
             raise FilteredRecord(str(item.event_id))
         return item
 
