@@ -122,25 +122,25 @@ class CsvItemExporter(exporters.CsvItemExporter):
 
     def export_items(self, items: Sequence[Any]) -> None:
         """Write the records."""
-        cells_of = self._reader_of(items)
-        if cells_of is None:
+        readers = self._readers_of(items)
+        if not readers:
             for item in items:
                 super().export_item(item)
             return
         if self._headers_not_written:
             self._headers_not_written = False
             self._write_headers_and_set_fields_to_export(items[0])
-        columns = map(_column, zip(*map(cells_of, items), strict=True))
+        columns = [_column(list(map(read, items))) for read in readers]
         self.stream.write("\r\n".join([*map(",".join, zip(*columns, strict=True)), ""]))
 
-    def _reader_of(self, items: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]] | None:
-        """Return what reads the columns of the records, or None where they are not what the spiders yield."""
+    def _readers_of(self, items: Sequence[Any]) -> tuple[Callable[[Any], Any], ...]:
+        """Return what reads the columns of the records; nothing where they are not what the spiders yield."""
         names = tuple(self.fields_to_export or ())
         item_class, *others = set(map(type, items))
         # With options such as another delimiter, Scrapy writes the rows; as what is derived from this may.
         if others or item_class not in _ITEM_TYPES or not names or self._kwargs or type(self) is not CsvItemExporter:
-            return None
-        return _reader(item_class, names)
+            return ()
+        return _readers(item_class, names)
 
     def serialize_field(self, field: Mapping[str, Any] | Field, name: str, value: Any) -> Any:
         """Return the value of a cell."""
@@ -204,9 +204,9 @@ def _cell(value: Any) -> Any:
 
 
 @cache
-def _reader(item_class: type[Any], names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]] | None:
+def _readers(item_class: type[Any], names: tuple[str, ...]) -> tuple[Callable[[Any], Any], ...]:
     known = {column.name for column in fields(item_class)}
-    return attrgetter(*names) if len(names) > 1 and known.issuperset(names) else None
+    return tuple(map(attrgetter, names)) if known.issuperset(names) else ()
 
 
 def close_on_disk(file: IO[bytes], form: str, *, is_torn: bool = False) -> None:
