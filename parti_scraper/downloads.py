@@ -6,7 +6,7 @@ import errno
 import zlib
 from contextlib import asynccontextmanager
 from math import inf
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import aiohttp
 from pydispatch.dispatcher import getAllReceivers, liveReceivers
@@ -38,13 +38,15 @@ _GZIP = 31
 # The first that fits counts.
 _ERRORS: tuple[tuple[type[Exception], type[Exception]], ...] = (
     (aiohttp.ClientConnectorDNSError, CannotResolveHostError),
-    (aiohttp.ClientProxyConnectionError, NoConnectionError),
-    (aiohttp.ClientHttpProxyError, NoConnectionError),
     (aiohttp.ClientSSLError, DownloadFailedError),
     (aiohttp.ClientConnectorError, NoConnectionError),
     (aiohttp.InvalidURL, UnsupportedURLSchemeError),
     (aiohttp.ClientError, DownloadFailedError),
 )
+# Behind a proxy, it is the proxy that these are about.
+_OF_PROXIES = {CannotResolveHostError, DownloadConnectionRefusedError, NoConnectionError}
+# In bytes; aiohttp's own limits are half of what servers and other clients take.
+_LONGEST_HEADER = 16_384
 
 
 class HttpDownloadHandler(AiohttpDownloadHandler):
@@ -71,25 +73,36 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
         request: Request,
         timeout: float,  # noqa: ASYNC109 - the signature is Scrapy's
     ) -> AsyncIterator[_ClientResponse]:
-        proxy = self._extract_proxy_url_with_creds(request)
-        # What is for the proxy alone is left out.
-        headers = self._request_headers(request) if proxy else request.headers
+        url = URL(request.url, encoded=True)
+        proxy, authorization = self._extract_proxy(request)
+        headers, for_tunnel = request.headers, None
+        if proxy and url.scheme == "https":
+            # The proxy sees no other headers than these.
+            headers = self._request_headers(request)
+            for_tunnel = {"User-Agent": (headers.get("User-Agent") or b"").decode("latin-1")}
+            if authorization:
+                for_tunnel["Proxy-Authorization"] = authorization
         try:
             async with self._session.request(
                 request.method,
-                URL(request.url, encoded=True),
+                url,
                 data=request.body or None,
                 headers=headers.to_tuple_list(),
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 ssl=self._ssl_context,
                 allow_redirects=False,
                 proxy=proxy,
+                proxy_headers=for_tunnel,
+                max_line_size=_LONGEST_HEADER,
+                max_field_size=_LONGEST_HEADER,
             ) as response:
-                yield response  # type: ignore[misc]
+                if cast("_ClientResponse", response)._peername is None:  # noqa: SLF001 - Scrapy wants it
+                    raise DownloadFailedError("the connection was closed")
+                yield cast("_ClientResponse", response)
         except TimeoutError as error:
             raise DownloadTimeoutError(f"Getting {request.url} took longer than {timeout} seconds") from error
         except aiohttp.ClientError as error:
-            raise _as_scrapy_has_it(error) from error
+            raise _as_scrapy_has_it(error, proxy) from error
 
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
         """Read the body in one piece, and decompress it, where nobody wants to see its pieces."""
@@ -98,7 +111,8 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
             request.meta.get("download_warnsize", self._default_warnsize) or inf,
         )
         size = response.content_length
-        if size is None or size > most or self._is_watched() or not self._fail_on_dataloss:
+        fails_on_dataloss = request.meta.get("download_fail_on_dataloss", self._fail_on_dataloss)
+        if size is None or size > most or self._is_watched() or not fails_on_dataloss or self._tls_verbose_logging:
             return await super()._read_response(response, request)
         try:
             body = await response.read()
@@ -118,11 +132,22 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
         return any(any(liveReceivers(getAllReceivers(self.crawler, signal))) for signal in watched)
 
 
-def _as_scrapy_has_it(error: aiohttp.ClientError) -> Exception:
-    is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
-    if isinstance(error, aiohttp.ClientConnectorError) and error.errno == errno.ECONNREFUSED and not is_proxy:
-        return DownloadConnectionRefusedError(str(error))
-    return next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))(str(error) or type(error).__name__)
+def _as_scrapy_has_it(error: aiohttp.ClientError, proxy: str | None) -> Exception:
+    kind = next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
+    text = str(error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        # Its own text shows an object of Python's.
+        cause = getattr(error, "certificate_error", None) or error.os_error
+        text = f"{error.host}:{error.port}: {cause}"
+        # Where a name has several addresses, errors of all of them are in one text.
+        if f"[Errno {errno.ECONNREFUSED}]" in text:
+            kind = DownloadConnectionRefusedError
+    elif isinstance(error, aiohttp.ServerDisconnectedError):
+        # Its own text may be all headers that came until then.
+        text = "the connection was closed"
+    if proxy and (isinstance(error, aiohttp.ClientHttpProxyError) or kind in _OF_PROXIES):
+        return NoConnectionError(f"proxy: {text}")
+    return kind(text or type(error).__name__)
 
 
 def _gunzip(body: bytes, most: float) -> bytes | None:

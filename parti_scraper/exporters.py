@@ -206,7 +206,8 @@ def _cell(value: Any) -> Any:
 @cache
 def _readers(item_class: type[Any], names: tuple[str, ...]) -> tuple[Callable[[Any], Any], ...]:
     known = {column.name for column in fields(item_class)}
-    return tuple(map(attrgetter, names)) if known.issuperset(names) else ()
+    # Of one column, Scrapy's writer puts empty cells in quotes, since readers pass over empty lines.
+    return tuple(map(attrgetter, names)) if known.issuperset(names) and len(names) > 1 else ()
 
 
 def close_on_disk(file: IO[bytes], form: str, *, is_torn: bool = False) -> None:

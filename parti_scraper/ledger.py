@@ -214,8 +214,10 @@ class Ledger:
                 raise LedgerFormatError(f"{self.path} is of version {version}, not {_VERSION}: {_WHAT_TO_DO}")
         # A checkpoint takes a tenth of the time where no journal is made and deleted. Where another process is at it,
         # this one goes on as the database is.
-        with contextlib.suppress(sqlite3.OperationalError):
+        with self._told_apart(), contextlib.suppress(sqlite3.OperationalError):
             self._connection.execute("PRAGMA journal_mode = WAL")
+            # The default of most builds of SQLite, but not of all: what is noted is on the disk.
+            self._connection.execute("PRAGMA synchronous = FULL")
 
     @classmethod
     def existing(cls, folder: Path) -> Self | None:

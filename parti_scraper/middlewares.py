@@ -26,6 +26,7 @@ from scrapy.exceptions import (
     ResponseDataLossError,
 )
 from scrapy.http.request import NO_CALLBACK
+from twisted.internet.error import ConnectError, ConnectionClosed
 
 from parti_scraper import api
 from parti_scraper.backoff import (
@@ -65,8 +66,9 @@ _KINDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((DownloadTimeoutError,), "timeout"),
     ((ResponseDataLossError,), "answer cut short"),
     ((SitePageError,), "site not open"),
-    ((NoConnectionError,), "no connection"),
-    ((DownloadFailedError,), "connection lost"),
+    # Those of Twisted come of Scrapy's own handlers, where a user has set one.
+    ((NoConnectionError, ConnectError), "no connection"),
+    ((DownloadFailedError, ConnectionClosed), "connection lost"),
 )
 _UNREACHABLE = {"connection refused", "host name not found"}
 _MOVED = {404, 410}

@@ -26,7 +26,7 @@ READINGS: list[dict[str, Any]] = [
     {"page_cap": 15, "bounds": "half-open", "tie_order": "unstable", "ties": 0.3},
     {"page_cap": 15, "insert_every": 3, "delete_every": 3},
     {"page_cap": 50, "time_filter": "ignored", "insert_every": 3, "delete_every": 3},
-    {"page_cap": 1, "events": 120},
+    {"page_cap": 1, "events": 300},
 ]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from parti_scraper import settings
+from parti_scraper.api import USER_AGENT
 from tests.conftest import Run
 from tests.test_middlewares import (
     CATEGORIES,
@@ -38,6 +41,45 @@ def test_a_proxy_of_the_environment_is_asked(crawl: Run, script: Script) -> None
     assert run.code == 0
     assert [row["name"] for row in run.rows] == ["Gaming"]
     assert f"http://api.example{CATEGORIES}" in proxy.paths
+
+
+def test_a_proxy_is_given_its_password_and_nobody_else_is(crawl: Run, script: Script) -> None:
+    proxy = script(gaming_or_nothing)
+    with_password = proxy.base_url.replace("//", "//joe:p%2Fw@")
+    run = crawl("categories", *UNTHROTTLED, env=to("http://api.example") | {"http_proxy": with_password})
+    assert run.code == 0
+    sent = {headers.get("Proxy-Authorization") for _, headers in proxy.requests}
+    assert sent == {"Basic " + base64.b64encode(b"joe:p/w").decode()}
+
+
+def test_a_proxy_that_refuses_a_password_does_not_make_it_known(crawl: Run, script: Script, tmp_path: Path) -> None:
+    proxy = script(lambda _: (407, {}, b""))
+    env = IMPATIENT | {"https_proxy": proxy.base_url.replace("//", "//joe:pa55%2Fw0rd@")}
+    log = tmp_path / "log"
+    run = crawl("categories", *UNTHROTTLED, "-s", f"LOG_FILE={log}", env=env | to("https://api.example"))
+    assert run.code == 4
+    assert "proxy: 407" in run.package["reason"]
+    everything = run.stderr + log.read_text() + json.dumps(run.package)
+    assert "w0rd" not in everything
+    asked = [headers for path, headers in proxy.requests if path == "api.example:443"]
+    assert {headers["Proxy-Authorization"] for headers in asked} == {
+        "Basic " + base64.b64encode(b"joe:pa55/w0rd").decode()
+    }
+    assert {headers["User-Agent"] for headers in asked} == {USER_AGENT}
+
+
+def test_a_proxy_whose_name_is_not_found_is_not_taken_for_the_host(crawl: Run) -> None:
+    env = IMPATIENT | to("http://api.example,http://other.example") | {"http_proxy": "http://proxy.invalid:1"}
+    run = crawl("categories", *UNTHROTTLED, env=env)
+    assert run.code == 4
+    assert "proxy: proxy.invalid:1" in run.package["reason"]
+    assert run.package["failovers"] == []
+
+
+def test_a_header_may_be_as_long_as_a_large_policy(crawl: Run, script: Script) -> None:
+    headers = HEADERS | {"Content-Security-Policy": "x" * 16_000}
+    server = script(lambda path: (STATUS, headers, BODY) if path == CATEGORIES else NOT_FOUND)
+    assert crawl("categories", env=to(server.base_url)).code == 0
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

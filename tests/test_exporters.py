@@ -154,6 +154,15 @@ def test_many_at_a_time_are_written_as_scrapy_writes_one(items: list[Any]) -> No
     ]
 
 
+def test_an_empty_cell_that_is_alone_in_its_row_is_no_empty_line() -> None:
+    stream = io.BytesIO()
+    exporter = CsvItemExporter(stream, fields_to_export=["name"])
+    exporter.start_exporting()
+    exporter.export_items([Category(1, None, None, "", {}), Category(2, "Art", None, "", {})])
+    exporter.finish_exporting()
+    assert stream.getvalue() == b'name\r\n""\r\nArt\r\n'
+
+
 def test_what_a_pipeline_made_of_a_record_is_written_too() -> None:
     stream = io.BytesIO()
     JsonLinesItemExporter(stream, encoding="utf-8").export_items([{"a": 1, "b": None}])

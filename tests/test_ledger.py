@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from parti_scraper.exceptions import LedgerError
-from parti_scraper.ledger import Checkpoint, Ledger, Lock, Run, Series, Version, WindowDone, content_hash
+from parti_scraper.exceptions import LedgerError, LedgerFormatError
+from parti_scraper.ledger import FILE_NAME, Checkpoint, Ledger, Lock, Run, Series, Version, WindowDone, content_hash
 
 NOW = 1_800_000_000
 FILTERS = {"categories": ["7"], "user_id": None}
@@ -134,6 +134,16 @@ def test_a_lock_is_one_processs_until_it_lets_go(tmp_path: Path) -> None:
     again.release()
     with pytest.raises(FileNotFoundError):
         Lock.take(tmp_path / "none")
+
+
+def test_a_ledger_with_a_damaged_page_is_one_line_with_what_to_do(tmp_path: Path) -> None:
+    Ledger(tmp_path).close()
+    with (tmp_path / FILE_NAME).open("r+b") as file:
+        # The header of the first page's tree.
+        file.seek(100)
+        file.write(b"\xff" * 14)
+    with pytest.raises(LedgerFormatError, match="is damaged"):
+        Ledger(tmp_path)
 
 
 def test_a_ledger_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

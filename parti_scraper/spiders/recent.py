@@ -153,7 +153,8 @@ class RecentSpider(PagedSpider):
             return Passes(self.size, "the livestreams by viewers", lenient=False, window=self.window)
         alone = len(self.groups) == 1 and self.max_records is None
         width = self.crawler.settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN") if alone else 1
-        return History(*self.window, self.size, width, remaining)
+        # 0 is what Scrapy takes for the cap of all hosts together.
+        return History(*self.window, self.size, max(width, 1), remaining)
 
     def url(self, walk: Walk, ask: Ask) -> str:
         """Return the address of a page."""

@@ -188,8 +188,8 @@ class SiteSpider(PartiSpider):
         check_browser(settings)
         handler = "scrapy_playwright.handler.ScrapyPlaywrightDownloadHandler"
         for name, value in {
-            # Of what `start` asks for; robots.txt goes by plain HTTP.
-            "DOWNLOAD_HANDLERS": {"data": handler},
+            # For what `start` asks for; robots.txt goes as ever.
+            "DOWNLOAD_HANDLERS": settings.getdict("DOWNLOAD_HANDLERS") | {"data": handler},
             "PLAYWRIGHT_BROWSER_PROVIDER": "parti_scraper.browser.BrowserProvider",
             "PLAYWRIGHT_LAUNCH_OPTIONS": launch_options(settings),
             "PLAYWRIGHT_ABORT_REQUEST": "parti_scraper.browser.is_unwanted",
