@@ -8,9 +8,12 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from scrapy.exceptions import DownloadConnectionRefusedError
 
-from parti_scraper import settings
+from parti_scraper import downloads, settings
 from parti_scraper.api import USER_AGENT
 from tests.conftest import Run
 from tests.test_middlewares import (
@@ -139,3 +142,13 @@ def test_who_listens_for_the_parts_of_a_body_hears_them(crawl: Run, script: Scri
     run = crawl("categories", "-s", f"EXTENSIONS={json.dumps(extensions)}", env=to(server.base_url))
     assert run.code == 0
     assert json.loads(run.stdout)[CATEGORIES] == len(BODY)
+
+
+def test_a_name_of_which_one_address_refuses_and_one_cannot_be_reached_is_refused() -> None:
+    both = OSError(
+        "Multiple exceptions: [Errno 101] Network is unreachable, [Errno 111] Connect call failed ('::1', 1)"
+    )
+    key = ConnectionKey("api.example", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
+    error = downloads._as_scrapy_has_it(aiohttp.ClientConnectorError(key, both), None)
+    assert isinstance(error, DownloadConnectionRefusedError)
+    assert "object at" not in str(error)
