@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import sys
 import time
@@ -100,6 +101,8 @@ class Command(crawl.Command):
         crawling: Any = self.crawler_process.crawl(crawler, **opts.spargs)
         self.crawler_process.start()
         self.exitcode = self._conclude(crawler, crawling, time.monotonic() - started)
+        # The process ends: to look through all that was loaded for garbage takes longer than to store the feeds.
+        gc.freeze()
 
     def _check_command(self, args: list[str]) -> None:
         spiders = ", ".join(sorted(self._spiders()))
