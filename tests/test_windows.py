@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -20,11 +21,13 @@ MAX_REQUESTS = 6_000
 NO_SHRINK = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
-def follow(plan: Plan, server: ModelServer, by_chance: random.Random, fail: float = 0) -> set[int]:
+def follow(
+    plan: Plan, server: ModelServer, by_chance: random.Random, fail: float = 0, stop_at: int = MAX_REQUESTS
+) -> set[int]:
     """Do what a plan says, with answers in any order; return the ids served, those that were unreadable included."""
     served: set[int] = set()
     asks = plan.start()
-    while asks:
+    while asks and server.requests != stop_at:
         assert server.requests < MAX_REQUESTS, "a loop"
         ask = asks.pop(by_chance.randrange(len(asks)))
         answer = server.answer(ask.from_ts, ask.to_ts, ask.request.offset, ask.request.limit)
@@ -80,6 +83,22 @@ def test_each_reading_gives_the_whole_set_within_the_budget(
         # Pages of one record are walked twice once the set moves, and shorter blocks of them again.
         factor = 3.4 if change_every else 1.6
     assert server.requests <= factor * len(events) / cap + 30
+
+
+@pytest.mark.parametrize("change_every", [0, 7])
+def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) -> None:
+    events = history(20_000, random.Random(7), ties=0.01)
+    server = ModelServer(dict(events), cap=40, change_every=change_every)
+    by_chance = random.Random(3)
+    plan = History(0, NOW, PageSize(40), 8)
+    served = follow(plan, server, by_chance, stop_at=200)
+    # There would be 24 of ten pages each.
+    assert len(plan.done) + len(plan.remaining()) < 20
+    plan = History(0, NOW, PageSize(40), 8, json.loads(json.dumps(plan.remaining())))
+    served |= follow(plan, server, by_chance)
+    assert plan.gaps == []
+    assert set(events) - server.deleted <= served
+    assert server.requests <= 1.08 * len(events) / 40
 
 
 servers = st.fixed_dictionaries(
