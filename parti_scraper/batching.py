@@ -10,9 +10,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from pydispatch.dispatcher import getAllReceivers, liveReceivers
 from scrapy import Request, signals
 from scrapy.exceptions import DropItem, NotConfigured
 from scrapy.extensions import corestats
@@ -21,7 +21,7 @@ from scrapy.utils.defer import ensure_awaitable
 from scrapy.utils.log import logformatter_adapter
 
 from parti_scraper.log_formatter import LogFormatter
-from parti_scraper.signals import items_dropped, items_scraped
+from parti_scraper.signals import items_dropped, items_scraped, receivers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -69,8 +69,6 @@ class BatchMiddleware:
         if not crawler.settings.getbool("PARTI_BATCHING"):
             raise NotConfigured
         self.crawler = crawler
-        self._pipelines: list[Callable[[Any], Any]] = []
-        self._goes_alone = False
         # Who listened when it was last looked at, and whether some of them miss something where items go together.
         self._listeners: list[list[Any]] = []
         self._has_others = False
@@ -103,7 +101,7 @@ class BatchMiddleware:
         """Take the items through the pipelines; return those that are to go on their own, all or none."""
         if not batch:
             return ()
-        pipelines = self._pipelines = self._pipelines or self._find_pipelines()
+        pipelines = self._pipelines
         if self._goes_alone or self._is_listened_to():
             return tuple(batch)
         written: list[Any] = []
@@ -141,36 +139,39 @@ class BatchMiddleware:
         line = self.crawler.logformatter.item_error(item, error, response, spider)
         logger.log(*logformatter_adapter(line), extra={"spider": spider, "item": item}, exc_info=True)
 
-    def _find_pipelines(self) -> list[Callable[[Any], Any]]:
-        """Find the pipelines, and whether a component is there that has to see each item on its own."""
+    @cached_property
+    def _pipelines(self) -> list[Callable[[Any], Any]]:
+        processor = self.crawler.engine.scraper.itemproc
+        return [each.process_item for each in processor.middlewares if hasattr(each, "process_item")]
+
+    @cached_property
+    def _goes_alone(self) -> bool:
+        """Whether a component is there that has to see each item on its own."""
         scraper = self.crawler.engine.scraper
-        pipelines = [each.process_item for each in scraper.itemproc.middlewares if hasattr(each, "process_item")]
-        self._goes_alone = (
+        return (
             type(scraper.itemproc) is not ItemPipelineManager
             or type(self.crawler.logformatter) is not LogFormatter
-            or not all(map(_is_plain, pipelines))
+            or not all(map(_is_plain, self._pipelines))
             or any(map(_handles_output_of_others, scraper.spidermw.middlewares))
         )
-        return pipelines
 
     def _is_listened_to(self) -> bool:
         """Tell whether somebody listens for items who does not listen for batches."""
-        listeners = list(map(self._receivers, _OF_ITEMS))
+        listeners = [receivers(self.crawler, signal) for signal in _OF_ITEMS]
         if listeners != self._listeners:
             self._listeners = listeners
             self._has_others = bool(
-                self._receivers(signals.item_error)
+                receivers(self.crawler, signals.item_error)
                 or self._left_out(signals.item_scraped, items_scraped)
                 or self._left_out(signals.item_dropped, items_dropped)
             )
         return self._has_others
 
     def _left_out(self, single: object, batch: object) -> bool:
-        batched = {id(_owner(receiver)): receiver for receiver in self._receivers(batch)}
-        return any(_is_newer(receiver, batched.get(id(_owner(receiver)))) for receiver in self._receivers(single))
-
-    def _receivers(self, signal: object) -> list[Any]:
-        return list(liveReceivers(getAllReceivers(self.crawler, signal)))
+        batched = {id(_owner(receiver)): receiver for receiver in receivers(self.crawler, batch)}
+        return any(
+            _is_newer(receiver, batched.get(id(_owner(receiver)))) for receiver in receivers(self.crawler, single)
+        )
 
 
 def _is_plain(process_item: Callable[[Any], Any]) -> bool:

@@ -9,7 +9,6 @@ from math import inf
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import aiohttp
-from pydispatch.dispatcher import getAllReceivers, liveReceivers
 from scrapy import signals
 from scrapy.core.downloader.handlers._aiohttp import AiohttpDownloadHandler
 from scrapy.exceptions import (
@@ -25,6 +24,7 @@ from scrapy.utils._download_handlers import make_response
 from yarl import URL
 
 from parti_scraper.middlewares import NoConnectionError, RetryMiddleware
+from parti_scraper.signals import receivers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,10 +62,14 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
 
     async def download_request(self, request: Request) -> Response:
         """Download the request, later where it must be."""
+        await self.hold(request)
+        return await super().download_request(request)
+
+    async def hold(self, request: Request) -> None:
+        """Wait for the end of the host's pause. Raises IgnoreRequest where it is not to be asked any more."""
         retry = self.crawler.get_downloader_middleware(RetryMiddleware)
         if retry:
             await retry.hold(request)
-        return await super().download_request(request)
 
     @asynccontextmanager
     async def _make_request(
@@ -129,7 +133,7 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
     def _is_watched(self) -> bool:
         """Tell whether somebody listens for the parts of an answer as they come."""
         watched = (signals.headers_received, signals.bytes_received)
-        return any(any(liveReceivers(getAllReceivers(self.crawler, signal))) for signal in watched)
+        return any(receivers(self.crawler, signal) for signal in watched)
 
 
 def _as_scrapy_has_it(error: aiohttp.ClientError, proxy: str | None) -> Exception:

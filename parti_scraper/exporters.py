@@ -34,6 +34,7 @@ _CONTROL_STARTS = ("\t", "\r", "\n")
 
 # What most texts begin with.
 _HARMLESS_STARTS = frozenset(["", *string.ascii_letters, *string.digits])
+# The opposite, in a whole column, each of whose cells comes after a line break.
 _NOT_HARMLESS = re.compile(r"\n[^A-Za-z0-9\n]").search
 _CONSTANTS = {None: "", False: "false", True: "true"}
 _EMPTY = {dict: "{}", list: "[]"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydispatch.dispatcher import getAllReceivers, liveReceivers
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -20,3 +22,8 @@ checkpoint = object()
 def send_storage_failed(crawler: Crawler, what: str, error: OSError) -> None:
     """Tell the run that something cannot be written."""
     crawler.signals.send_catch_log(storage_failed, problem=f"{what} cannot be written: {error.strerror or error}")
+
+
+def receivers(crawler: Crawler, signal: object) -> list[Any]:
+    """Return who listens for a signal, Scrapy's or the project's."""
+    return list(liveReceivers(getAllReceivers(crawler, signal)))

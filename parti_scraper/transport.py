@@ -29,7 +29,7 @@ from parti_scraper import api
 from parti_scraper.browser import Chromium, Network, first_line, launch_options
 from parti_scraper.downloads import HttpDownloadHandler
 from parti_scraper.exceptions import BrowserError
-from parti_scraper.middlewares import RetryMiddleware, SitePageError, is_challenge
+from parti_scraper.middlewares import SitePageError, is_challenge
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -276,9 +276,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         """Download the request, later where it must be."""
         if api.base_of(request.url) is None:
             return await super().download_request(request)
-        retry = self.crawler.get_downloader_middleware(RetryMiddleware)
-        if retry:
-            await retry.hold(request)
+        await self.hold(request)
         tab = await self._open_tab()
         began, loads = time.monotonic(), tab.loads
         response = await self._fetch(tab, request)
