@@ -118,27 +118,22 @@ class SeeingFormatter(LogFormatter):
 class SeeingErrors:
     """An extension that listens for items that failed."""
 
+    signal = signals.item_error
+
     @classmethod
     def from_crawler(cls, crawler: Any) -> Any:
         listener = cls()
-        crawler.signals.connect(listener.item_error, signals.item_error)
+        crawler.signals.connect(listener.see, cls.signal)
         return listener
 
-    def item_error(self, item: Any) -> None:
+    def see(self, item: Any) -> None:
         print("seen")
 
 
-class SeeingDropped:
+class SeeingDropped(SeeingErrors):
     """An extension that listens for items that were dropped, and for nothing else."""
 
-    @classmethod
-    def from_crawler(cls, crawler: Any) -> Any:
-        listener = cls()
-        crawler.signals.connect(listener.item_dropped, signals.item_dropped)
-        return listener
-
-    def item_dropped(self, item: Any) -> None:
-        print("seen")
+    signal = signals.item_dropped
 
 
 class SeeingCsv(CsvItemExporter):

@@ -23,7 +23,7 @@ from parti_scraper.exceptions import BrowserError
 from parti_scraper.mockserver import MockServer, Options
 from tests import forked
 
-ROOT = Path(__file__).parent.parent
+ROOT = forked.ROOT
 SCRAPY = (sys.executable, "-m", "scrapy")
 
 # The same examples on every run: a test that fails now and then would be a bug. Generation is slow where two
@@ -198,8 +198,8 @@ class RunningCrawl:
 
     begun: ClassVar[list[forked.Scrapy]] = []
 
-    def __init__(self, command: list[str], env: dict[str, str]) -> None:
-        self.process = forked.Scrapy(command[len(SCRAPY) :], env)
+    def __init__(self, typed: list[str], env: dict[str, str]) -> None:
+        self.process = forked.Scrapy(typed, env)
         self.begun.append(self.process)
 
     def stop(self, signal_number: int = signal.SIGINT) -> int:

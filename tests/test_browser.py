@@ -15,7 +15,7 @@ import pytest
 from parti_scraper import api
 from parti_scraper.mockserver import MockServer
 from tests import expected
-from tests.conftest import Crawl, Run, RunningCrawl, command_of, environment_of, needs_chromium, wait_until
+from tests.conftest import Crawl, Run, RunningCrawl, environment_of, needs_chromium, typed_of, wait_until
 from tests.processes import descendants
 from tests.test_spiders import STILL, Serve, ids, truth
 
@@ -120,7 +120,7 @@ def test_robots_txt_is_obeyed(crawl: Run, serve: Serve) -> None:
 
 def test_a_browser_that_dies_is_started_anew_and_nothing_is_lost(serve: Serve, output: Path) -> None:
     server = serve(**STILL, latency=0.1, page_cap=10)
-    running = RunningCrawl(command_of("recent", "run", {}, BROWSER), environment_of(output, server))
+    running = RunningCrawl(typed_of("recent", "run", {}, BROWSER), environment_of(output, server))
     wait_until(lambda: len(api_requests(server)) > 4)
     browser = min(number for number, name in descendants(running.process.pid).items() if "chrom" in name)
     os.kill(browser, signal.SIGKILL)

@@ -14,7 +14,7 @@ import pytest
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.world import World
 from tests import forked
-from tests.conftest import Crawl, Run, RunningCrawl, Scrapy, command_of, environment_of, read_lines, wait_until
+from tests.conftest import Crawl, Run, RunningCrawl, Scrapy, environment_of, read_lines, typed_of, wait_until
 from tests.test_completeness import requests
 from tests.test_spiders import Serve, ids
 
@@ -119,8 +119,8 @@ def test_a_run_left_unfinished_is_superseded_by_the_next(
     serve: Serve, incremental: Incremental, output: Path, scrapy: Scrapy
 ) -> None:
     server = serve(**STILL, events=1_000, latency=0.3)
-    command = command_of("recent", "left", {"incremental": "true"}, QUIET)
-    running = RunningCrawl(command, environment_of(output, server))
+    typed = typed_of("recent", "left", {"incremental": "true"}, QUIET)
+    running = RunningCrawl(typed, environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 3)
     second = scrapy("crawl", "recent", "-a", "incremental=true", "-a", "run_id=other", *QUIET, server=server)
     assert (second.returncode, second.stderr) == (

@@ -24,7 +24,7 @@ from parti_scraper.middlewares import TokenMiddleware, check_settings
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import ReceivedRequest
 from parti_scraper.redact import Secret
-from tests.conftest import TIMEOUT, Crawl, Run, RunningCrawl, Scrapy, command_of, environment_of, wait_until
+from tests.conftest import TIMEOUT, Crawl, Run, RunningCrawl, Scrapy, environment_of, typed_of, wait_until
 
 Serve = Callable[..., MockServer]
 
@@ -342,7 +342,7 @@ def test_trouble_with_robots_txt_says_nothing_about_the_api(crawl: Run, script: 
 
 def test_a_signal_ends_a_run_that_waits(script: Script, output: Path) -> None:
     server = script(lambda path: (429, {"Retry-After": "60"}, b"") if path == CATEGORIES else NOT_FOUND)
-    running = RunningCrawl(command_of("categories", "run", {}, ()), environment_of(output, None, to(server.base_url)))
+    running = RunningCrawl(typed_of("categories", "run", {}, ()), environment_of(output, None, to(server.base_url)))
     wait_until(lambda: "again in 60" in running.process.stderr)
     running.process.send_signal(signal.SIGINT)
     # It would wait for a minute otherwise.
@@ -379,7 +379,7 @@ def test_where_a_host_is_not_to_be_had_the_next_one_is_asked(
 def test_a_host_that_goes_away_in_the_middle_is_left_without_losing_a_record(serve: Serve, output: Path) -> None:
     first, second = serve(**STILL, latency=0.05), serve(**STILL)
     env = environment_of(output, None, to(first.base_url, second.base_url))
-    running = RunningCrawl(command_of("recent", "run", {}, ()), env)
+    running = RunningCrawl(typed_of("recent", "run", {}, ()), env)
     wait_until(lambda: len(api_requests(first)) >= 4)
     first.stop()
     stderr = running.process.communicate(timeout=TIMEOUT)[1]

@@ -18,7 +18,7 @@ from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.normalize import CategoryIndex, normalize_notification
 from parti_scraper.spiders.notifications import SeenLately
 from tests import forked
-from tests.conftest import Crawl, Run, RunningCrawl, check_books, command_of, environment_of, read_lines, wait_until
+from tests.conftest import Crawl, Run, RunningCrawl, check_books, environment_of, read_lines, typed_of, wait_until
 from tests.test_completeness import requests
 from tests.test_spiders import Serve
 
@@ -29,8 +29,8 @@ STILL: dict[str, Any] = {"speed": 0, "events": 10, "live": 300, "start_every": 3
 
 def listen(output: Path, server: MockServer, *options: str, **arguments: Any) -> RunningCrawl:
     """Begin to listen."""
-    command = command_of("notifications", "run", arguments, (*QUIET, *options))
-    return RunningCrawl(command, environment_of(output, server))
+    typed = typed_of("notifications", "run", arguments, (*QUIET, *options))
+    return RunningCrawl(typed, environment_of(output, server))
 
 
 def heard(output: Path) -> list[dict[str, Any]]:
@@ -216,7 +216,7 @@ def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serv
     api, server = serve(**STILL, latency=600), serve(**STILL)
     env = environment_of(output, api, {"PARTI_WS_URL": server.ws_url})
     options = (*QUIET, "-s", "DOWNLOAD_TIMEOUT=2")
-    running = RunningCrawl(command_of("notifications", "run", {"duration": "8s"}, options), env)
+    running = RunningCrawl(typed_of("notifications", "run", {"duration": "8s"}, options), env)
     wait_until(lambda: len(server.requests) > 0)
     while not ids(output):
         server.world.advance(3)
@@ -244,7 +244,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for(serve: Serve, output: Path
         pass
     port = int(gone.ws_url.rsplit(":")[-1].strip("/"))
     running = RunningCrawl(
-        command_of("notifications", "run", {}, QUIET), environment_of(output, api, {"PARTI_WS_URL": gone.ws_url})
+        typed_of("notifications", "run", {}, QUIET), environment_of(output, api, {"PARTI_WS_URL": gone.ws_url})
     )
     wait_until(lambda: len(api.requests) >= 2)
     with MockServer(Options(**STILL), port=port) as server:

@@ -21,9 +21,9 @@ from tests.conftest import (
     RunningCrawl,
     Scrapy,
     check_books,
-    command_of,
     environment_of,
     read_lines,
+    typed_of,
     wait_until,
 )
 from tests.test_completeness import requests
@@ -105,7 +105,7 @@ def test_a_run_that_was_stopped_goes_on_and_asks_for_little_again(serve: Serve, 
     assert crawl("recent", server=undisturbed, run_id="undisturbed").code == 0
     for number, signal_number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGKILL)):
         server = serve(**options)
-        running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+        running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
         wait_until(lambda: len(requests(server)) >= 40)  # noqa: B023 - called at once
         assert running.stop(signal_number) == (-9 if signal_number == signal.SIGKILL else 3)
         assert crawl("recent", server=server).code == 0
@@ -120,7 +120,7 @@ def test_a_run_goes_on_with_its_own_arguments_and_window(
 ) -> None:
     server = serve(speed=0, events=3_000, latency=0.05)
     arguments = {"since": "900d", "categories": "Gaming,7", "max_records": 500}
-    running = RunningCrawl(command_of("recent", "run", arguments, QUIET), environment_of(output, server))
+    running = RunningCrawl(typed_of("recent", "run", arguments, QUIET), environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 5)
     assert running.stop(signal.SIGKILL) == -9
     asked = len(server.requests)
@@ -147,7 +147,7 @@ def test_a_run_goes_on_with_its_own_arguments_and_window(
 
 def test_a_run_stopped_before_its_first_page_has_everything_before_it(serve: Serve, output: Path, crawl: Run) -> None:
     broken, server = (serve(**STILL, events=300, rate_500=rate, fault_burst=0) for rate in (1.0, 0.0))
-    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, broken))
+    running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, broken))
     wait_until(lambda: len(requests(broken, "/categories")) > 3)
     assert running.stop(signal.SIGINT) == 3
     assert crawl("recent", server=server).code == 0
@@ -156,7 +156,7 @@ def test_a_run_stopped_before_its_first_page_has_everything_before_it(serve: Ser
 
 def test_an_outage_does_not_end_a_run_that_is_to_be_finished(serve: Serve, output: Path, crawl: Run) -> None:
     gone, server = serve(**STILL, gone=True), serve(**STILL, events=3_000, latency=0.05)
-    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+    running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 20)
     running.stop(signal.SIGKILL)
     outage = crawl("recent", *QUIET, server=gone)
@@ -174,9 +174,7 @@ def test_a_run_through_all_categories_goes_on_with_each(serve: Serve, output: Pa
     undisturbed = crawl("recent", server=server, run_id="undisturbed", categories="all")
     for pages in (12, 60):
         server.requests.clear()
-        running = RunningCrawl(
-            command_of("recent", "run", {"categories": "all"}, QUIET), environment_of(output, server)
-        )
+        running = RunningCrawl(typed_of("recent", "run", {"categories": "all"}, QUIET), environment_of(output, server))
         wait_until(lambda: len(requests(server)) >= pages)  # noqa: B023 - called at once
         assert running.stop(signal.SIGKILL) == -9
     run = crawl("recent", server=server)
@@ -190,7 +188,7 @@ def test_last_is_the_last_run_that_did_not_finish(serve: Serve, output: Path, sc
     nothing = scrapy("crawl", "recent", "-a", "run_id=last", server=server)
     assert (nothing.returncode, nothing.stderr) == (0, "recent: no run is unfinished; nothing was requested\n")
     for name in ("one", "two"):
-        running = RunningCrawl(command_of("recent", name, {}, QUIET), environment_of(output, server))
+        running = RunningCrawl(typed_of("recent", name, {}, QUIET), environment_of(output, server))
         wait_until(lambda: len(requests(server)) >= 5)
         running.stop(signal.SIGKILL)
         server.requests.clear()
@@ -205,7 +203,7 @@ def test_two_processes_do_not_work_on_one_run_and_a_dead_one_keeps_nobody_out(
     serve: Serve, output: Path, crawl: Run
 ) -> None:
     server = serve(**STILL, events=1_000, latency=0.2)
-    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+    running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 3)
     second = crawl("recent", *QUIET, server=server)
     assert (second.code, second.stderr) == (
@@ -220,7 +218,7 @@ def test_two_processes_do_not_work_on_one_run_and_a_dead_one_keeps_nobody_out(
 
 def test_files_that_are_not_as_they_were_left_are_begun_from_the_start(serve: Serve, output: Path, crawl: Run) -> None:
     server = serve(**STILL, events=3_000, latency=0.05)
-    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+    running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 20)
     running.stop(signal.SIGINT)
     (output / "recent/run/livestreams.csv").write_text("nothing\n", encoding="utf-8")
@@ -236,7 +234,7 @@ def test_a_run_with_a_feed_of_the_users_begins_from_the_start(
     server = serve(**STILL, events=2_000, latency=0.05)
     feed = tmp_path / "mine.jsonl"
     options = ("-O", str(feed), *QUIET)
-    running = RunningCrawl(command_of("recent", "run", {}, options), environment_of(output, server))
+    running = RunningCrawl(typed_of("recent", "run", {}, options), environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 15)
     running.stop(signal.SIGINT)
     assert crawl("recent", *options, server=server).code == 0
@@ -257,7 +255,7 @@ def test_snapshots_go_on_where_they_were_and_all_are_whole(serve: Serve, output:
     everyone = sorted(record["user_id"] for record in server.world.live_at())
     for typed, signal_number, code in ((arguments, signal.SIGKILL, -9), ({}, signal.SIGINT, 0)):
         before = len(requests(server, "/live"))
-        running = RunningCrawl(command_of("live", "run", typed, QUIET), environment_of(output, server))
+        running = RunningCrawl(typed_of("live", "run", typed, QUIET), environment_of(output, server))
         wait_until(lambda: len(requests(server, "/live")) >= before + 44)  # noqa: B023 - called at once
         assert running.stop(signal_number) == code
     run = Crawl(0, "", "", output, "live", "run")

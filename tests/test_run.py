@@ -17,7 +17,7 @@ import pytest
 
 from parti_scraper.mockserver import MockServer
 from parti_scraper.spiders.recent import RecentSpider
-from tests.conftest import Run, RunningCrawl, Scrapy, command_of, environment_of, read_csv, read_lines, wait_until
+from tests.conftest import Run, RunningCrawl, Scrapy, environment_of, read_csv, read_lines, typed_of, wait_until
 from tests.test_spiders import STILL, Serve, ids, paths, truth
 
 QUIET = ("--loglevel", "WARNING")
@@ -50,7 +50,7 @@ def test_a_signal_stops_the_run_with_its_records_whole(
     serve: Serve, output: Path, signal_number: signal.Signals
 ) -> None:
     server = serve(**STILL, page_cap=20, latency=0.05)
-    running = RunningCrawl(command_of("recent", "run", {}, QUIET), environment_of(output, server))
+    running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
     wait_until(lambda: len(paths(server, "/recent")) >= 4)
     assert running.stop(signal_number) == 3
     folder = output / "recent/run"
@@ -67,7 +67,7 @@ def test_a_signal_stops_the_run_with_its_records_whole(
 def test_a_second_signal_stops_at_once_and_says_how_to_finish(serve: Serve, output: Path, tmp_path: Path) -> None:
     server = serve(**STILL, latency=600)
     log = tmp_path / "log"
-    running = RunningCrawl(command_of("recent", "run", {}, ("--logfile", str(log))), environment_of(output, server))
+    running = RunningCrawl(typed_of("recent", "run", {}, ("--logfile", str(log))), environment_of(output, server))
     wait_until(lambda: bool(paths(server, "/categories")))
     running.process.send_signal(signal.SIGINT)
     wait_until(lambda: "Send again to force" in log.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from scrapy.settings import Settings
 from parti_scraper import settings as project
 from parti_scraper.mockserver import MockServer
 from parti_scraper.spiders.recent import RecentSpider
-from tests.conftest import Run, RunningCrawl, command_of, environment_of, wait_until
+from tests.conftest import Run, RunningCrawl, environment_of, typed_of, wait_until
 from tests.test_spiders import STILL, Serve, paths
 
 # For requests that fail for good: one more try would be no other.
@@ -73,7 +73,7 @@ def listening_ports(process_id: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="the kernel tells nothing about sockets")
 def test_nobody_can_connect_to_a_crawl(serve: Serve, output: Path) -> None:
     server = serve(**STILL, latency=600)
-    running = RunningCrawl(command_of("recent", "run", {}, ()), environment_of(output, server))
+    running = RunningCrawl(typed_of("recent", "run", {}, ()), environment_of(output, server))
     wait_until(lambda: bool(paths(server, "/categories")))
     ports = listening_ports(running.process.pid)
     running.process.kill()

@@ -16,7 +16,7 @@ from parti_scraper.mockserver import MockServer
 from parti_scraper.normalize import CategoryIndex, normalize_recent
 from parti_scraper.spiders.recent import RecentSpider
 from tests import expected
-from tests.conftest import Run, RunningCrawl, command_of, environment_of, wait_until
+from tests.conftest import Run, RunningCrawl, environment_of, typed_of, wait_until
 from tests.test_api import SPECIFICATION, specified_url
 from tests.test_arguments import USAGE_ERRORS
 
@@ -268,7 +268,7 @@ def test_a_run_at_intervals_is_complete_when_it_is_stopped(
 ) -> None:
     server = serve(**STILL)
     running = RunningCrawl(
-        command_of("live", "run", {"interval": "1h", "duration": "1d"}, ()), environment_of(output, server)
+        typed_of("live", "run", {"interval": "1h", "duration": "1d"}, ()), environment_of(output, server)
     )
     wait_until(lambda: len(paths(server, "/live")) >= 2)
     assert running.stop(signal_number) == 0
