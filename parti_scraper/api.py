@@ -31,6 +31,8 @@ _LONGEST_REMEMBERED = 100
 
 # The site's own `from_ts`: 2021-08-03, before the first livestream.
 FIRST_TS = 1_627_948_800
+# The site's own `to_ts`.
+LAST_TS = 2_229_292_800
 
 USER_AGENT = (
     "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) "
@@ -103,6 +105,7 @@ class RecentQuery:
         categories: values of the repeated parameter, sent in this order.
         user_id: one channel only (reported parameter).
         top_views: most viewed first instead of last ended first (reported order).
+        ascending: first ended first, which nobody has reported, but the name of the parameter suggests.
     """
 
     from_ts: int
@@ -110,11 +113,12 @@ class RecentQuery:
     categories: tuple[str, ...] = ()
     user_id: int | None = None
     top_views: bool = False
+    ascending: bool = False
 
     def url(self, base_url: str, offset: int, limit: int) -> str:
         """Return the URL of one page, its parameters in the site's own order."""
         parameters = [
-            ("sort_by_date_desc", _boolean(not self.top_views)),
+            ("sort_by_date_desc", _boolean(not (self.top_views or self.ascending))),
             ("from_ts", str(self.from_ts)),
             ("to_ts", str(self.to_ts)),
             ("followed_only", "false"),

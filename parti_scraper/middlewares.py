@@ -76,6 +76,8 @@ _MOVED = {404, 410}
 _FINAL = {400, 401, 413, 414, 422}
 # Before the first retry, in seconds; for a server on this machine, which need not be spared.
 _DELAY, _LOOPBACK_DELAY = 0.5, 0.005
+# Before what was no failure is asked for once more, in seconds.
+_LEAST_WAIT = 0.1
 # How long a wait goes on before it looks whether the crawl is closing.
 _SLICE = 0.25
 _SECONDS_BETWEEN_LOG_LINES = 10.0
@@ -176,6 +178,17 @@ class RetryMiddleware:
         It is to be yielded by the callback. Where it is not to be sent any more, it fails into its errback.
         """
         return self._retry(request, "answer unreadable", reason)
+
+    def later(self, request: Request, attempt: int) -> Request:
+        """Return a request that waits before it is sent: its answer was no failure, but cannot be right.
+
+        Args:
+            request: what is to be asked for once more.
+            attempt: how often it was asked for before; the wait doubles with each.
+        """
+        now = time.monotonic()
+        wait = max(_delay_at(request.url, self.delay), _LEAST_WAIT) * 2 ** (attempt - 1)
+        return request.replace(meta=request.meta | {_ATTEMPTS: Attempts(since=now, not_before=now + wait)})
 
     # What Scrapy calls:
 

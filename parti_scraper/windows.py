@@ -1,23 +1,27 @@
-"""Plans that say which pages of a route to ask for, several at a time where that is safe, until all of it is had.
+"""Plans that say which pages of a route to ask for, several at a time where that is safe, until all of it is served.
 
 `History` crawls ended livestreams as windows of time, newest first. A window is walked downwards, each page asked for
 by the end of the one before (`to_ts`) rather than by a deep offset, so that what moves above does not matter. `from_ts`
 is left at the bottom of time: a window is done when a page reaches below it, which no reading of the bounds, by end or
-by start, open or closed, can fake. `Passes` walks one moving list, again where it has to. Pure.
+by start, open or closed, can fake. `Passes` walks one moving list, again where it has to.
+
+Where a list seems to end, its end is probed: asked for again, and further down, by time and by offset. Pure.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from parti_scraper.api import FIRST_TS
+from parti_scraper.api import FIRST_TS, LAST_TS
+from parti_scraper.identities import Identities
 from parti_scraper.normalize import timestamp_to_iso
 from parti_scraper.paging import (
     BLOCK_PAGES,
     REFUSALS,
     Blocks,
-    Complete,
+    Ended,
     Incomplete,
     Key,
     Page,
@@ -38,16 +42,40 @@ _MOST_LENGTHS = 4
 _MAX_PASSES = 3
 # Seconds; nobody is known to have streamed for longer.
 _LONGEST = 7 * 86_400
+# The longest run of records in a list that a server may leave out, that is still looked beyond.
+_LONGEST_HIDDEN = 600
+_OFFSET_PROBES = 7
+_TIME_PROBES = 4
+# Where pages hold fewer records than the site ever asks for, a run is long, and more probes do not matter.
+_USUAL_PAGE = 12
+_SMALL_OFFSET_PROBES = 20
+# How often an answer that cannot be right is asked for again, after a wait that doubles.
+_MOST_ATTEMPTS = 5
+# How often one place may seem to be the end and turn out not to be.
+_MOST_REVIVALS = 5
+# How often one list may go on after it seemed to have ended.
+_MOST_CROSSINGS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One page to ask for, in Unix seconds; `window` is the plan's own note of what it is for."""
+    """One page to ask for.
+
+    Attributes:
+        request: which page.
+        from_ts, to_ts: Unix seconds, for the recent route.
+        window: the plan's own note of what it is for.
+        ascending: the first to end come first; nobody knows whether the server heeds that.
+        control: the page is to be asked for without any filter, to see whether the server serves anything at all;
+            its records are not of the set.
+    """
 
     request: PageRequest
     from_ts: int = 0
     to_ts: int = 0
     window: int = 0
+    ascending: bool = False
+    control: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +86,39 @@ class Done:
     low: int
     pages: int
     records: int
+
+
+def probe_offsets(largest: int, more: int = 0) -> list[int]:
+    """Return how far behind the last record of a list to look for more, in records.
+
+    The first lie page by page, so that nothing hides between them; where pages are small, the others further apart.
+
+    Args:
+        largest: most records that a page has held.
+        more: so many more probes than usual.
+    """
+    page = max(largest, 1)
+    most = more + (_OFFSET_PROBES if page >= _USUAL_PAGE else _SMALL_OFFSET_PROBES)
+    near = [page * number for number in range(most) if page * (number - 1) < _LONGEST_HIDDEN]
+    if near[-1] >= _LONGEST_HIDDEN - page:
+        return near
+    near = near[: most // 2]
+    growth = (_LONGEST_HIDDEN / near[-1]) ** (1 / (most - len(near)))
+    return near + [round(near[-1] * growth**number) for number in range(1, most - len(near) + 1)]
+
+
+def probe_times(end: int, bottom: int, step: int, number: int = _TIME_PROBES) -> list[int]:
+    """Return moments below the end of a list at which to look for more records, down to the bottom of time.
+
+    Args:
+        end: where the list seems to end, in Unix seconds.
+        bottom: nothing is older, likewise.
+        step: how long it takes, about, until there is a page of records, in seconds.
+        number: how many moments, apart from that right below the end.
+    """
+    distance = max(end - bottom, 1)
+    growth = max(distance / max(step, 1), 1.0) ** (1 / max(number, 1))
+    return [end - 2, *(end - max(round(distance / growth**place), 3) for place in range(number, 0, -1))]
 
 
 class Plan(Protocol):
@@ -101,18 +162,76 @@ class _Window:
     anchor: int
     walker: Walker
     served: int = 0  # since the anchor
-    above: int = 0  # of these, what ended later than the anchor, so was had before
+    above: int = 0  # of these, what ended later than the anchor, so was served before
+    repeated: int = 0  # of these, records without an end that were served before
     pages: int = 0
-    by_offset: bool = False  # the server repeats too much of what was had to go on by time
+    by_offset: bool = False  # the server repeats too much of what was served to go on by time
     pages_in_all: int = 0
     records_in_all: int = 0
+    lowest: int | None = None  # the earliest end on its pages
+    lowest_ids: frozenset[Hashable] = frozenset()
+    found_end: int | None = None  # of the latest record that a probe has found below a hole
+
+    @property
+    def reached(self) -> int:
+        """Down to where nothing is missing, as far as the walk knows."""
+        return self.anchor if self.walker.frontier is None else min(self.anchor, self.walker.frontier)
+
+    def note(self, page: Page) -> None:
+        """Remember which records ended first."""
+        for key in page.known:
+            if key.end is None or (self.lowest is not None and key.end > self.lowest):
+                continue
+            self.lowest_ids = (self.lowest_ids if key.end == self.lowest else frozenset()) | {key.id}
+            self.lowest = key.end
+
+
+@dataclass(slots=True, eq=False)
+class _EndProbe:
+    """The question whether a list has ended where a window saw nothing more.
+
+    Attributes:
+        window: the window.
+        waiting: requests that were sent and not answered.
+        attempts: how often the last page of the window was asked for again.
+        looked: it was looked further down, and nothing was found.
+        in_trouble: meanwhile a page was empty on which a record is known to be.
+        is_far: it was looked at all places, not only at the first ones.
+        is_deaf: the server does not heed `offset`.
+        is_alive: the server serves something, and nothing that should have come here.
+        controls: how often it did not.
+        rounds: how often it was looked.
+        found_offset: down to which offset there are more records; None where not known.
+        found_end: when the latest of them ended, in Unix seconds; likewise.
+        shown_offset: down to which offset there are records that were served before; likewise.
+    """
+
+    window: _Window
+    waiting: int = 0
+    attempts: int = 0
+    looked: bool = False
+    in_trouble: bool = False
+    is_far: bool = False
+    is_deaf: bool = False
+    is_alive: bool = False
+    controls: int = 0
+    rounds: int = 0
+    found_offset: int | None = None
+    found_end: int | None = None
+    shown_offset: int | None = None
+
+
+# What an `Ask` is for, where it is not for a window: whether the server serves anything, the last record once more, the
+# same beside the probes, and the probes.
+_CONTROL, _AGAIN, _BESIDE, _BY_OFFSET, _BY_TIME = -1, -2, -3, -4, -5
 
 
 class History:
     """Ended livestreams of [since, until], latest first.
 
     The first page is asked for as the site does it, with the bounds as given. Then one window is walked alone, until
-    it is seen that the server heeds `to_ts`; only then others are walked beside it.
+    it is seen that the server heeds `to_ts`; only then others are walked beside it. A window in which nothing more
+    comes waits until all above it are done; then the end of the list is probed, once for all windows below.
 
     Args:
         since, until: Unix seconds; both belong to what is wanted.
@@ -143,6 +262,16 @@ class History:
         self._failed: list[tuple[int, int]] = []
         # Those that were proved by counting alone, to be walked again should the set be seen to move.
         self._counted: list[tuple[int, int]] = []
+        # Records without an end come on pages of every window.
+        self._undated = Identities()
+        # Windows in which nothing more came, and the question whether the list has ended there.
+        self._parked: list[_Window] = []
+        self._probe: _EndProbe | None = None
+        # Over all windows: records served, and the earliest end of one.
+        self._records = 0
+        self._lowest: int | None = None
+        # How often the list went on after all, by where it had seemed to end.
+        self._revivals: Counter[int] = Counter()
 
     def start(self) -> list[Ask]:
         """Return the site's own first request, or go on where an earlier plan was left."""
@@ -152,8 +281,11 @@ class History:
 
     def page(self, ask: Ask, page: Page) -> list[Ask]:
         """Take a page; return what to ask for next."""
+        if ask.window < 0:
+            return self._probed(ask, page)
         if not ask.window:
             self._size.largest = max(self._size.largest, len(page.keys))
+            self._lowest = min((key.end for key in page.known if key.end is not None), default=None)
             return self._fill()
         window = self._windows[ask.window]
         window.pages += 1
@@ -161,8 +293,13 @@ class History:
         window.served += len(page.keys)
         window.records_in_all += len(page.keys)
         window.above += sum(key.end is not None and key.end > window.anchor for key in page.known)
+        window.repeated += sum(key.end is None and key.id in self._undated for key in page.known)
+        self._note(window, page)
         shifts = window.walker.shifts
         step = window.walker.page(page)
+        for key in page.known:
+            if key.end is None and key.id is not None:
+                self._undated.add(key.id)
         self.shifts += window.walker.shifts - shifts
         asks = self._go_on(ask.window, window, step, page)
         if self._size.moving and self._counted:
@@ -171,10 +308,20 @@ class History:
             asks += self._fill()
         return asks
 
+    def _note(self, window: _Window, page: Page) -> None:
+        window.note(page)
+        self._records += len(page.keys)
+        self._lowest = min((low for low in (self._lowest, window.lowest) if low is not None), default=None)
+
     def failure(self, ask: Ask, reason: str, status: int | None = None) -> list[Ask]:
         """Take the failure of a page; a limit that was refused is asked for smaller."""
         if status in REFUSALS and self._size.refused(ask.request.limit):
-            return [Ask(PageRequest(ask.request.offset, self._size.limit), ask.from_ts, ask.to_ts, ask.window)]
+            return [replace(ask, request=replace(ask.request, limit=self._size.limit))]
+        if ask.ascending or (ask.window in {_BY_OFFSET, _BY_TIME} and _is_refusal(status)):
+            # Nothing is there that could be asked for.
+            return self._probed(ask, Page([]))
+        if ask.window < 0:
+            return self._probe_failed(reason)
         if not ask.window:
             self._failed, self._todo = self._todo, []
             self.gaps.append(f"livestreams that ended {self._span(self._until, self._since)}: {reason}")
@@ -185,10 +332,6 @@ class History:
         frontier = window.walker.frontier
         if isinstance(step, Incomplete) and not self._can_anchor(window):
             return self._give_up(number, window, step.reason)
-        if isinstance(step, Complete):
-            reached = window.anchor if frontier is None else frontier
-            self._todo = [each for each in self._todo if each[0] > reached]
-            return self._close(number, reached)
         if frontier is not None and frontier <= window.low:
             if self._todo and self._todo[-1][0] == window.low:
                 # The page reached into the next window, which begins where it ended.
@@ -196,6 +339,9 @@ class History:
                 if frontier > low:
                     self._todo.append((frontier, low))
             return self._close(number, frontier)
+        if isinstance(step, Ended):
+            self._parked.append(self._windows.pop(number))
+            return self._fill()
         if self._can_anchor(window):
             return self._anchor(number, window, page)
         if isinstance(step, Stuck):
@@ -205,12 +351,12 @@ class History:
         return [self._ask(number, window, step), *self._fill()]
 
     def _can_anchor(self, window: _Window) -> bool:
-        """Tell whether to go on by time: there is progress, and the server does not repeat what was had."""
+        """Tell whether to go on by time: there is progress, and the server does not repeat what was served."""
         frontier = window.walker.frontier
         if frontier is None or frontier >= window.anchor or window.by_offset:
             return False
-        window.by_offset = window.above * 4 > window.served
-        if window.by_offset and not self._trusted and not self.warnings:
+        window.by_offset = (window.above + window.repeated) * 4 > window.served
+        if window.above * 4 > window.served and not self._trusted and not self.warnings:
             self.warnings.append("The server does not end windows at `to_ts` as asked; they are walked as one list")
         return not window.by_offset
 
@@ -220,7 +366,7 @@ class History:
         self._trusted = self._trusted or window.anchor < self._until
         self._measure(window, frontier)
         self._remember_counted(window, frontier)
-        window.anchor, window.served, window.above = frontier, 0, 0
+        window.anchor, window.served, window.above, window.repeated = frontier, 0, 0, 0
         if self._trusted and window.pages >= self._window_pages // 2:
             self._cut(window, frontier)
         had = frozenset(key.id for key in page.known if key.end == frontier)
@@ -255,22 +401,31 @@ class History:
         return max(self._length, min(left, _MOST_LENGTHS * self._length))
 
     def _fill(self) -> list[Ask]:
-        """Begin as many windows as there may be."""
+        """Begin as many windows as there may be, none below one in which nothing more came; probe there at last."""
         asks = []
+        ended = max((window.reached for window in self._parked), default=None)
         while self._todo and len(self._windows) < (self._width if self._trusted else 1):
+            if ended is not None and self._todo[-1][0] <= ended:
+                break
             piece = self._piece
             high, low = self._todo.pop()
             if self._trusted and self._width > 1 and high - low > piece:
                 self._todo.append((high - piece, low))
                 low = high - piece
-            self._opened += 1
-            window = _Window(high, low, high, self._walker(None, frozenset()))
-            self._windows[self._opened] = window
-            asks.append(self._ask(self._opened, window, window.walker.start()))
+            asks.append(self._open(_Window(high, low, high, self._walker(None, frozenset()))))
+        if self._parked and not self._windows and self._probe is None:
+            asks += self._probe_end(_EndProbe(max(self._parked, key=lambda window: window.reached)))
         return asks
 
+    def _open(self, window: _Window) -> Ask:
+        self._opened += 1
+        self._windows[self._opened] = window
+        return self._ask(self._opened, window, window.walker.start())
+
     def _walker(self, frontier: int | None, had: frozenset[Hashable]) -> Walker:
-        return Blocks(self._size) if self._size.small else Paging(self._size, frontier=frontier, had=had)
+        if self._size.small:
+            return Blocks(self._size)
+        return Paging(self._size, frontier=frontier, had=had, undated=self._undated)
 
     def _ask(self, number: int, window: _Window, request: PageRequest) -> Ask:
         # A second more: the bound may not belong to the window.
@@ -286,34 +441,223 @@ class History:
 
     def _close(self, number: int, reached: int) -> list[Ask]:
         window = self._windows.pop(number)
-        self.done.append(Done(window.high, window.low, window.pages_in_all, window.records_in_all))
-        self._remember_counted(window, reached)
+        self._finish(window, reached)
         if window.pages < self._window_pages // 2:
             # Fewer livestreams than thought.
             self._length *= 2
         return self._fill()
 
+    def _finish(self, window: _Window, reached: int) -> None:
+        self.done.append(Done(window.high, window.low, window.pages_in_all, window.records_in_all))
+        self._remember_counted(window, reached)
+
     def _give_up(self, number: int, window: _Window, reason: str) -> list[Ask]:
-        self.gaps.append(f"livestreams that ended {self._span(window.anchor, window.low + 1)}: {reason}")
-        self._failed.append((window.anchor, window.low))
         del self._windows[number]
-        if not self._trusted:
+        low = window.low
+        if window.found_end is not None and low < window.found_end < window.reached:
+            # What is below the hole can be collected all the same.
+            low = window.found_end
+            self._todo.append((low, window.low))
+        elif not self._trusted:
             # What the server makes of windows is not known, so others would fare no better.
             self._failed += self._todo
             self._todo = []
+        self.gaps.append(f"livestreams that ended {self._span(window.reached, low + 1)}: {reason}")
+        self._failed.append((window.reached, low))
+        return self._fill()
+
+    # The end of the list:
+
+    def _probe_end(self, probe: _EndProbe) -> list[Ask]:
+        """Begin to probe; of a window in which no record was seen, the server has to serve something first."""
+        self._probe = probe
+        return self._look_below(probe) if probe.window.records_in_all else self._ask_for_control(probe)
+
+    def _ask_for_control(self, probe: _EndProbe) -> list[Ask]:
+        probe.waiting = 1
+        return [Ask(PageRequest(0, self._size.limit), FIRST_TS, LAST_TS, _CONTROL, control=True)]
+
+    def _look_below(self, probe: _EndProbe) -> list[Ask]:
+        """Look further down, by offset and by time; at once, since each is a request like any other."""
+        probe.rounds += 1
+        if probe.rounds > _MOST_ATTEMPTS:
+            return self._probe_failed("the server answers with empty lists now and then")
+        window, reached = probe.window, probe.window.reached
+        ended_at = reached if window.lowest is None else window.lowest
+        if self._lowest is not None and self._lowest < ended_at:
+            # The list goes on there, as other windows have seen.
+            probe.found_end = self._lowest
+            return self._revive(probe, Page([]))
+        asks = [self._probe_ask(_BY_OFFSET, window.walker.end, window.anchor)]
+        asks += [self._probe_ask(_BY_TIME, 0, end) for end in self._times(window, _TIME_PROBES)]
+        asks.append(replace(self._probe_ask(_BY_TIME, 0, reached), ascending=True))
+        if window.records_in_all:
+            asks.append(self._ask(_BESIDE, window, replace(window.walker.recheck(1), attempt=0)))
+        probe.looked, probe.attempts, probe.waiting = True, 0, len(asks)
+        probe.in_trouble, probe.is_deaf, probe.is_far = False, False, False
+        return asks
+
+    def _look_further(self, probe: _EndProbe) -> list[Ask]:
+        """Look at more places: by offset, or by time where the server does not heed `offset`."""
+        window = probe.window
+        if probe.is_deaf:
+            asks = [self._probe_ask(_BY_TIME, 0, end) for end in self._times(window, 2 * _TIME_PROBES)]
+        else:
+            more = 0 if self._times(window, 0) else _TIME_PROBES
+            offsets = probe_offsets(self._size.largest or self._size.limit, more)[1:]
+            asks = [self._probe_ask(_BY_OFFSET, window.walker.end + offset, window.anchor) for offset in offsets]
+        probe.is_far, probe.waiting = True, len(asks)
+        return asks or self._ask_again(probe)
+
+    def _times(self, window: _Window, number: int) -> list[int]:
+        """Return at which moments to look; none without ends, or where the server does not heed `to_ts`."""
+        if self.warnings or (window.records_in_all and window.lowest is None):
+            return []
+        step = (self._until - window.reached) * self._size.largest // max(self._records, 1)
+        return probe_times(window.reached, self._bottom, step, number)
+
+    def _ask_again(self, probe: _EndProbe) -> list[Ask]:
+        """Ask for the last page of the window once more, after a wait that grows."""
+        probe.attempts += 1
+        probe.waiting = 1
+        return [self._ask(_AGAIN, probe.window, probe.window.walker.recheck(probe.attempts))]
+
+    def _probe_ask(self, kind: int, offset: int, anchor: int) -> Ask:
+        return Ask(PageRequest(offset, self._size.limit), self._bottom, anchor + 1, kind)
+
+    def _probed(self, ask: Ask, page: Page) -> list[Ask]:
+        """Take the answer to a probe."""
+        probe = self._probe
+        if probe is None:
+            return []  # The others have failed.
+        probe.waiting -= 1
+        if ask.window == _CONTROL:
+            return self._controlled(probe, page)
+        if ask.window == _AGAIN:
+            return self._asked_again(probe, page)
+        self._note_probe(probe, ask, page)
+        if probe.waiting:
+            return []
+        if any(found is not None for found in (probe.found_offset, probe.found_end, probe.shown_offset)):
+            return self._revive(probe, page)
+        if not probe.is_far and not probe.in_trouble:
+            return self._look_further(probe)
+        probe.looked = not probe.in_trouble
+        return self._ask_again(probe)
+
+    def _note_probe(self, probe: _EndProbe, ask: Ask, page: Page) -> None:
+        new = [key for key in page.known if self._is_below(probe.window, key)]
+        if ask.window == _BY_TIME:
+            ends = [key.end for key in new if key.end is not None]
+            probe.found_end = max([*ends, *([] if probe.found_end is None else [probe.found_end])], default=None)
+        elif new:
+            found = ask.request.offset + len(page.keys)
+            probe.found_offset = found if probe.found_offset is None else min(probe.found_offset, found)
+        elif ask.window == _BESIDE:
+            probe.in_trouble = not page.keys
+        elif page.known and page.known[0].id == probe.window.walker.first:
+            probe.is_deaf = True
+        elif page.keys:
+            shown = ask.request.offset + len(page.keys)
+            probe.shown_offset = shown if probe.shown_offset is None else min(probe.shown_offset, shown)
+
+    def _asked_again(self, probe: _EndProbe, page: Page) -> list[Ask]:
+        window = probe.window
+        if page.keys:
+            is_new = any(self._is_below(window, key) for key in page.known)
+            self._note(window, page)
+            step = window.walker.rechecked(page)
+            if is_new or not isinstance(step, Ended):
+                # What was missing was so for a moment.
+                return self._revive(probe, page, step)
+            return self._list_ended() if probe.looked else self._look_below(probe)
+        if probe.is_alive and probe.looked and not window.records_in_all:
+            return self._list_ended()
+        if probe.attempts < _MOST_ATTEMPTS:
+            # What the probes have said is not to be believed either, should it come back.
+            probe.looked = False
+            return self._ask_again(probe)
+        return self._ask_for_control(probe)
+
+    def _controlled(self, probe: _EndProbe, page: Page) -> list[Ask]:
+        contradicts = any(self._is_below(probe.window, key) for key in page.belonging)
+        if page.keys and not contradicts:
+            probe.is_alive = True
+            # Where the last page was empty all the same, the record has gone.
+            return self._list_ended() if probe.rounds > 1 else self._look_below(probe)
+        probe.controls += 1
+        if probe.attempts < _MOST_ATTEMPTS or (contradicts and probe.controls <= _MOST_ATTEMPTS):
+            # Perhaps it serves them again.
+            return self._ask_again(probe)
+        problem = "an empty list, though it has livestreams for it" if contradicts else "empty lists"
+        return self._probe_failed(f"the server answers with {problem}")
+
+    def _is_below(self, window: _Window, key: Key) -> bool:
+        """Tell whether a record has not been served by the window."""
+        if key.end is None:
+            return key.id is not None and key.id not in self._undated
+        if window.lowest is None:
+            return key.end <= window.anchor
+        return key.end < window.lowest or (key.end == window.lowest and key.id not in window.lowest_ids)
+
+    def _revive(self, probe: _EndProbe, page: Page, step: Step | None = None) -> list[Ask]:
+        """Go on with the window, by a step of its walker: the list has not ended where it seemed to."""
+        self._probe = None
+        window, reached = probe.window, probe.window.reached
+        self._parked.remove(window)
+        self._todo = sorted([*self._todo, *((each.reached, each.low) for each in self._parked)])
+        self._parked = []
+        self._revivals[reached] += 1
+        if self._revivals[reached] > _MOST_REVIVALS:
+            return self._end_in_doubt(reached, window.low, "its pages come and go")
+        if step is None:
+            window.found_end = probe.found_end
+            is_sure = probe.found_offset is not None or probe.found_end is not None
+            found = probe.found_offset if is_sure else (probe.shown_offset or 0) + self._size.largest
+            offset = window.walker.end + 2 * _LONGEST_HIDDEN if found is None else found
+            step = window.walker.cross(offset, is_sure=is_sure)
+        self._opened += 1
+        self._windows[self._opened] = window
+        return self._go_on(self._opened, window, step, page)
+
+    def _unpark(self) -> int:
+        """Forget what is below the end that is probed; return the bottom of it."""
+        low = min([window.low for window in self._parked] + [low for _, low in self._todo])
+        self._parked, self._todo = [], []
+        return low
+
+    def _list_ended(self) -> list[Ask]:
+        """Note that all of it was served."""
+        self._probe = None
+        for window in self._parked:
+            self._finish(window, window.reached)
+        self._unpark()
+        return []
+
+    def _probe_failed(self, reason: str) -> list[Ask]:
+        probe, self._probe = self._probe, None
+        if probe is None:
+            return []
+        return self._end_in_doubt(probe.window.reached, self._unpark(), reason)
+
+    def _end_in_doubt(self, reached: int, low: int, reason: str) -> list[Ask]:
+        span = self._span(reached, low + 1)
+        self.gaps.append(f"livestreams that ended {span}: the end of the list could not be confirmed: {reason}")
+        self._failed.append((reached, low))
         return self._fill()
 
     def remaining(self) -> list[tuple[int, int]]:
         """Return what is left: windows under way from where they have come to, and those not begun or given up."""
-        under_way = []
-        for window in self._windows.values():
-            frontier = window.walker.frontier
-            under_way.append((window.anchor if frontier is None else min(window.anchor, frontier), window.low))
+        under_way = [(window.reached, window.low) for window in (*self._windows.values(), *self._parked)]
         return [*under_way, *self._todo, *self._failed]
 
     @staticmethod
     def _span(high: int, low: int) -> str:
         return f"from {timestamp_to_iso(max(low, 0))} to {timestamp_to_iso(high)}"
+
+
+def _is_refusal(status: int | None) -> bool:
+    return status is not None and 400 <= status < 500
 
 
 def _pair(window: Sequence[int]) -> tuple[int, int]:
@@ -331,19 +675,36 @@ class Passes:
             most. Else a second time only where records were seen to move.
         window: since and until, of the recent route: asked for as they are once, as the site does it, and then with
             so much more on either side that no reading of the bounds, by end or by start, can hide a record.
+        before: how many records the same list held the last time; one that is much shorter is looked at again.
     """
 
-    def __init__(self, size: PageSize, what: str, *, lenient: bool, window: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, size: PageSize, what: str, *, lenient: bool, window: tuple[int, int] | None = None, before: int = 0
+    ) -> None:
         self.gaps: list[str] = []
         self.warnings: list[str] = []
         self.shifts = 0
         self.done: list[Done] = []
-        self._size, self._what, self._lenient = size, what, lenient
+        self._size, self._what, self._lenient, self._expected = size, what, lenient, before
         self._window = window
         self._bounds = window or (0, 0)
         self._passes = 0
         self._seen: set[Hashable] = set()
         self._walker: Walker
+        # Of the end of the list: requests not answered, where more records were found, how often it was looked again.
+        self._waiting = 0
+        self._found_offset: int | None = None
+        self._attempts = self._controls = 0
+        self._crossings = 0
+        # How many records had been seen when it was looked further down.
+        self._looked_after = -1
+        # The last pass ended with an empty page where a record was expected.
+        self._ended_empty = False
+
+    @property
+    def count(self) -> int:
+        """How many records the list has held."""
+        return len(self._seen)
 
     def remaining(self) -> None:
         """Return nothing: a list that moves is walked as a whole."""
@@ -354,11 +715,11 @@ class Passes:
             return [self._ask(PageRequest(0, self._size.limit))]
         return self._begin_pass()
 
-    def _begin_pass(self) -> list[Ask]:
+    def _begin_pass(self, attempt: int = 0) -> list[Ask]:
         self._passes += 1
         self._new = self._pages_with_new = 0
         self._walker = Paging(self._size, ordered=False, lenient=self._lenient)
-        return [self._ask(self._walker.start())]
+        return [self._ask(replace(self._walker.start(), attempt=attempt))]
 
     def page(self, ask: Ask, page: Page) -> list[Ask]:
         """Take a page; return what to ask for next."""
@@ -366,13 +727,19 @@ class Passes:
             since, until = self._window
             self._bounds, self._window = (max(since - _LONGEST, 0), until + 1), None
             return self._begin_pass()
+        if ask.window == _CONTROL:
+            return self._controlled(page)
         # By viewers, or by nothing that is known: when they ended says nothing about the order.
-        page = Page([key and Key(key.id) for key in page.keys])
+        page = Page([None if key is None or key.id is None else Key(key.id) for key in page.keys])
         new = {key.id for key in page.known} - self._seen
+        if ask.window == _BY_OFFSET:
+            return self._looked_below(ask, len(page.keys) if new else 0)
         self._seen |= new
         self._new += len(new)
         self._pages_with_new += bool(new)
-        step = self._walker.page(page)
+        return self._go_on(self._walker.page(page))
+
+    def _go_on(self, step: Step) -> list[Ask]:
         if isinstance(step, Stuck):
             self._walker = Blocks(self._size)
             step = self._walker.start()
@@ -382,12 +749,15 @@ class Passes:
         if isinstance(step, Incomplete):
             self.gaps.append(f"{self._what}: {step.reason}")
             return []
+        self._ended_empty = isinstance(step, Ended) and step.empty
         return self._pass_ended()
 
     def failure(self, ask: Ask, reason: str, status: int | None = None) -> list[Ask]:
         """Take the failure of a page; a limit that was refused is asked for smaller."""
         if status in REFUSALS and self._size.refused(ask.request.limit):
-            return [self._ask(PageRequest(ask.request.offset, self._size.limit))]
+            return [replace(ask, request=replace(ask.request, limit=self._size.limit))]
+        if ask.window == _BY_OFFSET and _is_refusal(status):
+            return self._looked_below(ask, 0)
         self.gaps.append(f"{self._what}, the page at offset {ask.request.offset}: {reason}")
         return []
 
@@ -395,12 +765,74 @@ class Passes:
         # What came on one page was seen in one moment.
         moved = self._pages_with_new > 1 if self._lenient else bool(self._walker.shifts)
         if not moved or (self._passes > 1 and not self._new):
-            return []
+            return self._look_below()
         if self._passes < _MAX_PASSES:
             return self._begin_pass()
         if not self._lenient:
             self.gaps.append(f"{self._what}: the set kept moving")
+            return []
+        return self._look_below()
+
+    def _look_below(self) -> list[Ask]:
+        """Look further down whether the list has ended where it seemed to, unless nothing is new since."""
+        if self._looked_after == len(self._seen):
+            return self._look_again()
+        self._looked_after = len(self._seen)
+        offsets = probe_offsets(self._size.largest or self._size.limit)
+        if self._lenient:
+            # The list is asked for again all the time, so fewer must do. Where it was walked once only, it is asked for again besides.
+            page = max(self._size.largest, 1)
+            offsets = [page, 4 * page] if self._passes > 1 else [page]
+        self._waiting, self._found_offset = len(offsets), None
+        return [self._ask(PageRequest(self._walker.end + each, self._size.limit), _BY_OFFSET) for each in offsets]
+
+    def _looked_below(self, ask: Ask, found: int) -> list[Ask]:
+        self._waiting -= 1
+        if found:
+            offset = ask.request.offset + found
+            self._found_offset = offset if self._found_offset is None else min(self._found_offset, offset)
+        if self._waiting or self.gaps:
+            return []
+        if self._found_offset is None:
+            return self._look_again()
+        self._crossings += 1
+        if self._crossings > _MOST_CROSSINGS:
+            self.gaps.append(f"{self._what}: its pages come and go")
+            return []
+        return self._go_on(self._walker.cross(self._found_offset, is_sure=True))
+
+    def _look_again(self) -> list[Ask]:
+        """Ask once more for what may have been less than there is: the last page, or the whole of a short list."""
+        if not self._seen and not self._expected and self._attempts and not self._controls:
+            return self._ask_for_control()
+        is_short = self._ended_empty or 2 * len(self._seen) < self._expected
+        tries = _MOST_ATTEMPTS if is_short else 0 if self._lenient and self._passes > 1 else 1
+        if self._attempts < tries:
+            self._attempts += 1
+            if self._lenient or self._ended_empty:
+                return self._begin_pass(self._attempts)
+            return [self._ask(self._walker.recheck(self._attempts))]
+        return self._ask_for_control() if self._ended_empty else []
+
+    def _ask_for_control(self) -> list[Ask]:
+        return [self._ask(PageRequest(0, self._size.limit), _CONTROL)]
+
+    def _controlled(self, page: Page) -> list[Ask]:
+        self._controls += 1
+        is_in_order = page.keys and not page.belonging
+        if not is_in_order and (self._attempts < _MOST_ATTEMPTS or (page.belonging and self._controls < _MOST_ATTEMPTS)):
+            # Perhaps it serves them again.
+            self._attempts = min(self._attempts + 1, _MOST_ATTEMPTS)
+            return self._begin_pass(self._attempts)
+        if not page.keys:
+            self.gaps.append(f"{self._what}: the server answers with empty lists")
+        elif page.belonging:
+            self.gaps.append(f"{self._what}: the server answers with an empty list, though it has records for it")
+        elif self._seen or self._expected:
+            number = len(self._seen) or self._expected
+            self.gaps.append(f"{self._what}: the list is empty, and has held {number} records")
         return []
 
-    def _ask(self, request: PageRequest) -> Ask:
-        return Ask(request, *self._bounds)
+    def _ask(self, request: PageRequest, window: int = 0) -> Ask:
+        bounds = (FIRST_TS, LAST_TS) if window == _CONTROL else self._bounds
+        return Ask(request, *bounds, window, control=window == _CONTROL)

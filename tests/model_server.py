@@ -28,41 +28,75 @@ class ModelServer:
     tie_order: str = "stable"
     timeless: bool = False
     unreadable: frozenset[int] = frozenset()
+    # Left out after the page was cut; without an end, at the head or the tail of every list.
+    hidden: frozenset[int] = frozenset()
+    undated: frozenset[int] = frozenset()
+    nulls: str = "first"
+    ascending: str = "ignored"
+    # Moments [from, until), by the model's clock: pages of that many records at the most, or failures.
+    short: tuple[tuple[float, float, int], ...] = ()
+    # Of single requests, by their number: likewise.
+    short_at: dict[int, int] = field(default_factory=dict)
     change_every: int = 0
     by_chance: random.Random = field(default_factory=lambda: random.Random(1))
     requests: int = 0
+    clock: float = 0.0
     deleted: set[int] = field(default_factory=set)
     inserted: set[int] = field(default_factory=set)
     _listed: list[Listed] = field(init=False)
 
     def __post_init__(self) -> None:
         """List them, last ended first."""
-        self._listed = sorted((-end, number, start) for number, (start, end) in self.events.items())
+        listed = ((-end, number, start) for number, (start, end) in self.events.items())
+        self._listed = sorted(each for each in listed if each[1] not in self.undated)
 
-    def answer(self, from_ts: int, to_ts: int, offset: int, limit: int) -> Page | int:
-        """Return a page, or the status of a refusal."""
+    def answer(
+        self, from_ts: int, to_ts: int, offset: int, limit: int, wait: float = 0.0, *, ascending: bool = False
+    ) -> Page | int:
+        """Return a page, or the status of a refusal; it was waited for so many seconds before."""
         self.requests += 1
+        self.clock += wait + 0.01
         if self.change_every and self.requests % self.change_every == 0:
             self.change()
         if self.above_cap == "refuse" and limit > self.cap:
             return 400
+        if ascending and self.ascending == "refused":
+            return 422
         listed = self._in_window(from_ts, to_ts)
+        if ascending and self.ascending == "honored":
+            listed = listed[::-1]
         first = 0 if self.offset == "ignored" else offset
         size = self.cap if self.above_cap == "ignore" else min(limit, self.cap)
-        chosen = self._in_turn(listed, first, first + size)
-        return Page(
-            [
-                None if number in self.unreadable else Key(number, None if self.timeless else -end)
-                for end, number, _ in chosen
-            ]
-        )
+        undated = [(0, number, 0) for number in sorted(self.undated & self.events.keys())]
+        if self.nulls == "first":
+            chosen = undated[first : first + size]
+            left = size - len(chosen)
+            above = max(first - len(undated), 0)
+            chosen += self._in_turn(listed, above, above + left) if left else []
+        else:
+            chosen = self._in_turn(listed, first, first + size)
+            above = max(first - len(listed), 0)
+            chosen += undated[above : above + size - len(chosen)]
+        keys = [self._key(end, number) for end, number, _ in chosen if number not in self.hidden]
+        return Page(keys[: self._most()])
+
+    def _key(self, end: int, number: int) -> Key | None:
+        if number in self.unreadable:
+            return None
+        return Key(number, None if self.timeless or number in self.undated else -end)
+
+    def _most(self) -> int | None:
+        """Return how many records a page may hold at this moment."""
+        moments = [most for low, high, most in self.short if low <= self.clock < high]
+        return min([*moments, *([self.short_at[self.requests]] if self.requests in self.short_at else [])], default=None)
 
     def change(self) -> None:
         """Delete a livestream, or the next time let another appear, anywhere."""
         if len(self.deleted) <= len(self.inserted):
             victim = self.by_chance.choice(sorted(self.events))
             start, end = self.events.pop(victim)
-            self._listed.remove((-end, victim, start))
+            if victim not in self.undated:
+                self._listed.remove((-end, victim, start))
             self.deleted.add(victim)
             return
         number = 1_000_000 + self.requests
@@ -85,7 +119,7 @@ class ModelServer:
     def _in_turn(self, listed: list[Listed], first: int, last: int) -> list[Listed]:
         """Return a slice of a list in which those that end in the same second are in this request's order."""
         chosen = listed[first:last]
-        if not chosen or self.tie_order == "stable":
+        if not chosen or self.tie_order == "stable" or chosen[0] > chosen[-1]:
             return chosen
         low = bisect_left(listed, chosen[0][0], key=itemgetter(0))
         high = bisect_right(listed, chosen[-1][0], key=itemgetter(0))

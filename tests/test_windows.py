@@ -30,9 +30,13 @@ def follow(
     while asks and server.requests != stop_at:
         assert server.requests < MAX_REQUESTS, "a loop"
         ask = asks.pop(by_chance.randrange(len(asks)))
-        answer = server.answer(ask.from_ts, ask.to_ts, ask.request.offset, ask.request.limit)
+        wait = 0.1 * 2 ** (ask.request.attempt - 1) if ask.request.attempt else 0.0
+        request = ask.request
+        answer = server.answer(
+            ask.from_ts, ask.to_ts, request.offset, request.limit, wait, ascending=ask.ascending
+        )
         if isinstance(answer, Page) and by_chance.random() >= fail:
-            served |= {key.id for key in answer.known}  # type: ignore[misc]
+            served |= {key.id for key in answer.known if not ask.control}  # type: ignore[misc]
             asks += plan.page(ask, answer)
         else:
             asks += plan.failure(ask, "an error", answer if isinstance(answer, int) else 500)
@@ -98,7 +102,7 @@ def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) ->
     served |= follow(plan, server, by_chance)
     assert plan.gaps == []
     assert set(events) - server.deleted <= served
-    assert server.requests <= 1.08 * len(events) / 40
+    assert server.requests <= 1.08 * len(events) / 40 + 15
 
 
 servers = st.fixed_dictionaries(

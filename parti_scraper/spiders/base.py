@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
 
-from pyroaring import BitMap64
 from scrapy import Request, Spider
 from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
@@ -26,6 +25,7 @@ from parti_scraper.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, with
 from parti_scraper.browser import check_browser
 from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.folders import output_dir, state_dir
+from parti_scraper.identities import Identities
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
 from parti_scraper.middlewares import RetryMiddleware, as_sent, check_settings
@@ -112,7 +112,7 @@ class PartiSpider(Spider):
         self.part = ""
         self.window: tuple[int, int] | None = None
         self.series: Series | None = None
-        self.seen: Seen = SeenNumbers()
+        self.seen: Seen = Identities()
         # Marks of the records that were set aside, of the snapshot at hand.
         self.rejected: set[bytes] = set()
         self.selection = Selection()
@@ -348,35 +348,6 @@ class Seen(Protocol):
         """Forget all."""
 
 
-class SeenNumbers:
-    """Identities, most of them numbers, which take less than a byte where they lie close together.
-
-    So do those of livestreams; numbers that are far apart take some hundred bytes each, as in a set.
-    """
-
-    def __init__(self) -> None:
-        self._numbers = BitMap64()
-        self._others: set[Hashable] = set()
-
-    def __contains__(self, identity: Hashable) -> bool:
-        """Tell whether the identity was added."""
-        if isinstance(identity, int) and identity >= 0:
-            return identity in self._numbers
-        return identity in self._others
-
-    def add(self, identity: Hashable) -> None:
-        """Remember an identity."""
-        if isinstance(identity, int) and identity >= 0:
-            self._numbers.add(identity)
-        else:
-            self._others.add(identity)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._numbers.clear()
-        self._others.clear()
-
-
 @dataclass(slots=True, eq=False)
 class Walk:
     """A plan under way.
@@ -469,12 +440,13 @@ class PagedSpider(PartiSpider):
         """Ask for what the plan says, unless `max_records` was reached; end the walk with its last page."""
         for ask in () if self.truncated else asks:
             walk.in_flight += 1
-            yield self.request(
+            request = self.request(
                 self.url(walk, ask),
-                callback=self.parse_page,
+                callback=self.parse_control if ask.control else self.parse_page,
                 errback=self.page_failed,
                 cb_kwargs={"walk": walk, "ask": ask},
             )
+            yield self.retry.later(request, ask.request.attempt) if ask.request.attempt else request
         if not walk.in_flight:
             yield from self.end_walk(walk)
 
@@ -506,6 +478,26 @@ class PagedSpider(PartiSpider):
                 self.crawler.signals.send_catch_log(checkpoint)
         for request in requests:
             yield request
+
+    def parse_control(self, response: Response, walk: Walk, ask: Ask) -> Iterator[Request]:
+        """Take a page that only shows whether the server serves anything; its records are not collected."""
+        try:
+            page = self.normalize(response, walk, ask)
+        except PageError as error:
+            yield self.retry.again(_request_of(response), str(error))
+            return
+        self.retry.parsed(_request_of(response))
+        walk.in_flight -= 1
+        ends = zip(page.items, page.ends, strict=True)
+        belonging = [Key(item.identity, end) for item, end in ends if self.belongs(walk, item)]
+        yield from self.go_on(walk, walk.plan.page(ask, Page(_keys(page), belonging)))
+
+    def belongs(self, walk: Walk, item: Any) -> bool:
+        """Tell whether a record is surely one of those that the walk asks for."""
+        if walk.categories and str(item.category_id) not in walk.categories:
+            # Nor with NaN, of which nobody knows what it means.
+            return False
+        return self.selection.user_id is None or item.user_id == self.selection.user_id
 
     @property
     def at_rest(self) -> bool:
@@ -601,13 +593,26 @@ class PagedSpider(PartiSpider):
 class LiveRouteSpider(PagedSpider):
     """A spider that walks the list of live channels, most viewers first."""
 
+    def __init__(self, started_at: float | None = None, **raw_arguments: Any) -> None:
+        """Parse the arguments, see `PartiSpider`."""
+        super().__init__(started_at, **raw_arguments)
+        # How many channels the last complete walk through these categories has found.
+        self._lengths: dict[tuple[str, ...], int] = {}
+
     def plan(self, categories: tuple[str, ...]) -> Plan:
         """Plan passes over the list, whose order changes all the time."""
-        return Passes(self.size, "the live channels", lenient=True)
+        return Passes(self.size, "the live channels", lenient=True, before=self._lengths.get(categories, 0))
 
     def url(self, walk: Walk, ask: Ask) -> str:
         """Return the address of a page."""
-        return LiveQuery(walk.categories).url(self.base_url, ask.request.offset, ask.request.limit)
+        categories = () if ask.control else walk.categories
+        return LiveQuery(categories).url(self.base_url, ask.request.offset, ask.request.limit)
+
+    def end_walk(self, walk: Walk) -> Iterator[Request]:
+        """Remember how long the list was, see `PagedSpider`."""
+        if isinstance(walk.plan, Passes) and not walk.plan.gaps and not self.truncated:
+            self._lengths[walk.categories] = walk.plan.count
+        return super().end_walk(walk)
 
 
 def describe_failure(failure: Failure) -> str:

@@ -161,9 +161,10 @@ class RecentSpider(PagedSpider):
         query = RecentQuery(
             from_ts=ask.from_ts,
             to_ts=ask.to_ts,
-            categories=walk.categories,
-            user_id=self.arguments.user_id,
+            categories=() if ask.control else walk.categories,
+            user_id=None if ask.control else self.arguments.user_id,
             top_views=self.arguments.sort == "views",
+            ascending=ask.ascending,
         )
         return query.url(self.base_url, ask.request.offset, ask.request.limit)
 
