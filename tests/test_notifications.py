@@ -129,7 +129,7 @@ def test_a_line_that_was_to_be_seen_is_never_taken_back(
 
 def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_was(serve: Serve, output: Path) -> None:
     server = serve(**STILL, ws_malformed=0.3)
-    running = listen(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1")
+    running = listen(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1", "-s", "PARTI_MAX_REJECTED=1")
     wait_until(lambda: live(server) <= ids(output))
     quarantine = output / "notifications/run/quarantine.jsonl"
     kinds = ("not a JSON object", "event_id: missing")
