@@ -187,7 +187,9 @@ class RejectedRecord:
     reason: str = _field("Why the record could not be normalized.")
     url: str = _field("The request that the record came with.")
     position: int = _field("The record's place in that page, from 0.")
-    record: Any = _field("The record as it came but for secrets.")
+    record: Any = _field(
+        "The record as it came but for secrets; of one that is no JSON, its text or the beginning of it."
+    )
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ NESTED_TOO_DEEP = f"(nested more than {MAX_DEPTH} levels deep)"
 
 # As the last words of a name: `playback_auth_token`, `streamKey`, `apikey`; but not `token_symbol`.
 _SECRET_NAME = re.compile(
-    r"(^|_)(token|jwt|secret|password|passwd|passphrase|pwd|authorization|bearer|signature|hmac|credentials?|cookie"
+    r"(^|_)(token|jwt|secrets?|passwords?|passwd|passphrase|pwd|authorization|bearer|signature|hmac|credentials?|cookies?"
     r"|otp|totp|csrf|xsrf|sessionid|ingest_endpoint|(api|stream|access|private|secret|ingest|signing|encryption)_?key"
     r"|(access|auth|refresh|session)_tokens|(auth|authorization|access|verification|login|otp|mfa|recovery)_?code)$"
     # Too common a last word: `country_code`, `auto_refresh`.

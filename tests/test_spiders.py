@@ -301,6 +301,16 @@ def test_a_changed_api_makes_itself_heard_and_every_record_is_there(
     assert (acknowledged.code, acknowledged.package["degraded"]) == (0, [])
 
 
+def test_the_records_of_each_snapshot_are_counted_again(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL | {"live": 200}, drift="field", malformed=0.05)
+    run = crawl("live", server=server, interval=0.1, max_records=500)
+    counts = run.package["counts"]
+    assert run.package["unknown_fields"]["stream_quality"] == counts["written"] + counts["filtered"] >= 500
+    # Of 200 records a few are set aside, each time.
+    assert len(run.quarantine) > 0.05 * 200
+    assert run.code == 0
+
+
 def test_too_many_records_set_aside_are_no_complete_run(crawl: Run, serve: Serve) -> None:
     run = crawl("recent", server=serve(**STILL, malformed=0.2))
     assert run.code == 4

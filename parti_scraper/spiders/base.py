@@ -37,7 +37,7 @@ from parti_scraper.signals import checkpoint
 from parti_scraper.windows import Passes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Container, Hashable, Iterator, Mapping, Sequence
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
@@ -332,11 +332,11 @@ class PartiSpider(Spider):
         logger.error("Not complete: %s", gap)
         self.gaps.append(gap)
 
-    def count(self, page: NormalizedPage[Any]) -> None:
-        """Count a page and its records."""
+    def count(self, page: NormalizedPage[Any], seen: Container[Hashable] = ()) -> None:
+        """Count a page and its records; `seen` has the identities of those that came before."""
         self.crawler.stats.inc_value("parti/spider/pages")
         self.crawler.stats.inc_value("parti/spider/served", page.served)
-        self.quality.add(page, self.seen)
+        self.quality.add(page, seen)
 
 
 class Seen(Protocol):
@@ -494,7 +494,8 @@ class PagedSpider(PartiSpider):
                 yield self.retry.again(_request_of(response), str(error))
                 return
             self.retry.parsed(_request_of(response))
-            self.count(page)
+            # Those of another snapshot are others.
+            self.count(page, self.seen if walk.snapshot_id == self._rejected_in else ())
             for item in page.items:
                 yield item
             for record in self.told_apart(page, walk.snapshot_id):
