@@ -118,10 +118,10 @@ def judge(ending: Ending) -> Verdict:
         return Verdict(ExitCode.INCOMPLETE, f"the books do not balance: {ending.counts}")
     if ending.set_aside:
         return Verdict(ExitCode.INCOMPLETE, ending.set_aside)
-    return complete(ending.degraded)
+    return judge_fields(ending.degraded)
 
 
-def complete(degraded: list[str]) -> Verdict:
+def judge_fields(degraded: list[str]) -> Verdict:
     """Return the verdict on a run that has every record, some fields of which may be missing in most of them."""
     if degraded:
         return Verdict(ExitCode.INCOMPLETE, f"degraded: {_listing(degraded)}", degraded=True)

@@ -77,6 +77,11 @@ def is_secret_name(name: str) -> bool:
     return bool(_SECRET_NAME.search(_WORD_START.sub("_", name).replace("-", "_").lower()))
 
 
+def may_hide_secrets(text: str) -> bool:
+    """Tell in no time whether a text may be an address, or hold one, with something to remove."""
+    return "=" in text or "@" in text or "eyJ" in text
+
+
 def redact_url(url: str) -> str:
     """Return the address, be it relative, without its credentials and the parameters that give access.
 
@@ -85,7 +90,9 @@ def redact_url(url: str) -> str:
     """
     address, hash_mark, fragment = url.partition("#")
     path, question_mark, query = address.partition("?")
-    kept_path = "/".join(_without_secrets(part, _IN_PATH) for part in _USER.sub(r"\1", path).split("/"))
+    kept_path = _USER.sub(r"\1", path) if "@" in path else path
+    if "=" in kept_path:
+        kept_path = "/".join(_without_secrets(part, _IN_PATH) for part in kept_path.split("/"))
     kept_query, kept_fragment = (_without_secrets(part, _IN_QUERY) for part in (query, fragment))
     if kept_query or not query:
         kept_path += question_mark + kept_query
@@ -129,8 +136,9 @@ def _redact_value(parameter: str) -> str:
 
 def redact_text(text: str) -> str:
     """Return a text without secrets in the addresses that are in it."""
-    if "=" in text or "@" in text:
-        text = _WORD.sub(lambda word: redact_url(word[0]) if _IS_ADDRESS.search(word[0]) else word[0], text)
+    if not may_hide_secrets(text):
+        return text
+    text = _WORD.sub(lambda word: redact_url(word[0]) if _IS_ADDRESS.search(word[0]) else word[0], text)
     return _JWT.sub("", text)
 
 

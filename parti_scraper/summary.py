@@ -73,7 +73,7 @@ def _set_aside(quarantine: Path, counts: Counts) -> list[str]:
     try:
         with quarantine.open("rb") as lines:
             reasons = Counter(json.loads(line)["reason"] for line in lines)
-    except OSError:
+    except (OSError, ValueError):
         return []
     shown = reasons.most_common(_REASONS_SHOWN)
     return [f"  {number:>9,}  set aside: {printable(reason)}" for reason, number in shown]

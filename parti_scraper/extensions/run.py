@@ -21,7 +21,7 @@ from parti_scraper.extensions.checkpoints import Checkpoints, category_of
 from parti_scraper.extensions.feeds import FeedExporter
 from parti_scraper.items import RejectedRecord
 from parti_scraper.normalize import timestamp_to_iso
-from parti_scraper.outcome import Counts, Ending, ExitCode, Verdict, complete, judge
+from parti_scraper.outcome import Counts, Ending, ExitCode, Verdict, judge, judge_fields
 from parti_scraper.quality import too_many_set_aside
 from parti_scraper.signals import checkpoint, items_scraped, send_storage_failed, storage_failed
 from parti_scraper.spiders.base import PartiSpider
@@ -159,7 +159,7 @@ class RunRecorder:
             package = self.finished_before
             self.verdict = Verdict(ExitCode.INCOMPLETE, package.get("reason"))
             if package.get("complete"):
-                self.verdict = complete(package.get("degraded", []))
+                self.verdict = judge_fields(package.get("degraded", []))
         else:
             self._leave_out_what_is_half()
             self._take_stock()

@@ -100,7 +100,7 @@ def _digits(record: Record) -> Record:
 
 
 def _titled(text: str) -> Callable[[Record], Any]:
-    return lambda record: record | {"event_title": record["event_title"][:20] + text}
+    return lambda record: record | {"event_title": str(record.get("event_title", ""))[:20] + text}
 
 
 def _broken(name: str, apply: Callable[[Record], Any]) -> Malformation:
