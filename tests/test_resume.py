@@ -68,7 +68,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_each_record_once(
     by_chance = random.Random(4)
     kills = 0
     while kills < KILLS:
-        server = serve(**STILL, events=2_000, malformed=0.05, page_cap=by_chance.choice([25, 100]), latency=0.01)
+        server = serve(**STILL, events=2_000, malformed=0.01, page_cap=by_chance.choice([25, 100]), latency=0.01)
         for _ in range(100):
             process = fork(RUN, server)
             process.join(by_chance.uniform(0.1, 0.8))
@@ -89,7 +89,7 @@ def test_a_run_that_crashes_at_any_moment_between_data_and_notes_ends_with_each_
     crashed = True
     while crashed:
         moment += 1
-        server = serve(**STILL, events=600, malformed=0.05, page_cap=40)
+        server = serve(**STILL, events=600, malformed=0.01, page_cap=40)
         process = fork(RUN, server, crash_at=moment)
         process.join()
         crashed = process.exitcode == -signal.SIGKILL
