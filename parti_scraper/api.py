@@ -148,23 +148,21 @@ class LiveQuery:
         return _url(base_url, LIVE, parameters)
 
 
-def channel_url(social_media: str | None, social_username: str | None) -> str | None:
-    """Return the address of a channel's page (reported), or None where it cannot be told."""
-    if not social_media or not social_username:
+def channel_url(user_name: str | None) -> str | None:
+    """Return the address of a channel's page, or None where it cannot be told.
+
+    Reported: the form since December 2025, by which clients find a channel (`user_id_from_name/{name}`).
+    """
+    if not user_name:
         return None
     # What anybody may send is not to fill the memory.
-    is_short = len(social_media) + len(social_username) <= _LONGEST_REMEMBERED
-    return (_channel_url if is_short else _channel_url.__wrapped__)(social_media, social_username)
+    return (_channel_url if len(user_name) <= _LONGEST_REMEMBERED else _channel_url.__wrapped__)(user_name)
 
 
 # Channels come again and again, and quoting takes its time.
 @lru_cache(maxsize=4096)
-def _channel_url(social_media: str, social_username: str) -> str:
-    # Reported: the names of Discord users are followed by `/0`.
-    tail = "/0" if social_media == "discord" else ""
-    return f"{SITE_URL}/creator/{quote(social_media, safe='', errors='replace')}/" + (
-        quote(social_username, safe="", errors="replace") + tail
-    )
+def _channel_url(user_name: str) -> str:
+    return f"{SITE_URL}/{quote(user_name, safe='', errors='replace')}"
 
 
 def video_url(event_id: int) -> str:

@@ -39,7 +39,7 @@ _CSV_DIALECT = {
 _PRIMARY_KEYS: dict[type, list[str]] = {
     Category: ["category_id"],
     Livestream: ["event_id"],
-    LiveChannel: ["snapshot_id", "user_id"],
+    LiveChannel: ["snapshot_id", "user_id", "event_id"],
     LiveNotification: ["event_id"],
     # The same page may be asked for again.
     ApiCall: [],

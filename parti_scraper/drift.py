@@ -46,7 +46,7 @@ class Call:
         dropped: the page did not wait for the answer.
         is_json: whether the answer says that it is JSON.
         subscribed: of a WebSocket: the page asked it who goes live.
-        unknown_fields: names of fields of its records that no item declares.
+        unknown_fields: names of fields that no item declares, and how many of its records have them.
         problem: why the answer is of no use, a part of a sentence.
     """
 
@@ -57,7 +57,7 @@ class Call:
     dropped: bool = False
     is_json: bool = False
     subscribed: bool = False
-    unknown_fields: set[str] = field(default_factory=set)
+    unknown_fields: Counter[str] = field(default_factory=Counter)
     problem: str = ""
 
     @property
@@ -147,7 +147,7 @@ class Report:
         return gaps + [f"route answered with errors: {route} ({why})" for route, why in self.routes_failed.items()]
 
 
-def read(route: str, body: bytes) -> tuple[set[str], str]:
+def read(route: str, body: bytes) -> tuple[Counter[str], str]:
     """Return what an answer of a known route says: the unknown fields of its records, and why it is of no use."""
     try:
         page: NormalizedPage[Any]
@@ -158,13 +158,13 @@ def read(route: str, body: bytes) -> tuple[set[str], str]:
         else:
             page = normalize_live(body, "", "", CategoryIndex(), snapshot_id="", offset=0)
     except PageError as error:
-        return set(), str(error)
+        return Counter(), str(error)
     # A record here and there is broken; where all are, the API has changed.
     useless = page.rejected[0].reason if page.rejected and not page.items else ""
     return page.unknown_fields, f"no record can be read, {useless}" if useless else ""
 
 
-def read_message(text: str) -> set[str]:
+def read_message(text: str) -> Counter[str]:
     """Return the unknown fields of a message of the WebSocket."""
     return normalize_notification(text, "", "", CategoryIndex(), 0).unknown_fields
 

@@ -18,8 +18,15 @@ def _time(description: str) -> Any:
     return field(metadata={"json_schema_extra": {"description": description, "format": "date-time"}})
 
 
-_EXTRA = "Fields of the API that no declared field takes, as they came but for secrets."
-_CATEGORY_ID = "The category's number, found by its name in the categories route; null where none matches."
+_EXTRA = (
+    "Fields of the API that no declared field takes, and values that could not be read, as they came but for secrets; "
+    "numbers of more than 64 bits as text."
+)
+_CATEGORY_ID = (
+    "The category's number, as the record came with it, or else found by its name in the categories route; "
+    "null where none matches."
+)
+_CHANNEL_URL = "The channel's page on the site, by its name."
 
 
 @dataclass(slots=True)
@@ -58,14 +65,14 @@ class Livestream:
     total_viewers: int | None = _field("Viewers in total; 0 is possible.")
     livestream_visibility_type: str | None = _field('Who may watch: "Public" as far as seen.')
     has_access_pass: bool | None = _field("Whether watching takes an access pass.")
-    livestream_recording: str | None = _field("Relative path of the recording (.m3u8).")
+    livestream_recording: str | None = _field("Path or address of the recording (.m3u8), without tokens.")
     event_file: str | None = _field("Address of the livestream's picture.")
     avatar_link: str | None = _field("Address of the channel's picture.")
     user_avatar_id: int | None = _field("Number of the channel's picture.")
     social_media: str | None = _field("Where the channel's account comes from: parti, twitter, discord, telegram.")
     social_username: str | None = _field("The account's name there.")
     discord_discriminator: str | None = _field("The number behind a Discord name.")
-    channel_url: str | None = _field("The channel's page on the site.")
+    channel_url: str | None = _field(_CHANNEL_URL)
     video_url: str = _field("The livestream's page on the site.")
     scraped_at: str = _time("When this record was received.")
     extra: dict[str, Any] = _field(_EXTRA)
@@ -85,7 +92,7 @@ class LiveChannel:
     snapshot_id: str = _field("The snapshot: the run's name and the snapshot's number in it.")
     observed_at: str = _time("When the page with this channel was received.")
     rank: int = _field("The channel's place in the order of the route, most viewers first, from 1.")
-    event_id: int | None = _field("The livestream's number.")
+    event_id: int = _field("The livestream's number.")
     user_id: int = _field("The channel's number.")
     user_name: str | None = _field("The channel's name.")
     event_title: str | None = _field("The title, free text by the streamer.")
@@ -100,13 +107,13 @@ class LiveChannel:
     discord_discriminator: str | None = _field("The number behind a Discord name.")
     channel_arn: str | None = _field("The channel's resource name at the video service.")
     playback_url: str | None = _field("Address of the video, without the tokens of its query.")
-    channel_url: str | None = _field("The channel's page on the site.")
+    channel_url: str | None = _field(_CHANNEL_URL)
     extra: dict[str, Any] = _field(_EXTRA)
 
     @property
-    def identity(self) -> int:
-        """What makes two records of one snapshot the same one."""
-        return self.user_id
+    def identity(self) -> tuple[int, int]:
+        """What makes two records of one snapshot the same one: a channel may have two livestreams at once."""
+        return self.user_id, self.event_id
 
 
 @dataclass(slots=True)
@@ -132,7 +139,7 @@ class LiveNotification:
     social_username: str | None = _field("The account's name there.")
     discord_discriminator: str | None = _field("The number behind a Discord name.")
     channel_arn: str | None = _field("The channel's resource name at the video service.")
-    channel_url: str | None = _field("The channel's page on the site.")
+    channel_url: str | None = _field(_CHANNEL_URL)
     extra: dict[str, Any] = _field(_EXTRA)
 
     @property
@@ -180,7 +187,9 @@ class RejectedRecord:
     reason: str = _field("Why the record could not be normalized.")
     url: str = _field("The request that the record came with.")
     position: int = _field("The record's place in that page, from 0.")
-    record: Any = _field("The record as it came but for secrets.")
+    record: Any = _field(
+        "The record as it came but for secrets; of one that is no JSON, its text or the beginning of it."
+    )
 
 
 @dataclass(slots=True)

@@ -1,58 +1,78 @@
-"""From the bytes of a page to items, in one pass; what cannot be normalized comes back with its reason.
+"""From the bytes of a page to items, in one pass; what has no identity that can be read comes back with its reason.
 
 Pages are parsed and checked by msgspec, in compiled code, at once where all is as known. What it does not take is read
-again record by record, with what Python has, which is more patient, and can say what is wrong.
+again record by record, and field by field, by `reading`, which is more patient. A field that cannot be read costs
+itself alone: it is null, and stands as it came in `extra`.
 
 Pure: no Scrapy, no network, no clock.
 """
 
 from __future__ import annotations
 
-import json
-import re
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from math import floor, isfinite
-from typing import TYPE_CHECKING, Annotated, Any, Generic, NoReturn, TypeVar
+from math import floor
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from parti_scraper import api
 from parti_scraper.exceptions import PageError, RecordError
 from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
-from parti_scraper.redact import MAX_DEPTH, redact, redact_url
+from parti_scraper.parsing import Unparsable, kind_of, parse_page
+from parti_scraper.reading import (
+    MAX_INTEGER,
+    MAX_TS,
+    MIN_INTEGER,
+    read_boolean,
+    read_integer,
+    read_text,
+    read_timestamp,
+)
+from parti_scraper.redact import may_hide_secrets, redact, redact_unparsed, redact_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 ItemT = TypeVar("ItemT", bound=ApiRecord)
 
-# What a signed 64-bit number holds; a database or a spreadsheet takes no more.
-_MAX_INTEGER = 2**63 - 1
-_MAX_DIGITS = 19
-_SURROGATE = re.compile("[\ud800-\udfff]")
-# 9999-12-31T23:59:59Z; milliseconds, taken for seconds, are beyond it.
-_MAX_TS = 253_402_300_799
+# Characters that are kept of a record that is no JSON.
+_LONGEST_KEPT = 10_000
 
-Integer = Annotated[int, msgspec.Meta(ge=-_MAX_INTEGER, le=_MAX_INTEGER)]
-Timestamp = Annotated[int, msgspec.Meta(ge=0, le=_MAX_TS)]
+Integer = Annotated[int, msgspec.Meta(ge=MIN_INTEGER, le=MAX_INTEGER)]
+Timestamp = Annotated[int, msgspec.Meta(ge=0, le=MAX_TS)]
 
 
-# Records as the API sends them, as far as this project knows their fields:
+# Records as the API sends them, as far as this project knows their fields. What has no default is the identity.
 
 
-class _CategoryRecord(msgspec.Struct, kw_only=True):
+class _Record(msgspec.Struct, kw_only=True):
+    """What all have in common.
+
+    Attributes:
+        may_lack: fields that only some records have.
+    """
+
+    may_lack: ClassVar[frozenset[str]] = frozenset()
+
+
+class _CategoryRecord(_Record, kw_only=True):
     category_id: Integer
     name: str | None = None
     display_name: str | None = None
 
 
-class _ChannelRecord(msgspec.Struct, kw_only=True):
+class _ChannelRecord(_Record, kw_only=True):
     """What the recent and live routes and the notifications have in common."""
+
+    # No record had it in 2025.
+    may_lack: ClassVar[frozenset[str]] = frozenset({"category_id"})
 
     user_name: str | None = None
     event_title: str | None = None
+    category_id: Integer | None = None
     category_name: str | None = None
     event_file: str | None = None
     avatar_link: str | None = None
@@ -75,7 +95,7 @@ class _RecentRecord(_ChannelRecord, kw_only=True):
 
 class _LiveRecord(_ChannelRecord, kw_only=True):
     user_id: Integer
-    event_id: Integer | None = None
+    event_id: Integer
     viewers_count: Integer | None = None
     channel_arn: str | None = None
     playback_url: str | None = None
@@ -89,7 +109,24 @@ class _NotificationRecord(_ChannelRecord, kw_only=True):
     channel_arn: str | None = None
 
 
-RecordT = TypeVar("RecordT", bound=msgspec.Struct)
+# The messages are documented by one example, and the records of the live route that fill gaps have other fields.
+_NotificationRecord.may_lack = frozenset(_NotificationRecord.__struct_fields__)
+
+RecordT = TypeVar("RecordT", bound=_Record)
+
+
+class Remark(NamedTuple):
+    """What is noteworthy about the fields of a record, by the API's names.
+
+    Attributes:
+        unknown: those that no item declares.
+        unreadable: those whose value could not be read.
+        absent: those that records are known to have, and this one has not.
+    """
+
+    unknown: frozenset[str]
+    unreadable: frozenset[str]
+    absent: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +138,26 @@ class NormalizedPage(Generic[ItemT]):
         items: the normalized ones, in the order served.
         ends: of each item, when it ended in Unix seconds; None where that is not known.
         rejected: the others, with reason and position.
-        unknown_fields: names of fields that no item declares.
+        rejected_ends: of each of those, likewise.
+        remarks: by its place among the items, what is noteworthy about one.
     """
 
     served: int
     items: list[ItemT] = field(default_factory=list)
     ends: list[int | None] = field(default_factory=list)
     rejected: list[RejectedRecord] = field(default_factory=list)
-    unknown_fields: set[str] = field(default_factory=set)
+    rejected_ends: list[int | None] = field(default_factory=list)
+    remarks: dict[int, Remark] = field(default_factory=dict)
+
+    @property
+    def unknown_fields(self) -> Counter[str]:
+        """Names of fields that no item declares, and how many records have them."""
+        return Counter(name for remark in self.remarks.values() for name in remark.unknown)
+
+    @property
+    def unreadable_fields(self) -> Counter[str]:
+        """Names of fields, and of how many records their value could not be read."""
+        return Counter(name for remark in self.remarks.values() for name in remark.unreadable)
 
 
 class CategoryIndex:
@@ -121,10 +170,12 @@ class CategoryIndex:
         self.ids: list[int] = []
         self._by_name: dict[str, int] = {}
         by_display_name: dict[str, int] = {}
+        spelled: list[str] = []
         self._named: set[int] = set()
         self._names: list[str] = []
         for category in categories:
             self.ids.append(category.category_id)
+            spelled += filter(None, (category.name, category.display_name))
             self._names.append(category.name or category.display_name or str(category.category_id))
             if category.name:
                 self._named.add(category.category_id)
@@ -132,10 +183,15 @@ class CategoryIndex:
             if category.display_name:
                 by_display_name.setdefault(category.display_name.casefold(), category.category_id)
         self._by_name = by_display_name | self._by_name
+        # As they are written too, which is how most records have them.
+        self._by_name |= {name: self._by_name[name.casefold()] for name in spelled}
 
     def find(self, name: str | None) -> int | None:
         """Return the number of the category of this name, or None."""
-        return self._by_name.get(name.casefold()) if name else None
+        if not name:
+            return None
+        category_id = self._by_name.get(name)
+        return self._by_name.get(name.casefold()) if category_id is None else category_id
 
     def names(self) -> list[str]:
         """Return the names that `find` knows, in the order of the route, each in its own case."""
@@ -148,7 +204,11 @@ class CategoryIndex:
 
 def timestamp_to_iso(ts: float) -> str:
     """Return Unix seconds as ISO 8601 in UTC, to the second."""
-    minute, second = divmod(floor(ts), 60)
+    return _to_iso(floor(ts))
+
+
+def _to_iso(ts: int) -> str:
+    minute, second = divmod(ts, 60)
     day, minute = divmod(minute, _MINUTES_PER_DAY)
     return f"{_day_to_iso(day)}T{_MINUTES[minute]}:{_SECONDS[second]}Z"
 
@@ -169,32 +229,6 @@ def iso_to_timestamp(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp())
 
 
-def parse_page(body: bytes) -> list[Any]:
-    """Return the records of a page.
-
-    Raises:
-        PageError: the body is not a JSON list; the text says what it is instead.
-    """
-    try:
-        page = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        page = _parse_patiently(body)
-    if not isinstance(page, list):
-        raise PageError(f"the answer is no list of records but {_kind(page)} ({len(body)} bytes)")
-    return page
-
-
-def _parse_patiently(body: bytes) -> Any:
-    """Parse what is nearly JSON: with half characters, numbers too large for any type, or in another encoding."""
-    try:
-        # Half of a character, written as an escape or as bytes, is no text that UTF-8 can hold.
-        return _mend(json.loads(body, parse_constant=_reject_constant, parse_float=_finite))
-    except (ValueError, RecursionError) as error:
-        # A UnicodeDecodeError is a ValueError too, as is a number of more than 4,300 digits.
-        what = "a web page" if body.lstrip()[:1] == b"<" else "empty" if not body.strip() else "broken JSON"
-        raise PageError(f"the answer is no list of records but {what} ({len(body)} bytes)") from error
-
-
 def normalize_categories(body: bytes, url: str, scraped_at: str) -> NormalizedPage[Category]:
     """Normalize the answer of the categories route. Raises PageError where it is no list of records."""
 
@@ -209,28 +243,34 @@ def normalize_recent(body: bytes, url: str, scraped_at: str, categories: Categor
 
     def build(record: _RecentRecord, extra: dict[str, Any], _position: int) -> Livestream:
         start, end = record.event_start_ts, record.event_end_ts
+        category_id = record.category_id
+        recording, file, avatar = record.livestream_recording, record.event_file, record.avatar_link
+        addresses = f"{recording}{file}{avatar}"
+        # `may_hide_secrets`, here without the call: few have anything to hide, and there are many.
+        if "=" in addresses or "@" in addresses or "eyJ" in addresses:
+            recording, file, avatar = map(_address, (recording, file, avatar))
         # By position, in the order of the class: with names it takes three times as long.
         return Livestream(
             record.event_id,
             record.user_id,
             record.user_name,
             record.event_title,
-            categories.find(record.category_name),
+            categories.find(record.category_name) if category_id is None else category_id,
             record.category_name,
-            None if start is None else timestamp_to_iso(start),
-            None if end is None else timestamp_to_iso(end),
+            None if start is None else _to_iso(start),
+            None if end is None else _to_iso(end),
             None if start is None or end is None or end < start else end - start,
             record.total_viewers,
             record.livestream_visibility_type,
             record.has_access_pass,
-            record.livestream_recording,
-            record.event_file,
-            record.avatar_link,
+            recording,
+            file,
+            avatar,
             record.user_avatar_id,
             record.social_media,
             record.social_username,
             record.discord_discriminator,
-            api.channel_url(record.social_media, record.social_username),
+            api.channel_url(record.user_name),
             api.video_url(record.event_id),
             scraped_at,
             extra,
@@ -257,7 +297,7 @@ def normalize_live(
             **_channel_fields(record, categories),
             viewers_count=record.viewers_count,
             channel_arn=record.channel_arn,
-            playback_url=None if record.playback_url is None else redact_url(record.playback_url),
+            playback_url=_address(record.playback_url),
             extra=extra,
         )
 
@@ -277,11 +317,14 @@ def normalize_notification(
         position: how many messages came before.
     """
     try:
-        (record,) = parse_page(f"[{text}]".encode(errors="replace"))
-    except (PageError, ValueError):
+        records = parse_page(f"[{text}]".encode(errors="replace"))
+    except PageError:
+        records = []
+    if len(records) != 1 or isinstance(records[0], Unparsable):
         # Not an object, but it may hold a secret all the same.
-        return NormalizedPage(1, rejected=[RejectedRecord("not a JSON object", url, position, redact(text))])
-    page = _normalize([record], url, _NotificationRecord, _notification("websocket", received_at, categories))
+        rejected = RejectedRecord("not a JSON object", url, position, _as_it_came(Unparsable(text)))
+        return NormalizedPage(1, rejected=[rejected], rejected_ends=[None])
+    page = _normalize(records, url, _NotificationRecord, _notification("websocket", received_at, categories))
     for rejected in page.rejected:
         rejected.position = position
     return page
@@ -318,16 +361,21 @@ def _channel_fields(record: _ChannelRecord, categories: CategoryIndex) -> dict[s
     return {
         "user_name": record.user_name,
         "event_title": record.event_title,
-        "category_id": categories.find(record.category_name),
+        "category_id": categories.find(record.category_name) if record.category_id is None else record.category_id,
         "category_name": record.category_name,
-        "event_file": record.event_file,
-        "avatar_link": record.avatar_link,
+        "event_file": _address(record.event_file),
+        "avatar_link": _address(record.avatar_link),
         "user_avatar_id": record.user_avatar_id,
         "social_media": record.social_media,
         "social_username": record.social_username,
         "discord_discriminator": record.discord_discriminator,
-        "channel_url": api.channel_url(record.social_media, record.social_username),
+        "channel_url": api.channel_url(record.user_name),
     }
+
+
+def _address(url: str | None) -> str | None:
+    """Return an address without its secrets."""
+    return redact_url(url) if url and may_hide_secrets(url) else url
 
 
 def _normalize_page(
@@ -347,9 +395,22 @@ def _normalize_page(
 
 @cache
 def _decoder(record_class: type[RecordT]) -> msgspec.json.Decoder[list[RecordT]]:
-    """Return what reads a page of records that have their types and no other fields."""
-    strict = msgspec.defstruct(f"{record_class.__name__}Only", (), bases=(record_class,), forbid_unknown_fields=True)
-    return msgspec.json.Decoder(list[strict])  # type: ignore[valid-type]
+    """Return what reads a page of records that have all their fields, with their types, and no others."""
+    types = {each.name: each.type for each in msgspec.structs.fields(record_class)}
+    complete = msgspec.defstruct(
+        f"{record_class.__name__}Complete",
+        [(name, types[name]) for name in _expected(record_class)],
+        bases=(record_class,),
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+    return msgspec.json.Decoder(list[complete])  # type: ignore[valid-type]
+
+
+@cache
+def _expected(record_class: type[_Record]) -> frozenset[str]:
+    """Return the fields that every record is known to have."""
+    return frozenset(record_class.__struct_fields__) - record_class.may_lack
 
 
 def _normalize(
@@ -359,138 +420,92 @@ def _normalize(
     build: Callable[[RecordT, dict[str, Any], int], ItemT],
 ) -> NormalizedPage[ItemT]:
     page: NormalizedPage[ItemT] = NormalizedPage(served=len(records))
-    known = _known_fields(record_class)
-    for position, (served, record) in enumerate(zip(records, _check(records, record_class), strict=True)):
-        if isinstance(record, RecordError):
-            page.rejected.append(RejectedRecord(str(record), url, position, redact(served)))
+    known, expected = frozenset(record_class.__struct_fields__), _expected(record_class)
+    for position, (served, read) in enumerate(zip(records, _read_all(records, record_class), strict=True)):
+        if isinstance(read, RecordError):
+            page.rejected.append(RejectedRecord(str(read), url, position, _as_it_came(served)))
+            page.rejected_ends.append(_end_of(served))
             continue
+        record, unreadable = read
         extra: dict[str, Any] = {}
-        if not known.issuperset(served):
+        if unreadable or not known.issuperset(served):
             # Without secrets, so not all of it need be left.
-            extra = redact({name: value for name, value in served.items() if name not in known})
-            page.unknown_fields.update(extra)
+            kept = {name: value for name, value in served.items() if name not in known or name in unreadable}
+            extra = _in_64_bits(redact(kept))
+        remark = Remark(frozenset(extra.keys() - unreadable), unreadable, expected - served.keys())
+        if any(remark):
+            page.remarks[len(page.items)] = remark
         page.items.append(build(record, extra, position))
         page.ends.append(getattr(record, "event_end_ts", None))
     return page
 
 
-def _check(records: list[Any], record_class: type[RecordT]) -> Iterable[RecordT | RecordError]:
-    """Return each record with its types, or the reason why not: all at once where all are as they should be."""
-    try:
-        return msgspec.convert(records, list[record_class])  # type: ignore[valid-type]
-    except msgspec.ValidationError:
-        return [_check_one(record, record_class) for record in records]
+def _read_all(
+    records: list[Any], record_class: type[RecordT]
+) -> Iterable[tuple[RecordT, frozenset[str]] | RecordError]:
+    """Return each record with the names of its fields that cannot be read, or the reason why it is none.
 
-
-def _check_one(record: Any, record_class: type[RecordT]) -> RecordT | RecordError:
-    try:
-        return msgspec.convert(record, record_class)
-    except msgspec.ValidationError:
-        pass
-    if not isinstance(record, dict):
-        return RecordError(f"not an object but {_kind(record)}")
-    try:
-        return record_class(**dict(_read(record, record_class)))
-    except RecordError as error:
-        return error
-
-
-def _read(record: dict[str, Any], record_class: type[RecordT]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a record, numbers in texts as numbers.
-
-    A reason never quotes a value: it goes to logs, and the value may be a secret or hostile.
-
-    Raises:
-        RecordError: a field is not what it should be.
+    All at once where all have their types.
     """
+    try:
+        return [(record, frozenset()) for record in msgspec.convert(records, list[record_class])]  # type: ignore[valid-type]
+    except msgspec.ValidationError:
+        return [_read(record, record_class) for record in records]
+
+
+def _read(record: Any, record_class: type[RecordT]) -> tuple[RecordT, frozenset[str]] | RecordError:
+    if not isinstance(record, dict):
+        what = "no JSON" if isinstance(record, Unparsable) else kind_of(record)
+        return RecordError(f"not an object but {what}")
+    values: dict[str, Any] = {}
+    unreadable: set[str] = set()
     for each in msgspec.structs.fields(record_class):
         value = record.get(each.name)
+        try:
+            values[each.name] = None if value is None else _READERS[each.type](value)
+        except RecordError as error:
+            if each.required:
+                return RecordError(f"{each.name}: {error}")
+            values[each.name] = None
+            unreadable.add(each.name)
         if value is None and each.required:
-            raise RecordError(f"{each.name}: missing")
-        yield each.name, None if value is None else _READERS[each.type](each.name, value)
+            return RecordError(f"{each.name}: missing")
+    return record_class(**values), frozenset(unreadable)
 
 
-def _read_text(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    _fail(name, "not a text", value)
-
-
-def _read_boolean(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    _fail(name, "not true or false", value)
-
-
-def _read_integer(name: str, value: Any) -> int:
-    if (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS) or (
-        isinstance(value, float) and value.is_integer()
-    ):
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        _fail(name, "not a whole number", value)
-    if abs(value) > _MAX_INTEGER:
-        raise RecordError(f"{name}: a number out of range")
-    return value
-
-
-def _read_timestamp(name: str, value: Any) -> int:
-    number = _read_integer(name, value)
-    if not 0 <= number <= _MAX_TS:
-        raise RecordError(f"{name}: not a time in Unix seconds")
-    return number
-
-
-_READERS: dict[Any, Callable[[str, Any], Any]] = {
-    str | None: _read_text,
-    bool | None: _read_boolean,
-    Integer: _read_integer,
-    Integer | None: _read_integer,
-    Timestamp | None: _read_timestamp,
+_READERS: dict[Any, Callable[[Any], Any]] = {
+    str | None: read_text,
+    bool | None: read_boolean,
+    Integer: read_integer,
+    Integer | None: read_integer,
+    Timestamp | None: read_timestamp,
 }
 
 
-def _fail(name: str, problem: str, value: Any) -> NoReturn:
-    raise RecordError(f"{name}: {problem} but {_kind(value)}")
+def _as_it_came(served: Any) -> Any:
+    """Return a record that is set aside, without secrets; of one that is no JSON, not more than the beginning."""
+    if not isinstance(served, Unparsable):
+        return redact(served)
+    # Cut twice: within what is cut off first, a secret may not show as one.
+    text = redact_unparsed(served.text[: 2 * _LONGEST_KEPT])
+    cut = len(served.text) > 2 * _LONGEST_KEPT or len(text) > _LONGEST_KEPT
+    return f"{text[:_LONGEST_KEPT]}… ({len(served.text):,} characters)" if cut else text
 
 
-@cache
-def _known_fields(record_class: type[msgspec.Struct]) -> frozenset[str]:
-    return frozenset(record_class.__struct_fields__)
+def _end_of(served: Any) -> int | None:
+    """Return when a livestream ended whose record is set aside, so that time is seen to go on."""
+    try:
+        return read_timestamp(served["event_end_ts"])
+    except (KeyError, TypeError, RecordError):
+        return None
 
 
-def _mend(value: Any, depth: int = 0) -> Any:
-    """Replace lone surrogates by U+FFFD; what is deeper than `redact` goes is left to it."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if depth > MAX_DEPTH:
-        return value
-    if isinstance(value, list):
-        return [_mend(inner, depth + 1) for inner in value]
+def _in_64_bits(value: Any) -> Any:
+    """Return the value with longer numbers as texts."""
     if isinstance(value, dict):
-        return {_mend(name): _mend(inner, depth + 1) for name, inner in value.items()}
+        return {name: _in_64_bits(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_in_64_bits(inner) for inner in value]
+    if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
+        return str(value)
     return value
-
-
-def _reject_constant(name: str) -> NoReturn:
-    # Python's parser takes NaN and Infinity; JSON has neither, and no reader of our files would take them.
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float | str:
-    """Return the number, or its text where it is too large for one: infinity is not JSON either."""
-    number = float(text)
-    return number if isfinite(number) else text
-
-
-def _kind(value: Any) -> str:
-    names = {
-        bool: "true or false",
-        dict: "an object",
-        float: "a fraction",
-        int: "a number",
-        list: "a list",
-        str: "a text",
-        type(None): "null",
-    }
-    return names[type(value)]

@@ -30,7 +30,7 @@ class Counts:
         duplicate: records that had been written before.
         quarantined: records that could not be normalized.
         filtered: records that the arguments did not ask for, though the server sent them.
-        unknown_fields: names of fields of the API that no item declares.
+        unknown_fields: how many fields of the API there are that no item declares.
     """
 
     pages: int = 0
@@ -58,6 +58,8 @@ class Ending:
         exceptions: in callbacks, pipelines and other components.
         gaps: what was not had, a part of a sentence each.
         storage: what could not be stored, likewise.
+        set_aside: that too many records were, likewise.
+        degraded: fields that most records lack, likewise.
     """
 
     finish_reason: str
@@ -68,6 +70,8 @@ class Ending:
     exceptions: int = 0
     gaps: list[str] = field(default_factory=list)
     storage: list[str] = field(default_factory=list)
+    set_aside: str | None = None
+    degraded: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +80,20 @@ class Verdict:
 
     Attributes:
         exit_code: how the run ended.
-        reason: why it is not complete, a part of a sentence.
+        reason: why it is not 0, a part of a sentence.
         ended: whether the run came to its end, complete or not; only then it gets a data package.
+        degraded: whether the data set is all that was asked for, and a changed API is why the code is not 0.
     """
 
     exit_code: ExitCode
     reason: str | None = None
     ended: bool = True
+    degraded: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether the data set is all that was asked for."""
-        return self.exit_code is ExitCode.COMPLETE
+        return self.exit_code is ExitCode.COMPLETE or self.degraded
 
 
 def judge(ending: Ending) -> Verdict:
@@ -110,6 +116,15 @@ def judge(ending: Ending) -> Verdict:
         return Verdict(ExitCode.INCOMPLETE, _listing(ending.gaps))
     if not ending.counts.balance():
         return Verdict(ExitCode.INCOMPLETE, f"the books do not balance: {ending.counts}")
+    if ending.set_aside:
+        return Verdict(ExitCode.INCOMPLETE, ending.set_aside)
+    return judge_fields(ending.degraded)
+
+
+def judge_fields(degraded: list[str]) -> Verdict:
+    """Return the verdict on a run that has every record, some fields of which may be missing in most of them."""
+    if degraded:
+        return Verdict(ExitCode.INCOMPLETE, f"degraded: {_listing(degraded)}", degraded=True)
     return Verdict(ExitCode.COMPLETE)
 
 

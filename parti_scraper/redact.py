@@ -1,32 +1,56 @@
 """Secrets: those that the API sends, taken out before anything is stored or logged, and the user's own.
 
 The live route comes with `playback_auth_token` and with tokens in the query of `playback_url`; a route may grow
-another one on any day, so every field that no item declares is searched too.
+another one on any day, so every address and every field that no item declares is searched too.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote_plus
 
 # What is nested deeper is no record of this API, and would exhaust the stack of every reader.
 MAX_DEPTH = 50
+NESTED_TOO_DEEP = f"(nested more than {MAX_DEPTH} levels deep)"
 
 # As the last words of a name: `playback_auth_token`, `streamKey`, `apikey`; but not `token_symbol`.
 _SECRET_NAME = re.compile(
-    r"(^|_)(token|jwt|secret|password|passwd|authorization|signature|credentials?|cookie"
-    r"|(api|stream|access|private|secret|ingest)_?key)$"
+    r"(^|_)(token|jwt|secrets?|passwords?|passwd|passphrase|pwd|authorization|bearer|signature|hmac|credentials?|cookies?"
+    r"|otp|totp|csrf|xsrf|sessionid|ingest_endpoint|(api|stream|access|private|secret|ingest|signing|encryption)_?key"
+    r"|(access|auth|refresh|session)_tokens|(auth|authorization|access|verification|login|otp|mfa|recovery)_?code)$"
+    # Too common a last word: `country_code`, `auto_refresh`.
+    r"|^(auth|code|refresh|sid)$"
 )
 # Parameters of a URL hold access more often under short names.
 _SECRET_PARAMETER = re.compile(
-    r"token|jwt|secret|passw|signature|credential|session|hdnts|hdnea|key-pair-id|api_?key"
-    r"|(^|[^a-z])(auth|authorization|sig|key|policy)([^a-z]|$)",
-    re.IGNORECASE,
+    r"token|jwt|secret|passw|signature|credential|session|hdnts|hdnea|hdntl|hmac|key-?pair-?id|api_?key|access_?key"
+    r"|googleaccessid|^x-(amz|goog)-"
+    r"|(^|[^a-z])(auth|authorization|sig|key|policy|bearer|pwd|otp)([^a-z]|$)"
+    r"|^(code|pass|refresh|sid|connect\.sid|(auth|access|verification|login)_?code)$"
 )
+# Parameters that come with a signature, and differ from one to the next: until when it is good, and of what.
+_BESIDE_A_SECRET = re.compile(r"e|exp|expires?|expiry|expiration|expires_?(at|in)|ts|timestamp|nonce|keyname|key_?id")
+# Those of Azure, which are beside a `sig`.
+_BESIDE_A_SIG = re.compile(r"s[eprstiv]|spr|srt|sip|sk(oid|tid|t|e|s|v)")
+# Parameters that are a signature only together: Discord's, Facebook's, nginx's.
+_TOGETHER = ({"ex", "is", "hm"}, {"oh", "oe"}, {"md5", "expires"})
+
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # A JSON Web Token: `eyJ` is `{"` in base64.
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+# User and password of an address, also of one that names no scheme.
+_USER = re.compile(r"((?:^|:)//)[^/\s]*@")
+_IN_QUERY, _IN_PATH = re.compile(r"([&;?])"), re.compile(r"([&;~])")
+# A word of a text; and what an address has that has something to hide.
+_WORD = re.compile(r"""[^\s"'<>]+""")
+_IS_ADDRESS = re.compile(r"[?&]|//")
+# A name and what comes between it and its value, in JSON and in what looks a little like it; and the value: all that
+# follows where it is no single one, since nobody knows where it ends.
+_NAME = re.compile(r"""(?<![\w-])([\w-]++)["']?\s*[:=]\s*""")
+_VALUE = re.compile(
+    r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|(?:Bearer|Basic)\s+\S+|[\[{].*|[^\s,;&}\]]*""", re.DOTALL
+)
 
 
 class Secret:
@@ -53,19 +77,79 @@ def is_secret_name(name: str) -> bool:
     return bool(_SECRET_NAME.search(_WORD_START.sub("_", name).replace("-", "_").lower()))
 
 
+def may_hide_secrets(text: str) -> bool:
+    """Tell in no time whether a text may be an address, or hold one, with something to remove."""
+    return "=" in text or "@" in text or "eyJ" in text
+
+
 def redact_url(url: str) -> str:
-    """Return the URL without its credentials and without the parameters of its query that give access."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return _JWT.sub("", url.partition("?")[0])
-    netloc = parts.netloc.rpartition("@")[2]
-    fragment = "" if _JWT.search(parts.fragment) or _SECRET_PARAMETER.search(parts.fragment) else parts.fragment
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    kept = [(name, value) for name, value in pairs if not (_SECRET_PARAMETER.search(name) or _JWT.search(value))]
-    # Without a secret the query stays as it came, to the letter.
-    query = parts.query if len(kept) == len(pairs) else urlencode(kept, errors="replace")
-    return _JWT.sub("", urlunsplit((parts.scheme, netloc, parts.path, query, fragment)))
+    """Return the address, be it relative, without its credentials and the parameters that give access.
+
+    Of an address that was signed everything goes that comes with the signature, so that it is the same each time.
+    What is left stays as it came, to the letter.
+    """
+    address, hash_mark, fragment = url.partition("#")
+    path, question_mark, query = address.partition("?")
+    kept_path = _USER.sub(r"\1", path) if "@" in path else path
+    if "=" in kept_path:
+        kept_path = "/".join(_without_secrets(part, _IN_PATH) for part in kept_path.split("/"))
+    kept_query, kept_fragment = (_without_secrets(part, _IN_QUERY) for part in (query, fragment))
+    if kept_query or not query:
+        kept_path += question_mark + kept_query
+    if kept_fragment or not fragment:
+        kept_path += hash_mark + kept_fragment
+    return _JWT.sub("", kept_path)
+
+
+def _without_secrets(parameters: str, separators: re.Pattern[str]) -> str:
+    """Return the parameters that give no access, as they came."""
+    if "=" not in parameters and "eyJ" not in parameters:
+        return parameters
+    pieces = separators.split(parameters)
+    names = [unquote_plus(piece.partition("=")[0]).lower() for piece in pieces[::2]]
+    secrets = {
+        name
+        for name, piece in zip(names, pieces[::2], strict=True)
+        if _SECRET_PARAMETER.search(name) or _JWT.search(piece)
+    }
+    secrets.update(*(each for each in _TOGETHER if each.issubset(names)))
+    if secrets:
+        secrets |= set(filter(_BESIDE_A_SECRET.fullmatch, names))
+    if "sig" in secrets:
+        secrets |= set(filter(_BESIDE_A_SIG.fullmatch, names))
+    kept = []
+    for separator, piece, name in zip(("", *pieces[1::2]), pieces[::2], names, strict=True):
+        if name not in secrets:
+            kept += [separator, _redact_value(piece)]
+    return "".join(kept[1:])
+
+
+def _redact_value(parameter: str) -> str:
+    """Return a parameter whose value, where that is an address of its own, holds no secret either."""
+    name, mark, value = parameter.partition("=")
+    if "%" not in value:
+        return parameter
+    plain = unquote_plus(value)
+    redacted = redact_text(plain)
+    return parameter if redacted == plain else f"{name}{mark}{quote(redacted, safe='')}"
+
+
+def redact_text(text: str) -> str:
+    """Return a text without secrets in the addresses that are in it."""
+    if not may_hide_secrets(text):
+        return text
+    text = _WORD.sub(lambda word: redact_url(word[0]) if _IS_ADDRESS.search(word[0]) else word[0], text)
+    return _JWT.sub("", text)
+
+
+def redact_unparsed(text: str) -> str:
+    """Return a text that is nearly JSON, or something like it, without what is named as a secret."""
+    kept, start = [], 0
+    for name in _NAME.finditer(text):
+        if name.start() >= start and is_secret_name(name[1]) and (value := _VALUE.match(text, name.end())):
+            kept.append(text[start : name.end()])
+            start = value.end()
+    return redact_text("".join(kept) + text[start:])
 
 
 def redact(value: Any, depth: int = 0) -> Any:
@@ -74,13 +158,12 @@ def redact(value: Any, depth: int = 0) -> Any:
     What is nested more than `MAX_DEPTH` levels deep is replaced by a text that says so.
     """
     if depth > MAX_DEPTH:
-        return f"(nested more than {MAX_DEPTH} levels deep)"
+        return NESTED_TOO_DEEP
     if isinstance(value, dict):
         return {name: redact(inner, depth + 1) for name, inner in value.items() if not is_secret_name(name)}
     if isinstance(value, list):
         return [redact(inner, depth + 1) for inner in value]
     if isinstance(value, str):
-        if "://" in value and "?" in value:
-            return redact_url(value)
-        return _JWT.sub("", value)
+        # JSON within a text has names too.
+        return redact_unparsed(value) if value.lstrip().startswith(("{", "[")) else redact_text(value)
     return value

@@ -45,6 +45,10 @@ PARTI_RETRY_DELAY = os.environ.get("PARTI_RETRY_DELAY", "")
 # What PARTI_OUTPUT_DIR and PARTI_STATE_DIR are relative to where they are no absolute paths. Empty: the working
 # folder; of a job of scrapyd, whose working folder is scrapyd's, `parti_scraper` in the user's home folder.
 PARTI_HOME = os.environ.get("PARTI_HOME", "")
+# Fields of the specification, comma-separated, of which it is known that the API no longer sends them as it did.
+PARTI_EXPECT_ABSENT = os.environ.get("PARTI_EXPECT_ABSENT", "")
+# The share of records that may be set aside: where it is more, of at least 20, the run is not complete.
+PARTI_MAX_REJECTED = os.environ.get("PARTI_MAX_REJECTED") or "0.05"
 # Where runs leave their files: PARTI_OUTPUT_DIR/<spider>/<run_id>/.
 PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR") or "output"
 # Where they note how far they have come.

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from parti_scraper.outcome import ExitCode
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parti_scraper.extensions.run import RunRecorder
-    from parti_scraper.outcome import Verdict
+    from parti_scraper.outcome import Counts, Verdict
+    from parti_scraper.quality import Quality
     from parti_scraper.spiders.base import PartiSpider
 
 _CATEGORIES_SHOWN = 12
+_FIELDS_SHOWN = 10
+_REASONS_SHOWN = 5
+# Characters of a field's name.
+_LONGEST_NAME = 60
 
 
 def printable(text: str) -> str:
@@ -26,8 +35,8 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
         return verdict.reason or ""
     begin = f"{spider.name} {spider.run_id}: "
     if recorder.finished_before:
-        before = "finished before" if verdict.complete else f"finished before, NOT COMPLETE: {verdict.reason}"
-        return printable(f"{begin}{before}; nothing was requested; see {spider.run_dir}")
+        why = f", {_ending(verdict, truncated=False)}: {verdict.reason}" if verdict.reason else ""
+        return printable(f"{begin}finished before{why}; nothing was requested; see {spider.run_dir}")
     if verdict.exit_code is ExitCode.INCOMPLETE and not verdict.ended:
         # It could not be stored, so there is nothing to count.
         hint = f"; {how_to_finish(spider)}" if spider.run_dir.is_dir() else ""
@@ -46,6 +55,8 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
         f"  {counts.pages:,} pages, {counts.served:,} records served: {counts.written:,} written, "
         f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
     )
+    lines += _set_aside(spider.quarantine_path, counts)
+    lines += _fields(spider.quality)
     lines += _stored(recorder)
     lines += [f"  {printable(remark)}" for remark in spider.remarks()]
     if verdict.reason:
@@ -53,6 +64,36 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
     if not verdict.ended:
         lines.append(f"  {how_to_finish(spider)}")
     return "\n".join(lines)
+
+
+def _set_aside(quarantine: Path, counts: Counts) -> list[str]:
+    """Return the most frequent reasons for which records were set aside."""
+    if not counts.quarantined:
+        return []
+    try:
+        with quarantine.open("rb") as lines:
+            reasons = Counter(json.loads(line)["reason"] for line in lines)
+    except (OSError, ValueError):
+        return []
+    shown = reasons.most_common(_REASONS_SHOWN)
+    return [f"  {number:>9,}  set aside: {printable(reason)}" for reason, number in shown]
+
+
+def _fields(quality: Quality) -> list[str]:
+    """Return which fields are new, cannot be read, or are gone."""
+    lines = [
+        f"  {what}: {_counted(names)}"
+        for what, names in (("unknown fields", quality.unknown), ("unreadable fields", quality.unreadable))
+        if names
+    ]
+    vanished = quality.vanished()
+    return lines + [f"  fields that no record has any more: {', '.join(vanished)}"] * bool(vanished)
+
+
+def _counted(names: Counter[str]) -> str:
+    shown = [f"{printable(name[:_LONGEST_NAME])} ({number:,})" for name, number in names.most_common(_FIELDS_SHOWN)]
+    more = [f"and {len(names) - _FIELDS_SHOWN} more"] if len(names) > _FIELDS_SHOWN else []
+    return ", ".join(shown + more)
 
 
 def _stored(recorder: RunRecorder) -> list[str]:
@@ -77,4 +118,5 @@ def _ending(verdict: Verdict, *, truncated: bool) -> str:
         return "STOPPED"
     if not verdict.complete:
         return "NOT COMPLETE"
-    return "complete, cut at max_records" if truncated else "complete"
+    parts = ["complete", *(["cut at max_records"] if truncated else []), *(["DEGRADED"] if verdict.degraded else [])]
+    return ", ".join(parts)

@@ -38,8 +38,7 @@ def category_id(record: dict[str, Any], categories: list[dict[str, Any]]) -> int
 
 def channel_url(record: dict[str, Any]) -> str:
     """Return the address of a record's channel."""
-    tail = "/0" if record["social_media"] == "discord" else ""
-    return f"https://parti.com/creator/{record['social_media']}/{quote(record['social_username'], safe='')}{tail}"
+    return f"https://parti.com/{quote(record['user_name'], safe='')}"
 
 
 def livestream(record: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ REUSING = settings.ITEM_PIPELINES | {"tests.components.Reusing": 500}
         (
             "recent",
             {
-                "malformed": 0.1,
+                "malformed": 0.06,
             },
             (),
             {"limit": 20},
@@ -60,7 +60,7 @@ REUSING = settings.ITEM_PIPELINES | {"tests.components.Reusing": 500}
         ("recent", {}, ("-s", f"FEEDS={json.dumps(FEEDS)}"), {"limit": 70}),
         ("recent", {}, ("-s", f"ITEM_PIPELINES={json.dumps(PIPELINES)}"), {}),
         ("recent", {}, ("-s", f"ITEM_PIPELINES={json.dumps(REUSING)}"), {}),
-        ("live", {"malformed": 0.2}, (), {"limit": 15}),
+        ("live", {"malformed": 0.06, "live": 200}, (), {"limit": 15}),
     ],
     ids=["categories", "recent", "malformed", "filtered", "cut", "incremental", "feeds", "pipeline", "reusing", "live"],
 )
@@ -120,7 +120,7 @@ def test_the_records_of_a_page_are_passed_on_together(crawl: Run, serve: Serve) 
 def test_an_extension_that_listens_for_items_is_told_of_each(
     crawl: Run, serve: Serve, options: tuple[str, ...]
 ) -> None:
-    run = crawl("recent", *with_extension("Listener"), *ALONE, *options, server=serve(**STILL, malformed=0.1))
+    run = crawl("recent", *with_extension("Listener"), *ALONE, *options, server=serve(**STILL, malformed=0.06))
     assert run.code == 0
     counts = run.package["counts"]
     dropped = counts["duplicate"] + counts["quarantined"]

@@ -124,7 +124,7 @@ def test_files_of_other_formats_in_the_runs_folder_are_described_too(crawl: Run,
 def test_frictionless_takes_the_data_package(
     crawl: Run, serve: Serve, spider: str, options: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
-    run = crawl(spider, server=serve(**STILL, **options), **arguments)
+    run = crawl(spider, "-s", "PARTI_MAX_REJECTED=1", server=serve(**STILL, **options), **arguments)
     assert run.code == 0
     assert (run.folder / "quarantine.jsonl").exists() is bool(options)
     described = {resource["path"]: resource for resource in run.package["resources"]}

@@ -13,6 +13,7 @@ import pytest
 
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.world import World
+from parti_scraper.normalize import timestamp_to_iso
 from tests import forked
 from tests.conftest import Crawl, Run, RunningCrawl, Scrapy, environment_of, read_lines, typed_of, wait_until
 from tests.test_completeness import requests
@@ -67,6 +68,21 @@ def test_a_run_writes_what_is_new_or_changed_since_the_last_one_for_few_requests
     assert new_and_changed(third) == (35, 30, 5)
     assert set(ids(third.rows)) == added | changed
     assert new_and_changed(incremental("fourth", server)) == (0, 0, 0)
+
+
+def test_an_address_that_is_signed_another_way_is_no_change(serve: Serve, incremental: Incremental) -> None:
+    server = serve(**STILL, events=60, years=0.01, signed=True, fields="2026")
+    assert new_and_changed(incremental("first", server)) == (60, 60, 0)
+    second = incremental("second", server)
+    assert second.package["counts"]["served"] >= 50
+    assert new_and_changed(second) == (0, 0, 0)
+
+
+def test_a_degraded_run_moves_the_start_all_the_same(serve: Serve, incremental: Incremental) -> None:
+    server = serve(**STILL, events=400, years=0.3, absent="event_title")
+    first = incremental("first", server)
+    assert (first.code, first.package["complete"], len(first.package["degraded"])) == (4, True, 1)
+    assert incremental("second", server).package["window"]["since"] > timestamp_to_iso(ago(server.world, 72))
 
 
 def test_filters_have_each_a_start_of_their_own(serve: Serve, incremental: Incremental) -> None:

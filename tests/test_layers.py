@@ -20,6 +20,9 @@ CORE = {
     "normalize",
     "outcome",
     "paging",
+    "parsing",
+    "quality",
+    "reading",
     "redact",
     "selection",
 }

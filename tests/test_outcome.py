@@ -42,6 +42,9 @@ def ending(**changes: Any) -> Ending:
             ExitCode.INCOMPLETE,
             "0; 1; 2; 3; 4; and 2 more",
         ),
+        ({"set_aside": "9 of 20 records were set aside"}, ExitCode.INCOMPLETE, "9 of 20 records were set aside"),
+        ({"set_aside": "9 of 20", "degraded": ["x"]}, ExitCode.INCOMPLETE, "9 of 20"),
+        ({"gaps": ["a page"], "degraded": ["x"]}, ExitCode.INCOMPLETE, "a page"),
         ({"storage": ["no space"], "gaps": ["a page"]}, ExitCode.INCOMPLETE, "no space"),
         ({"storage": ["no folder"], "finish_reason": "storage"}, ExitCode.INCOMPLETE, "no folder"),
         ({"usage_error": "no such category", "finish_reason": "usage_error"}, ExitCode.USAGE, "no such category"),
@@ -54,6 +57,14 @@ def test_the_exit_code_says_how_the_run_ended(changes: dict[str, Any], code: Exi
     assert verdict.complete is (code == 0)
     # What cannot be stored stops the run, unless that shows only at the end.
     assert verdict.ended is (code in {0, 4} and changes.get("finish_reason") != "storage")
+
+
+def test_a_degraded_run_is_complete_and_makes_itself_heard() -> None:
+    verdict = judge(ending(degraded=["user_name is absent from 20 of 20 records", "event_title is, too"]))
+    assert verdict.exit_code is ExitCode.INCOMPLETE
+    assert verdict.complete
+    assert verdict.ended
+    assert verdict.reason == "degraded: user_name is absent from 20 of 20 records; event_title is, too"
 
 
 @pytest.mark.parametrize("name", ["served", "written", "duplicate", "quarantined", "filtered"])

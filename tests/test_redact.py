@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.redact import MAX_DEPTH, is_secret_name, redact, redact_url
+from parti_scraper.redact import MAX_DEPTH, is_secret_name, redact, redact_unparsed, redact_url
 
 JWT = "eyJhbGciOiJFUzM4NCJ9.eyJhd3M6Y2hhbm5lbC1hcm4iOiJhIn0.c2lnbmF0dXJl"
 
@@ -30,6 +31,19 @@ JWT = "eyJhbGciOiJFUzM4NCJ9.eyJhd3M6Y2hhbm5lbC1hcm4iOiJhIn0.c2lnbmF0dXJl"
         "apikey",
         "Authorization",
         "user_credentials",
+        "refresh_token",
+        "refreshTokens",
+        "pwd",
+        "user_passwd",
+        "bearer",
+        "sid",
+        "otp",
+        "auth",
+        "auth_code",
+        "code",
+        "refresh",
+        "hmac",
+        "ingest_endpoint",
     ],
 )
 def test_fields_named_like_secrets_are_secrets(name: str) -> None:
@@ -37,7 +51,26 @@ def test_fields_named_like_secrets_are_secrets(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["token_symbol", "token_count", "key", "monkey", "passport", "event_title", "keyboard", "secretary", ""]
+    "name",
+    [
+        "token_symbol",
+        "token_count",
+        "key",
+        "monkey",
+        "passport",
+        "event_title",
+        "keyboard",
+        "secretary",
+        "discord_discriminator",
+        "social_username",
+        "category_code",
+        "country_code",
+        "auto_refresh",
+        "author",
+        "requires_auth",
+        "inside",
+        "",
+    ],
 )
 def test_other_fields_are_not(name: str) -> None:
     assert not is_secret_name(name)
@@ -49,7 +82,34 @@ def test_other_fields_are_not(name: str) -> None:
         (f"https://x.example/a.m3u8?token={JWT}", "https://x.example/a.m3u8"),
         (f"https://x.example/a.m3u8?player=1&token={JWT}&dvr=true", "https://x.example/a.m3u8?player=1&dvr=true"),
         (f"https://x.example/a.m3u8?t={JWT}&dvr=true", "https://x.example/a.m3u8?dvr=true"),
-        ("https://x.example/a?X-Amz-Signature=abc&X-Amz-Date=1", "https://x.example/a?X-Amz-Date=1"),
+        ("https://x.example/a?w=1&X-Amz-Signature=abc&X-Amz-Date=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?X-Goog-Signature=a&X-Goog-Date=1&alt=media", "https://x.example/a?alt=media"),
+        ("https://x.example/a?Expires=1&Signature=a~b_&Key-Pair-Id=K&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?Policy=a&Signature=b&Key-Pair-Id=K", "https://x.example/a"),
+        ("https://x.example/a?AWSAccessKeyId=A&Expires=1&Signature=b", "https://x.example/a"),
+        ("https://x.example/a?sv=1&st=2&se=3&sr=b&sp=r&sig=x%3D&comp=list", "https://x.example/a?comp=list"),
+        ("https://x.example/a?st=2&se=3&sp=r&e=4&exp=5&ts=6", "https://x.example/a?st=2&se=3&sp=r&e=4&exp=5&ts=6"),
+        ("https://x.example/a?hdnts=exp=1~acl=/*~hmac=ab&b=1", "https://x.example/a?b=1"),
+        ("https://x.example/hdntl=exp=1~hmac=ab/a.ts", "https://x.example//a.ts"),
+        ("https://x.example/a?e=1&b=2&hmac=3&ts=4", "https://x.example/a?b=2"),
+        ("https://x.example/a?ex=1&is=2&hm=3&width=5", "https://x.example/a?width=5"),
+        (
+            "https://x.example/a?b=%2B%20&code=S&pwd=S&refresh=S&bearer=S&sid=S&otp=S&c=+",
+            "https://x.example/a?b=%2B%20&c=+",
+        ),
+        ("https://x.example/a?country_code=US&n=1", "https://x.example/a?country_code=US&n=1"),
+        ("https://x.example/a?%74oken=S&b=1", "https://x.example/a?b=1"),
+        ("https://x.example/a?a=1&amp;token=S&b=2", "https://x.example/a?a=1&amp&b=2"),
+        (
+            "https://x.example/a?to=https%3A%2F%2Fy.example%2F%3Ftoken%3DS%26b%3D1",
+            "https://x.example/a?to=https%3A%2F%2Fy.example%2F%3Fb%3D1",
+        ),
+        ("https://x.example/a;jsessionid=S/b", "https://x.example/a/b"),
+        ("https://x.example/a#/b?token=S&c=1", "https://x.example/a#/b&c=1"),
+        ("a/b.m3u8?token=S", "a/b.m3u8"),
+        ("a/b.m3u8?token=S&dvr=1", "a/b.m3u8?dvr=1"),
+        ("//user:pass@x.example/a?auth=S", "//x.example/a"),
+        ("ftp://user:pass@x.example/a", "ftp://x.example/a"),
         ("https://x.example/a?sig=1&design=2&authors=3", "https://x.example/a?design=2&authors=3"),
         ("https://user:pass@x.example:8443/a", "https://x.example:8443/a"),
         ("https://x.example/a?b=%20+c&d", "https://x.example/a?b=%20+c&d"),
@@ -68,15 +128,48 @@ def test_secrets_go_wherever_they_are() -> None:
     record = {
         "a": [{"auth_token": "S3CRET", "kept": 1}],
         "links": {"play": "https://x.example/p?token=S3CRET&q=1"},
-        "bearer": JWT,
+        "jws": JWT,
         "text": f"see {JWT}!",
+        "log": "in: ftp://me:S3CRET@x.example/a.csv, and https://x.example/p?token=S3CRET or me@x.example; a = b",
+        "json": '{"streamKey": "S3CRET", "b": 1}',
     }
     assert redact(record) == {
         "a": [{"kept": 1}],
         "links": {"play": "https://x.example/p?q=1"},
-        "bearer": "",
+        "jws": "",
         "text": "see !",
+        "log": "in: ftp://x.example/a.csv, and https://x.example/p or me@x.example; a = b",
+        "json": '{"streamKey": , "b": 1}',
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"token": "a\\"S3CRET", "b": 1', '{"token": , "b": 1'),
+        ('{"token": "S3CRET', '{"token": '),
+        ("{'pwd': 'S3CRET', 'title': 'x: y'}", "{'pwd': , 'title': 'x: y'}"),
+        ('{"a": {"token": {"b": ["S3CRET"]}}, "c": 1}', '{"a": {"token": '),
+        ("Authorization: Bearer S3CRET\nHost: x", "Authorization: \nHost: x"),
+        ("otp=123456&b=1", "b=1"),
+    ],
+)
+def test_what_is_no_json_loses_what_is_named_as_a_secret(text: str, expected: str) -> None:
+    assert redact_unparsed(text) == expected
+
+
+@given(st.text(alphabet="ab01-_", min_size=1), st.text(alphabet="ab01-_", min_size=1), st.integers(0, 2**31))
+def test_an_address_is_the_same_whatever_its_signature(one: str, other: str, expires: int) -> None:
+    def signed(signature: str, until: int) -> str:
+        return f"https://x.example/a.jpg?w=1&Expires={until}&Signature={signature}&Key-Pair-Id=K&h=2"
+
+    assert redact_url(signed(one, expires)) == redact_url(signed(other, 5)) == "https://x.example/a.jpg?w=1&h=2"
+
+
+@given(st.text())
+def test_what_has_no_secret_stays_to_the_letter(text: str) -> None:
+    url = f"https://x.example/a?q={quote(text)}&b=2"
+    assert redact_url(url) == url
 
 
 def test_what_is_nested_without_end_is_cut_and_says_so() -> None:

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def assert_finished(output: Path, server: MockServer) -> Crawl:
     assert [int(row["event_id"]) for row in run.csv_rows] == ids(run.rows)
     assert run.package["complete"]
     check_books(run)
+    lost = Counter(name for row in run.rows for name in server.world.lost_fields(row["event_id"]))
+    assert run.package["unreadable_fields"] == lost
     if server.world.malformed_ids:
         assert len(run.quarantine) == run.package["counts"]["quarantined"] == len(server.world.malformed_ids)
     return run

@@ -180,11 +180,12 @@ def test_a_feed_that_could_not_be_stored_in_the_end_is_in_the_data_package_witho
     crawl: Run, serve: Serve
 ) -> None:
     server = serve(**STILL)
-    run = crawl("categories", "-O", "ftp://user:pa55word@127.0.0.1:9/x.csv", "--nolog", server=server)
+    run = crawl("categories", "-O", "ftp://user:pa55word@127.0.0.1:9/x.csv", server=server)
     assert run.code == 4
     assert run.package["complete"] is False
     assert run.package["reason"] == "1 of the feeds could not be stored (FTPFeedStorage), see the log"
     assert "feeds" not in run.package
+    assert "Error storing csv feed (21 items) in: ftp://127.0.0.1:9/x.csv" in run.stderr
     assert "pa55word" not in run.stderr + json.dumps(run.package)
 
 

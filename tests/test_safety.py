@@ -153,7 +153,7 @@ def tokens(server: MockServer) -> set[str]:
 
 def test_a_secret_of_the_api_is_in_no_file_and_no_line_of_the_most_talkative_log(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, malformed=0.3)
-    run = crawl("live", "--loglevel", "DEBUG", server=server)
+    run = crawl("live", "--loglevel", "DEBUG", "-s", "PARTI_MAX_REJECTED=1", server=server)
     assert run.code == 0
     assert run.quarantine
     assert "DEBUG: Crawled (200)" in run.stderr

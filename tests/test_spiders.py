@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,9 +230,9 @@ def test_an_empty_run_is_complete_and_its_files_have_their_columns(crawl: Run, s
     assert run.package["complete"] is True
 
 
-def test_malformed_records_are_set_aside_whole_and_the_others_are_written(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, malformed=0.2)
-    run = crawl("recent", server=server)
+def test_records_without_an_identity_are_set_aside_whole_and_the_others_are_written(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, malformed=0.2, no_json=0.05)
+    run = crawl("recent", "-s", "PARTI_MAX_REJECTED=0.2", server=server)
     assert run.code == 0
     malformed = server.world.malformed_ids & set(ids(truth(server)))
     assert malformed
@@ -239,14 +240,106 @@ def test_malformed_records_are_set_aside_whole_and_the_others_are_written(crawl:
     assert len(run.quarantine) == len(malformed) == run.package["counts"]["quarantined"]
     assert all(list(row) == ["reason", "url", "position", "record"] for row in run.quarantine)
     assert "eyJ" not in (run.folder / "quarantine.jsonl").read_text(encoding="utf-8")
+    reasons = Counter(row["reason"] for row in run.quarantine)
+    reason, number = reasons.most_common(1)[0]
+    assert f"  {number:>9,}  set aside: {reason}\n" in run.stderr
 
 
-def test_the_demo_shapes_of_the_specification_are_enough(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, fields="demo")
-    for spider, count in (("recent", 300), ("live", len(server.world.live_at()))):
-        run = crawl(spider, server=server)
-        assert run.code == 0
-        assert len(run.rows) == count
+# Of fields of the API, the columns that are made of them.
+MADE_OF = {
+    "event_start_ts": {"event_start", "duration_seconds"},
+    "event_end_ts": {"event_end", "duration_seconds"},
+    "user_name": {"user_name", "channel_url"},
+}
+
+
+def test_one_bad_field_costs_one_field(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, malformed=0.9, no_json=0.1)
+    run = crawl("recent", "-s", "PARTI_MAX_REJECTED=1", server=server)
+    assert run.code == 0
+    true = {record["event_id"]: record for record in truth(server)}
+    unreadable = Counter[str]()
+    for row in run.rows:
+        lost = server.world.lost_fields(row["event_id"])
+        unreadable.update(lost)
+        gone = {column for name in lost for column in MADE_OF.get(name, {name})}
+        assert {row[column] for column in gone} <= {None}
+        assert lost <= row["extra"].keys()
+        # What is odd about the other records is in these, which are read another way.
+        odd = {"event_title", "discord_discriminator", "extra", "scraped_at", *gone}
+        livestream = expected.livestream(true[row["event_id"]], server.world.categories())
+        assert expected.without(row, *odd) == expected.without(livestream, *odd)
+    assert run.package["unreadable_fields"] == unreadable
+    assert len(unreadable) >= 7
+    assert all(f"{name} ({number})" in run.stderr for name, number in unreadable.items())
+
+
+@pytest.mark.parametrize(
+    ("spider", "options", "flaws", "others"),
+    [
+        ("recent", {"fields": "demo"}, ["event_end_ts is absent from 300 of 300 records"], "avatar_link, discord_"),
+        ("recent", {"absent": "user_name,total_viewers"}, ["user_name is absent", "total_viewers is absent"], ""),
+        ("live", {"unreadable": "viewers_count"}, ["viewers_count is unreadable in"], ""),
+        ("live", {"fields": "2026", "category_ids": True, "absent": "avatar_link"}, [], "avatar_link\n"),
+    ],
+)
+def test_a_changed_api_makes_itself_heard_and_every_record_is_there(
+    crawl: Run, serve: Serve, spider: str, options: dict[str, Any], flaws: list[str], others: str
+) -> None:
+    server = serve(**STILL, **options)
+    run = crawl(spider, server=server)
+    assert run.code == (4 if flaws else 0)
+    assert len(run.rows) == len(truth(server) if spider == "recent" else server.world.live_at())
+    assert run.package["complete"] is True
+    assert len(run.package["degraded"]) == len(flaws)
+    assert all(flaw in told for flaw, told in zip(flaws, run.package["degraded"], strict=True))
+    assert run.package["reason"] == (f"degraded: {'; '.join(run.package['degraded'])}" if flaws else None)
+    assert (": complete, DEGRADED: " in run.stderr) is bool(flaws)
+    assert (f"fields that no record has any more: {others}" in run.stderr) is bool(others)
+    assert crawl(spider, server=server).code == run.code
+    names = ",".join(flaw.split()[0] for flaw in flaws)
+    acknowledged = crawl(spider, server=server, run_id="acknowledged", env={"PARTI_EXPECT_ABSENT": names})
+    assert (acknowledged.code, acknowledged.package["degraded"]) == (0, [])
+
+
+def test_the_records_of_each_snapshot_are_counted_again(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL | {"live": 200}, drift="field", malformed=0.05)
+    run = crawl("live", server=server, interval=0.1, max_records=500)
+    counts = run.package["counts"]
+    assert run.package["unknown_fields"]["stream_quality"] == counts["written"] + counts["filtered"] >= 500
+    # Of 200 records a few are set aside, each time.
+    assert len(run.quarantine) > 0.05 * 200
+    assert run.code == 0
+
+
+def test_too_many_records_set_aside_are_no_complete_run(crawl: Run, serve: Serve) -> None:
+    run = crawl("recent", server=serve(**STILL, malformed=0.2))
+    assert run.code == 4
+    assert (run.package["complete"], run.package["degraded"]) == (False, [])
+    # Records where pages overlap may count twice.
+    reason = rf"{len(run.quarantine)} of 30\d records were set aside, see quarantine\.jsonl"
+    assert re.fullmatch(reason, run.package["reason"])
+
+
+def test_a_channel_that_streams_twice_at_once_is_two_rows(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, doubled=0.5)
+    run = crawl("live", server=server, limit=7)
+    assert run.code == 0
+    rows = [(row["user_id"], row["event_id"]) for row in run.rows]
+    assert sorted(rows) == sorted((record["user_id"], record["event_id"]) for record in server.world.live_at())
+    assert len({user_id for user_id, _ in rows}) < len(rows)
+
+
+def test_a_setting_about_records_that_means_nothing_is_a_usage_error(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    for setting, problem in (
+        ("PARTI_EXPECT_ABSENT=usr_name", "do you mean user_name?"),
+        ("PARTI_MAX_REJECTED=5%", "not a share"),
+    ):
+        run = crawl("recent", "-s", setting, server=server)
+        assert run.code == 2
+        assert problem in run.stderr
+    assert server.requests == []
 
 
 def test_snapshots_are_taken_at_intervals_until_the_duration_is_over(crawl: Run, serve: Serve) -> None:
@@ -317,7 +410,7 @@ def test_what_cannot_be_read_is_set_aside_once_wherever_the_pages_end() -> None:
         return [not isinstance(record, RepeatedRecord) for record in spider.told_apart(page, "")]
 
     before, after = {"event_id": 1}, {"event_id": 2}
-    broken = {"event_id": 3, "event_title": 5}
+    broken = {"event_id": "x", "user_id": 3}
     assert is_new(before, broken) == [True]
     assert is_new(broken, after) == [False]
     assert is_new(before, None, after) == [True]

@@ -52,12 +52,11 @@ def derive(record, categories, scraped_at):
     check(record)
     get = record.get
     start, end, event_id = get("event_start_ts"), get("event_end_ts"), record["event_id"]
-    media, name = get("social_media"), get("social_username")
-    tail = "/0" if media == "discord" else ""
+    user_name = get("user_name")
     return {
         "event_id": event_id,
         "user_id": get("user_id"),
-        "user_name": get("user_name"),
+        "user_name": user_name,
         "event_title": get("event_title"),
         "category_id": categories.get((get("category_name") or "").casefold()),
         "category_name": get("category_name"),
@@ -71,12 +70,10 @@ def derive(record, categories, scraped_at):
         "event_file": get("event_file"),
         "avatar_link": get("avatar_link"),
         "user_avatar_id": get("user_avatar_id"),
-        "social_media": media,
-        "social_username": name,
+        "social_media": get("social_media"),
+        "social_username": get("social_username"),
         "discord_discriminator": get("discord_discriminator"),
-        "channel_url": f"https://parti.com/creator/{quote(media, safe='')}/{quote(name, safe='')}{tail}"
-        if media and name
-        else None,
+        "channel_url": f"https://parti.com/{quote(user_name, safe='')}" if user_name else None,
         "video_url": f"https://parti.com/video/{event_id}",
         "scraped_at": scraped_at,
         "extra": {name: value for name, value in record.items() if name not in KNOWN},

@@ -21,7 +21,8 @@ from parti_scraper.extensions.checkpoints import Checkpoints, category_of
 from parti_scraper.extensions.feeds import FeedExporter
 from parti_scraper.items import RejectedRecord
 from parti_scraper.normalize import timestamp_to_iso
-from parti_scraper.outcome import Counts, Ending, ExitCode, Verdict, judge
+from parti_scraper.outcome import Counts, Ending, ExitCode, Verdict, judge, judge_fields
+from parti_scraper.quality import too_many_set_aside
 from parti_scraper.signals import checkpoint, items_scraped, send_storage_failed, storage_failed
 from parti_scraper.spiders.base import PartiSpider
 
@@ -155,8 +156,10 @@ class RunRecorder:
     def conclude(self) -> None:
         """Judge the run, and describe its files if it came to its end."""
         if self.finished_before:
-            complete, reason = self.finished_before.get("complete"), self.finished_before.get("reason")
-            self.verdict = Verdict(ExitCode.COMPLETE if complete else ExitCode.INCOMPLETE, reason)
+            package = self.finished_before
+            self.verdict = Verdict(ExitCode.INCOMPLETE, package.get("reason"))
+            if package.get("complete"):
+                self.verdict = judge_fields(package.get("degraded", []))
         else:
             self._leave_out_what_is_half()
             self._take_stock()
@@ -184,7 +187,7 @@ class RunRecorder:
             duplicate=count("item_dropped_reasons_count/DuplicateRecord", 0),
             quarantined=count("item_dropped_reasons_count/BadRecord", 0),
             filtered=count("item_dropped_reasons_count/FilteredRecord", 0),
-            unknown_fields=len(self.spider.unknown_fields),
+            unknown_fields=len(self.spider.quality.unknown),
         )
 
     def versions(self) -> tuple[int, int]:
@@ -216,15 +219,18 @@ class RunRecorder:
         raise CloseSpider(reason)
 
     def _ending(self) -> Ending:
+        spider, counts = self.spider, self.counts()
         return Ending(
             finish_reason=self._finish_reason,
-            counts=self.counts(),
-            endless=self.spider.endless,
-            usage_error=self.spider.usage_error,
-            start_error=self.spider.start_error,
+            counts=counts,
+            endless=spider.endless,
+            usage_error=spider.usage_error,
+            start_error=spider.start_error,
             exceptions=self._exceptions.count,
-            gaps=self.spider.gaps,
+            gaps=spider.gaps,
             storage=self._storage_problems,
+            set_aside=too_many_set_aside(counts.quarantined, spider.quality.records, spider.max_rejected),
+            degraded=spider.quality.flaws(spider.expect_absent),
         )
 
     def _take_stock(self) -> None:
@@ -283,8 +289,10 @@ class RunRecorder:
             "host": spider.base_url,
             "failovers": spider.failovers,
             "counts": counts,
-            "unknown_fields": sorted(spider.unknown_fields),
+            "unknown_fields": dict(sorted(spider.quality.unknown.items())),
+            "unreadable_fields": dict(sorted(spider.quality.unreadable.items())),
             "complete": verdict.complete,
+            "degraded": ending.degraded,
             "truncated": spider.truncated,
             "reason": verdict.reason,
             "resources": [datapackage.describe(file) for file in (*self.files, *spider.other_files())],

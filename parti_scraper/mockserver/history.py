@@ -19,6 +19,7 @@ DAY = 86_400
 WEEK = 604_800
 # Unix time 0 was a Thursday; weeks here begin on Monday.
 _MONDAY = 4 * DAY
+_SALT_DOUBLED = 201
 _MASK = (1 << 64) - 1
 # How busy each hour of a day is, and each day from Monday on: evenings and weekends most.
 _HOURS = (5, 3, 2, 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, 5, 5, 6, 7, 9, 12, 15, 16, 15, 12, 8)
@@ -166,6 +167,9 @@ def _channel(generator: random.Random, user_id: int, giant: bool) -> Channel:
 def _spans_on_air(options: Options, channels: list[Channel], now: int) -> list[_Span]:
     generator = rng(options.seed, "on air")
     chosen = generator.sample(range(len(channels)), options.live)
+    for place in range(1, len(chosen), 2):
+        if fraction(options.seed, place, _SALT_DOUBLED) < options.doubled:
+            chosen[place] = chosen[place - 1]
     return [_Span(now - 30 - int(min(generator.expovariate(1 / 5_400), 36_000)), 0, each) for each in chosen]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parti_scraper.mockserver.history import fraction, mix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from parti_scraper.mockserver.options import Options
 
 Record = dict[str, Any]
 _SALT_WHETHER, _SALT_REPAIRABLE, _SALT_WHICH = 101, 102, 103
@@ -20,30 +24,35 @@ class Malformation(NamedTuple):
 
     Attributes:
         name: what it is, in a word or two.
-        repairable: whether everything that the record says can still be read.
-        apply: makes the record that is served in place of the true one.
+        repairable: whether it can still be told which livestream the record is of.
+        apply: makes the record that is served in place of the true one, or its bytes where they are no JSON.
+        lost: fields whose value cannot be told any more.
     """
 
     name: str
     repairable: bool
     apply: Callable[[Record], Any]
+    lost: frozenset[str] = frozenset()
 
 
-def malformation(seed: int, rate: float, event_id: int, route: str) -> Malformation | None:
+def malformation(options: Options, event_id: int, route: str) -> Malformation | None:
     """Return what is wrong with the record of a livestream, or None.
 
     Whether it is beyond repair is the same on both routes, since it is asked of the event id.
 
     Args:
-        seed: the world's.
-        rate: the share of records with which something is.
+        options: of the server: the seed, and the shares of records with which something is wrong.
         event_id: the livestream's id.
         route: `recent` or `live`.
     """
-    if not rate or fraction(seed, event_id, _SALT_WHETHER) >= rate:
+    seed, chance = options.seed, fraction(options.seed, event_id, _SALT_WHETHER)
+    if chance < options.malformed:
+        odd = fraction(seed, event_id, _SALT_REPAIRABLE) < _ODD
+        ways = ODD[route] if odd else BROKEN[route]
+    elif chance < options.malformed + options.no_json:
+        ways = NO_JSON
+    else:
         return None
-    odd = fraction(seed, event_id, _SALT_REPAIRABLE) < _ODD
-    ways = ODD[route] if odd else BROKEN[route]
     return ways[mix(seed, event_id, _SALT_WHICH) % len(ways)]
 
 
@@ -59,10 +68,27 @@ def _without(*names: str) -> Callable[[Record], Any]:
     return lambda record: {name: value for name, value in record.items() if name not in names}
 
 
-def _milliseconds(record: Record) -> Record:
-    now = 1_700_000_000
-    start, end = record.get("event_start_ts", now), record.get("event_end_ts", now)
-    return record | {"event_start_ts": start * 1_000, "event_end_ts": end * 1_000}
+def _fractions(record: Record) -> Record:
+    """Write every whole number as a fraction."""
+    return {
+        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for name, value in record.items()
+    }
+
+
+def _times(change: Callable[[int], Any]) -> Callable[[Record], Any]:
+    """Write the times in another way."""
+    names = ("event_start_ts", "event_end_ts")
+    return lambda record: record | {name: change(record[name]) for name in names if name in record}
+
+
+def _iso(ts: int) -> str:
+    return datetime.fromtimestamp(ts, UTC).isoformat()
+
+
+def _unlike_json(more: bytes) -> Callable[[Record], Any]:
+    """Put something at the end of the record that JSON has not."""
+    return lambda record: json.dumps(record).encode()[:-1] + b', "more": ' + more + b"}"
 
 
 def _digits(record: Record) -> Record:
@@ -74,15 +100,20 @@ def _digits(record: Record) -> Record:
 
 
 def _titled(text: str) -> Callable[[Record], Any]:
-    return lambda record: record | {"event_title": record["event_title"][:20] + text}
+    return lambda record: record | {"event_title": str(record.get("event_title", ""))[:20] + text}
 
 
 def _broken(name: str, apply: Callable[[Record], Any]) -> Malformation:
     return Malformation(name, False, apply)
 
 
-def _odd(name: str, apply: Callable[[Record], Any]) -> Malformation:
-    return Malformation(name, True, apply)
+def _odd(name: str, apply: Callable[[Record], Any], *lost: str) -> Malformation:
+    return Malformation(name, True, apply, frozenset(lost))
+
+
+def _lost(what: str, **values: Any) -> Malformation:
+    """Return the way in which these fields hold what cannot be read."""
+    return _odd(what, _with(values), *values)
 
 
 _NO_OBJECT = (
@@ -91,18 +122,21 @@ _NO_OBJECT = (
     _broken("null", _instead(None)),
     _broken("a list", _instead([{"event_id": 1}])),
 )
-_NO_TEXT = (
-    _broken("title a number", _with({"event_title": 12345})),
-    _broken("title a list", _with({"event_title": ["a", "title"]})),
-    _broken("name an object", _with({"user_name": {"first": "a", "last": "b"}})),
-)
 _ODD_ANYWHERE = (
     _odd("digits as texts", _digits),
+    _odd("fractions", _fractions),
+    _odd("discriminator a number", _with({"discord_discriminator": 0})),
     _odd("unknown field", _with({"stream_quality": "1080p60"})),
     _odd("unknown nested field", _with({"overlay": {"theme": {"color": "#ff00aa", "sizes": [1, 2.5, None]}}})),
+    _odd("unknown huge number", _with({"score": [10**30, -(2**63) - 1]})),
     _odd("unknown secret", _with({"chat_auth_token": "eyJhbGciOiJIUzI1NiJ9.eyJjaGF0IjoxfQ.secretsecret"})),
     _odd("half a character in the title", _titled(" \ud83d")),
     _odd("NUL in the title", _titled(" \0end")),
+    _odd("title a number", _with({"event_title": 12345})),
+    _lost("title a list", event_title=["a", "title"]),
+    _lost("name an object", user_name={"first": "a", "last": "b"}),
+    _lost("avatar a word", user_avatar_id="none"),
+    _lost("avatar link true", avatar_link=True),
 )
 
 
@@ -117,22 +151,37 @@ def _bad_ids(*names: str) -> tuple[Malformation, ...]:
 
 # A record of the live route is known by its channel as well, so both ids are taken from it.
 BROKEN = {
+    "recent": (*_NO_OBJECT, *_bad_ids("event_id")),
+    "live": (*_NO_OBJECT, *_bad_ids("event_id", "user_id")),
+}
+ODD = {
     "recent": (
-        *_NO_OBJECT,
-        *_bad_ids("event_id"),
-        *_NO_TEXT,
-        _broken("end absurd", _with({"event_end_ts": 10**18})),
-        _broken("start negative", _with({"event_start_ts": -5})),
-        _broken("milliseconds", _milliseconds),
-        _broken("access pass a text", _with({"has_access_pass": "maybe"})),
-        _broken("viewers huge", _with({"total_viewers": 10**30})),
+        *_ODD_ANYWHERE,
+        _odd("milliseconds", _times(lambda ts: ts * 1_000)),
+        _odd("fractions of seconds", _times(lambda ts: ts + 0.5)),
+        _odd("times as texts", _times(lambda ts: f"{ts}.25")),
+        _odd("times in ISO 8601", _times(_iso)),
+        _odd("times in ISO 8601 without a zone", _times(lambda ts: _iso(ts).partition("+")[0] + ".123")),
+        _lost("end absurd", event_end_ts=10**18),
+        _lost("start negative", event_start_ts=-5),
+        _odd("access pass 0 or 1", lambda record: record | {"has_access_pass": int(record.get("has_access_pass", 0))}),
+        _odd("access pass a text", _with({"has_access_pass": "maybe"}), "has_access_pass"),
+        _lost("viewers huge", total_viewers=10**30),
     ),
     "live": (
-        *_NO_OBJECT,
-        *_bad_ids("event_id", "user_id"),
-        *_NO_TEXT,
-        _broken("viewers a word", _with({"viewers_count": "many"})),
-        _broken("viewers huge", _with({"viewers_count": 10**30})),
+        *_ODD_ANYWHERE,
+        _lost("viewers a word", viewers_count="many"),
+        _lost("viewers huge", viewers_count=10**30),
     ),
 }
-ODD = {"recent": _ODD_ANYWHERE, "live": _ODD_ANYWHERE}
+# What no strict parser takes; one record of these spoils its page for it.
+NO_JSON = (
+    _odd("not a number", _unlike_json(b"NaN")),
+    _odd("infinity", _unlike_json(b"[-Infinity, 1e999]")),
+    _odd("not UTF-8", _unlike_json(b'"\xff\xfe"')),
+    _odd("thousands of digits", _unlike_json(b"9" * 5_000)),
+    _odd("a thousand levels", _unlike_json(b"[" * 1_000 + b"]" * 1_000)),
+    _odd("a line break in a text", _unlike_json(b'"a\nb"')),
+    _broken("a word that JSON has not", _unlike_json(b"undefined")),
+    _broken("nothing where a value is", _unlike_json(b"")),
+)

@@ -164,9 +164,17 @@ class Options:
     )
     ties: float = _rate("share of the history that ends in the same second as another", 0.02)
     uncategorized: float = _rate("share of livestreams with no category at all (category_name null)")
-    fields: str = _choice("fields of a record: all, or those of the specification's demo", "full", "demo")
+    fields: str = _choice(
+        "fields of a record: all, those of the specification's demo, or those of 2026", "full", "demo", "2026"
+    )
     nameless: str = _choice("category_name of records of nameless categories", "empty", "display_name", "null")
     malformed: float = _rate("share of the records of recent and live that are malformed or odd")
+    no_json: float = _rate("share of the records of recent and live that no strict JSON parser takes")
+    absent: str = _switch("", Kind(), "names of fields that no record has, with commas between")
+    unreadable: str = _switch("", Kind(), "names of fields that hold an object in every record, likewise")
+    category_ids: bool = _switch(False, Flag(), "records have the number of their category too")
+    signed: bool = _switch(False, Flag(), "addresses of files are signed, another way in each answer")
+    doubled: float = _rate("share of the channels on air at the start that stream twice at once, as far as --live goes")
     # --- Open questions of the API
     page_cap: int = _switch(100, Whole(1, 1_000), "most records that a page holds")
     above_cap: str = _choice(

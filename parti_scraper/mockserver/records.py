@@ -23,6 +23,8 @@ _DEMO_FIELDS = {
 _MAX_KEPT = 200_000
 # json.dumps would make an encoder for every record.
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Addresses that may be signed.
+_FILES = {"event_file", "avatar_link", "livestream_recording", "playback_url", "original_playback_url", "dvr_url"}
 _SALT_TITLE, _SALT_MORE, _SALT_WAVE, _SALT_TOKEN = 1, 2, 3, 4
 
 
@@ -32,7 +34,9 @@ def category_records() -> list[Record]:
 
 
 def encode(value: Any) -> bytes:
-    """Return the value as JSON, as compact as servers send it."""
+    """Return the value as JSON, as compact as servers send it; bytes as they are."""
+    if isinstance(value, bytes):
+        return value
     try:
         return _to_json(value).encode()
     except UnicodeEncodeError:
@@ -52,6 +56,9 @@ class RecordMaker:
             nameless = {"empty": "", "display_name": row.display_name, "null": None}[options.nameless]
             self._category_names[row.category_id] = row.name or nameless
         self._encoded: dict[Event, bytes] = {}
+        self._signatures = 0
+        # Since 2026 what was relative is absolute.
+        self._media = "https://media.parti.example/" if options.fields == "2026" else ""
 
     def recent(self, event: Event) -> Record:
         """Return the record of an ended livestream."""
@@ -62,11 +69,13 @@ class RecordMaker:
                 **self._beginning(channel, event.event_id, bits),
                 "event_start_ts": event.start,
                 "event_end_ts": event.end,
-                "category_name": self._category_names[event.category_id],
+                **self._category(event.category_id),
                 "total_viewers": event.viewers,
                 "livestream_visibility_type": "Public",
                 "livestream_recording": (
-                    f"recordings/{channel.user_id}/{event.event_id}/media/hls/master.m3u8" if bits & 7 else None
+                    f"{self._media}recordings/{channel.user_id}/{event.event_id}/media/hls/master.m3u8"
+                    if bits & 7
+                    else None
                 ),
                 "has_access_pass": (bits >> 3) % 25 == 0,
                 **_social(channel),
@@ -78,16 +87,18 @@ class RecordMaker:
         """Return the record of a channel that is on air, as it is at `time`."""
         channel = self._channels[stream.channel]
         bits = mix(self._seed, stream.event_id, _SALT_MORE)
+        url = self._playback_url(channel, stream.event_id, bits)
         return self._shaped(
             {
                 **self._beginning(channel, stream.event_id, bits),
-                "category_name": self._category_names[stream.category_id],
+                **self._category(stream.category_id),
                 "viewers_count": self.viewers_count(stream, time),
                 **_social(channel),
                 "discord_discriminator": channel.discriminator,
                 "channel_arn": channel.arn,
-                "playback_url": self._playback_url(channel, stream.event_id, bits),
+                "playback_url": url,
                 "playback_auth_token": self._token(stream.event_id, "playback"),
+                **({"original_playback_url": url, "dvr_url": url} if self._options.fields == "2026" else {}),
             }
         )
 
@@ -117,7 +128,7 @@ class RecordMaker:
     def recent_json(self, event: Event) -> bytes:
         """Return the record as it is served, malformed where it is to be."""
         encoded = self._encoded.get(event)
-        if encoded is None:
+        if encoded is None or self._options.signed:
             if len(self._encoded) >= _MAX_KEPT:
                 self._encoded.clear()
             encoded = encode(self._served(self.recent(event), event.event_id, "recent"))
@@ -129,15 +140,35 @@ class RecordMaker:
         return encode(self._served(self.live(stream, time), stream.event_id, "live"))
 
     def _served(self, record: Record, event_id: int, route: str) -> Any:
-        wrong = malformation(self._seed, self._options.malformed, event_id, route)
+        if self._options.signed:
+            record = record | {name: self._signed(url) for name, url in record.items() if name in _FILES and url}
+        wrong = malformation(self._options, event_id, route)
         return wrong.apply(record) if wrong else record
+
+    def _signed(self, url: str) -> str:
+        """Return the address of a file with a signature like none before."""
+        self._signatures += 1
+        signature = mix(self._seed, self._signatures, _SALT_TOKEN)
+        query = f"Expires={1_800_000_000 + self._signatures}&Signature={signature:016x}&Key-Pair-Id=KEYPAIR"
+        return f"{url}{'&' if '?' in url else '?'}{query}"
 
     def _shaped(self, record: Record) -> Record:
         if self._options.drift in {"field", "all"}:
             record = record | {"stream_quality": "1080p60"}
-        if self._options.fields == "full":
-            return record
-        return {name: value for name, value in record.items() if name in _DEMO_FIELDS}
+        if self._options.fields == "demo":
+            record = {name: value for name, value in record.items() if name in _DEMO_FIELDS}
+        absent, unreadable = (
+            names.split(",") if names else () for names in (self._options.absent, self._options.unreadable)
+        )
+        if absent or unreadable:
+            record = {name: value for name, value in record.items() if name not in absent}
+            record |= {name: {"value": record[name]} for name in unreadable if name in record}
+        return record
+
+    def _category(self, category_id: int) -> Record:
+        named: Record = {"category_name": self._category_names[category_id]}
+        has_number = self._options.category_ids and category_id != NO_CATEGORY
+        return named | ({"category_id": category_id} if has_number else {})
 
     def _beginning(self, channel: Channel, event_id: int, bits: int) -> Record:
         """Return the fields that all records begin with."""

@@ -131,8 +131,13 @@ class World:
 
     @property
     def odd_ids(self) -> set[int]:
-        """The ids of livestreams, ended or on air, whose records are odd, but can be read in full."""
+        """The ids of livestreams, ended or on air, whose records are odd, but can be told from others."""
         return {event_id for event_id in self._ids() if self._repairable(event_id)}
+
+    def lost_fields(self, event_id: int, route: str = "recent") -> frozenset[str]:
+        """Return the fields of an odd record whose value cannot be told any more."""
+        found = malformation(self.options, event_id, route)
+        return found.lost if found else frozenset()
 
     # --- Changes -------------------------------------------------------------------------------------------
 
@@ -303,5 +308,5 @@ class World:
             return [*self._index.by_id, *self._on_air]
 
     def _repairable(self, event_id: int) -> bool | None:
-        found = malformation(self.options.seed, self.options.malformed, event_id, "recent")
+        found = malformation(self.options, event_id, "recent")
         return found.repairable if found else None

@@ -31,12 +31,13 @@ from parti_scraper.ledger import SUPERSEDED, Ledger
 from parti_scraper.middlewares import RetryMiddleware, as_sent, check_settings
 from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
 from parti_scraper.paging import Key, Page, PageSize
+from parti_scraper.quality import Quality, parse_expect_absent, parse_max_rejected
 from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
 from parti_scraper.signals import checkpoint
 from parti_scraper.windows import Passes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Container, Hashable, Iterator, Mapping, Sequence
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of an API that names its fields at random only so many are remembered.
-MAX_UNKNOWN_FIELDS = 100
 # Of the event loop, that a checkpoint waits for records on their way through the pipelines.
 _MOST_TURNS = 1_000
 
@@ -79,7 +78,9 @@ class PartiSpider(Spider):
         gaps: what could not be had, a part of a sentence each.
         usage_error: a wrong argument that only the API could show.
         start_error: why nothing can be asked for at all, which only the first request could show.
-        unknown_fields: names of fields of the API that no item declares.
+        quality: what is wrong with single fields of records.
+        expect_absent: fields of which nothing is to be said where they are missing.
+        max_rejected: the share of records that may be set aside.
     """
 
     arguments_class: ClassVar[type[Arguments]]
@@ -90,6 +91,8 @@ class PartiSpider(Spider):
     repeatable: ClassVar[bool] = True
 
     base_url: str
+    expect_absent: frozenset[str]
+    max_rejected: float
     run_dir: Path
     ledger: Ledger
 
@@ -121,7 +124,7 @@ class PartiSpider(Spider):
         self.failovers: list[dict[str, str]] = []
         self.usage_error: str | None = None
         self.start_error: str | None = None
-        self.unknown_fields: set[str] = set()
+        self.quality = Quality()
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
@@ -141,6 +144,8 @@ class PartiSpider(Spider):
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider.ledger, spider.begun = ledger, begun
         spider.base_url = as_sent(api.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0])
+        spider.expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
+        spider.max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
         spider.run_dir = output_dir(settings, raw) / cls.name / spider.run_id
         return spider
 
@@ -155,6 +160,8 @@ class PartiSpider(Spider):
             check_browser(settings)
         for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
             parse_length(name, settings[name])
+        parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
+        parse_max_rejected(settings["PARTI_MAX_REJECTED"])
         _check_batching(settings)
         ledger = Ledger.existing(state_dir(settings, raw_arguments))
         cls.find_begun(settings, raw_arguments, ledger)
@@ -261,12 +268,13 @@ class PartiSpider(Spider):
 
     def progress(self) -> Any:
         """Return how far the run has come, as JSON takes it."""
-        return {"failovers": self.failovers, "unknown_fields": sorted(self.unknown_fields)}
+        return {"failovers": self.failovers, "quality": self.quality.as_json()}
 
     def restore(self, progress: Any) -> None:
         """Go on from there; called before anything is requested."""
         self.failovers = progress["failovers"]
-        self.unknown_fields = set(progress["unknown_fields"])
+        if "quality" in progress:  # Earlier versions had none.
+            self.quality.restore(progress["quality"])
 
     def take_done(self) -> tuple[list[WindowDone], list[bytes]]:
         """Return the windows done and the marks of rejected records since the last call."""
@@ -324,16 +332,11 @@ class PartiSpider(Spider):
         logger.error("Not complete: %s", gap)
         self.gaps.append(gap)
 
-    def count(self, page: NormalizedPage[Any]) -> None:
-        """Count a page and its records."""
+    def count(self, page: NormalizedPage[Any], seen: Container[Hashable] = ()) -> None:
+        """Count a page and its records; `seen` has the identities of those that came before."""
         self.crawler.stats.inc_value("parti/spider/pages")
         self.crawler.stats.inc_value("parti/spider/served", page.served)
-        self.note_unknown(page)
-
-    def note_unknown(self, page: NormalizedPage[Any]) -> None:
-        """Remember the names of fields that no item declares."""
-        if len(self.unknown_fields) < MAX_UNKNOWN_FIELDS:
-            self.unknown_fields |= page.unknown_fields
+        self.quality.add(page, seen)
 
 
 class Seen(Protocol):
@@ -463,7 +466,8 @@ class PagedSpider(PartiSpider):
                 yield self.retry.again(_request_of(response), str(error))
                 return
             self.retry.parsed(_request_of(response))
-            self.count(page)
+            # Those of another snapshot are others.
+            self.count(page, self.seen if walk.snapshot_id == self._rejected_in else ())
             for item in page.items:
                 yield item
             for record in self.told_apart(page, walk.snapshot_id):

@@ -274,7 +274,7 @@ class NotificationsSpider(LiveRouteSpider):
         self._is_new = True
         self.crawler.stats.inc_value("parti/websocket/messages")
         self.crawler.stats.inc_value("parti/spider/served")
-        self.note_unknown(page)
+        self.quality.add(page, self.seen)
         yield from page.items
         yield from page.rejected
 

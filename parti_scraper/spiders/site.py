@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -147,7 +148,7 @@ class Visit:
         call.subscribed = call.subscribed or (was_sent and _SUBSCRIPTION in text)
         if call.subscribed and not was_sent and self._messages < _MESSAGES:
             self._messages += 1
-            call.unknown_fields |= drift.read_message(text)
+            call.unknown_fields += drift.read_message(text)
 
     def take_open(self) -> None:
         """Note how the WebSockets are that are open, and what is known of requests whose page was left."""
@@ -367,7 +368,7 @@ class SiteSpider(PartiSpider):
     def _conclude(self, visit: Visit, page: str, configuration: Configuration) -> None:
         """Say where site and project have drifted apart."""
         self.report = drift.compare((call for call, _, _ in visit.calls), configuration)
-        self.unknown_fields = {name for names in self.report.unknown_fields.values() for name in names}
+        self.quality.unknown = sum((call.unknown_fields for call, _, _ in visit.calls), Counter())
         if not visit.calls:
             self.note_gap(f"{page} asked for no data; see {SCREENSHOT}")
             return

@@ -6,13 +6,15 @@ import gzip
 import json
 import socket
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 
 from parti_scraper.mockserver import MockServer, Options
-from parti_scraper.mockserver.malformed import BROKEN, ODD
+from parti_scraper.mockserver.malformed import BROKEN, NO_JSON, ODD
 from tests.conftest import wait_until
 from tests.mockserver.client import CATEGORIES, LIVE, NOW, PREFIX, RECENT, STILL, Answer, get, ids
 from tests.test_spiders import Serve
@@ -110,7 +112,7 @@ def test_what_existed_throughout_a_crawl_is_what_every_walk_of_a_still_set_would
     assert throughout <= walked
 
 
-@pytest.mark.parametrize(("fields", "recent", "live"), [("demo", 6, 6), ("full", 17, 15)])
+@pytest.mark.parametrize(("fields", "recent", "live"), [("demo", 6, 6), ("full", 17, 15), ("2026", 17, 17)])
 def test_records_have_all_fields_or_those_of_the_specifications_demo(
     serve: Serve, fields: str, recent: int, live: int
 ) -> None:
@@ -125,7 +127,8 @@ def test_malformed_records_are_the_same_each_time_and_the_ground_truth_names_the
     truth = [record for record in world.recent_at() if record["event_id"] is not None]
     served = [record for offset in (0, 100, 200) for record in get(server, f"{RECENT}?limit=100&offset={offset}").json]
     assert len(served) == len(truth)
-    wrong = {true["event_id"] for true, seen in zip(truth, served, strict=True) if seen != true}
+    # As texts: to Python, 1 is the same as 1.0 and true.
+    wrong = {true["event_id"] for true, seen in zip(truth, served, strict=True) if json.dumps(seen) != json.dumps(true)}
     on_air = set(ids(world.live_at()))
     assert wrong == (world.malformed_ids | world.odd_ids) - on_air
     assert world.malformed_ids.isdisjoint(world.odd_ids)
@@ -140,9 +143,53 @@ def test_every_way_to_be_malformed_differs_from_the_truth_and_can_be_sent(serve:
         ways = (*BROKEN[route], *ODD[route])
         assert len({way.name for way in ways}) == len(ways)
         for way in ways:
-            assert json.loads(json.dumps(way.apply(record))) != record, way.name
+            assert json.dumps(way.apply(record)) != json.dumps(record), way.name
         assert {way.repairable for way in BROKEN[route]} == {False}
         assert {way.repairable for way in ODD[route]} == {True}
+
+
+def test_what_no_strict_parser_takes_is_within_its_record(serve: Serve) -> None:
+    server = serve(**STILL, no_json=0.05)
+    for way in NO_JSON:
+        with pytest.raises((ValueError, RecursionError)):
+            msgspec.json.decode(way.apply({"event_id": 1}))
+    with pytest.raises((ValueError, RecursionError)):
+        msgspec.json.decode(get(server, f"{RECENT}?limit=100").body)
+    assert server.world.odd_ids
+    assert server.world.malformed_ids
+
+
+def test_fields_are_absent_or_unreadable_in_every_record(serve: Serve) -> None:
+    server = serve(**STILL, absent="user_name,avatar_link", unreadable="event_title")
+    for route in (RECENT, LIVE):
+        for record in get(server, route).json:
+            assert record.keys().isdisjoint({"user_name", "avatar_link"})
+            assert isinstance(record["event_title"], dict)
+
+
+def test_addresses_are_signed_another_way_each_time(serve: Serve) -> None:
+    server = serve(**STILL, signed=True)
+    one, other = (get(server, RECENT).json for _ in range(2))
+    for first, second, true in zip(one, other, server.world.recent_at(), strict=False):
+        assert (first == second) is not any(
+            first[name] for name in ("event_file", "avatar_link", "livestream_recording")
+        )
+        assert first["event_file"] is None or first["event_file"].startswith(f"{true['event_file']}?Expires=")
+
+
+def test_records_may_have_the_number_of_their_category(serve: Serve) -> None:
+    server = serve(**STILL, category_ids=True)
+    numbers = {row["name"]: row["category_id"] for row in server.world.categories() if row["name"]}
+    for record in get(server, f"{RECENT}?limit=100").json:
+        assert numbers.get(record["category_name"], record["category_id"]) == record["category_id"]
+
+
+def test_a_channel_may_stream_twice_at_once(serve: Serve) -> None:
+    server = serve(**STILL, doubled=0.5)
+    records = get(server, f"{LIVE}?limit=100").json
+    channels = Counter(record["user_id"] for record in records)
+    assert set(channels.values()) == {1, 2}
+    assert len({record["event_id"] for record in records}) == len(records)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""Whether the records still say what they are known to say, counted over a run: a changed API makes itself heard.
+
+Pure: no Scrapy, no network, no clock.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from parti_scraper.exceptions import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Hashable
+
+    from parti_scraper.normalize import NormalizedPage
+
+# Of fewer records, a share says nothing.
+MIN_RECORDS = 20
+# Of an API that names its fields at random only so many are remembered.
+MAX_NAMES = 100
+# Fields that the specification shows, by the names of the API, and the end of a livestream that has ended. Where most
+# records lack one, the API has changed.
+SPECIFIED = ("user_name", "event_title", "category_name", "total_viewers", "viewers_count", "event_end_ts")
+
+
+class Quality:
+    """Counts what is wrong with single fields of records, each record once.
+
+    Attributes:
+        records: how many could be read.
+        unknown: how many had a field that no item declares, by its name.
+        unreadable: how many had a field whose value could not be read, by the API's name of it.
+        absent: how many had not a field that they are known to have, likewise.
+    """
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.unknown: Counter[str] = Counter()
+        self.unreadable: Counter[str] = Counter()
+        self.absent: Counter[str] = Counter()
+
+    def add(self, page: NormalizedPage[Any], seen: Container[Hashable]) -> None:
+        """Count the records of a page, those apart that were seen before."""
+        if not page.remarks:
+            # Of those that are as they should be, one that is counted twice where pages overlap does no harm.
+            self.records += len(page.items)
+            return
+        for index, item in enumerate(page.items):
+            if item.identity in seen:
+                continue
+            self.records += 1
+            remark = page.remarks.get(index)
+            if remark is not None:
+                _count(self.unknown, remark.unknown)
+                _count(self.unreadable, remark.unreadable)
+                _count(self.absent, remark.absent)
+
+    def flaws(self, expected_absent: Container[str]) -> list[str]:
+        """Return for each field of the specification that most records lack a part of a sentence.
+
+        Args:
+            expected_absent: fields that may be so.
+        """
+        if self.records < MIN_RECORDS:
+            return []
+        return [
+            self._flaw(name)
+            for name in SPECIFIED
+            if 2 * (self.unreadable[name] + self.absent[name]) > self.records and name not in expected_absent
+        ]
+
+    def vanished(self) -> list[str]:
+        """Return the other fields that records are known to have, and none of these had."""
+        if self.records < MIN_RECORDS:
+            return []
+        return sorted(name for name in self.absent.keys() - set(SPECIFIED) if self.absent[name] == self.records)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts, for `restore`."""
+        return {
+            "records": self.records,
+            "unknown": dict(self.unknown),
+            "unreadable": dict(self.unreadable),
+            "absent": dict(self.absent),
+        }
+
+    def restore(self, counts: dict[str, Any]) -> None:
+        """Count on from there."""
+        self.records = counts["records"]
+        self.unknown = Counter(counts["unknown"])
+        self.unreadable = Counter(counts["unreadable"])
+        self.absent = Counter(counts["absent"])
+
+    def _flaw(self, name: str) -> str:
+        lacks = {"unreadable in": self.unreadable[name], "absent from": self.absent[name]}
+        told = " and ".join(f"{how} {number:,}" for how, number in lacks.items() if number)
+        return f"{name} is {told} of {self.records:,} records"
+
+
+def _count(counter: Counter[str], names: frozenset[str]) -> None:
+    for name in names:
+        if name in counter or len(counter) < MAX_NAMES:
+            counter[name] += 1
+
+
+def too_many_set_aside(set_aside: int, readable: int, most: float) -> str | None:
+    """Return a part of a sentence where more than a share of the records was set aside."""
+    records = set_aside + readable
+    if records < MIN_RECORDS or set_aside <= most * records:
+        return None
+    return f"{set_aside:,} of {records:,} records were set aside, see quarantine.jsonl"
+
+
+def parse_expect_absent(text: str) -> frozenset[str]:
+    """Return the fields that the setting `PARTI_EXPECT_ABSENT` names. Raises UsageError."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in SPECIFIED:
+            nearest = difflib.get_close_matches(name, SPECIFIED, 1)
+            hint = f", do you mean {nearest[0]}?" if nearest else ""
+            problem = f"not a field whose absence is noticed{hint}"
+            raise UsageError.of("setting", "PARTI_EXPECT_ABSENT", problem, name, ", ".join(SPECIFIED))
+    return frozenset(names)
+
+
+def parse_max_rejected(text: str) -> float:
+    """Return the share that the setting `PARTI_MAX_REJECTED` names. Raises UsageError."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError.of("setting", "PARTI_MAX_REJECTED", "not a share", text, "a number from 0 to 1, such as 0.05")
+    return share
