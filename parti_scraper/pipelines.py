@@ -137,7 +137,8 @@ class VersionsPipeline(_Pipeline):
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
-        if self.spider.series is None:
+        # `scrapy shell` has no spider yet.
+        if crawler.spider is None or self.spider.series is None:
             raise NotConfigured
         self._series = self.spider.series
         self._written: list[Version] = []
@@ -165,7 +166,7 @@ class MaxRecordsPipeline(_Pipeline):
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
-        if self.spider.max_records is None:
+        if crawler.spider is None or self.spider.max_records is None:
             raise NotConfigured
         self._count: int | None = None
 

@@ -45,6 +45,7 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
     lines.append(
         f"  {counts.pages:,} pages, {counts.served:,} records served: {counts.written:,} written, "
         f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
+        + (f", {counts.dropped:,} dropped by other pipelines" if counts.dropped else "")
     )
     lines += _stored(recorder)
     lines += [f"  {printable(remark)}" for remark in spider.remarks()]

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from scrapy import signals
 from scrapy.extensions import feedexport
+from scrapy.utils.conf import feed_complete_default_values_from_settings
 from scrapy.utils.defer import deferred_from_coro
 
 from parti_scraper.datapackage import Feed, File
+from parti_scraper.exceptions import UsageError
 from parti_scraper.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
 from parti_scraper.redact import redact_url
 from parti_scraper.signals import items_scraped, send_storage_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from scrapy import Spider
     from scrapy.crawler import Crawler
     from scrapy.extensions.feedexport import FeedSlot
+    from scrapy.settings import BaseSettings
 
     from parti_scraper.exporters import CsvItemExporter, JsonLinesItemExporter
     from parti_scraper.spiders.base import PartiSpider
@@ -244,6 +250,58 @@ class FeedExporter(feedexport.FeedExporter):
             and not options.get("postprocessing")
             and not options["item_export_kwargs"],
         )
+
+
+def check_feeds(settings: BaseSettings) -> None:
+    """Check what makes Scrapy go on without any feed, before anything is started. Raises UsageError."""
+    known = {name: _names(settings, name) for name in ("FEED_EXPORTERS", "FEED_STORAGES")}
+    for uri, options in _feeds(settings).items():
+        form, scheme, most = options["format"], urlsplit(uri).scheme, options["batch_item_count"]
+        if form not in known["FEED_EXPORTERS"]:
+            raise _wrong(uri, "unknown format", form, ", ".join(known["FEED_EXPORTERS"]))
+        if scheme not in known["FEED_STORAGES"]:
+            raise _wrong(uri, "unknown scheme", scheme, ", ".join(filter(None, known["FEED_STORAGES"])))
+        if not isinstance(most, int):
+            raise _wrong(uri, "batch_item_count is not a whole number", str(most), "such as 1000")
+        if most and not re.search(r"%\(batch_(time\)s|id\))", uri):
+            problem = f"batches of {most} records would have the same name"
+            raise _wrong(uri, problem, uri, "a name with %(batch_id)d or %(batch_time)s")
+
+
+def check_names(settings: BaseSettings, spider: PartiSpider) -> None:
+    """Check that the names of the feeds can be filled in. Raises UsageError."""
+    set_later = dict.fromkeys(("base_url", "crawler", "ledger", "run_dir", "settings", "time", "batch_time"), "")
+    known = {name: getattr(spider, name, "") for name in dir(spider)} | set_later | {"batch_id": 1}
+    for uri, options in _feeds(settings).items():
+        if options["uri_params"]:
+            continue  # A function of the user's, which may name others.
+        try:
+            feedexport.apply_uri_params(uri, known)
+        except KeyError as error:
+            accepted = "such as %(name)s, %(run_id)s, %(time)s"
+            raise _wrong(uri, "unknown name in it", str(error.args[0]), accepted) from None
+        except (TypeError, ValueError) as error:
+            raise UsageError.of(
+                "feed", uri, f"its name cannot be filled in ({error})", uri, "such as %(name)s"
+            ) from None
+
+
+def _feeds(settings: BaseSettings) -> dict[str, dict[str, Any]]:
+    """Return the options of each feed, as Scrapy completes them. Raises UsageError."""
+    feeds = {str(uri): options for uri, options in settings.getdict("FEEDS").items()}
+    for uri, options in feeds.items():
+        if not isinstance(options, Mapping):
+            raise _wrong(uri, "its options are no object", str(options), 'such as {"format": "csv"}')
+    return {uri: feed_complete_default_values_from_settings(dict(feeds[uri]), settings, uri) for uri in feeds}
+
+
+def _wrong(uri: str, problem: str, value: str, accepted: str) -> UsageError:
+    # The address may hold a password.
+    return UsageError.of("feed", redact_url(uri), problem, redact_url(value), accepted)
+
+
+def _names(settings: BaseSettings, name: str) -> list[str]:
+    return [each for each, component in settings.getwithbase(name).items() if component is not None]
 
 
 def _takes_batches(slot: FeedSlot) -> bool:

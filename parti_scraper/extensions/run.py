@@ -46,7 +46,8 @@ class RunRecorder:
     """
 
     def __init__(self, crawler: Crawler) -> None:
-        if not issubclass(crawler.spidercls, PartiSpider):
+        # `scrapy shell` has no spider yet.
+        if not isinstance(crawler.spider, PartiSpider) or not crawler.spider.is_run():
             raise NotConfigured
         self.crawler = crawler
         self.verdict: Verdict | None = None
@@ -57,7 +58,7 @@ class RunRecorder:
         self.checkpoints = Checkpoints(crawler)
         self._made_folders: list[Path] = []
         self._storage_problems: list[str] = []
-        self._exceptions = _LoggedExceptions()
+        self._exceptions = LoggedExceptions()
         self._finish_reason = ""
 
     @classmethod
@@ -177,6 +178,8 @@ class RunRecorder:
     def counts(self) -> Counts:
         """Return what became of the records, from where each was counted."""
         count = self.crawler.stats.get_value
+        reasons = ("DuplicateRecord", "BadRecord", "FilteredRecord")
+        ours = sum(count(f"item_dropped_reasons_count/{reason}", 0) for reason in reasons)
         return Counts(
             pages=count("parti/spider/pages", 0),
             served=count("parti/spider/served", 0),
@@ -184,6 +187,7 @@ class RunRecorder:
             duplicate=count("item_dropped_reasons_count/DuplicateRecord", 0),
             quarantined=count("item_dropped_reasons_count/BadRecord", 0),
             filtered=count("item_dropped_reasons_count/FilteredRecord", 0),
+            dropped=count("item_dropped_count", 0) - ours,
             unknown_fields=len(self.spider.unknown_fields),
         )
 
@@ -304,7 +308,7 @@ class RunRecorder:
                     folder.rmdir()
 
 
-class _LoggedExceptions(logging.Handler):
+class LoggedExceptions(logging.Handler):
     """Counts the exceptions that Scrapy logs and then goes on, whatever the log level is.
 
     Nothing else tells of those in signal handlers and of pipelines that cannot be closed.
