@@ -81,14 +81,15 @@ class QuarantinePipeline(_Pipeline):
         """Bring the file to the disk; return its size and rows by its name, nothing where there is none.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or was deleted.
         """
         if self._file is not None and not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
         path = self.spider.quarantine_path
         rows = self.crawler.stats.get_value("item_dropped_reasons_count/BadRecord", 0)
-        return {path.name: (path.stat().st_size, rows)} if path.exists() else {}
+        # Where there are rows and no file, it was deleted meanwhile, which raises.
+        return {path.name: (path.stat().st_size, rows)} if rows or path.exists() else {}
 
     def close_spider(self) -> None:
         if self._file is None:

@@ -83,6 +83,7 @@ class Command(crawl.Command):
         _open_what_is_closed()
         typed = list(opts.spargs)
         try:
+            _check_encoding(sys.argv)
             try:
                 super().process_options(args, opts)
             finally:
@@ -236,6 +237,15 @@ def _known_names() -> list[str]:
     from parti_scraper import settings  # noqa: PLC0415
 
     return [name for name in dir(settings) if name.startswith("PARTI_")]
+
+
+def _check_encoding(words: list[str]) -> None:
+    """Check that all can be stored: Python takes what is no UTF-8 and cannot write it. Raises UsageError."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"not UTF-8: {word!r} (accepted: UTF-8)") from None
 
 
 def _check_objects(typed: list[str]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from scrapy import signals
@@ -149,6 +151,8 @@ class FeedExporter(feedexport.FeedExporter):
                 yield f"the feed {redact_url(slot.uri)} could not be stored"
         rows: Counter[str] = Counter()
         for slot in self._closed_slots:
+            if isinstance(slot.storage, feedexport.FileFeedStorage) and not Path(slot.storage.path).exists():
+                yield f"the feed {redact_url(slot.uri)} was deleted meanwhile"
             rows[slot.uri_template] += slot.itemcount
         for name, number in self._earlier.items():
             rows[f"run:%(collection)s{Path(name).suffix}"] += number
@@ -188,11 +192,17 @@ class FeedExporter(feedexport.FeedExporter):
         spider = cast("PartiSpider", self.crawler.spider)
         rows = dict(self._earlier)
         for slot in [*self._closed_slots, *self.slots]:
+            name = self._name_of(slot)
             if slot.file is not None and not slot.file.closed:
                 os.fsync(slot.file.fileno())
-            rows[self._name_of(slot)] = slot.itemcount
+                _check_linked(slot.file, spider.run_dir / name)
+            rows[name] = slot.itemcount
         paths = {name: spider.run_dir / name for name in rows}
-        return {name: (path.stat().st_size if path.exists() else 0, rows[name]) for name, path in paths.items()}
+        # What has rows is there, or was deleted meanwhile, which raises.
+        return {
+            name: (path.stat().st_size if rows[name] or path.exists() else 0, rows[name])
+            for name, path in paths.items()
+        }
 
     def flush(self) -> None:
         """Let others see what was written so far. Raises OSError."""
@@ -259,6 +269,8 @@ def check_feeds(settings: BaseSettings) -> None:
         form, scheme, most = options["format"], urlsplit(uri).scheme, options["batch_item_count"]
         if form not in known["FEED_EXPORTERS"]:
             raise _wrong(uri, "unknown format", form, ", ".join(known["FEED_EXPORTERS"]))
+        if scheme == "stdout" and sys.stdout is None:
+            raise _wrong(uri, "the standard output is closed", uri, "a file")
         if scheme not in known["FEED_STORAGES"]:
             raise _wrong(uri, "unknown scheme", scheme, ", ".join(filter(None, known["FEED_STORAGES"])))
         if not isinstance(most, int):
@@ -325,6 +337,12 @@ def _resumable_form(slot: FeedSlot) -> str | None:
     if not isinstance(slot.storage, RunFeedStorage) or changed or options["batch_item_count"]:
         return None
     return LINE_FORMATS.get(slot.format)
+
+
+def _check_linked(file: IO[bytes], path: Path) -> None:
+    """Raise OSError where an open file is no longer the one of its name: what is written to it is gone with it."""
+    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _is_writable(path: Path) -> bool:

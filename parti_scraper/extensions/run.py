@@ -240,6 +240,11 @@ class RunRecorder:
                 self._storage_problems = list(self._feed_exporter.losses(counts.written))
         if counts.quarantined:
             self.files.append(datapackage.File(self.spider.quarantine_path, RejectedRecord, counts.quarantined))
+        gone = [file.path for file in self.files if not file.path.exists()]
+        if gone:
+            self._storage_problems = self._storage_problems or [f"{gone[0]} was deleted meanwhile"]
+            self._finish_reason = "storage"
+            self.files = [file for file in self.files if file.path not in gone]
 
     def _leave_out_what_is_half(self) -> None:
         """Where an endless run was stopped, leave out what it had not finished: a snapshot is whole or not there."""
@@ -258,7 +263,7 @@ class RunRecorder:
             return
         try:
             self.checkpoints.take_last()
-        except LedgerError as error:
+        except (LedgerError, OSError) as error:
             self._storage_problems.append(str(error))
 
     def _describe(self, ending: Ending, verdict: Verdict) -> None:
