@@ -151,9 +151,8 @@ def _since(text: str, now: float) -> int:
 
 
 def _until(text: str, now: float) -> int:
-    """Return the last second; never one that is still to come: what ends until then cannot be collected yet."""
-    last = _time(text, now) + (_DAY - 1 if _is_day(text) else 0)
-    return math.floor(min(last, now))
+    """Return the last second; of a day, its own last one."""
+    return math.floor(_time(text, now)) + (_DAY - 1 if _is_day(text) else 0)
 
 
 def _is_day(text: str) -> bool:

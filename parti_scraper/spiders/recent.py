@@ -67,9 +67,9 @@ class RecentSpider(PagedSpider):
             spider.join_series(math.ceil(overlap))
         if spider.begun and spider.begun.window:
             spider.window = spider.begun.window
-            if spider.window[1] > time.time():
-                until = timestamp_to_iso(spider.window[1])
-                spider.remark(f"the run was begun with a window up to {until}, which is still to come; {WRONG_CLOCK}")
+            if spider.started_at > time.time():
+                begun = timestamp_to_iso(math.floor(spider.started_at))
+                spider.remark(f"the run was begun at {begun}, which is still to come; {WRONG_CLOCK}")
         return spider
 
     def join_series(self, overlap: int) -> None:
