@@ -95,8 +95,7 @@ def test_a_setting_of_the_project_that_is_not_known_is_refused(scrapy: Scrapy, t
 
 
 def test_a_variable_of_the_environment_that_is_not_known_is_a_warning(scrapy: Scrapy, serve: Serve) -> None:
-    env = {"PARTI_OUTPUTDIR": "x", "PARTI_TEST_HOURS": "3"}
-    run = scrapy("crawl", "categories", "-L", "WARNING", server=serve(**STILL), env=env)
+    run = scrapy("crawl", "categories", "-L", "WARNING", server=serve(**STILL), env={"PARTI_OUTPUTDIR": "x"})
     assert run.returncode == 0
     warnings = [line for line in run.stderr.splitlines() if "WARNING" in line]
     assert len(warnings) == 1
@@ -184,6 +183,12 @@ def test_a_component_that_cannot_be_loaded_is_one_line_without_a_traceback(scrap
     assert run.returncode == 1
     assert run.stderr == "The spider could not be started: ModuleNotFoundError: No module named 'nowhere'\n"
     assert not output.exists()
+
+
+def test_lengths_of_time_in_settings_may_have_a_unit(scrapy: Scrapy, serve: Serve) -> None:
+    lengths = {"PARTI_RETRY_PATIENCE": "2m", "PARTI_RETRY_DELAY": "0", "PARTI_INCREMENTAL_OVERLAP": "1w"}
+    typed = [word for name, text in lengths.items() for word in ("-s", f"{name}={text}")]
+    assert scrapy("crawl", "categories", *typed, server=serve(**STILL)).returncode == 0
 
 
 def test_a_wrong_category_leaves_what_was_there_untouched(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class Command(crawl.Command):
     def _warn_of_unknown(self) -> None:
         """Say which variables of the environment look like settings of the project, and are none."""
         for name in sorted(os.environ):
-            if name.startswith("PARTI_") and not name.startswith("PARTI_TEST_") and name not in _known_names():
+            if name.startswith("PARTI_") and name not in _known_names():
                 hint = did_you_mean(name, _known_names())
                 logger.warning("The environment variable %s is not known, and means nothing here%s", name, hint)
 
@@ -267,6 +267,6 @@ def _open_what_is_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.open(os.devnull, os.O_RDWR)  # It gets the lowest number that is free, which is this one.
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives
