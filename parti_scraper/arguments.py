@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from parti_scraper.api import CATEGORIES_PAGE, FIRST_TS, NAN, SITE_URL
-from parti_scraper.exceptions import UsageError
+from parti_scraper.exceptions import UsageError, did_you_mean
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)", re.ASCII)
-_AGE = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
+_DAY = 86_400
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}
+_LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw]?)", re.ASCII)
+_AGE = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+# Days that are named from the one on which it is typed, and how many before it they are.
+_NAMED_DAYS = {"today": 0, "yesterday": 1}
 _WHOLE_NUMBER = re.compile(r"\d{1,19}", re.ASCII)
 # The last run of the spider that did not finish, whatever its name.
 LAST = "last"
@@ -68,6 +71,43 @@ def without_run_id(raw: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in raw.items() if not name.startswith("_") and name != "run_id"}
 
 
+def check_words(
+    words: Sequence[str], arguments: Sequence[str], settings: Sequence[str], flags: Mapping[str, bool]
+) -> None:
+    """Check how a command was put together, and show what to type where it is wrong.
+
+    Args:
+        words: what is neither an option nor the name of a spider.
+        arguments: what came after each `-a`.
+        settings: what came after each `-s`.
+        flags: the spider's arguments: whether they are true or false, by name.
+
+    Raises:
+        UsageError: an argument stands where it is none, or has no value.
+    """
+    values = [word for word in words if not word.startswith("-") and word not in flags]
+
+    def show(name: str, value: str) -> str:
+        value = value or ("true" if flags.get(name) else next(iter(values), "VALUE"))
+        return f"-{'s' if name.isupper() else 'a'} {name}={value}"
+
+    for text in arguments:
+        if "=" not in text:
+            raise UsageError.of("argument", text, "without a value", text, show(text, ""))
+    for text in settings:
+        name, is_whole, value = text.partition("=")
+        if is_whole and not name.isupper():
+            accepted = show(name, value) if name in flags else "a name in capital letters"
+            raise UsageError.of("setting", name, "not a setting", value, accepted)
+    for word in words:
+        name, is_whole, value = word.lstrip("-").partition("=")
+        name = name if name.isupper() else name.replace("-", "_")
+        if name in flags or (is_whole and not word.startswith("-")):
+            raise UsageError(f"not an option: {word!r} (accepted: {show(name, value)})")
+        if word.startswith("-"):
+            raise UsageError(f"unknown option: {word!r} (accepted: see scrapy crawl --help)")
+
+
 def parse_length(setting: str, text: str) -> float:
     """Return the seconds of a setting that is a length of time. Raises UsageError."""
     try:
@@ -77,8 +117,10 @@ def parse_length(setting: str, text: str) -> float:
 
 
 def _time(text: str, now: float) -> float:
-    """Return Unix seconds, with a fraction where the text has one."""
-    if age := _AGE.fullmatch(text):
+    """Return Unix seconds, with a fraction where the text has one; of a day, its midnight (UTC)."""
+    if text in _NAMED_DAYS:
+        seconds = float(now // _DAY - _NAMED_DAYS[text]) * _DAY
+    elif age := _AGE.fullmatch(text):
         seconds = math.floor(now) - float(int(age[1]) * _UNITS[age[2]])
     elif re.fullmatch(r"\d{8}", text, re.ASCII):
         raise _UnparsableError("a date or Unix seconds, it could be either")
@@ -109,7 +151,15 @@ def _since(text: str, now: float) -> int:
 
 
 def _until(text: str, now: float) -> int:
-    return math.floor(_time(text, now))
+    """Return the last second; of a day, its own last one."""
+    return math.floor(_time(text, now)) + (_DAY - 1 if _is_day(text) else 0)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return text in _NAMED_DAYS or bool(date.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def _choice(*choices: str) -> Parser:
@@ -156,8 +206,8 @@ def _categories(text: str, _now: float) -> tuple[str, ...]:
 
 
 ALL = "all"
-_TIME = "2026-01-31, 2026-01-31T12:00Z, 1769860800, 7d"
-_LENGTHS = "seconds, or 90s, 5m, 24h, 7d"
+_TIME = "2026-01-31, 2026-01-31T12:00Z, 1769860800, 7d, 2w, today, yesterday"
+_LENGTHS = "seconds, or 90s, 5m, 24h, 7d, 2w"
 
 
 def _iso(ts: float) -> str:
@@ -219,7 +269,8 @@ class Arguments:
                 continue
             if name not in declared:
                 problem = f"not known to the spider `{spider}`"
-                raise UsageError.of("argument", name, problem, text, ", ".join(sorted(declared)))
+                hint = did_you_mean(name, declared)
+                raise UsageError.of("argument", name, problem, text, ", ".join(sorted(declared)), hint=hint)
             metadata = declared[name].metadata
             try:
                 values[name] = metadata["parser"](text, now)
@@ -233,6 +284,11 @@ class Arguments:
     def help(cls) -> list[tuple[str, str]]:
         """Return name and description of each argument."""
         return [(argument.name, argument.metadata["description"]) for argument in fields(cls)]
+
+    @classmethod
+    def flags(cls) -> dict[str, bool]:
+        """Return of each argument, by name, whether it is true or false."""
+        return {argument.name: isinstance(argument.default, bool) for argument in fields(cls)}
 
     def given(self) -> dict[str, Any]:
         """Return the values that differ from the defaults, as JSON takes them; without `run_id`."""
@@ -282,11 +338,15 @@ class RecentArguments(Arguments):
         _since,
         _TIME,
         "only livestreams that ended at or after: a date or datetime (ISO 8601, UTC unless it says otherwise; a "
-        "date alone is its midnight), Unix seconds, or an age such as 90m, 24h, 7d (default: 2021-08-03)",
+        "date alone is its midnight), Unix seconds, an age such as 90m, 24h, 7d, 2w, or today or yesterday "
+        "(default: 2021-08-03)",
         FIRST_TS,
     )
     until: int | None = _argument(
-        _until, _TIME, "only livestreams that ended at or before, given likewise (default: now)"
+        _until,
+        _TIME,
+        "only livestreams that ended at or before, given likewise, but a date alone includes that whole day "
+        "(default: now)",
     )
     sort: str = _argument(
         _choice("date", "views"),
@@ -326,7 +386,7 @@ class LiveArguments(Arguments):
     limit: int = _limit_argument()
     max_records: int | None = _max_records_argument()
     interval: float | None = _argument(
-        _length, _LENGTHS, "a snapshot every so often: seconds, or 90s, 5m, 24h, 7d (default: one snapshot)"
+        _length, _LENGTHS, "a snapshot every so often: seconds, or 90s, 5m, 24h, 7d, 2w (default: one snapshot)"
     )
     duration: float | None = _argument(
         _length, _LENGTHS, "for how long to take snapshots, given likewise (default: until stopped)"
@@ -343,7 +403,7 @@ class NotificationsArguments(Arguments):
 
     max_records: int | None = _max_records_argument()
     duration: float | None = _argument(
-        _length, _LENGTHS, "for how long to listen: seconds, or 90s, 5m, 24h, 7d (default: until stopped)"
+        _length, _LENGTHS, "for how long to listen: seconds, or 90s, 5m, 24h, 7d, 2w (default: until stopped)"
     )
 
 

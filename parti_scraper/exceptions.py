@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _LONGEST_VALUE = 100
 
 
@@ -17,19 +23,26 @@ class UsageError(PartiError, ValueError):
     """
 
     @classmethod
-    def of(cls, kind: str, name: str, problem: str, value: str, accepted: str) -> UsageError:
+    def of(cls, kind: str, name: str, problem: str, value: str, accepted: str, *, hint: str = "") -> UsageError:
         """Build the error in the project's one grammar.
 
         Args:
-            kind: what was wrong: `argument` or `setting`.
+            kind: what was wrong: `argument`, `setting` or `feed`.
             name: its name, as typed.
             problem: what is wrong with it, such as "not a whole number".
             value: the value, as typed; quoted, so that it stays on the line.
             accepted: what would have been right.
+            hint: what was meant, perhaps; see `did_you_mean`.
         """
         if len(value) > _LONGEST_VALUE:
             value = value[:_LONGEST_VALUE] + "…"
-        return cls(f"{kind} `{name}`: {problem}: {value!r} (accepted: {accepted})")
+        return cls(f"{kind} `{name}`: {problem}: {value!r} (accepted: {accepted}){hint}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about an unknown name: the nearest one that is known, or nothing."""
+    nearest = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean `{nearest[0]}`?" if nearest else ""
 
 
 class PageError(PartiError):

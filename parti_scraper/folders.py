@@ -29,7 +29,13 @@ def _resolve(settings: BaseSettings, name: str, raw_arguments: Mapping[str, str]
     text: str = settings[name]
     if not text:
         raise UsageError.of("setting", name, "empty", "", "a folder")
-    return _home(settings, raw_arguments) / text
+    folder = _home(settings, raw_arguments) / text
+    try:
+        # The ledger and the data package name it, in UTF-8.
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UsageError.of("setting", name, "not UTF-8", str(folder.absolute()), "a folder whose name is") from None
+    return folder
 
 
 def _home(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:

@@ -323,9 +323,7 @@ class Ledger:
             execute(upsert, (series, run))
             execute("DELETE FROM written WHERE run = ?", (run,))
             if complete and not truncated and moves_to is not None:
-                move = "UPDATE series SET until = ?1, known_from = ?2 WHERE id = ?3 AND coalesce(until, 0) <= ?1"
-                if execute(move, (moves_to, known_from, series)).rowcount:
-                    execute("DELETE FROM version WHERE series = ? AND ended < ?", (series, known_from))
+                self._move(series, moves_to, known_from)
 
     # Series:
 
@@ -337,6 +335,21 @@ class Ledger:
             query = "SELECT id, until, known_from FROM series WHERE filters = ?"
             return Series(*self._connection.execute(query, (key,)).fetchone())
 
+    def lower(self, series: Series, now: int) -> Series:
+        """Return a series that ended later than now, after a run whose clock was ahead, as it is to be gone on with.
+
+        How far that run really came, the livestreams that were written tell: it starts where they are known from. It
+        stays as it is where some of them ended later than now: then it is now that is wrong.
+        """
+        with self._transaction():
+            newest = self._newest(series.id)
+            if newest is not None and newest > now:
+                return series
+            # An earlier version of this module forgot them by the wrong clock too: all is to be looked at again.
+            start = series.known_from if series.known_from is not None and series.known_from <= now else None
+            self._connection.execute("UPDATE series SET until = ?1, known_from = ?1 WHERE id = ?2", (start, series.id))
+        return Series(series.id, start, start)
+
     def known(self, series: int, event_id: int) -> bytes | None:
         """Return the hash of the last version of a livestream that an ended run has written."""
         query = "SELECT hash FROM version WHERE series = ? AND event_id = ?"
@@ -345,6 +358,26 @@ class Ledger:
         return row and bytes(row[0])
 
     # Inside:
+
+    def _move(self, series: int, until: int, known_from: int) -> None:
+        """Note that all up to here was written, and forget the versions that the next run does not come across."""
+        newest = self._newest(series)
+        if newest is not None:
+            # Not by the clock alone, which may be ahead: the next run may have to start near the newest livestream.
+            known_from = min(known_from, newest - (until - known_from))
+        # What was forgotten once is not known again.
+        move = (
+            "UPDATE series SET until = ?1, known_from = max(coalesce(known_from, 0), ?2) "
+            "WHERE id = ?3 AND coalesce(until, 0) <= ?1"
+        )
+        if self._connection.execute(move, (until, known_from, series)).rowcount:
+            forget = "DELETE FROM version WHERE series = ?1 AND ended < (SELECT known_from FROM series WHERE id = ?1)"
+            self._connection.execute(forget, (series,))
+
+    def _newest(self, series: int) -> int | None:
+        """Return when the livestream ended that ended last of those known."""
+        row = self._connection.execute("SELECT max(ended) FROM version WHERE series = ?", (series,)).fetchone()
+        return None if row[0] is None else int(row[0])
 
     def _make_tables(self) -> None:
         for statement in _TABLES.split(";\n"):

@@ -29,6 +29,7 @@ from scrapy.http.request import NO_CALLBACK
 from twisted.internet.error import ConnectError, ConnectionClosed
 
 from parti_scraper import api
+from parti_scraper.arguments import parse_length
 from parti_scraper.backoff import (
     Attempts,
     HostHealth,
@@ -465,10 +466,13 @@ def _delay_at(url: str, delay: float | None) -> float:
 
 
 def _seconds(settings: BaseSettings, name: str) -> float | None:
-    """Return a setting that is a number of seconds; None where it is empty. Raises UsageError."""
+    """Return the seconds of a setting that is a length of time, or 0; None where it is empty. Raises UsageError."""
     text = str(settings.get(name) or "")
     if not text:
         return None
-    if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text, re.ASCII):
-        raise UsageError.of("setting", name, "not a number of seconds", text, "such as 0.5 or 60")
-    return float(text)
+    if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text, re.ASCII):
+        return float(text)
+    try:
+        return parse_length(name, text)
+    except UsageError:
+        raise UsageError.of("setting", name, "not a number of seconds", text, "such as 0.5 or 60") from None

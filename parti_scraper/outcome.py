@@ -30,6 +30,7 @@ class Counts:
         duplicate: records that had been written before.
         quarantined: records that could not be normalized.
         filtered: records that the arguments did not ask for, though the server sent them.
+        dropped: records that pipelines of the user's dropped.
         unknown_fields: how many fields of the API there are that no item declares.
     """
 
@@ -39,11 +40,12 @@ class Counts:
     duplicate: int = 0
     quarantined: int = 0
     filtered: int = 0
+    dropped: int = 0
     unknown_fields: int = 0
 
     def balance(self) -> bool:
         """Tell whether every record served is accounted for."""
-        return self.served == self.written + self.duplicate + self.quarantined + self.filtered
+        return self.served == self.written + self.duplicate + self.quarantined + self.filtered + self.dropped
 
 
 @dataclass(slots=True)

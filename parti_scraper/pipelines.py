@@ -81,14 +81,15 @@ class QuarantinePipeline(_Pipeline):
         """Bring the file to the disk; return its size and rows by its name, nothing where there is none.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or was deleted.
         """
         if self._file is not None and not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
         path = self.spider.quarantine_path
         rows = self.crawler.stats.get_value("item_dropped_reasons_count/BadRecord", 0)
-        return {path.name: (path.stat().st_size, rows)} if path.exists() else {}
+        # Where there are rows and no file, it was deleted meanwhile, which raises.
+        return {path.name: (path.stat().st_size, rows)} if rows or path.exists() else {}
 
     def close_spider(self) -> None:
         if self._file is None:
@@ -137,7 +138,8 @@ class VersionsPipeline(_Pipeline):
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
-        if self.spider.series is None:
+        # `scrapy shell` has no spider yet.
+        if crawler.spider is None or self.spider.series is None:
             raise NotConfigured
         self._series = self.spider.series
         self._written: list[Version] = []
@@ -165,7 +167,7 @@ class MaxRecordsPipeline(_Pipeline):
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
-        if self.spider.max_records is None:
+        if crawler.spider is None or self.spider.max_records is None:
             raise NotConfigured
         self._count: int | None = None
 

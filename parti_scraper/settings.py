@@ -1,14 +1,12 @@
 """Scrapy's settings for this project: every override with the default beside it, and why.
 
 The project's own settings begin with `PARTI_` and can be given as environment variables of the same name;
-`-s NAME=VALUE` wins over both.
+`-s NAME=VALUE` wins over both. Pipelines, extensions and the like are in `components`.
 """
 
 from __future__ import annotations
 
 import os
-
-from scrapy.settings import default_settings
 
 from parti_scraper import api
 from parti_scraper.redact import Secret
@@ -101,23 +99,6 @@ SCHEDULER_PRIORITY_QUEUE = "scrapy.pqueues.ScrapyPriorityQueue"
 
 # --- Failures ----------------------------------------------------------------------------------------------
 
-# Default: with the middleware for cookies, which are disabled above. To name it None below would still import it, and
-# requests with it: a tenth of the start.
-DOWNLOADER_MIDDLEWARES_BASE = {
-    name: place
-    for name, place in default_settings.DOWNLOADER_MIDDLEWARES_BASE.items()
-    if name != "scrapy.downloadermiddlewares.cookies.CookiesMiddleware"
-}
-DOWNLOADER_MIDDLEWARES = {
-    # Scrapy's, which neither waits nor reads Retry-After, is replaced, as is the one that gives up on a body that
-    # was cut short while compressed.
-    "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
-    "parti_scraper.middlewares.RetryMiddleware": 550,
-    "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
-    "parti_scraper.middlewares.DecompressionMiddleware": 590,
-    # Behind all of Scrapy's, the last of which is the cache at 900, so that none sees the token.
-    "parti_scraper.middlewares.TokenMiddleware": 950,
-}
 # Default: Scrapy's own, on Twisted, which know no pause and take twice the time.
 DOWNLOAD_HANDLERS = {
     "http": "parti_scraper.downloads.HttpDownloadHandler",
@@ -136,45 +117,11 @@ TELNETCONSOLE_ENABLED = False
 
 # --- Records -----------------------------------------------------------------------------------------------
 
-ITEM_PIPELINES = {
-    "parti_scraper.pipelines.QuarantinePipeline": 100,
-    "parti_scraper.pipelines.SelectionPipeline": 200,
-    "parti_scraper.pipelines.DuplicatesPipeline": 300,
-    "parti_scraper.pipelines.VersionsPipeline": 350,
-    "parti_scraper.pipelines.MaxRecordsPipeline": 400,
-}
-SPIDER_MIDDLEWARES = {
-    # Next to the spider.
-    "parti_scraper.batching.BatchMiddleware": 1000,
-    # Pages follow each other without end, so their depth says nothing; each middleware costs every page some time.
-    "scrapy.spidermiddlewares.depth.DepthMiddleware": None,
-    "scrapy.spidermiddlewares.start.StartSpiderMiddleware": None,
-}
 # Default: 2083, above which requests are dropped with no more than a line in the log.
 URLLENGTH_LIMIT = 0
 # Default: 100, which makes as many tasks for every page. The pipelines never wait, so one is enough; and with
 # one, a page's records are through before the spider is asked for its next request.
 CONCURRENT_ITEMS = 1
-EXTENSIONS = {
-    # In place of Scrapy's, which does not count batches.
-    "scrapy.extensions.corestats.CoreStats": None,
-    "parti_scraper.batching.CoreStats": 0,
-    # In place of Scrapy's, which goes on where a record cannot be stored.
-    "scrapy.extensions.feedexport.FeedExporter": None,
-    "parti_scraper.extensions.feeds.FeedExporter": 0,
-    "parti_scraper.extensions.run.RunRecorder": 800,
-    "parti_scraper.extensions.progress.Progress": 900,
-}
-# Default: none. `run:` is the run's own folder; `-o`, `-O` and `-s FEEDS=` replace both.
-FEEDS = {
-    "run:%(collection)s.jsonl": {"format": "jsonlines"},
-    "run:%(collection)s.csv": {"format": "csv"},
-}
-FEED_STORAGES = {"run": "parti_scraper.exporters.RunFeedStorage"}
-FEED_EXPORTERS = {
-    "csv": "parti_scraper.exporters.CsvItemExporter",
-    **dict.fromkeys(("jsonlines", "jsonl", "jl"), "parti_scraper.exporters.JsonLinesItemExporter"),
-}
 # Default: none, which writes JSON in ASCII with escapes.
 FEED_EXPORT_ENCODING = "utf-8"
 
@@ -182,5 +129,12 @@ FEED_EXPORT_ENCODING = "utf-8"
 
 # Default: DEBUG, a line for every request and record.
 LOG_LEVEL = "INFO"
-# Default: Scrapy's, which writes each record, hostile titles and line breaks included, into the log.
-LOG_FORMATTER = "parti_scraper.log_formatter.LogFormatter"
+
+# --- Components --------------------------------------------------------------------------------------------
+# The project's own are in `components`. These are there for settings that import these and add to them.
+
+DOWNLOADER_MIDDLEWARES: dict[str, int | None] = {}
+EXTENSIONS: dict[str, int | None] = {}
+FEED_EXPORTERS: dict[str, str | None] = {}
+ITEM_PIPELINES: dict[str, int | None] = {}
+SPIDER_MIDDLEWARES: dict[str, int | None] = {}

@@ -54,6 +54,7 @@ def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
     lines.append(
         f"  {counts.pages:,} pages, {counts.served:,} records served: {counts.written:,} written, "
         f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
+        + (f", {counts.dropped:,} dropped by other pipelines" if counts.dropped else "")
     )
     lines += _set_aside(spider.quarantine_path, counts)
     lines += _fields(spider.quality)

@@ -11,7 +11,9 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from scrapy import signals
+from scrapy.exceptions import DropItem
 from scrapy.pipelines import ItemPipelineManager
+from scrapy.statscollectors import DummyStatsCollector
 
 import parti_scraper.signals
 from parti_scraper.exporters import CsvItemExporter
@@ -223,3 +225,27 @@ class Hearing:
 
     def closed(self) -> None:
         print(json.dumps(self._heard))
+
+
+class Passing:
+    """A pipeline that changes nothing."""
+
+    def process_item(self, item: Any) -> Any:
+        return item
+
+
+class Unwanted(DropItem):
+    """What the pipeline below drops records for."""
+
+
+class Dropping:
+    """A pipeline that drops every third livestream."""
+
+    def process_item(self, item: Any) -> Any:
+        if getattr(item, "event_id", 1) % 3 == 0:
+            raise Unwanted(str(item.event_id))
+        return item
+
+
+class NoStats(DummyStatsCollector):
+    """A collector of stats that collects none."""

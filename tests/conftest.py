@@ -176,7 +176,8 @@ def check_books(crawl: Crawl) -> None:
         return
     package = crawl.package
     counts = package["counts"]
-    assert counts["served"] == counts["written"] + counts["duplicate"] + counts["quarantined"] + counts["filtered"]
+    kept_back = sum(counts[reason] for reason in ("duplicate", "quarantined", "filtered", "dropped"))
+    assert counts["served"] == counts["written"] + kept_back
     rows: dict[str, int] = {}
     for resource in package["resources"]:
         kind = "quarantine" if resource["path"] == "quarantine.jsonl" else resource["format"]

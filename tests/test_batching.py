@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from parti_scraper import settings
 from tests.conftest import Crawl, Run, Scrapy, read_lines
 from tests.test_spiders import STILL, Serve, ids, truth
 
@@ -37,8 +36,8 @@ FEEDS: dict[str, dict[str, Any]] = {
 }
 
 
-PIPELINES = settings.ITEM_PIPELINES | {"tests.components.Upper": 500}
-REUSING = settings.ITEM_PIPELINES | {"tests.components.Reusing": 500}
+PIPELINES = {"tests.components.Upper": 500}
+REUSING = {"tests.components.Reusing": 500}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def heard(run: Crawl) -> dict[str, int]:
 
 def with_extension(name: str) -> tuple[str, str]:
     """Return the options for a run with one more extension."""
-    extensions = settings.EXTENSIONS | {f"tests.components.{name}": 1}
+    extensions = {f"tests.components.{name}": 1}
     return ("-s", f"EXTENSIONS={json.dumps(extensions)}")
 
 
@@ -128,13 +127,13 @@ def test_an_extension_that_listens_for_items_is_told_of_each(
     assert dropped > 0
 
 
-SPIDER_MIDDLEWARES = settings.SPIDER_MIDDLEWARES | {"tests.components.Seeing": 950}
-EXPORTERS = settings.FEED_EXPORTERS | {"csv": "tests.components.SeeingCsv"}
-EXTENSIONS = settings.EXTENSIONS | {
+SPIDER_MIDDLEWARES = {"tests.components.Seeing": 950}
+EXPORTERS = {"csv": "tests.components.SeeingCsv"}
+EXTENSIONS = {
     "parti_scraper.extensions.feeds.FeedExporter": None,
     "tests.components.SeeingFeeds": 0,
 }
-FAILING = settings.ITEM_PIPELINES | {"tests.components.FailingPipeline": 500}
+FAILING = {"tests.components.FailingPipeline": 500}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +175,7 @@ def test_what_came_before_a_failing_callback_is_written(crawl: Run, serve: Serve
 
 def test_a_pipeline_that_waits_gets_each_item(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
-    pipelines = settings.ITEM_PIPELINES | {"tests.components.Waiting": 500}
+    pipelines = {"tests.components.Waiting": 500}
     run = crawl("recent", "-s", f"ITEM_PIPELINES={json.dumps(pipelines)}", *ALONE, server=server)
     assert run.code == 0
     assert ids(run.rows) == ids(truth(server))
@@ -186,7 +185,7 @@ SETTINGS_OF_A_USER = """
 from parti_scraper.items import Livestream
 from parti_scraper.settings import *
 
-ITEM_PIPELINES = ITEM_PIPELINES | {"spidermon.contrib.scrapy.pipelines.ItemValidationPipeline": 500}
+ITEM_PIPELINES = {"spidermon.contrib.scrapy.pipelines.ItemValidationPipeline": 500}
 SPIDERMON_VALIDATION_SCHEMAS = {Livestream: {"properties": {"total_viewers": {"minimum": 500}}}}
 """
 

@@ -13,7 +13,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from scrapy.exceptions import DownloadConnectionRefusedError
 
-from parti_scraper import downloads, settings
+from parti_scraper import downloads
 from parti_scraper.api import USER_AGENT
 from tests.conftest import Run
 from tests.test_middlewares import (
@@ -138,7 +138,7 @@ def test_a_body_of_more_than_the_limit_is_refused(
 @pytest.mark.parametrize("length", [{}, {"Content-Length": ""}], ids=["length told", "length not told"])
 def test_who_listens_for_the_parts_of_a_body_hears_them(crawl: Run, script: Script, length: dict[str, str]) -> None:
     server = script(lambda path: (STATUS, HEADERS | length, BODY) if path == CATEGORIES else NOT_FOUND)
-    extensions = settings.EXTENSIONS | {"tests.components.Hearing": 1}
+    extensions = {"tests.components.Hearing": 1}
     run = crawl("categories", "-s", f"EXTENSIONS={json.dumps(extensions)}", env=to(server.base_url))
     assert run.code == 0
     assert json.loads(run.stdout)[CATEGORIES] == len(BODY)

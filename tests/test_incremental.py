@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -160,9 +161,79 @@ def test_a_wrong_overlap_is_one_line(serve: Serve, incremental: Incremental) -> 
         2,
         (
             "setting `PARTI_INCREMENTAL_OVERLAP`: not a length of time: '2 days' "
-            "(accepted: seconds, or 90s, 5m, 24h, 7d)\n"
+            "(accepted: seconds, or 90s, 5m, 24h, 7d, 2w)\n"
         ),
     )
+
+
+# --- A clock that is wrong ---------------------------------------------------------------------------------
+
+YEARS = 5 * 365 * 24 * HOUR
+
+
+def by_a_clock(server: MockServer, output: Path, log: Path, run_id: str, clock: float) -> Crawl:
+    """Do an incremental run by a clock that is so many seconds ahead."""
+    typed = ["recent", "-a", "incremental=true", "-a", f"run_id={run_id}", *QUIET]
+    process = forked.crawl(typed, environment_of(output, server), log, clock=clock)
+    process.join()
+    return Crawl(process.exitcode or 0, "", log.read_text(encoding="utf-8"), output, "recent", run_id)
+
+
+def test_one_run_by_a_clock_that_is_years_ahead_loses_nothing_and_repeats_nothing(
+    serve: Serve, output: Path, tmp_path: Path, incremental: Incremental
+) -> None:
+    server = serve(**STILL, events=500, years=0.1)
+    assert len(incremental("first", server).rows) == 500
+    late = server.world.insert_now(ago(server.world, 30))["event_id"]
+    wrong = by_a_clock(server, output, tmp_path / "log", "wrong", YEARS)
+    assert (wrong.code, ids(wrong.rows)) == (0, [late])
+    added = {server.world.insert_now(ago(server.world, hours))["event_id"] for hours in (0, 1, 40)}
+    run = incremental("right", server)
+    assert (run.code, set(ids(run.rows))) == (0, added)
+    assert len(run.rows) == len(added)
+    said = re.search(r"^  the incremental runs before came up to 20\d\d-.*, which is still to come; ", run.stderr, re.M)
+    assert said, run.stderr
+    assert run.stderr.count("WARNING: The incremental runs before came up to ") == 1
+    # That was put right.
+    after = incremental("after", server)
+    assert (after.code, after.rows) == (0, [])
+    assert "still to come" not in after.stderr
+
+
+def test_a_series_begun_by_a_clock_that_is_ahead_goes_on(
+    serve: Serve, output: Path, tmp_path: Path, incremental: Incremental
+) -> None:
+    server = serve(**STILL, events=200, years=0.1)
+    assert len(by_a_clock(server, output, tmp_path / "log", "wrong", YEARS).rows) == 200
+    added = server.world.insert_now(ago(server.world, 0))["event_id"]
+    assert ids(incremental("right", server).rows) == [added]
+
+
+def test_a_clock_that_is_behind_for_one_run_repeats_nothing(
+    serve: Serve, output: Path, tmp_path: Path, incremental: Incremental
+) -> None:
+    server = serve(**STILL, events=500, years=0.1)
+    assert len(incremental("first", server).rows) == 500
+    behind = by_a_clock(server, output, tmp_path / "log", "behind", -YEARS / 5)
+    assert (behind.code, behind.rows) == (0, [])
+    assert "the clock of this machine is behind now" in behind.stderr
+    added = server.world.insert_now(ago(server.world, 0))["event_id"]
+    assert ids(incremental("right", server).rows) == [added]
+
+
+def test_a_run_that_was_begun_by_a_clock_that_is_ahead_is_finished(
+    serve: Serve, output: Path, tmp_path: Path, incremental: Incremental
+) -> None:
+    server = serve(**STILL, events=300, years=0.1)
+    typed = ["recent", "-a", "incremental=true", "-a", "run_id=left", *QUIET]
+    process = forked.crawl(typed, environment_of(output, server), tmp_path / "log", clock=YEARS, crash_at=5)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    run = incremental("left", server)
+    assert (run.code, len(run.rows)) == (0, 300)
+    assert re.search(r"^  the run was begun at 20\S+Z, which is still to come; ", run.stderr, re.M)
+    added = server.world.insert_now(ago(server.world, 0))["event_id"]
+    assert ids(incremental("right", server).rows) == [added]
 
 
 # --- A schedule --------------------------------------------------------------------------------------------

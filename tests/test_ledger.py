@@ -89,6 +89,49 @@ def test_the_start_never_moves_back(ledger: Ledger) -> None:
     assert ledger.series(FILTERS) == Series(1, NOW, NOW - 100)
 
 
+YEARS = 100_000_000
+
+
+def series_after(ledger: Ledger, now: int, *written: Version, name: str = "ahead") -> Series:
+    """Return the series after a complete run, by whose clock it was so late."""
+    series = ledger.series(FILTERS)
+    number = ledger.begin(run_of(series, name, moves_to=now, known_from=now - 100))
+    ledger.checkpoint(number, noted(*written))
+    ledger.finish(number, complete=True, truncated=False)
+    return ledger.series(FILTERS)
+
+
+def test_after_a_clock_that_was_ahead_a_run_starts_where_the_newest_livestreams_are_known_from(ledger: Ledger) -> None:
+    series_after(ledger, NOW, Version(1, NOW - 10, b"one"), Version(2, NOW - 90, b"two"), name="right")
+    series = series_after(ledger, NOW + YEARS, Version(3, NOW, b"three"))
+    assert series.until == NOW + YEARS
+    lowered = ledger.lower(series, NOW + 5)
+    assert lowered == ledger.series(FILTERS)
+    assert lowered.since(100) == NOW - 100
+    # None of what it comes across is written again.
+    assert [ledger.known(series.id, event_id) for event_id in (1, 2, 3)] == [b"one", b"two", b"three"]
+    # The next run by a right clock moves the start again.
+    assert series_after(ledger, NOW + 60, name="next").until == NOW + 60
+
+
+def test_a_clock_that_is_behind_leaves_the_start_where_it_is(ledger: Ledger) -> None:
+    series = series_after(ledger, NOW, Version(1, NOW - 10, b"one"))
+    assert ledger.lower(series, NOW - YEARS) == series == ledger.series(FILTERS)
+
+
+def test_a_series_whose_versions_were_forgotten_by_a_wrong_clock_begins_from_the_start(ledger: Ledger) -> None:
+    series = series_after(ledger, NOW + YEARS)
+    assert series.known_from == NOW + YEARS - 100
+    assert ledger.lower(series, NOW) == ledger.series(FILTERS) == Series(series.id)
+
+
+def test_what_was_forgotten_once_is_not_known_again(ledger: Ledger) -> None:
+    series_after(ledger, NOW, Version(1, NOW - 150, b"one"), Version(2, NOW - 1, b"two"), name="one")
+    number = ledger.begin(run_of(ledger.series(FILTERS), "two", moves_to=NOW + 10, known_from=NOW - 500))
+    ledger.finish(number, complete=True, truncated=False)
+    assert ledger.series(FILTERS).since(500) == NOW - 101
+
+
 def test_a_run_begun_over_an_unfinished_one_of_its_series_supersedes_it(ledger: Ledger) -> None:
     left = ledger.begin(run_of(ledger.series(FILTERS), "left", moves_to=NOW, known_from=NOW))
     ledger.checkpoint(left, noted(Version(1, NOW, b"x")))

@@ -6,8 +6,10 @@ import csv
 import ctypes
 import importlib.util
 import json
+import os
 import re
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -311,3 +313,110 @@ def test_a_run_is_named_after_its_start_or_scrapyds_job(scrapy: Scrapy, serve: S
 
 def test_two_runs_of_one_second_have_different_names() -> None:
     assert RecentSpider().run_id != RecentSpider().run_id
+
+
+# --- What is taken away -----------------------------------------------------------------------------------
+
+
+def closing(*numbers: int) -> Callable[[], None]:
+    """Return what closes some of the standard streams for a process, as `2>&-` does."""
+    return lambda: [os.close(number) for number in numbers] and None
+
+
+@pytest.mark.parametrize("numbers", [(2,), (1,), (0,), (0, 1, 2)])
+def test_a_run_needs_no_standard_streams(crawl: Run, scrapy: Scrapy, serve: Serve, numbers: tuple[int, ...]) -> None:
+    server = serve(**STILL)
+    command = ("crawl", "recent", "-a", "run_id=run", *QUIET)
+    run = scrapy(*command, server=server, preexec_fn=closing(*numbers))
+    assert (run.returncode, run.stdout) == (0, "")
+    # It ended, with whole files, and nothing is left to do.
+    finished = crawl("recent", server=server)
+    assert (finished.code, "finished before" in finished.stderr) == (0, True)
+    assert ids(finished.rows) == ids(truth(server))
+
+
+def test_an_error_that_nobody_can_see_is_an_exit_code_all_the_same(scrapy: Scrapy) -> None:
+    run = scrapy("crawl", "recnet", preexec_fn=closing(2))
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", "")
+
+
+def test_a_feed_to_a_standard_output_that_is_closed_is_a_usage_error(scrapy: Scrapy, serve: Serve) -> None:
+    server = serve(**STILL)
+    run = scrapy("crawl", "recent", "-O", "-:csv", server=server, preexec_fn=closing(1))
+    assert run.returncode == 2
+    assert run.stderr == "feed `stdout:`: the standard output is closed: 'stdout:' (accepted: a file)\n"
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["PARTI_OUTPUT_DIR", "PARTI_STATE_DIR"])
+def test_a_folder_whose_name_is_not_utf_8_is_a_usage_error(
+    scrapy: Scrapy, serve: Serve, tmp_path: Path, name: str
+) -> None:
+    server = serve(**STILL)
+    folder = f"{tmp_path}/caf\udce9"
+    line = f"setting `{name}`: not UTF-8: {folder!r} (accepted: a folder whose name is)\n"
+    # An environment as bytes: the name of the folder is what the system has it in.
+    run = scrapy("crawl", "recent", server=server, env={name: folder}, preexec_fn=closing())
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", line)
+    assert server.requests == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("typed", [("-O", "caf\udce9.csv"), ("-a", "categories=caf\udce9")])
+def test_what_is_typed_and_is_not_utf_8_is_a_usage_error(scrapy: Scrapy, serve: Serve, typed: tuple[str, str]) -> None:
+    server = serve(**STILL)
+    run = scrapy("crawl", "recent", *typed, server=server, preexec_fn=closing())
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", f"not UTF-8: {typed[1]!r} (accepted: UTF-8)\n")
+    assert server.requests == []
+
+
+def delete(folder: Path) -> None:
+    """Delete a folder."""
+    shutil.rmtree(folder)
+
+
+def replace_by_file(folder: Path) -> None:
+    """Delete a folder, and put a file in its place."""
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+def replace_by_folder(folder: Path) -> None:
+    """Delete a folder, and make an empty one of its name."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize("what", [delete, replace_by_file, replace_by_folder])
+@pytest.mark.parametrize("pages", [2, 20])
+def test_a_run_whose_folder_is_taken_away_ends_in_one_line_and_can_be_repeated(
+    crawl: Run, serve: Serve, output: Path, pages: int, what: Callable[[Path], None]
+) -> None:
+    # Pages are still to come when the folder goes: with few, its absence is noticed at the end.
+    server = serve(**STILL, latency=0.1, page_cap=300 // pages, malformed=0.02)
+    running = RunningCrawl(typed_of("recent", "run", {}, ("-L", "ERROR")), environment_of(output, server))
+    wait_until((output / "recent/run/livestreams.csv").exists)
+    what(output / "recent/run")
+    assert running.stop(0) == 4
+    assert re.fullmatch(
+        r"recent run: NOT COMPLETE: .*(was deleted meanwhile|No such file or directory|Not a directory)(;.*)?\n",
+        running.stderr,
+    )
+    assert not (output / "recent/run" / PACKAGE).exists()
+    if what is replace_by_file:
+        (output / "recent/run").unlink()
+    finished = crawl("recent", server=server)
+    assert finished.code == 0
+    assert len(finished.rows) + len(finished.quarantine) == 300
+
+
+def test_a_feed_of_the_users_that_is_deleted_meanwhile_is_not_complete(
+    serve: Serve, output: Path, tmp_path: Path
+) -> None:
+    server = serve(**STILL, latency=0.1, page_cap=100)
+    feed = tmp_path / "own.jsonl"
+    running = RunningCrawl(typed_of("recent", "run", {}, (*QUIET, "-O", str(feed))), environment_of(output, server))
+    wait_until(feed.exists)
+    feed.unlink()
+    assert running.stop(0) == 4
+    assert f"the feed {feed} was deleted meanwhile" in running.stderr

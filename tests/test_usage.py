@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from parti_scraper import settings
 from parti_scraper.commands.crawl import Command
 from parti_scraper.outcome import ExitCode
 from tests.conftest import Scrapy
@@ -24,9 +25,24 @@ NUMBER = "(accepted: a number)"
     [
         ((), f"one spider at a time, not 0 ({ALL})"),
         (("recent", "live"), f"one spider at a time, not 2 ({ALL})"),
-        (("recnet",), f"unknown spider: 'recnet' ({ALL})"),
+        (("recnet",), f"unknown spider: 'recnet' ({ALL}); did you mean `recent`?"),
         (("recent", "--sinse=7d"), "unknown option: '--sinse=7d' (accepted: see scrapy crawl --help)"),
-        (("live", "-a", "limit"), "Invalid -a value, use -a NAME=VALUE"),
+        (("live", "-a", "limit"), "argument `limit`: without a value: 'limit' (accepted: -a limit=VALUE)"),
+        (
+            ("recent", "-a", "incremental"),
+            "argument `incremental`: without a value: 'incremental' (accepted: -a incremental=true)",
+        ),
+        (("recent", "-a", "since", "7d"), "argument `since`: without a value: 'since' (accepted: -a since=7d)"),
+        (("recent", "since=7d"), "not an option: 'since=7d' (accepted: -a since=7d)"),
+        (("since=7d", "recent"), "not an option: 'since=7d' (accepted: -a since=7d)"),
+        (("recent", "incremental"), "not an option: 'incremental' (accepted: -a incremental=true)"),
+        (("recent", "--since=7d"), "not an option: '--since=7d' (accepted: -a since=7d)"),
+        (("recent", "--since", "7d"), "not an option: '--since' (accepted: -a since=7d)"),
+        (("live", "--max-records=5"), "not an option: '--max-records=5' (accepted: -a max_records=5)"),
+        (("recent", "LOG_LEVEL=DEBUG"), "not an option: 'LOG_LEVEL=DEBUG' (accepted: -s LOG_LEVEL=DEBUG)"),
+        (("recent", "-s", "since=7d"), "setting `since`: not a setting: '7d' (accepted: -a since=7d)"),
+        (("recent", "-since=7d"), "setting `ince`: not a setting: '7d' (accepted: a name in capital letters)"),
+        (("recent", "-s", "FEEDS={x"), "setting `FEEDS`: not a JSON object: '{x' (accepted: such as {\"name\": 1})"),
         (("live", "-s", "LOG_LEVEL"), "Invalid -s value, use -s NAME=VALUE"),
         (("categories", "-s", "DOWNLOAD_DELAY=abc"), f"setting `DOWNLOAD_DELAY`: not a number: 'abc' {NUMBER}"),
         (
@@ -65,6 +81,90 @@ def test_a_wrong_command_is_one_line_and_nothing_is_started(
     assert not output.exists()
 
 
+SETTINGS = ", ".join(sorted(name for name in dir(settings) if name.startswith("PARTI_")))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("PARTI_OUTPUTDIR", "PARTI_OUTPUT_DIR"), ("PARTI_RETRY_PATIENT", "PARTI_RETRY_PATIENCE")],
+)
+def test_a_setting_of_the_project_that_is_not_known_is_refused(scrapy: Scrapy, typed: str, meant: str) -> None:
+    run = scrapy("crawl", "recent", "-s", f"{typed}=5")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"setting `{typed}`: not known: '5' (accepted: {SETTINGS}); did you mean `{meant}`?\n"
+
+
+def test_a_variable_of_the_environment_that_is_not_known_is_a_warning(scrapy: Scrapy, serve: Serve) -> None:
+    run = scrapy("crawl", "categories", "-L", "WARNING", server=serve(**STILL), env={"PARTI_OUTPUTDIR": "x"})
+    assert run.returncode == 0
+    warnings = [line for line in run.stderr.splitlines() if "WARNING" in line]
+    assert len(warnings) == 1
+    assert warnings[0].endswith(
+        "The environment variable PARTI_OUTPUTDIR is not known, and means nothing here; "
+        "did you mean `PARTI_OUTPUT_DIR`?"
+    )
+
+
+FORMATS = "json, jsonlines, jsonl, jl, csv, xml, marshal, pickle"
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (
+            ("-O", "t-%(nosuch)s.jsonl"),
+            "`t-%(nosuch)s.jsonl`: unknown name in it: 'nosuch' (accepted: such as %(name)s, %(run_id)s, %(time)s)",
+        ),
+        (
+            ("-o", "%(run_id)d.csv"),
+            (
+                "`%(run_id)d.csv`: its name cannot be filled in (%d format: a real number is required, not str): "
+                "'%(run_id)d.csv' (accepted: such as %(name)s)"
+            ),
+        ),
+        (
+            ("-O", "far://me:secret@host/x.jsonl"),
+            "`far://host/x.jsonl`: unknown scheme: 'far' (accepted: file, ftp, ftps, gs, s3, stdout, run)",
+        ),
+        (("-s", 'FEEDS={"x.ndjson": {}}'), f"`x.ndjson`: unknown format: 'ndjson' (accepted: {FORMATS})"),
+        (
+            ("-s", 'FEEDS={"x.csv": "csv"}'),
+            '`x.csv`: its options are no object: \'csv\' (accepted: such as {"format": "csv"})',
+        ),
+        (
+            ("-s", 'FEEDS={"x.csv": {"batch_item_count": 7}}'),
+            (
+                "`x.csv`: batches of 7 records would have the same name: 'x.csv' "
+                "(accepted: a name with %(batch_id)d or %(batch_time)s)"
+            ),
+        ),
+        (
+            ("-s", "FEED_EXPORT_BATCH_ITEM_COUNT=5", "-O", "x.csv"),
+            (
+                "`x.csv`: batches of 5 records would have the same name: 'x.csv' "
+                "(accepted: a name with %(batch_id)d or %(batch_time)s)"
+            ),
+        ),
+    ],
+)
+def test_a_feed_that_cannot_be_set_up_is_one_line_and_nothing_is_started(
+    scrapy: Scrapy, output: Path, typed: tuple[str, ...], line: str
+) -> None:
+    run = scrapy("crawl", "recent", *typed)
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", f"feed {line}\n")
+    assert not output.exists()
+
+
+def test_the_name_of_a_feed_may_hold_what_the_spider_knows(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:
+    feed = tmp_path / "%(name)s %(run_id)s 100% %(batch_id)d.jsonl"
+    typed = ("-a", "run_id=run", "-s", "FEED_EXPORT_BATCH_ITEM_COUNT=200", "-O", str(feed))
+    assert scrapy("crawl", "recent", *typed, server=serve(**STILL)).returncode == 0
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == [
+        "recent run 100% 1.jsonl",
+        "recent run 100% 2.jsonl",
+    ]
+
+
 def test_a_feed_of_an_unknown_format_is_refused_in_one_line(scrapy: Scrapy, output: Path) -> None:
     run = scrapy("crawl", "recent", "-O", "x.ndjson")
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
@@ -83,6 +183,12 @@ def test_a_component_that_cannot_be_loaded_is_one_line_without_a_traceback(scrap
     assert run.returncode == 1
     assert run.stderr == "The spider could not be started: ModuleNotFoundError: No module named 'nowhere'\n"
     assert not output.exists()
+
+
+def test_lengths_of_time_in_settings_may_have_a_unit(scrapy: Scrapy, serve: Serve) -> None:
+    lengths = {"PARTI_RETRY_PATIENCE": "2m", "PARTI_RETRY_DELAY": "0", "PARTI_INCREMENTAL_OVERLAP": "1w"}
+    typed = [word for name, text in lengths.items() for word in ("-s", f"{name}={text}")]
+    assert scrapy("crawl", "categories", *typed, server=serve(**STILL)).returncode == 0
 
 
 def test_a_wrong_category_leaves_what_was_there_untouched(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:

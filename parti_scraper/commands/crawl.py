@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import json
 import logging
+import os
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -17,6 +20,7 @@ from scrapy.settings import default_settings
 from scrapy.spiderloader import get_spider_loader
 from scrapy.utils.conf import arglist_to_dict
 
+from parti_scraper.arguments import check_words
 from parti_scraper.exceptions import (
     BrowserError,
     LedgerError,
@@ -24,18 +28,20 @@ from parti_scraper.exceptions import (
     NothingToFinish,
     PartiError,
     UsageError,
+    did_you_mean,
 )
-from parti_scraper.extensions.run import RunRecorder
-from parti_scraper.outcome import ExitCode
+from parti_scraper.extensions.feeds import check_feeds, check_names
+from parti_scraper.extensions.run import LoggedExceptions, RunRecorder
+from parti_scraper.outcome import Counts, Ending, ExitCode, judge
+from parti_scraper.spiders.base import PartiSpider
 from parti_scraper.summary import how_to_finish, printable, summarize
 
 if TYPE_CHECKING:
     import asyncio
 
+    from scrapy import Spider
     from scrapy.crawler import Crawler, CrawlerProcessBase
     from scrapy.settings import Settings
-
-    from parti_scraper.spiders.base import PartiSpider
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +72,7 @@ class Command(crawl.Command):
         # Scrapy's own takes a line of help that ends with a colon for a heading, and underlines it.
         parser.formatter_class = argparse.HelpFormatter
         if {"-h", "--help"}.intersection(sys.argv):
-            for name, spider in sorted(self._spiders().items()):
+            for name, spider in sorted(self._own_spiders().items()):
                 group = parser.add_argument_group(f"spider {name}", (spider.__doc__ or "").strip())
                 for argument, description in spider.arguments_class.help():
                     # Positional as far as argparse is concerned, which here only prints them.
@@ -74,14 +80,22 @@ class Command(crawl.Command):
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
         """Check everything that was typed, before anything is started or logged."""
-        if opts.output or opts.overwrite_output:
-            # Scrapy would add them to the project's feeds; here they take their place.
-            self.settings.set("FEEDS", {}, priority="project")
+        _open_what_is_closed()
+        typed = list(opts.spargs)
         try:
-            super().process_options(args, opts)
-            self._check_command(args)
+            _check_encoding(sys.argv)
+            try:
+                super().process_options(args, opts)
+            finally:
+                # In place of Scrapy's own errors, which do not show what to type; -s may have named other spiders.
+                spider = self._check_command(args, typed, opts.set)
             self._check_settings(opts)
-            self._spiders()[args[0]].check(self.settings, opts.spargs)
+            settings = self.settings.copy()
+            spider.update_settings(settings)
+            check_feeds(settings)
+            if issubclass(spider, PartiSpider):
+                spider.check(settings, opts.spargs)
+                check_names(settings, spider(**opts.spargs))
             if self.settings["LOG_FILE"]:
                 Path(self.settings["LOG_FILE"]).open("a").close()
         except (ScrapyUsageError, UsageError) as error:
@@ -97,27 +111,36 @@ class Command(crawl.Command):
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Run the spider; sets the exit code."""
         started = time.monotonic()
+        self._warn_of_unknown()
         crawler = self._create_crawler(args[0])
+        exceptions = LoggedExceptions()
         crawling: Any = self.crawler_process.crawl(crawler, **opts.spargs)
         self.crawler_process.start()
-        self.exitcode = self._conclude(crawler, crawling, time.monotonic() - started)
+        self.exitcode = self._conclude(crawler, crawling, exceptions.count, time.monotonic() - started)
         # The process ends: to look through all that was loaded for garbage takes longer than to store the feeds.
         gc.freeze()
 
-    def _check_command(self, args: list[str]) -> None:
-        spiders = ", ".join(sorted(self._spiders()))
-        # Scrapy takes what it does not know for the names of spiders.
-        options = [argument for argument in args if argument.startswith("-")]
-        if options:
-            raise UsageError(f"unknown option: {options[0]!r} (accepted: see scrapy crawl --help)")
+    def _check_command(self, args: list[str], arguments: list[str], settings: list[str]) -> type[Spider]:
+        """Return the spider that was typed, and check the rest of the words. Raises UsageError."""
+        spiders = self._spiders()
+        accepted = ", ".join(sorted(spiders))
+        names = [word for word in args if word in spiders]
+        arguments_class = getattr(spiders[names[0]], "arguments_class", None) if names else None
+        flags = arguments_class.flags() if arguments_class else {}
+        check_words([word for word in args if word not in spiders], arguments, settings, flags)
+        _check_objects(settings)
         if len(args) != 1:
-            raise UsageError(f"one spider at a time, not {len(args)} (accepted: {spiders})")
-        if args[0] not in self._spiders():
-            raise UsageError(f"unknown spider: {args[0]!r} (accepted: {spiders})")
+            raise UsageError(f"one spider at a time, not {len(args)} (accepted: {accepted})")
+        if not names:
+            raise UsageError(f"unknown spider: {args[0]!r} (accepted: {accepted}){did_you_mean(args[0], spiders)}")
+        return spiders[names[0]]
 
     def _check_settings(self, opts: argparse.Namespace) -> None:
         """Check what Scrapy would end on with a traceback, or without the name of the setting."""
         for name, text in arglist_to_dict(opts.set).items():
+            if name.startswith("PARTI_") and name not in _known_names():
+                accepted, hint = ", ".join(_known_names()), did_you_mean(name, _known_names())
+                raise UsageError.of("setting", name, "not known", text, accepted, hint=hint)
             getter, problem, accepted = _KINDS.get(type(getattr(default_settings, name, None)), ("get", "", ""))
             try:
                 getattr(self.settings, getter)(name)
@@ -130,12 +153,21 @@ class Command(crawl.Command):
             # Without a delay, Scrapy does not hold CONCURRENT_REQUESTS_PER_DOMAIN.
             self.settings.set("DOWNLOAD_DELAY", 0.001, priority="cmdline")
 
-    def _spiders(self) -> dict[str, type[PartiSpider]]:
-        loader = get_spider_loader(self.settings)
-        spiders: Any = {name: loader.load(name) for name in loader.list()}
-        return dict(spiders)
+    def _warn_of_unknown(self) -> None:
+        """Say which variables of the environment look like settings of the project, and are none."""
+        for name in sorted(os.environ):
+            if name.startswith("PARTI_") and name not in _known_names():
+                hint = did_you_mean(name, _known_names())
+                logger.warning("The environment variable %s is not known, and means nothing here%s", name, hint)
 
-    def _conclude(self, crawler: Crawler, crawling: asyncio.Task[None], seconds: float) -> ExitCode:
+    def _spiders(self) -> dict[str, type[Spider]]:
+        loader = get_spider_loader(self.settings)
+        return {name: loader.load(name) for name in loader.list()}
+
+    def _own_spiders(self) -> dict[str, type[PartiSpider]]:
+        return {name: spider for name, spider in self._spiders().items() if issubclass(spider, PartiSpider)}
+
+    def _conclude(self, crawler: Crawler, crawling: asyncio.Task[None], exceptions: int, seconds: float) -> ExitCode:
         """Say how the run ended, and return the exit code."""
         error = crawling.exception() if crawling.done() and not crawling.cancelled() else None
         if error is not None:
@@ -143,12 +175,32 @@ class Command(crawl.Command):
             logger.debug("The traceback of what follows", exc_info=error)
             what = "" if isinstance(error, PartiError) else f"The spider could not be started: {type(error).__name__}: "
             return self._say(_code_of(error), printable(f"{what}{error}"))
+        if not issubclass(crawler.spidercls, PartiSpider):
+            return self._conclude_foreign(crawler, exceptions)
         recorder = crawler.get_extension(RunRecorder)
         if recorder is None or recorder.verdict is None:  # after a second signal, which waits for nothing
             spider = cast("PartiSpider", crawler.spider)
             line = f"{spider.name} {spider.run_id}: STOPPED at once; {how_to_finish(spider)}"
             return self._say(ExitCode.STOPPED, line)
         return self._say(recorder.verdict.exit_code, summarize(recorder, recorder.verdict, seconds))
+
+    def _conclude_foreign(self, crawler: Crawler, exceptions: int) -> ExitCode:
+        """Return the code for a spider that is not the project's: what Scrapy alone says of it, and no summary."""
+        stats = crawler.stats.get_stats()
+        reason = str(stats.get("finish_reason", "shutdown"))
+        # One that closes itself, for a reason of its own, has come to its end.
+        is_stopped = reason in {"shutdown", "memusage_exceeded"} or reason.startswith("closespider_")
+        verdict = judge(
+            Ending(
+                reason if is_stopped else "finished",
+                Counts(),
+                exceptions=exceptions,
+                storage=[name for name in stats if name.startswith("feedexport/failed_count/")],
+            )
+        )
+        if verdict.reason:
+            return self._say(verdict.exit_code, f"{crawler.spidercls.name}: {verdict.reason}")
+        return verdict.exit_code
 
     def _exit_with(self, code: ExitCode, line: str) -> NoReturn:
         sys.exit(self._say(code, line))
@@ -176,3 +228,45 @@ def _code_of(error: BaseException) -> ExitCode:
     """Return the code for what kept the spider from starting."""
     cannot_store = isinstance(error, LedgerError) and not isinstance(error, LedgerFormatError)
     return ExitCode.INCOMPLETE if cannot_store else ExitCode.NOT_STARTED
+
+
+@cache
+def _known_names() -> list[str]:
+    """Return the names of the project's settings."""
+    # Not before a command runs: the settings read the environment when they are imported.
+    from parti_scraper import settings  # noqa: PLC0415
+
+    return [name for name in dir(settings) if name.startswith("PARTI_")]
+
+
+def _check_encoding(words: list[str]) -> None:
+    """Check that all can be stored: Python takes what is no UTF-8 and cannot write it. Raises UsageError."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"not UTF-8: {word!r} (accepted: UTF-8)") from None
+
+
+def _check_objects(typed: list[str]) -> None:
+    """Check settings that are objects, of which Scrapy would not say what is wrong. Raises UsageError."""
+    for name, _, text in (each.partition("=") for each in typed):
+        if isinstance(getattr(default_settings, name, None), dict):
+            try:
+                dict(json.loads(text))
+            except (TypeError, ValueError):
+                raise UsageError.of("setting", name, "not a JSON object", text, 'such as {"name": 1}') from None
+
+
+def _open_what_is_closed() -> None:
+    """Open what was closed of the three standard streams (`2>&-`), for nobody.
+
+    Otherwise the next file that is opened gets the number, and what is meant for the terminal ends up in it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # It gets the lowest number that is free, which is this one.
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import re
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from scrapy import signals
 from scrapy.extensions import feedexport
+from scrapy.utils.conf import feed_complete_default_values_from_settings
 from scrapy.utils.defer import deferred_from_coro
 
 from parti_scraper.datapackage import Feed, File
+from parti_scraper.exceptions import UsageError
 from parti_scraper.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
 from parti_scraper.redact import redact_text, redact_url
 from parti_scraper.signals import items_scraped, send_storage_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from scrapy import Spider
     from scrapy.crawler import Crawler
     from scrapy.extensions.feedexport import FeedSlot
+    from scrapy.settings import BaseSettings
 
     from parti_scraper.exporters import CsvItemExporter, JsonLinesItemExporter
     from parti_scraper.spiders.base import PartiSpider
@@ -145,6 +153,8 @@ class FeedExporter(feedexport.FeedExporter):
                 yield f"the feed {redact_url(slot.uri)} could not be stored"
         rows: Counter[str] = Counter()
         for slot in self._closed_slots:
+            if isinstance(slot.storage, feedexport.FileFeedStorage) and not Path(slot.storage.path).exists():
+                yield f"the feed {redact_url(slot.uri)} was deleted meanwhile"
             rows[slot.uri_template] += slot.itemcount
         for name, number in self._earlier.items():
             rows[f"run:%(collection)s{Path(name).suffix}"] += number
@@ -184,11 +194,17 @@ class FeedExporter(feedexport.FeedExporter):
         spider = cast("PartiSpider", self.crawler.spider)
         rows = dict(self._earlier)
         for slot in [*self._closed_slots, *self.slots]:
+            name = self._name_of(slot)
             if slot.file is not None and not slot.file.closed:
                 os.fsync(slot.file.fileno())
-            rows[self._name_of(slot)] = slot.itemcount
+                _check_linked(slot.file, spider.run_dir / name)
+            rows[name] = slot.itemcount
         paths = {name: spider.run_dir / name for name in rows}
-        return {name: (path.stat().st_size if path.exists() else 0, rows[name]) for name, path in paths.items()}
+        # What has rows is there, or was deleted meanwhile, which raises.
+        return {
+            name: (path.stat().st_size if rows[name] or path.exists() else 0, rows[name])
+            for name, path in paths.items()
+        }
 
     def flush(self) -> None:
         """Let others see what was written so far. Raises OSError."""
@@ -248,6 +264,60 @@ class FeedExporter(feedexport.FeedExporter):
         )
 
 
+def check_feeds(settings: BaseSettings) -> None:
+    """Check what makes Scrapy go on without any feed, before anything is started. Raises UsageError."""
+    known = {name: _names(settings, name) for name in ("FEED_EXPORTERS", "FEED_STORAGES")}
+    for uri, options in _feeds(settings).items():
+        form, scheme, most = options["format"], urlsplit(uri).scheme, options["batch_item_count"]
+        if form not in known["FEED_EXPORTERS"]:
+            raise _wrong(uri, "unknown format", form, ", ".join(known["FEED_EXPORTERS"]))
+        if scheme == "stdout" and sys.stdout is None:
+            raise _wrong(uri, "the standard output is closed", uri, "a file")
+        if scheme not in known["FEED_STORAGES"]:
+            raise _wrong(uri, "unknown scheme", scheme, ", ".join(filter(None, known["FEED_STORAGES"])))
+        if not isinstance(most, int):
+            raise _wrong(uri, "batch_item_count is not a whole number", str(most), "such as 1000")
+        if most and not re.search(r"%\(batch_(time\)s|id\))", uri):
+            problem = f"batches of {most} records would have the same name"
+            raise _wrong(uri, problem, uri, "a name with %(batch_id)d or %(batch_time)s")
+
+
+def check_names(settings: BaseSettings, spider: PartiSpider) -> None:
+    """Check that the names of the feeds can be filled in. Raises UsageError."""
+    set_later = dict.fromkeys(("base_url", "crawler", "ledger", "run_dir", "settings", "time", "batch_time"), "")
+    known = {name: getattr(spider, name, "") for name in dir(spider)} | set_later | {"batch_id": 1}
+    for uri, options in _feeds(settings).items():
+        if options["uri_params"]:
+            continue  # A function of the user's, which may name others.
+        try:
+            feedexport.apply_uri_params(uri, known)
+        except KeyError as error:
+            accepted = "such as %(name)s, %(run_id)s, %(time)s"
+            raise _wrong(uri, "unknown name in it", str(error.args[0]), accepted) from None
+        except (TypeError, ValueError) as error:
+            raise UsageError.of(
+                "feed", uri, f"its name cannot be filled in ({error})", uri, "such as %(name)s"
+            ) from None
+
+
+def _feeds(settings: BaseSettings) -> dict[str, dict[str, Any]]:
+    """Return the options of each feed, as Scrapy completes them. Raises UsageError."""
+    feeds = {str(uri): options for uri, options in settings.getdict("FEEDS").items()}
+    for uri, options in feeds.items():
+        if not isinstance(options, Mapping):
+            raise _wrong(uri, "its options are no object", str(options), 'such as {"format": "csv"}')
+    return {uri: feed_complete_default_values_from_settings(dict(feeds[uri]), settings, uri) for uri in feeds}
+
+
+def _wrong(uri: str, problem: str, value: str, accepted: str) -> UsageError:
+    # The address may hold a password.
+    return UsageError.of("feed", redact_url(uri), problem, redact_url(value), accepted)
+
+
+def _names(settings: BaseSettings, name: str) -> list[str]:
+    return [each for each, component in settings.getwithbase(name).items() if component is not None]
+
+
 def _takes_batches(slot: FeedSlot) -> bool:
     options = slot.feed_options
     return (
@@ -269,6 +339,12 @@ def _resumable_form(slot: FeedSlot) -> str | None:
     if not isinstance(slot.storage, RunFeedStorage) or changed or options["batch_item_count"]:
         return None
     return LINE_FORMATS.get(slot.format)
+
+
+def _check_linked(file: IO[bytes], path: Path) -> None:
+    """Raise OSError where an open file is no longer the one of its name: what is written to it is gone with it."""
+    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _is_writable(path: Path) -> bool:

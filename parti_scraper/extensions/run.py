@@ -47,7 +47,8 @@ class RunRecorder:
     """
 
     def __init__(self, crawler: Crawler) -> None:
-        if not issubclass(crawler.spidercls, PartiSpider):
+        # `scrapy shell` has no spider yet.
+        if not isinstance(crawler.spider, PartiSpider) or not crawler.spider.is_run():
             raise NotConfigured
         self.crawler = crawler
         self.verdict: Verdict | None = None
@@ -58,7 +59,7 @@ class RunRecorder:
         self.checkpoints = Checkpoints(crawler)
         self._made_folders: list[Path] = []
         self._storage_problems: list[str] = []
-        self._exceptions = _LoggedExceptions()
+        self._exceptions = LoggedExceptions()
         self._finish_reason = ""
 
     @classmethod
@@ -180,6 +181,8 @@ class RunRecorder:
     def counts(self) -> Counts:
         """Return what became of the records, from where each was counted."""
         count = self.crawler.stats.get_value
+        reasons = ("DuplicateRecord", "BadRecord", "FilteredRecord")
+        ours = sum(count(f"item_dropped_reasons_count/{reason}", 0) for reason in reasons)
         return Counts(
             pages=count("parti/spider/pages", 0),
             served=count("parti/spider/served", 0),
@@ -187,6 +190,7 @@ class RunRecorder:
             duplicate=count("item_dropped_reasons_count/DuplicateRecord", 0),
             quarantined=count("item_dropped_reasons_count/BadRecord", 0),
             filtered=count("item_dropped_reasons_count/FilteredRecord", 0),
+            dropped=count("item_dropped_count", 0) - ours,
             unknown_fields=len(self.spider.quality.unknown),
         )
 
@@ -242,6 +246,11 @@ class RunRecorder:
                 self._storage_problems = list(self._feed_exporter.losses(counts.written))
         if counts.quarantined:
             self.files.append(datapackage.File(self.spider.quarantine_path, RejectedRecord, counts.quarantined))
+        gone = [file.path for file in self.files if not file.path.exists()]
+        if gone:
+            self._storage_problems = self._storage_problems or [f"{gone[0]} was deleted meanwhile"]
+            self._finish_reason = "storage"
+            self.files = [file for file in self.files if file.path not in gone]
 
     def _leave_out_what_is_half(self) -> None:
         """Where an endless run was stopped, leave out what it had not finished: a snapshot is whole or not there."""
@@ -260,7 +269,7 @@ class RunRecorder:
             return
         try:
             self.checkpoints.take_last()
-        except LedgerError as error:
+        except (LedgerError, OSError) as error:
             self._storage_problems.append(str(error))
 
     def _describe(self, ending: Ending, verdict: Verdict) -> None:
@@ -312,7 +321,7 @@ class RunRecorder:
                     folder.rmdir()
 
 
-class _LoggedExceptions(logging.Handler):
+class LoggedExceptions(logging.Handler):
     """Counts the exceptions that Scrapy logs and then goes on, whatever the log level is.
 
     Nothing else tells of those in signal handlers and of pipelines that cannot be closed.

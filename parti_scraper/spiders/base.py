@@ -19,7 +19,7 @@ from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
 from scrapy.utils.defer import deferred_from_coro
 
-from parti_scraper import api, datapackage
+from parti_scraper import api, components, datapackage
 from parti_scraper.api import NAN, LiveQuery
 from parti_scraper.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
 from parti_scraper.browser import check_browser
@@ -151,8 +151,14 @@ class PartiSpider(Spider):
 
     @classmethod
     def check(cls, settings: BaseSettings, raw_arguments: Mapping[str, str]) -> None:
-        """Check settings and arguments without building a spider. Raises as `from_crawler` does."""
+        """Check settings and arguments without building a spider. Raises as `from_crawler` does.
+
+        Args:
+            settings: with those of the spider.
+            raw_arguments: as typed.
+        """
         api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
+        components.check(settings)
         check_settings(settings)
         api.check_ws_url(settings["PARTI_WS_URL"])
         api.check_site_url(settings["PARTI_SITE_URL"])
@@ -199,8 +205,12 @@ class PartiSpider(Spider):
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
-        """Lift the brakes where every server is on this machine; the command line still wins."""
+        """Take the project's components, and lift the brakes where every server is on this machine.
+
+        The command line still wins.
+        """
         super().update_settings(settings)
+        components.install(settings, is_run=cls.is_run())
         if all(map(api.is_loopback, api.parse_base_urls(settings["PARTI_API_BASE_URLS"]))):
             settings.set("AUTOTHROTTLE_ENABLED", False, priority="spider")
             # Not 0: see DOWNLOAD_DELAY in settings.py.
@@ -208,6 +218,12 @@ class PartiSpider(Spider):
         if settings["PARTI_TRANSPORT"] == "browser":
             handler = "parti_scraper.transport.BrowserDownloadHandler"
             settings.set("DOWNLOAD_HANDLERS", {"http": handler, "https": handler}, priority="spider")
+
+    @classmethod
+    def is_run(cls) -> bool:
+        """Tell whether it collects records, and does not lend itself to `scrapy fetch`, `view` or `parse`."""
+        # Those put a start of their own in place of the spider's.
+        return not cls.start.__module__.startswith("scrapy.")
 
     @property
     def retry(self) -> RetryMiddleware:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -25,11 +26,16 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
     from scrapy.http import Response
 
+    from parti_scraper.ledger import Series
     from parti_scraper.normalize import NormalizedPage
     from parti_scraper.windows import Ask, Plan
 
 # Pages between two checkpoints.
 CHECKPOINT_PAGES = 10
+WRONG_CLOCK = "the clock of this machine was ahead then"
+BEHIND_CLOCK = "the clock of this machine is behind now"
+
+logger = logging.getLogger(__name__)
 
 
 class RecentSpider(PagedSpider):
@@ -50,6 +56,7 @@ class RecentSpider(PagedSpider):
         self.overlap = 0
         self._pages_since_checkpoint = 0
         self._begun_walks: list[dict[str, Any]] = []
+        self._remarks: list[str] = []
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
@@ -60,6 +67,9 @@ class RecentSpider(PagedSpider):
             spider.join_series(math.ceil(overlap))
         if spider.begun and spider.begun.window:
             spider.window = spider.begun.window
+            if spider.started_at > time.time():
+                begun = timestamp_to_iso(math.floor(spider.started_at))
+                spider.remark(f"the run was begun at {begun}, which is still to come; {WRONG_CLOCK}")
         return spider
 
     def join_series(self, overlap: int) -> None:
@@ -79,9 +89,31 @@ class RecentSpider(PagedSpider):
                 self.series = self.ledger.series(filters)
         self.overlap = overlap
         since, until = self.window
+        if self.begun is None and self.moves_to is not None and (self.series.until or 0) > self.moves_to:
+            self._lower_series(self.series, self.moves_to)
         start = self.series.since(overlap)
         if start is not None and self.moves_to is not None:
             self.window = (min(max(since, start), until), until)
+
+    def _lower_series(self, series: Series, now: int) -> None:
+        """Start earlier than the last run ended, where that is still to come."""
+        self.series = self.ledger.lower(series, now)
+        ended = f"the incremental runs before came up to {timestamp_to_iso(series.until or 0)}, which is still to come"
+        if self.series == series:
+            self.remark(f"{ended}, and so do livestreams in them: {BEHIND_CLOCK}; nothing is collected until then")
+            return
+        start = self.series.until
+        where = "from the beginning" if start is None else f"from {timestamp_to_iso(start)}"
+        self.remark(f"{ended}; {WRONG_CLOCK}; this run looks at all {where} again")
+
+    def remark(self, line: str) -> None:
+        """Say something now, and in the summary."""
+        logger.warning("%s", line[:1].upper() + line[1:])
+        self._remarks.append(line)
+
+    def remarks(self) -> list[str]:
+        """Return what was said."""
+        return self._remarks
 
     @property
     def moves_to(self) -> int | None:

@@ -1,0 +1,117 @@
+"""Which components a spider of this project runs with. Other spiders run with Scrapy's, which need no run to work on.
+
+They stand in the settings whose names end in `_BASE`, as Scrapy's own do: what a user sets in `ITEM_PIPELINES` and the
+like comes on top, and takes nothing away. For each the default stands beside it, and why it differs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scrapy.settings import default_settings
+from scrapy.statscollectors import DummyStatsCollector
+from scrapy.utils.misc import load_object
+
+from parti_scraper.exceptions import UsageError
+
+if TYPE_CHECKING:
+    from scrapy.settings import BaseSettings
+
+_EXTENSIONS = {
+    # In place of Scrapy's, which does not count batches.
+    "scrapy.extensions.corestats.CoreStats": None,
+    "parti_scraper.batching.CoreStats": 0,
+    # In place of Scrapy's, which goes on where a record cannot be stored.
+    "scrapy.extensions.feedexport.FeedExporter": None,
+    "parti_scraper.extensions.feeds.FeedExporter": 0,
+    "parti_scraper.extensions.run.RunRecorder": 800,
+    "parti_scraper.extensions.progress.Progress": 900,
+}
+_ITEM_PIPELINES = {
+    "parti_scraper.pipelines.QuarantinePipeline": 100,
+    "parti_scraper.pipelines.SelectionPipeline": 200,
+    "parti_scraper.pipelines.DuplicatesPipeline": 300,
+    "parti_scraper.pipelines.VersionsPipeline": 350,
+    "parti_scraper.pipelines.MaxRecordsPipeline": 400,
+}
+_DOWNLOADER_MIDDLEWARES = {
+    # Scrapy's, which neither waits nor reads Retry-After, is replaced, as is the one that gives up on a body that
+    # was cut short while compressed.
+    "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
+    "parti_scraper.middlewares.RetryMiddleware": 550,
+    "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
+    "parti_scraper.middlewares.DecompressionMiddleware": 590,
+    # Behind all of Scrapy's, the last of which is the cache at 900, so that none sees the token.
+    "parti_scraper.middlewares.TokenMiddleware": 950,
+    # Cookies are disabled. To load it would import requests with it: a tenth of the start.
+    "scrapy.downloadermiddlewares.cookies.CookiesMiddleware": None,
+}
+_SPIDER_MIDDLEWARES = {
+    # Next to the spider.
+    "parti_scraper.batching.BatchMiddleware": 1000,
+    # Pages follow each other without end, so their depth says nothing; each middleware costs every page some time.
+    "scrapy.spidermiddlewares.depth.DepthMiddleware": None,
+    "scrapy.spidermiddlewares.start.StartSpiderMiddleware": None,
+}
+_FEED_EXPORTERS = {
+    "csv": "parti_scraper.exporters.CsvItemExporter",
+    **dict.fromkeys(("jsonlines", "jsonl", "jl"), "parti_scraper.exporters.JsonLinesItemExporter"),
+}
+_ON_TOP: dict[str, dict[str, Any]] = {
+    "DOWNLOADER_MIDDLEWARES": _DOWNLOADER_MIDDLEWARES,
+    "EXTENSIONS": _EXTENSIONS,
+    "FEED_EXPORTERS": _FEED_EXPORTERS,
+    "FEED_STORAGES": {"run": "parti_scraper.exporters.RunFeedStorage"},
+    "ITEM_PIPELINES": _ITEM_PIPELINES,
+    "SPIDER_MIDDLEWARES": _SPIDER_MIDDLEWARES,
+}
+# Default: none. `run:` is the run's own folder; `-o`, `-O` and `-s FEEDS=` replace both.
+_FEEDS = {"run:%(collection)s.jsonl": {"format": "jsonlines"}, "run:%(collection)s.csv": {"format": "csv"}}
+# Default: Scrapy's, which writes each record, hostile titles and line breaks included, into the log.
+_LOG_FORMATTER = "parti_scraper.log_formatter.LogFormatter"
+# What the promises of a run rest on: the rest only saves time, or shows how far the run is.
+_NEEDED = {
+    "DOWNLOADER_MIDDLEWARES": ("parti_scraper.middlewares.RetryMiddleware",),
+    "EXTENSIONS": tuple(name for name in _EXTENSIONS if not name.endswith("Progress")),
+    "ITEM_PIPELINES": tuple(_ITEM_PIPELINES),
+}
+
+
+def install(settings: BaseSettings, *, is_run: bool) -> None:
+    """Set what a spider of this project runs with; what a user has set stays.
+
+    Args:
+        settings: the spider's.
+        is_run: whether there is a run, with a folder for its files.
+    """
+    for name, components in _ON_TOP.items():
+        together = getattr(default_settings, f"{name}_BASE") | components
+        # Those that are None are left out here already: to name one is to load it.
+        enabled = {each: place for each, place in together.items() if place is not None}
+        settings.set(f"{name}_BASE", enabled, priority="spider")
+    for name, value in {"FEEDS": _FEEDS if is_run else {}, "LOG_FORMATTER": _LOG_FORMATTER}.items():
+        if not settings.getpriority(name):
+            settings.set(name, value, priority="spider")
+
+
+def check(settings: BaseSettings) -> None:
+    """Check that nothing was taken away of what a run's promises rest on. Raises UsageError."""
+    for setting, names in _NEEDED.items():
+        try:
+            found = settings.get_component_priority_dict_with_base(setting)
+        except (AttributeError, ImportError):
+            continue  # The crawl will not start, and says why.
+        for name in names:
+            place = _ON_TOP[setting][name]
+            is_replaced = place is not None and name not in found and _is_derived(name, found)
+            if found.get(name) != place and not is_replaced:
+                problem = f"`{name}` is not to be moved, removed or enabled again"
+                raise UsageError.of("setting", setting, problem, str(settings[setting].get(name)), f"{place}, or none")
+    if issubclass(load_object(settings["STATS_CLASS"]), DummyStatsCollector):
+        problem = "it counts nothing, and a run is judged by its counts"
+        raise UsageError.of("setting", "STATS_CLASS", problem, settings["STATS_CLASS"], default_settings.STATS_CLASS)
+
+
+def _is_derived(name: str, components: BaseSettings) -> bool:
+    """Tell whether a class that was derived from a component stands in its place."""
+    return any(issubclass(load_object(each), load_object(name)) for each in components)
