@@ -29,8 +29,9 @@ BASE_URLS = (
 # Characters of a channel's name.
 _LONGEST_REMEMBERED = 100
 
-# The site's own `from_ts`: 2021-08-03, before the first livestream.
+# The site's own `from_ts` and `to_ts`: 2021-08-03, before the first livestream, and 2040-08-22.
 FIRST_TS = 1_627_948_800
+LAST_TS = 2_229_292_800
 
 USER_AGENT = (
     "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) "
@@ -142,6 +143,14 @@ class LiveQuery:
             *(("categories", category) for category in self.categories),
         ]
         return _url(base_url, LIVE, parameters)
+
+
+def first_page_url(url: str) -> str | None:
+    """Return the URL of the page that the site itself asks for first, of the same route; None where it has but one."""
+    base_url, route = base_of(url) or "", route_of(url)
+    if route is RECENT:
+        return RecentQuery(FIRST_TS, LAST_TS).url(base_url, 0, 15)
+    return LiveQuery().url(base_url, 0, 12) if route is LIVE else None
 
 
 def channel_url(social_media: str | None, social_username: str | None) -> str | None:

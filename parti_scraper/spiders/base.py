@@ -261,11 +261,17 @@ class PartiSpider(Spider):
 
     def progress(self) -> Any:
         """Return how far the run has come, as JSON takes it."""
-        return {"failovers": self.failovers, "unknown_fields": sorted(self.unknown_fields)}
+        return {
+            "failovers": self.failovers,
+            "hosts": self.retry.progress(),
+            "unknown_fields": sorted(self.unknown_fields),
+        }
 
     def restore(self, progress: Any) -> None:
         """Go on from there; called before anything is requested."""
         self.failovers = progress["failovers"]
+        if "hosts" in progress:  # unlike in runs of earlier versions
+            self.retry.restore(progress["hosts"])
         self.unknown_fields = set(progress["unknown_fields"])
 
     def take_done(self) -> tuple[list[WindowDone], list[bytes]]:
@@ -600,6 +606,12 @@ class PagedSpider(PartiSpider):
 
 class LiveRouteSpider(PagedSpider):
     """A spider that walks the list of live channels, most viewers first."""
+
+    def begin_walk(self, walk: Walk) -> Iterator[Request]:
+        """Return the first requests of a walk; in a run without end, of an earlier host where that is back."""
+        if self.endless:
+            self.retry.begin_round()
+        return super().begin_walk(walk)
 
     def plan(self, categories: tuple[str, ...]) -> Plan:
         """Plan passes over the list, whose order changes all the time."""
