@@ -26,6 +26,7 @@ _ADVICE = (
     (r"challenge page", "the server takes this client for a robot: try again later or from another network"),
     (r"site not open", "check the setting PARTI_SITE_URL"),
     (r"answer", "what arrives is not whole: try again later, or with a smaller `limit`"),
+    (r"no connection to the proxy", "check the proxy that the environment names (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)"),
     (r"", "check the network, and the setting PARTI_API_BASE_URLS"),
 )
 

@@ -6,6 +6,8 @@ Only requests for routes of the API are touched, but for robots.txt, whose failu
 from __future__ import annotations
 
 import asyncio
+import base64
+import functools
 import logging
 import random
 import re
@@ -17,6 +19,7 @@ from urllib.parse import urlsplit
 
 from scrapy import Request, signals
 from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
+from scrapy.downloadermiddlewares.httpproxy import HttpProxyMiddleware
 from scrapy.exceptions import (
     CannotResolveHostError,
     DownloadConnectionRefusedError,
@@ -41,6 +44,7 @@ from parti_scraper.backoff import (
 )
 from parti_scraper.exceptions import UsageError
 from parti_scraper.hosts import TRIES, UNREACHABLE, Hosts
+from parti_scraper.proxies import proxy_of
 from parti_scraper.redact import Secret
 
 if TYPE_CHECKING:
@@ -95,6 +99,8 @@ _IS_CONTROL = "parti_is_control"
 _OF_ONE_ATTEMPT = {"download_slot", "download_latency"} | {
     f"redirect_{name}" for name in ("times", "ttl", "urls", "reasons")
 }
+# The same where a proxy of the environment was taken, which may not be that for the next host.
+_OF_ONE_PROXY = {"proxy", "_auth_proxy", "_scheme_proxy"}
 _TRANSPORTS = ("http", "browser")
 _TOKEN = re.compile(r"[!-~]+")
 
@@ -105,6 +111,9 @@ def check_settings(settings: BaseSettings) -> None:
     _patience(settings)
     _delay(settings)
     _transport(settings)
+    if settings.getbool("HTTPPROXY_ENABLED"):
+        for base_url in api.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
+            proxy_of(base_url)
 
 
 def is_challenge(response: Response) -> bool:
@@ -368,9 +377,35 @@ class RetryMiddleware:
 
     def _fresh(self, request: Request, attempts: Attempts) -> Request:
         """Return the request as the spider made it, path and query to the letter, for the host used now."""
-        meta = {name: value for name, value in request.meta.items() if name not in _OF_ONE_ATTEMPT}
+        left_out, headers = _OF_ONE_ATTEMPT, request.headers
+        if request.meta.get("_scheme_proxy"):
+            left_out, headers = left_out | _OF_ONE_PROXY, headers.copy()
+            headers.pop("Proxy-Authorization", None)
+        meta = {name: value for name, value in request.meta.items() if name not in left_out} | {_ATTEMPTS: attempts}
         path = _first_url(request).removeprefix(_base_of(request) or "")
-        return request.replace(url=self.hosts.current + path, meta=meta | {_ATTEMPTS: attempts}, dont_filter=True)
+        return request.replace(url=self.hosts.current + path, meta=meta, headers=headers, dont_filter=True)
+
+
+class ProxyMiddleware(HttpProxyMiddleware):
+    """Scrapy's, but `ALL_PROXY` holds too, and a proxy without a scheme is one of HTTP."""
+
+    def __init__(self, auth_encoding: str | None = "latin-1") -> None:
+        super().__init__(auth_encoding)
+        # To look through the environment for each request would take its time.
+        self._proxy_of = functools.cache(proxy_of)
+
+    def process_request(self, request: Request) -> None:  # type: ignore[override]
+        """Send the request through the proxy that the environment names for it, unless its meta names one."""
+        if "proxy" in request.meta:
+            super().process_request(request)
+            return
+        proxy = self._proxy_of(api.origin_of(request.url))
+        if proxy is None:
+            self._set_proxy_and_creds(request, None, None, None)
+            return
+        login = f"{proxy.user}:{proxy.password}".encode(self.auth_encoding or "latin-1", "replace")
+        creds = base64.b64encode(login) if proxy.user else None
+        self._set_proxy_and_creds(request, proxy.url, creds, urlsplit(request.url).scheme)
 
 
 class DecompressionMiddleware(HttpCompressionMiddleware):

@@ -111,6 +111,8 @@ def test_only_answers_in_a_row_of_one_host_are_contradicted() -> None:
         ("answer unreadable", "not whole"),
         ("connection refused", "PARTI_API_BASE_URLS"),
         ("timeout", "PARTI_API_BASE_URLS"),
+        ("no connection", "PARTI_API_BASE_URLS"),
+        ("no connection to the proxy", "ALL_PROXY"),
     ],
 )
 def test_the_advice_is_about_what_failed_most(kind: str, hint: str) -> None:
