@@ -425,6 +425,8 @@ class DecompressionMiddleware(HttpCompressionMiddleware):
             retry = self.crawler.get_downloader_middleware(RetryMiddleware)
             if retry is None or not _base_of(request):
                 raise
+            if request.meta.get(_IS_CONTROL):
+                return response
             return retry.again(request, f"it cannot be decompressed: {error}")
 
 
