@@ -88,6 +88,7 @@ class Attempts:
         since: when it failed first.
         kinds: how often it failed, by kind.
         not_before: when it may be sent again.
+        by_host: the same by host.
         host: where it failed last.
         in_a_row: how often it failed there since it failed elsewhere, or the route was seen to be there.
         contradicted: how often in a row it was answered as where there is no such route, which there is.
@@ -96,6 +97,7 @@ class Attempts:
     since: float
     kinds: Counter[str] = field(default_factory=Counter)
     not_before: float = -inf
+    by_host: Counter[str] = field(default_factory=Counter)
     host: str = ""
     in_a_row: int = 0
     contradicted: int = 0
@@ -108,7 +110,8 @@ class Attempts:
     def failed(self, kind: str, host: str) -> Attempts:
         """Return the record with one more failure."""
         in_a_row = self.in_a_row + 1 if host == self.host else 1
-        return Attempts(self.since, self.kinds + Counter([kind]), self.not_before, host, in_a_row)
+        by_host = self.by_host + Counter([host])
+        return Attempts(self.since, self.kinds + Counter([kind]), self.not_before, by_host, host, in_a_row)
 
     def was_contradicted(self, kind: str, host: str) -> Attempts:
         """Return the record with one more answer that there is no such route, though there is."""

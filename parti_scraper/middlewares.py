@@ -350,7 +350,8 @@ class RetryMiddleware:
         self.crawler.stats.inc_value("parti/retry/count")
         self.crawler.stats.inc_value(f"parti/retry/reason_count/{kind.lower().replace(' ', '_')}")
         current = self.hosts.current
-        wait = full_jitter(attempts.number, _delay_at(current, self.delay), random.random())  # noqa: S311
+        number = max(attempts.by_host[current], 1)
+        wait = full_jitter(number, _delay_at(current, self.delay), random.random())  # noqa: S311
         now = time.monotonic()
         not_before = now + wait if attempts.contradicted else self.hosts.may_be_sent_at(wait)
         self._log(f"{failure} from {attempts.host}", max(not_before, self.hosts.host(current).paused_until) - now, now)

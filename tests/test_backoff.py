@@ -88,7 +88,7 @@ def test_attempts_are_counted_by_kind_and_the_record_before_stays_as_it_was() ->
     first = Attempts(since=10)
     second = first.failed("timeout", "a").failed("HTTP 500", "b").failed("timeout", "b")
     assert (second.number, second.kinds) == (3, Counter({"timeout": 2, "HTTP 500": 1}))
-    assert (second.host, second.in_a_row) == ("b", 2)
+    assert (second.host, second.in_a_row, second.by_host) == ("b", 2, Counter({"b": 2, "a": 1}))
     assert first.number == 0
 
 
