@@ -111,6 +111,10 @@ def check_settings(settings: BaseSettings) -> None:
     _patience(settings)
     _delay(settings)
     _transport(settings)
+
+
+def check_proxies(settings: BaseSettings) -> None:
+    """Check the proxies of the environment that are for hosts of the API. Raises UsageError, without their passwords."""
     if settings.getbool("HTTPPROXY_ENABLED"):
         for base_url in api.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
             proxy_of(base_url)
@@ -192,7 +196,8 @@ class RetryMiddleware:
         left = self.hosts.current
         self.hosts.begin_round(time.monotonic())
         if self.hosts.current != left:
-            self._moved(left, "an earlier host may be back")
+            reason = "an earlier host may be back"
+            self._moved(left, reason, reason)
 
     def progress(self) -> Any:
         """Return which hosts are used, as JSON takes it."""
@@ -214,7 +219,7 @@ class RetryMiddleware:
         base_url = _base_of(request)
         if not base_url:
             return None
-        attempts = _attempts_of(request)
+        attempts = _attempts_of(request, time.monotonic())
         if attempts.number > self.most_retries and self.hosts.is_exhausted(attempts.since):
             self.crawler.stats.inc_value("parti/retry/gave_up")
             raise IgnoreRequest(
@@ -312,7 +317,7 @@ class RetryMiddleware:
         left = self.hosts.current
         self.hosts.failed(base_url, kind, attempts.in_a_row, now, detail)
         if self.hosts.current != left:
-            self._moved(left, kind)
+            self._moved(left, kind, f"{kind} from {left}")
         return self._later(request, attempts, f"{kind} ({one_line(detail)})" if detail else kind, kind)
 
     async def _look_for_route(self, request: Request, response: Response) -> Response | Request:
@@ -365,16 +370,14 @@ class RetryMiddleware:
         count = self.crawler.stats.get_value("parti/retry/count", 0)
         logger.warning("%s, again in %.2f s (failures so far: %d)", failure, max(wait, 0.0), count)
 
-    def _moved(self, left: str, reason: str) -> None:
-        """Have the spider ask the host used now; note it, a second time only in the stats and where it is debugged."""
+    def _moved(self, left: str, reason: str, text: str) -> None:
+        """Have the spider ask the host used now, and note it; the same move again only in the stats."""
         self.spider.base_url = self.hosts.current
         self.crawler.stats.inc_value("parti/failover/count")
         move = {"from": left, "to": self.hosts.current, "reason": reason}
-        is_new = move not in self.spider.failovers
-        if is_new:
+        if move not in self.spider.failovers:
             self.spider.failovers.append(move)
-        level = logging.WARNING if is_new else logging.DEBUG
-        logger.log(level, "%s from %s: going on with %s", reason, left, self.hosts.current)
+            logger.warning("%s: going on with %s", text, self.hosts.current)
 
     def _fresh(self, request: Request, attempts: Attempts) -> Request:
         """Return the request as the spider made it, path and query to the letter, for the host used now."""

@@ -51,6 +51,8 @@ FAULTS: dict[str, dict[str, Any]] = {
     "truncated": {"rate_truncated": 0.5},
     "challenge": {"rate_challenge": 0.5},
     "reset": {"rate_reset": 0.5},
+    "404": {"rate_404": 0.3},
+    "404 which may mean that there is nothing": {"rate_404": 0.3, "empty_as": "404"},
     "all": {
         "rate_429": 0.15,
         "rate_500": 0.2,

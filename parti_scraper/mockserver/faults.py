@@ -38,6 +38,7 @@ class FaultPlan:
             "reset": options.rate_reset,
             "truncated": options.rate_truncated,
             "challenge": options.rate_challenge,
+            "404": options.rate_404,
         }
         self._any = any(self._rates.values())
         self._requests = 0

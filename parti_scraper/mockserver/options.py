@@ -203,6 +203,7 @@ class Options:
     fault_burst: int = _switch(2, Whole(0, 1_000), "most faults in a row on the same URL (0: no limit)")
     latency: float = _seconds(0.0, 600, "seconds before every answer of the API")
     gone: bool = _switch(False, Flag(), "answer 404 on every API route, as a host that was moved does")
+    rate_404: float = _rate("share of API requests answered with 404, as by a load balancer during a deployment")
     once_404: int = _switch(0, Whole(0, 1_000_000), "answer the API request of this number with 404 (0: none)")
     down_after: int = _switch(
         0, Whole(0, 1_000_000), "API requests after which the server is down for --down-for seconds"
@@ -241,9 +242,10 @@ class Options:
                 switch.kind.check(value)
             except _RefusedError as error:
                 refuse(switch.name, str(error), str(value), switch.kind.accepted)
-        total = self.rate_429 + self.rate_500 + self.rate_reset + self.rate_truncated + self.rate_challenge
+        rates = (self.rate_429, self.rate_500, self.rate_reset, self.rate_truncated, self.rate_challenge, self.rate_404)
+        total = sum(rates)
         if total > 1 + 1e-9:
-            refuse("rate-*", "the five rates of faults add up to more than 1", f"{total:.12g}", "at most 1")
+            refuse("rate-*", "the six rates of faults add up to more than 1", f"{total:.12g}", "at most 1")
 
     @classmethod
     def parse(cls, typed: Mapping[str, str | bool]) -> Options:

@@ -28,7 +28,7 @@ from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.folders import output_dir, state_dir
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
-from parti_scraper.middlewares import RetryMiddleware, as_sent, check_settings
+from parti_scraper.middlewares import RetryMiddleware, as_sent, check_proxies, check_settings
 from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
 from parti_scraper.paging import Key, Page, PageSize
 from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
@@ -149,6 +149,7 @@ class PartiSpider(Spider):
         """Check settings and arguments without building a spider. Raises as `from_crawler` does."""
         api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         check_settings(settings)
+        check_proxies(settings)
         api.check_ws_url(settings["PARTI_WS_URL"])
         api.check_site_url(settings["PARTI_SITE_URL"])
         if settings["PARTI_TRANSPORT"] == "browser":
