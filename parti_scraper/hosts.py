@@ -231,9 +231,11 @@ class Hosts:
             return True
         if self.current in self._left or now - self._failing_since >= self._patience:
             return True
+        has_served = self.host(self.current).served
         if kind in UNREACHABLE:
-            return attempt >= (TRIES if self.host(self.current).served else 1)
-        if kind in _MOVED:
+            return attempt >= (TRIES if has_served else 1)
+        another_has_served = any(self.host(url).served for url in self.urls if url != self.current)
+        if kind in _MOVED or (another_has_served and not has_served):
             return attempt >= TRIES
         return now - self._current_failing_since >= self._patience / 2
 

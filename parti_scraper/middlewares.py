@@ -114,7 +114,7 @@ def check_settings(settings: BaseSettings) -> None:
 
 
 def check_proxies(settings: BaseSettings) -> None:
-    """Check the proxies of the environment that are for hosts of the API. Raises UsageError, without their passwords."""
+    """Check the proxies of the environment that are for hosts of the API. Raises UsageError; it shows no password."""
     if settings.getbool("HTTPPROXY_ENABLED"):
         for base_url in api.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
             proxy_of(base_url)
