@@ -240,7 +240,8 @@ def test_another_process_goes_on_with_the_host_that_was_used() -> None:
     other.restore(noted, 1_000.0)
     assert other.current == B
     other.begin_round(1_000.0)
-    # A single failure does not bring back the host that was left.
+    assert other.current == A
+    # It had failed, so once more is enough.
     fail(other, REFUSED, 1_000.0, 1)
     assert other.current == B
     elsewhere = Hosts([C], PATIENCE)
