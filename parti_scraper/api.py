@@ -29,9 +29,8 @@ BASE_URLS = (
 # Characters of a channel's name.
 _LONGEST_REMEMBERED = 100
 
-# The site's own `from_ts`: 2021-08-03, before the first livestream.
+# The site's own `from_ts` and `to_ts`: 2021-08-03, before the first livestream, and 2040-08-22.
 FIRST_TS = 1_627_948_800
-# The site's own `to_ts`.
 LAST_TS = 2_229_292_800
 
 USER_AGENT = (
@@ -146,6 +145,14 @@ class LiveQuery:
             *(("categories", category) for category in self.categories),
         ]
         return _url(base_url, LIVE, parameters)
+
+
+def first_page_url(url: str) -> str | None:
+    """Return the URL of the page that the site itself asks for first, of the same route; None where it has but one."""
+    base_url, route = base_of(url) or "", route_of(url)
+    if route is RECENT:
+        return RecentQuery(FIRST_TS, LAST_TS).url(base_url, 0, 15)
+    return LiveQuery().url(base_url, 0, 12) if route is LIVE else None
 
 
 def channel_url(user_name: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""When to try again, and when no longer: back-off, `Retry-After`, and the state of a host.
+"""When to try again: back-off, `Retry-After`, and what became of a request.
 
 Pure: the time and the random number are passed in. Times are seconds of any one clock.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import inf
@@ -16,19 +16,17 @@ from math import inf
 MAX_RETRY_AFTER = 60.0
 # Back-off doubles up to so many times the first delay.
 _MAX_GROWTH = 16
-# So many failures at the least give a host up, however long they took.
-_MIN_FAILURES = 2
-# A host that was given up gets another chance after so long: meant for runs that take snapshots for days.
-SECOND_CHANCE_AFTER = 300.0
 _BY_BROWSER = ", or through a browser with -s PARTI_TRANSPORT=browser"
 _DETAIL_SHOWN = 200
 # What to try, by the kind of failure that was met most.
 _ADVICE = (
     (r"HTTP 429", "the server wants fewer requests: try again later, or with a larger DOWNLOAD_DELAY"),
+    (r"HTTP 4(04|10)", "it does not have this route: set PARTI_API_BASE_URLS to where the API is now"),
     (r"HTTP \d+", "the server is in trouble: try again later"),
     (r"challenge page", "the server takes this client for a robot: try again later or from another network"),
     (r"site not open", "check the setting PARTI_SITE_URL"),
     (r"answer", "what arrives is not whole: try again later, or with a smaller `limit`"),
+    (r"no connection to the proxy", "check the proxy that the environment names (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)"),
     (r"", "check the network, and the setting PARTI_API_BASE_URLS"),
 )
 
@@ -90,98 +88,35 @@ class Attempts:
         since: when it failed first.
         kinds: how often it failed, by kind.
         not_before: when it may be sent again.
+        by_host: the same by host.
+        host: where it failed last.
+        in_a_row: how often it failed there since it failed elsewhere, or the route was seen to be there.
+        contradicted: how often in a row it was answered as where there is no such route, which there is.
     """
 
     since: float
     kinds: Counter[str] = field(default_factory=Counter)
     not_before: float = -inf
+    by_host: Counter[str] = field(default_factory=Counter)
+    host: str = ""
+    in_a_row: int = 0
+    contradicted: int = 0
 
     @property
     def number(self) -> int:
         """How often it failed."""
         return self.kinds.total()
 
-    def failed(self, kind: str, not_before: float) -> Attempts:
+    def failed(self, kind: str, host: str) -> Attempts:
         """Return the record with one more failure."""
-        return Attempts(self.since, self.kinds + Counter([kind]), not_before)
+        in_a_row = self.in_a_row + 1 if host == self.host else 1
+        by_host = self.by_host + Counter([host])
+        return Attempts(self.since, self.kinds + Counter([kind]), self.not_before, by_host, host, in_a_row)
 
-
-@dataclass
-class HostHealth:
-    """What the requests to one host say about it.
-
-    A success is a page that could be parsed, and nothing less: a host that answers everything with a web page
-    and status 200 is as good as dead.
-
-    Attributes:
-        patience: seconds without a success, from the first failure on, after which the host is given up.
-        transport: how requests are sent: http or browser.
-        failures: failures since the last success, by kind.
-        failing_since: when the first of these was; None where the last request succeeded.
-        last_success: when.
-        paused_until: before that moment nothing is to be sent.
-        given_up_at: when it was given up; None where it was not.
-        detail: the text of the last failure.
-    """
-
-    patience: float
-    transport: str = "http"
-    failures: Counter[str] = field(default_factory=Counter)
-    failing_since: float | None = None
-    last_success: float = -inf
-    paused_until: float = -inf
-    given_up_at: float | None = None
-    detail: str = ""
-
-    def succeeded(self, now: float) -> None:
-        """Take note of a page."""
-        self.last_success = now
-        if self.given_up_at is None:
-            self.failures.clear()
-            self.failing_since = None
-
-    def failed(self, kind: str, now: float, detail: str = "") -> None:
-        """Take note of a failure; it may be the one that gives the host up."""
-        if self.failing_since is None:
-            self.failing_since = now
-        self.failures[kind] += 1
-        self.detail = one_line(detail)
-        enough = self.failures.total() >= _MIN_FAILURES and now - self.failing_since >= self.patience
-        if enough and self.given_up_at is None:
-            self.given_up_at = now
-
-    def is_given_up(self, now: float) -> bool:
-        """Tell whether nothing is to be sent any more."""
-        if self.given_up_at is None:
-            return False
-        if now - self.given_up_at < SECOND_CHANCE_AFTER:
-            return True
-        self.given_up_at = self.failing_since = None
-        self.failures.clear()
-        return False
-
-    def pause(self, until: float, now: float) -> float:
-        """Send nothing before `until`; return by how many seconds that is longer than before."""
-        longer = max(0.0, until - max(now, self.paused_until))
-        self.paused_until = max(self.paused_until, until)
-        return longer
-
-    def is_exhausted(self, attempts: Attempts, most: int) -> bool:
-        """Tell whether a request has failed so often, while others succeeded, that it will never do.
-
-        Where no other succeeds, it is for the host's patience to end it.
-        """
-        return attempts.number > most and self.last_success >= attempts.since
-
-    def explain(self, host: str) -> str:
-        """Say in one sentence why the host was given up, and what to try."""
-        seconds = (self.given_up_at or 0.0) - (self.failing_since or 0.0)
-        number = self.failures.total()
-        detail = f"; the last: {self.detail}" if self.detail else ""
-        return (
-            f"gave up on {host} after {number} failures in {seconds:.0f} s without a single page "
-            f"({listing(self.failures)}{detail}); {advice(self.failures, self.transport)}"
-        )
+    def was_contradicted(self, kind: str, host: str) -> Attempts:
+        """Return the record with one more answer that there is no such route, though there is."""
+        contradicted = self.contradicted + 1 if host == self.host else 1
+        return replace(self.failed(kind, host), in_a_row=0, contradicted=contradicted)
 
 
 def listing(kinds: Counter[str]) -> str:

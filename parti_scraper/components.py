@@ -39,6 +39,9 @@ _DOWNLOADER_MIDDLEWARES = {
     # was cut short while compressed.
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "parti_scraper.middlewares.RetryMiddleware": 550,
+    # So is the one that does not know ALL_PROXY.
+    "scrapy.downloadermiddlewares.httpproxy.HttpProxyMiddleware": None,
+    "parti_scraper.middlewares.ProxyMiddleware": 750,
     "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
     "parti_scraper.middlewares.DecompressionMiddleware": 590,
     # Behind all of Scrapy's, the last of which is the cache at 900, so that none sees the token.

@@ -23,7 +23,7 @@ from scrapy.http import Headers
 from scrapy.utils._download_handlers import make_response
 from yarl import URL
 
-from parti_scraper.middlewares import NoConnectionError, RetryMiddleware
+from parti_scraper.middlewares import NoConnectionError, NoProxyError, RetryMiddleware
 from parti_scraper.signals import receivers
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _ERRORS: tuple[tuple[type[Exception], type[Exception]], ...] = (
 )
 # Behind a proxy, it is the proxy that these are about.
 _OF_PROXIES = {CannotResolveHostError, DownloadConnectionRefusedError, NoConnectionError}
+_PASSWORD_WANTED = 407
 # In bytes; aiohttp's own limits are half of what servers and other clients take.
 _LONGEST_HEADER = 16_384
 
@@ -149,8 +150,12 @@ def _as_scrapy_has_it(error: aiohttp.ClientError, proxy: str | None) -> Exceptio
     elif isinstance(error, aiohttp.ServerDisconnectedError):
         # Its own text may be all headers that came until then.
         text = "the connection was closed"
-    if proxy and (isinstance(error, aiohttp.ClientHttpProxyError) or kind in _OF_PROXIES):
-        return NoConnectionError(f"proxy: {text}")
+    if proxy and isinstance(error, aiohttp.ClientHttpProxyError):
+        # Unless it wants a password, it says of the host that there is no way to it.
+        kind = NoProxyError if error.status == _PASSWORD_WANTED else NoConnectionError
+        return kind(f"proxy: {text}")
+    if proxy and kind in _OF_PROXIES:
+        return NoProxyError(f"proxy: {text}")
     return kind(text or type(error).__name__)
 
 

@@ -1,4 +1,4 @@
-"""Between the spiders and the network: retries, pauses, failover to another host, and the user's token.
+"""Between the spiders and the network: proxies, retries, pauses, failover to another host, and the user's token.
 
 Only requests for routes of the API are touched, but for robots.txt, whose failures are kept short and quiet.
 """
@@ -6,16 +6,20 @@ Only requests for routes of the API are touched, but for robots.txt, whose failu
 from __future__ import annotations
 
 import asyncio
+import base64
+import functools
 import logging
 import random
 import re
 import time
+from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlsplit
 
 from scrapy import Request, signals
 from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
+from scrapy.downloadermiddlewares.httpproxy import HttpProxyMiddleware
 from scrapy.exceptions import (
     CannotResolveHostError,
     DownloadConnectionRefusedError,
@@ -32,7 +36,6 @@ from parti_scraper import api
 from parti_scraper.arguments import parse_length
 from parti_scraper.backoff import (
     Attempts,
-    HostHealth,
     advice,
     equal_jitter,
     full_jitter,
@@ -41,6 +44,8 @@ from parti_scraper.backoff import (
     parse_retry_after,
 )
 from parti_scraper.exceptions import UsageError
+from parti_scraper.hosts import TRIES, UNREACHABLE, Hosts
+from parti_scraper.proxies import proxy_of
 from parti_scraper.redact import Secret
 
 if TYPE_CHECKING:
@@ -54,7 +59,11 @@ logger = logging.getLogger(__name__)
 
 
 class NoConnectionError(DownloadFailedError):
-    """The host, or the proxy before it, cannot be reached, though neither refuses. Raised by the download handler."""
+    """The host cannot be reached, though it does not refuse. Raised by the download handler."""
+
+
+class NoProxyError(DownloadFailedError):
+    """The proxy cannot be reached, or lets nobody through. Raised by the download handler."""
 
 
 class SitePageError(DownloadFailedError):
@@ -67,12 +76,14 @@ _KINDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((DownloadTimeoutError,), "timeout"),
     ((ResponseDataLossError,), "answer cut short"),
     ((SitePageError,), "site not open"),
+    ((NoProxyError,), "no connection to the proxy"),
     # Those of Twisted come of Scrapy's own handlers, where a user has set one.
     ((NoConnectionError, ConnectError), "no connection"),
     ((DownloadFailedError, ConnectionClosed), "connection lost"),
 )
-_UNREACHABLE = {"connection refused", "host name not found"}
-_MOVED = {404, 410}
+# What a request for whether a route is there may fail with: the network, or that it is not sent.
+_NO_ANSWER: tuple[type[Exception], ...] = (IgnoreRequest, *(each for types, _ in _KINDS for each in types))
+_MISSING = {404, 410}
 # Answers to the request itself, which would be the same again. Their bodies are web pages where a proxy refuses.
 _FINAL = {400, 401, 413, 414, 422}
 # Before the first retry, in seconds; for a server on this machine, which need not be spared.
@@ -85,10 +96,14 @@ _SECONDS_BETWEEN_LOG_LINES = 10.0
 # Nothing is sent to a host before its robots.txt is known, so a dead host must show it soon.
 _ROBOTS_TIMEOUT = 10.0
 _ATTEMPTS = "parti_attempts"
+# In the meta of a request that is to show whether a route is there.
+_IS_CONTROL = "parti_is_control"
 # What Scrapy notes in a request on its way, and what does not hold for the next attempt.
 _OF_ONE_ATTEMPT = {"download_slot", "download_latency"} | {
     f"redirect_{name}" for name in ("times", "ttl", "urls", "reasons")
 }
+# The same where a proxy of the environment was taken, which may not be that for the next host.
+_OF_ONE_PROXY = {"proxy", "_auth_proxy", "_scheme_proxy"}
 _TRANSPORTS = ("http", "browser")
 _TOKEN = re.compile(r"[!-~]+")
 
@@ -99,6 +114,13 @@ def check_settings(settings: BaseSettings) -> None:
     _patience(settings)
     _delay(settings)
     _transport(settings)
+
+
+def check_proxies(settings: BaseSettings) -> None:
+    """Check the proxies of the environment that are for hosts of the API. Raises UsageError; it shows no password."""
+    if settings.getbool("HTTPPROXY_ENABLED"):
+        for base_url in api.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
+            proxy_of(base_url)
 
 
 def is_challenge(response: Response) -> bool:
@@ -124,27 +146,24 @@ def as_sent(base_url: str) -> str:
 
 
 class RetryMiddleware:
-    """Sends again what failed and may succeed, after a wait, for as long as the host is alive.
+    """Sends again what failed and may succeed, after a wait, for as long as a host may be alive.
 
-    In place of Scrapy's, which neither waits nor reads `Retry-After`. A host that cannot be reached or no longer
-    has the route is left for the next one of `PARTI_API_BASE_URLS`. What the pages were, only the spiders know:
-    they call `parsed` and `again`. A request that is given up fails with an IgnoreRequest that says why.
+    In place of Scrapy's, which neither waits nor reads `Retry-After`. `Hosts` decides which host of
+    `PARTI_API_BASE_URLS` is asked. What the pages were, only the spiders know: they call `parsed` and `again`. A
+    request that is given up fails with an IgnoreRequest that says why.
     """
 
     def __init__(self, crawler: Crawler) -> None:
         settings = crawler.settings
         self.crawler = crawler
         base_urls = api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
-        # As they are in the URLs of requests, each once: what was left is not come back to.
-        self.base_urls = tuple(dict.fromkeys(map(as_sent, base_urls)))
-        self.patience = _patience(settings)
         self.delay = _delay(settings)
         self.transport = _transport(settings)
+        # As they are in the URLs of requests.
+        self.hosts = Hosts(list(map(as_sent, base_urls)), _patience(settings), self.transport)
         self.most_retries = settings.getint("RETRY_TIMES")
-        self._position = 0
-        self._health: dict[str, HostHealth] = {}
-        # Which hosts were given up, and when: the reasons are told once.
-        self._explained: set[tuple[str, float | None]] = set()
+        # When the hosts were given up, as far as it was told why.
+        self._explained: set[float | None] = set()
         self._paused = 0.0
         self._next_log_line = 0.0
 
@@ -160,18 +179,13 @@ class RetryMiddleware:
         """The spider of the run."""
         return cast("PartiSpider", self.crawler.spider)
 
-    @property
-    def base_url(self) -> str:
-        """The host used now."""
-        return self.base_urls[self._position]
-
     # What the spiders call:
 
     def parsed(self, request: Request) -> None:
         """Take note that the answer was what the API sends: the only thing that counts as a sign of life."""
         base_url = _base_of(request)
         if base_url:
-            self._health_of(base_url).succeeded(time.monotonic())
+            self.hosts.succeeded(base_url, time.monotonic())
 
     def again(self, request: Request, reason: str) -> Request:
         """Return the request that asks again for an answer that is not what the API sends.
@@ -191,32 +205,55 @@ class RetryMiddleware:
         wait = max(_delay_at(request.url, self.delay), _LEAST_WAIT) * 2 ** (attempt - 1)
         return request.replace(meta=request.meta | {_ATTEMPTS: Attempts(since=now, not_before=now + wait)})
 
+    def begin_round(self) -> None:
+        """Come back to an earlier host, or to those that were given up: a run without end begins something new."""
+        left = self.hosts.current
+        self.hosts.begin_round(time.monotonic())
+        if self.hosts.current != left:
+            reason = "an earlier host may be back"
+            self._moved(left, reason, reason)
+
+    def progress(self) -> Any:
+        """Return which hosts are used, as JSON takes it."""
+        return self.hosts.as_json(time.monotonic())
+
+    def restore(self, progress: Any) -> None:
+        """Go on with the host that was used."""
+        self.hosts.restore(progress, time.monotonic())
+        self.spider.base_url = self.hosts.current
+
     # What Scrapy calls:
 
-    async def process_request(self, request: Request) -> None:
+    async def process_request(self, request: Request) -> Request | None:
         """Hold the request back until it is its time; raises IgnoreRequest where that never comes."""
         if _is_robots(request):
             timeout = request.meta.get("download_timeout", _ROBOTS_TIMEOUT)
             request.meta["download_timeout"] = min(timeout, _ROBOTS_TIMEOUT)
-            return
+            return None
         base_url = _base_of(request)
         if not base_url:
-            return
-        attempts = _attempts_of(request)
-        if self._health_of(base_url).is_exhausted(attempts, self.most_retries):
+            return None
+        attempts = _attempts_of(request, time.monotonic())
+        if attempts.number > self.most_retries and self.hosts.is_exhausted(attempts.since):
             self.crawler.stats.inc_value("parti/retry/gave_up")
             raise IgnoreRequest(
                 f"failed {attempts.number} times ({listing(attempts.kinds)}) while others succeeded; "
                 f"{advice(attempts.kinds, self.transport)}"
             )
         await self.hold(request, attempts.not_before)
+        if base_url in self.hosts.urls and base_url != self.hosts.current and not request.meta.get(_IS_CONTROL):
+            # It was left while the request waited.
+            return self._fresh(request, replace(attempts, not_before=-inf))
+        return None
 
-    def process_response(self, request: Request, response: Response) -> Response | Request:
+    async def process_response(self, request: Request, response: Response) -> Response | Request:
         """Pass on what the spider is to see, refused requests included."""
-        if not _base_of(request):
+        if not _base_of(request) or request.meta.get(_IS_CONTROL):
             return response
-        if response.status in _MOVED:
-            return self._move_on(request, f"HTTP {response.status}") or self._not_there(request, response.status)
+        if response.status == 204:
+            return _empty(response)
+        if response.status in _MISSING:
+            return await self._look_for_route(request, response)
         kind = _kind_of_response(response)
         if kind is None:
             return response
@@ -233,15 +270,15 @@ class RetryMiddleware:
             return
         # A Retry-After of 0 would be an invitation to hammer.
         number = _attempts_of(request).number + 1
-        wait = wait or equal_jitter(number, self._delay_of(base_url), random.random())  # noqa: S311
+        wait = wait or equal_jitter(number, _delay_at(base_url, self.delay), random.random())  # noqa: S311
         now = time.monotonic()
-        self._paused += self._health_of(base_url).pause(now + wait, now)
+        self._paused += self.hosts.host(base_url).pause(now + wait, now)
         self.crawler.stats.set_value("parti/retry/paused_seconds", round(self._paused, 3))
 
     def process_exception(self, request: Request, exception: Exception) -> Request | None:
         """Send again where the network failed."""
         kind = next((kind for types, kind in _KINDS if isinstance(exception, types)), None)
-        if kind is None:
+        if kind is None or request.meta.get(_IS_CONTROL):
             return None
         if _is_robots(request):
             # As Scrapy has it, no robots.txt forbids nothing; its own way to say so is a traceback.
@@ -249,95 +286,144 @@ class RetryMiddleware:
             raise IgnoreRequest(kind)
         if not _base_of(request):
             return None
-        if kind in _UNREACHABLE and (moved := self._move_on(request, kind)):
-            return moved
-        return self._retry(request, kind, "" if kind in _UNREACHABLE else str(exception))
+        return self._retry(request, kind, "" if kind in UNREACHABLE else str(exception))
 
     async def hold(self, request: Request, not_before: float = -inf) -> None:
         """Wait for the moment and for the end of the host's pause.
 
         Raises:
-            IgnoreRequest: the host was given up, or the crawl is closing.
+            IgnoreRequest: the hosts were given up, or the crawl is closing.
         """
         base_url = _base_of(request)
         if not base_url:
             return
-        health = self._health_of(base_url)
+        host = self.hosts.host(base_url)
         while True:
-            self._check(request, base_url, health)
-            wait = max(not_before, health.paused_until) - time.monotonic()
+            self._check(request)
+            wait = max(not_before, host.paused_until) - time.monotonic()
             if wait <= 0:
                 return
             await asyncio.sleep(min(wait, _SLICE))
 
     # How it is done:
 
-    def _check(self, request: Request, base_url: str, health: HostHealth) -> None:
+    def _check(self, request: Request) -> None:
         if is_closing(self.crawler):
             # It is dropped like those that wait in the scheduler: nothing failed.
             request.errback = None
             raise IgnoreRequest("the crawl is stopping")
-        if not health.is_given_up(time.monotonic()):
+        if self.hosts.given_up_at is None:
             return
+        if request.meta.get(_IS_CONTROL):
+            # The reason is for the request that it was made for.
+            raise IgnoreRequest("the hosts were given up")
         self.crawler.stats.inc_value("parti/retry/gave_up")
-        occasion = (base_url, health.given_up_at)
-        if occasion in self._explained:
-            raise IgnoreRequest(f"{base_url} was given up")
-        self._explained.add(occasion)
-        before = "".join(f"; before that {each['from']}: {each['reason']}" for each in self.spider.failovers)
-        raise IgnoreRequest(health.explain(base_url) + before)
+        if self.hosts.given_up_at in self._explained:
+            raise IgnoreRequest(f"{self.hosts.current} was given up")
+        self._explained.add(self.hosts.given_up_at)
+        raise IgnoreRequest(self.hosts.explain())
 
     def _retry(self, request: Request, kind: str, detail: str = "") -> Request:
         """Return the request to be sent again, no sooner than is right; whether at all is decided then."""
         now = time.monotonic()
-        base_url = _base_of(request) or self.base_url
-        health, attempts = self._health_of(base_url), _attempts_of(request, now)
-        health.failed(kind, now, detail)
-        wait = full_jitter(attempts.number + 1, self._delay_of(base_url), random.random())  # noqa: S311
+        base_url = _base_of(request) or self.hosts.current
+        attempts = _attempts_of(request, now).failed(kind, base_url)
+        left = self.hosts.current
+        self.hosts.failed(base_url, kind, attempts.in_a_row, now, detail)
+        if self.hosts.current != left:
+            self._moved(left, kind, f"{kind} from {left}")
+        return self._later(request, attempts, f"{kind} ({one_line(detail)})" if detail else kind, kind)
+
+    async def _look_for_route(self, request: Request, response: Response) -> Response | Request:
+        """Tell a result that is empty from a route that is not there, by asking for the route's first page.
+
+        One such answer may have come by accident, as from a server that is just being replaced. So it is believed only
+        when it comes again and again while the host serves that page.
+        """
+        kind = f"HTTP {response.status}"
+        base_url = _base_of(request) or ""
+        if not await self._has_route(request):
+            return self._retry(request, kind)
+        now = time.monotonic()
+        self.hosts.succeeded(base_url, now)
+        attempts = _attempts_of(request, now).was_contradicted(kind, base_url)
+        if attempts.contradicted < TRIES:
+            return self._later(request, attempts, kind, kind)
+        self.crawler.stats.inc_value("parti/retry/empty")
+        return _empty(response)
+
+    async def _has_route(self, request: Request) -> bool:
+        """Ask the host for the first page of the route; tell whether it has one."""
+        url = api.first_page_url(_first_url(request))
+        if url is None:
+            return False
+        control = Request(url, callback=NO_CALLBACK, dont_filter=True, meta={"verbatim_url": True, _IS_CONTROL: True})
+        try:
+            answer = await self.crawler.engine.download_async(control)
+        except _NO_ANSWER:
+            return False
+        return answer.status == 200 and answer.body.lstrip()[:1] == b"["
+
+    def _later(self, request: Request, attempts: Attempts, failure: str, kind: str) -> Request:
+        """Count a failure; return the request for the host used now, to be sent after a wait."""
         self.crawler.stats.inc_value("parti/retry/count")
         self.crawler.stats.inc_value(f"parti/retry/reason_count/{kind.lower().replace(' ', '_')}")
-        failure = f"{kind} ({one_line(detail)})" if detail else kind
-        self._log(base_url, failure, max(wait, health.paused_until - now), now)
-        return self._fresh(request, attempts.failed(kind, now + wait))
+        current = self.hosts.current
+        number = max(attempts.by_host[current], 1)
+        wait = full_jitter(number, _delay_at(current, self.delay), random.random())  # noqa: S311
+        now = time.monotonic()
+        not_before = now + wait if attempts.contradicted else self.hosts.may_be_sent_at(wait)
+        self._log(f"{failure} from {attempts.host}", max(not_before, self.hosts.host(current).paused_until) - now, now)
+        return self._fresh(request, replace(attempts, not_before=not_before))
 
-    def _log(self, base_url: str, failure: str, wait: float, now: float) -> None:
+    def _log(self, failure: str, wait: float, now: float) -> None:
         """Log the first failure and then one every ten seconds, or a troubled host would flood the log."""
         if now < self._next_log_line:
             return
         self._next_log_line = now + _SECONDS_BETWEEN_LOG_LINES
         count = self.crawler.stats.get_value("parti/retry/count", 0)
-        logger.warning("%s from %s, again in %.2f s (failures so far: %d)", failure, base_url, wait, count)
+        logger.warning("%s, again in %.2f s (failures so far: %d)", failure, max(wait, 0.0), count)
 
-    def _move_on(self, request: Request, reason: str) -> Request | None:
-        """Return the request for the host used now, after moving on to that if need be; None at the last one."""
-        failed = self.base_url
-        if _base_of(request) == failed:
-            if self._position + 1 == len(self.base_urls):
-                return None
-            self._position += 1
-            self.spider.base_url = self.base_url
-            self.spider.failovers.append({"from": failed, "to": self.base_url, "reason": reason})
-            self.crawler.stats.inc_value("parti/failover/count")
-            logger.warning("%s from %s: going on with %s", reason, failed, self.base_url)
-        return self._fresh(request, None)
+    def _moved(self, left: str, reason: str, text: str) -> None:
+        """Have the spider ask the host used now, and note it; the same move again only in the stats."""
+        self.spider.base_url = self.hosts.current
+        self.crawler.stats.inc_value("parti/failover/count")
+        move = {"from": left, "to": self.hosts.current, "reason": reason}
+        if move not in self.spider.failovers:
+            self.spider.failovers.append(move)
+            logger.warning("%s: going on with %s", text, self.hosts.current)
 
-    def _not_there(self, request: Request, status: int) -> NoReturn:
-        raise IgnoreRequest(
-            f"HTTP {status} from {_base_of(request)}: it does not have this route, and no other host is left "
-            f"(tried: {', '.join(self.base_urls)}); set PARTI_API_BASE_URLS to where the API is now"
-        )
-
-    def _fresh(self, request: Request, attempts: Attempts | None) -> Request:
+    def _fresh(self, request: Request, attempts: Attempts) -> Request:
         """Return the request as the spider made it, path and query to the letter, for the host used now."""
-        meta = {name: value for name, value in request.meta.items() if name not in _OF_ONE_ATTEMPT}
+        left_out, headers = _OF_ONE_ATTEMPT, request.headers
+        if request.meta.get("_scheme_proxy"):
+            left_out, headers = left_out | _OF_ONE_PROXY, headers.copy()
+            headers.pop("Proxy-Authorization", None)
+        meta = {name: value for name, value in request.meta.items() if name not in left_out} | {_ATTEMPTS: attempts}
         path = _first_url(request).removeprefix(_base_of(request) or "")
-        return request.replace(url=self.base_url + path, meta=meta | {_ATTEMPTS: attempts}, dont_filter=True)
+        return request.replace(url=self.hosts.current + path, meta=meta, headers=headers, dont_filter=True)
 
-    def _health_of(self, base_url: str) -> HostHealth:
-        return self._health.setdefault(base_url, HostHealth(self.patience, self.transport))
 
-    def _delay_of(self, base_url: str) -> float:
-        return _delay_at(base_url, self.delay)
+class ProxyMiddleware(HttpProxyMiddleware):
+    """Scrapy's, but `ALL_PROXY` holds too, and a proxy without a scheme is one of HTTP."""
+
+    def __init__(self, auth_encoding: str | None = "latin-1") -> None:
+        super().__init__(auth_encoding)
+        # To look through the environment for each request would take its time.
+        self._proxy_of = functools.cache(proxy_of)
+
+    def process_request(self, request: Request) -> None:  # type: ignore[override]
+        """Send the request through the proxy that the environment names for it, unless its meta names one."""
+        if "proxy" in request.meta:
+            super().process_request(request)
+            return
+        proxy = self._proxy_of(api.origin_of(request.url))
+        if proxy is None:
+            self._set_proxy_and_creds(request, None, None, None)
+            return
+        login = f"{proxy.user}:{proxy.password}".encode(self.auth_encoding or "latin-1", "replace")
+        creds = base64.b64encode(login) if proxy.user else None
+        self._set_proxy_and_creds(request, proxy.url, creds, urlsplit(request.url).scheme)
 
 
 class DecompressionMiddleware(HttpCompressionMiddleware):
@@ -357,6 +443,8 @@ class DecompressionMiddleware(HttpCompressionMiddleware):
             retry = self.crawler.get_downloader_middleware(RetryMiddleware)
             if retry is None or not _base_of(request):
                 raise
+            if request.meta.get(_IS_CONTROL):
+                return response
             return retry.again(request, f"it cannot be decompressed: {error}")
 
 
@@ -408,6 +496,11 @@ def _base_of(request: Request) -> str | None:
 
 def _attempts_of(request: Request, now: float = 0.0) -> Attempts:
     return request.meta.get(_ATTEMPTS) or Attempts(since=now)
+
+
+def _empty(response: Response) -> Response:
+    """Return the page without records that the answer stands for."""
+    return response.replace(status=200, body=b"[]")
 
 
 def _is_robots(request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""When to try again: bounds of the back-off, every form of Retry-After, and when a host is given up."""
+"""When to try again: bounds of the back-off, every form of Retry-After, and what became of a request."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from parti_scraper.backoff import (
     MAX_RETRY_AFTER,
-    SECOND_CHANCE_AFTER,
     Attempts,
-    HostHealth,
     advice,
     backoff_ceiling,
     equal_jitter,
@@ -86,108 +84,35 @@ def test_a_number_of_any_length_is_capped() -> None:
     assert parse_retry_after("9" * 10_000, 0) == MAX_RETRY_AFTER
 
 
-@given(st.lists(st.tuples(st.floats(0, 1_000), st.floats(0, 100)), max_size=20))
-def test_pauses_never_get_shorter_and_their_sum_is_the_time_covered(pauses: list[tuple[float, float]]) -> None:
-    health, total, covered, end = HostHealth(60), 0.0, 0.0, 0.0
-    for now, length in sorted(pauses):
-        before = health.paused_until
-        total += health.pause(now + length, now)
-        assert health.paused_until == max(before, now + length)
-        covered += max(0.0, now + length - max(now, end))
-        end = max(end, now + length)
-    assert total == pytest.approx(covered)
-
-
-@given(st.lists(st.floats(0.1, 30), min_size=1, max_size=9), st.sampled_from([0.0, 1.0, 60.0]))
-def test_a_host_is_given_up_by_the_first_failure_beyond_patience_but_never_by_a_single_one(
-    gaps: list[float], patience: float
-) -> None:
-    health, now = HostHealth(patience), 0.0
-    health.failed("timeout", now)
-    assert not health.is_given_up(now)
-    for gap in gaps:
-        now += gap
-        health.failed("timeout", now)
-        assert health.is_given_up(now) == (now >= patience)
-
-
-@given(st.lists(st.tuples(st.floats(0.1, 30), st.booleans()), max_size=100))
-def test_a_host_with_a_success_in_every_minute_is_never_given_up(events: list[tuple[float, bool]]) -> None:
-    health, now, last = HostHealth(60), 0.0, 0.0
-    for gap, success in events:
-        now += gap
-        if success or now - last > 59:
-            health.succeeded(now)
-            last = now
-        else:
-            health.failed("HTTP 500", now)
-    assert not health.is_given_up(now)
-
-
-def test_an_idle_hour_is_no_evidence_against_a_host() -> None:
-    health = HostHealth(60)
-    health.succeeded(0)
-    health.failed("timeout", 3600)
-    health.failed("timeout", 3601)
-    assert not health.is_given_up(3601)
-
-
-def test_a_host_that_was_given_up_stays_so_until_its_second_chance() -> None:
-    health = HostHealth(1)
-    for now in (0, 2, 4):
-        health.failed("timeout", now)
-    assert health.is_given_up(2)
-    health.succeeded(5)
-    assert health.is_given_up(2 + SECOND_CHANCE_AFTER - 1)
-    assert not health.is_given_up(2 + SECOND_CHANCE_AFTER)
-    health.failed("timeout", 400)
-    assert not health.is_given_up(400)
-    health.failed("timeout", 401)
-    assert health.is_given_up(401)
-
-
-def test_a_request_is_exhausted_only_while_others_succeed() -> None:
-    health, tried = HostHealth(60), Attempts(since=10)
-    for _ in range(4):
-        tried = tried.failed("HTTP 500", 11)
-    assert not health.is_exhausted(tried, 3)
-    health.succeeded(9)
-    assert not health.is_exhausted(tried, 3)
-    health.succeeded(11)
-    assert health.is_exhausted(tried, 3)
-    assert not health.is_exhausted(tried, 4)
-
-
 def test_attempts_are_counted_by_kind_and_the_record_before_stays_as_it_was() -> None:
     first = Attempts(since=10)
-    second = first.failed("timeout", 11).failed("HTTP 500", 13).failed("timeout", 15)
-    assert (second.number, second.kinds, second.not_before) == (3, Counter({"timeout": 2, "HTTP 500": 1}), 15)
+    second = first.failed("timeout", "a").failed("HTTP 500", "b").failed("timeout", "b")
+    assert (second.number, second.kinds) == (3, Counter({"timeout": 2, "HTTP 500": 1}))
+    assert (second.host, second.in_a_row, second.by_host) == ("b", 2, Counter({"b": 2, "a": 1}))
     assert first.number == 0
 
 
-def test_why_a_host_was_given_up_is_one_readable_sentence() -> None:
-    health = HostHealth(60)
-    for now, kind in ((100, "HTTP 500"), (130, "timeout"), (161, "timeout")):
-        health.failed(kind, now, "line one\nline two " + "x" * 500)
-    sentence = health.explain("https://api.example")
-    assert sentence.startswith(
-        "gave up on https://api.example after 3 failures in 61 s without a single page "
-        "(2 × timeout, 1 × HTTP 500; the last: line one line two xxx"
-    )
-    assert sentence.endswith("x…); check the network, and the setting PARTI_API_BASE_URLS")
-    assert len(sentence) < 450
+def test_only_answers_in_a_row_of_one_host_are_contradicted() -> None:
+    twice = Attempts(since=10).was_contradicted("HTTP 404", "a").was_contradicted("HTTP 404", "a")
+    assert (twice.number, twice.in_a_row, twice.contradicted) == (2, 0, 2)
+    assert twice.failed("timeout", "a").contradicted == 0
+    assert twice.was_contradicted("HTTP 404", "b").contradicted == 1
 
 
 @pytest.mark.parametrize(
     ("kind", "hint"),
     [
         ("HTTP 429", "DOWNLOAD_DELAY"),
+        ("HTTP 404", "this route"),
+        ("HTTP 410", "this route"),
         ("HTTP 503", "in trouble"),
         ("challenge page", "robot"),
         ("answer cut short", "not whole"),
         ("answer unreadable", "not whole"),
         ("connection refused", "PARTI_API_BASE_URLS"),
         ("timeout", "PARTI_API_BASE_URLS"),
+        ("no connection", "PARTI_API_BASE_URLS"),
+        ("no connection to the proxy", "ALL_PROXY"),
     ],
 )
 def test_the_advice_is_about_what_failed_most(kind: str, hint: str) -> None:

@@ -76,6 +76,7 @@ def test_a_proxy_whose_name_is_not_found_is_not_taken_for_the_host(crawl: Run) -
     run = crawl("categories", *UNTHROTTLED, env=env)
     assert run.code == 4
     assert "proxy: proxy.invalid:1" in run.package["reason"]
+    assert run.package["reason"].endswith("(HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)")
     assert run.package["failovers"] == []
 
 

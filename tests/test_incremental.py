@@ -101,7 +101,7 @@ def test_the_start_moves_only_with_a_complete_run_up_to_now(serve: Serve, increm
     cut = incremental("cut", server, max_records=20)
     assert cut.package["truncated"]
     assert crawl("recent", server=server, run_id="plain").code == 0
-    assert incremental("failed", serve(**STILL, gone=True)).code == 4
+    assert incremental("failed", serve(**STILL, gone=True), "-s", "PARTI_RETRY_PATIENCE=0.1").code == 4
     first = incremental("first", server)
     assert first.package["window"]["since"] == "2021-08-03T00:00:00Z"
     # What runs that came to an end have written is not written again, though the start has not moved.

@@ -16,6 +16,7 @@ CORE = {
     "backoff",
     "drift",
     "exceptions",
+    "hosts",
     "items",
     "normalize",
     "outcome",

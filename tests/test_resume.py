@@ -162,7 +162,7 @@ def test_an_outage_does_not_end_a_run_that_is_to_be_finished(serve: Serve, outpu
     running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 20)
     running.stop(signal.SIGKILL)
-    outage = crawl("recent", *QUIET, server=gone)
+    outage = crawl("recent", *QUIET, server=gone, env={"PARTI_RETRY_PATIENCE": "0.1"})
     assert outage.code == 4
     assert outage.stderr.endswith("to finish it: scrapy crawl recent -a run_id=run\n")
     before = len(requests(server))

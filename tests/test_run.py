@@ -277,7 +277,7 @@ def test_a_finished_run_is_left_as_it_is(crawl: Run, serve: Serve) -> None:
 
 def test_a_finished_run_that_was_not_complete_does_not_become_so(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, gone=True)
-    before = contents(crawl("categories", server=server).folder)
+    before = contents(crawl("categories", server=server, env={"PARTI_RETRY_PATIENCE": "0.1"}).folder)
     asked = len(server.requests)
     run = crawl("categories", *QUIET, server=server)
     assert run.code == 4

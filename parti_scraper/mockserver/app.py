@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from parti_scraper.mockserver.faults import FaultPlan
+from parti_scraper.mockserver.faults import FaultPlan, not_found
 from parti_scraper.mockserver.query import QueryError, parse_live, parse_recent
 from parti_scraper.mockserver.records import category_records, encode
 from parti_scraper.mockserver.sockets import Notifier
@@ -65,7 +65,7 @@ class ReceivedRequest:
         headers: names and values as they came, in their order.
         started: when it came in, by `time.monotonic()`.
         status: what was answered; None where nothing was, or not yet.
-        fault: what went wrong on purpose: 429, 500, reset, truncated or challenge.
+        fault: what went wrong on purpose: 404, 429, 500, reset, truncated or challenge.
         finished: when it was answered; None until then.
     """
 
@@ -156,12 +156,14 @@ class Site:
                 return refusal
             fault = self._faults.next(request.raw_path)
             _current.get().fault = fault
-            if fault in {"429", "500", "challenge"}:
+            if fault in {"404", "429", "500", "challenge"}:
                 return self._faults.answer(fault)
             try:
                 body = answer(request)
             except QueryError as error:
                 return web.json_response({"detail": str(error)}, status=error.status)
+            if body == b"[]" and self._options.empty_as in {"404", "204"}:
+                return not_found() if self._options.empty_as == "404" else web.Response(status=204)
             return await self._sent(request, body, fault)
 
         return handle
@@ -184,7 +186,7 @@ class Site:
             return self._faults.answer("challenge")
         is_elsewhere = self.api_url and self.api_url != f"http://{request.host}"
         if self._options.gone or is_elsewhere:
-            return web.json_response({"detail": "Not Found"}, status=404)
+            return not_found()
         token = self._options.token
         if token and request.headers.get("Authorization") != f"Bearer {token}":
             return web.json_response(
@@ -206,10 +208,15 @@ class Site:
         return encode(category_records())
 
     def _recent(self, request: web.Request) -> bytes:
-        return _joined(self._world.recent_page(*parse_recent(request.query, self._options)))
+        return self._list(self._world.recent_page(*parse_recent(request.query, self._options)))
 
     def _live(self, request: web.Request) -> bytes:
-        return _joined(self._world.live_page(*parse_live(request.query, self._options)))
+        return self._list(self._world.live_page(*parse_live(request.query, self._options)))
+
+    def _list(self, records: list[bytes]) -> bytes:
+        if not records and self._options.empty_as == "null":
+            return b"null"
+        return b"[" + b",".join(records) + b"]"
 
     # --- The rest of the site ------------------------------------------------------------------------------
 
@@ -291,10 +298,6 @@ async def _truncated(request: web.Request, response: web.Response) -> web.Stream
 
 def _part(body: bytes, share: float) -> bytes:
     return body[: int(len(body) * share)]
-
-
-def _joined(records: list[bytes]) -> bytes:
-    return b"[" + b",".join(records) + b"]"
 
 
 def _accepts_gzip(header: str) -> bool:

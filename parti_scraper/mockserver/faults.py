@@ -22,6 +22,11 @@ _CHALLENGE = """<!DOCTYPE html>
 """
 
 
+def not_found() -> web.Response:
+    """Return the answer of a server that does not have what it is asked for."""
+    return web.json_response({"detail": "Not Found"}, status=404)
+
+
 class FaultPlan:
     """Decides by seed and request number which requests are hit, and by turns how."""
 
@@ -33,9 +38,11 @@ class FaultPlan:
             "reset": options.rate_reset,
             "truncated": options.rate_truncated,
             "challenge": options.rate_challenge,
+            "404": options.rate_404,
         }
         self._any = any(self._rates.values())
         self._requests = 0
+        self._down_until: float | None = None
         # Faults in a row by URL. Only URLs that were hit last are in it.
         self._in_a_row: Counter[str] = Counter()
         self._turns: Counter[str] = Counter()
@@ -43,6 +50,10 @@ class FaultPlan:
     def next(self, url: str) -> str | None:
         """Return what goes wrong with the next request, or None."""
         self._requests += 1
+        if self._requests == self._options.once_404:
+            return "404"
+        if self._is_down():
+            return self._options.down_as
         fault = self._drawn() if self._any else None
         limit = self._options.fault_burst
         if fault is None or (limit and self._in_a_row[url] >= limit):
@@ -50,6 +61,12 @@ class FaultPlan:
             return None
         self._in_a_row[url] += 1
         return fault
+
+    def _is_down(self) -> bool:
+        """Tell whether it is the time to be down, which begins with a request."""
+        if self._options.down_for and self._down_until is None and self._requests > self._options.down_after:
+            self._down_until = time.monotonic() + self._options.down_for
+        return self._down_until is not None and time.monotonic() < self._down_until
 
     def turn(self, fault: str) -> int:
         """Return how often a fault was asked for before, to go through its variants by turns."""
@@ -59,6 +76,8 @@ class FaultPlan:
     def answer(self, fault: str) -> web.Response:
         """Return what is sent for a fault that is an answer of its own."""
         turn = self.turn(fault)
+        if fault == "404":
+            return not_found()
         if fault == "429":
             return self._too_many(turn)
         if fault == "challenge":

@@ -193,6 +193,9 @@ class Options:
     )
     user_filter: str = _choice("the by_user_id parameter", "honored", "ignored")
     tie_order: str = _choice("the order of records that share a sort key", "stable", "unstable")
+    empty_as: str = _choice(
+        "a page without records: an empty list, 404, 204 without a body, or null", "list", "404", "204", "null"
+    )
     # --- A set that moves
     insert_every: int = _switch(
         0, Whole(0, 1_000_000), "insert a record anywhere in the history after every N recent requests (0: never)"
@@ -208,6 +211,15 @@ class Options:
     fault_burst: int = _switch(2, Whole(0, 1_000), "most faults in a row on the same URL (0: no limit)")
     latency: float = _seconds(0.0, 600, "seconds before every answer of the API")
     gone: bool = _switch(False, Flag(), "answer 404 on every API route, as a host that was moved does")
+    rate_404: float = _rate("share of API requests answered with 404, as by a load balancer during a deployment")
+    once_404: int = _switch(0, Whole(0, 1_000_000), "answer the API request of this number with 404 (0: none)")
+    down_after: int = _switch(
+        0, Whole(0, 1_000_000), "API requests after which the server is down for --down-for seconds"
+    )
+    down_for: float = _seconds(0.0, 86_400, "how long that lasts (0: it never is)")
+    down_as: str = _choice(
+        "what it does meanwhile: 404, 500, a challenge page, 429, or a reset", "404", "500", "challenge", "429", "reset"
+    )
     token: str = _switch("", Kind(), "answer 401 unless this Bearer token is sent (empty: none needed)")
     api_moved: bool = _switch(False, Flag(), "the API is on a port of its own, which only the page knows")
     drift: str = _choice(
@@ -238,9 +250,10 @@ class Options:
                 switch.kind.check(value)
             except _RefusedError as error:
                 refuse(switch.name, str(error), str(value), switch.kind.accepted)
-        total = self.rate_429 + self.rate_500 + self.rate_reset + self.rate_truncated + self.rate_challenge
+        rates = (self.rate_429, self.rate_500, self.rate_reset, self.rate_truncated, self.rate_challenge, self.rate_404)
+        total = sum(rates)
         if total > 1 + 1e-9:
-            refuse("rate-*", "the five rates of faults add up to more than 1", f"{total:.12g}", "at most 1")
+            refuse("rate-*", "the six rates of faults add up to more than 1", f"{total:.12g}", "at most 1")
 
     @classmethod
     def parse(cls, typed: Mapping[str, str | bool]) -> Options:

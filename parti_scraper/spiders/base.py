@@ -28,7 +28,7 @@ from parti_scraper.folders import output_dir, state_dir
 from parti_scraper.identities import Identities
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
-from parti_scraper.middlewares import RetryMiddleware, as_sent, check_settings
+from parti_scraper.middlewares import RetryMiddleware, as_sent, check_proxies, check_settings
 from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
 from parti_scraper.paging import Key, Page, PageSize
 from parti_scraper.quality import Quality, parse_expect_absent, parse_max_rejected
@@ -160,6 +160,7 @@ class PartiSpider(Spider):
         api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         components.check(settings)
         check_settings(settings)
+        check_proxies(settings)
         api.check_ws_url(settings["PARTI_WS_URL"])
         api.check_site_url(settings["PARTI_SITE_URL"])
         if settings["PARTI_TRANSPORT"] == "browser":
@@ -284,12 +285,19 @@ class PartiSpider(Spider):
 
     def progress(self) -> Any:
         """Return how far the run has come, as JSON takes it."""
-        return {"failovers": self.failovers, "quality": self.quality.as_json()}
+        return {
+            "failovers": self.failovers,
+            "hosts": self.retry.progress(),
+            "quality": self.quality.as_json(),
+        }
 
     def restore(self, progress: Any) -> None:
         """Go on from there; called before anything is requested."""
         self.failovers = progress["failovers"]
-        if "quality" in progress:  # Earlier versions had none.
+        # Earlier versions had neither.
+        if "hosts" in progress:
+            self.retry.restore(progress["hosts"])
+        if "quality" in progress:
             self.quality.restore(progress["quality"])
 
     def take_done(self) -> tuple[list[WindowDone], list[bytes]]:
@@ -618,6 +626,12 @@ class LiveRouteSpider(PagedSpider):
         super().__init__(started_at, **raw_arguments)
         # How many channels the last complete walk through these categories has found.
         self._lengths: dict[tuple[str, ...], int] = {}
+
+    def begin_walk(self, walk: Walk) -> Iterator[Request]:
+        """Return the first requests of a walk; in a run without end, of an earlier host where that is back."""
+        if self.endless:
+            self.retry.begin_round()
+        return super().begin_walk(walk)
 
     def plan(self, categories: tuple[str, ...]) -> Plan:
         """Plan passes over the list, whose order changes all the time."""

@@ -27,15 +27,17 @@ from parti_scraper.normalize import (
     normalize_notification,
     timestamp_to_iso,
 )
+from parti_scraper.proxies import proxy_of
 from parti_scraper.redact import redact_url
 from parti_scraper.signals import checkpoint
 from parti_scraper.spiders.base import LiveRouteSpider, Walk, describe_failure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Hashable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Hashable, Iterator, Mapping
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
+    from scrapy.settings import BaseSettings
     from scrapy.utils.asyncio import CallLaterResult
     from twisted.python.failure import Failure
 
@@ -137,6 +139,13 @@ class NotificationsSpider(LiveRouteSpider):
         spider.idle_timeout = parse_length("PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
         spider.reconnection = Reconnection(retry_delay(settings, spider.ws_url))
         return spider
+
+    @classmethod
+    def check(cls, settings: BaseSettings, raw_arguments: Mapping[str, str]) -> None:
+        """Check settings and arguments, and whether the proxy for the WebSocket can be used."""
+        super().check(settings, raw_arguments)
+        for url in settings["PARTI_WS_URL"].split(","):
+            proxy_of(url.strip())
 
     ws_url: str
     # As it is logged and stored.

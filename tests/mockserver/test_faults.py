@@ -144,3 +144,39 @@ def test_after_a_burst_the_answer_comes(serve: Serve) -> None:
     server = serve(**STILL, rate_429=0.5, rate_500=0.5, fault_burst=3)
     statuses = [get(server, RECENT).status for _ in range(8)]
     assert [status == 200 for status in statuses] == [False, False, False, True] * 2
+
+
+def test_one_request_is_answered_with_404(serve: Serve) -> None:
+    server = serve(**STILL, once_404=2)
+    assert [get(server, RECENT).status for _ in range(4)] == [200, 404, 200, 200]
+    assert [seen.fault for seen in server.requests] == [None, "404", None, None]
+
+
+@pytest.mark.parametrize(
+    ("down_as", "statuses"), [("404", {404}), ("500", {500, 502, 503}), ("challenge", {200, 403}), ("429", {429})]
+)
+def test_the_server_is_down_for_a_while_after_so_many_requests(serve: Serve, down_as: str, statuses: set[int]) -> None:
+    server = serve(**STILL, down_after=2, down_for=600, down_as=down_as)
+    assert [get(server, RECENT).status for _ in range(2)] == [200, 200]
+    assert {get(server, path).status for path in (RECENT, LIVE, CATEGORIES, RECENT)} == statuses
+    assert [seen.fault for seen in server.requests] == [None] * 2 + [down_as] * 4
+
+
+def test_what_was_down_is_up_again(serve: Serve) -> None:
+    server = serve(**STILL, down_for=0.01, down_as="500")
+    answers = [get(server, RECENT).status]
+    time.sleep(0.01)
+    answers.append(get(server, RECENT).status)
+    assert answers == [500, 200]
+
+
+@pytest.mark.parametrize(
+    ("empty_as", "status", "body"),
+    [("list", 200, b"[]"), ("404", 404, b'{"detail": "Not Found"}'), ("204", 204, b""), ("null", 200, b"null")],
+)
+def test_a_page_without_records_looks_as_asked(serve: Serve, empty_as: str, status: int, body: bytes) -> None:
+    server = serve(**STILL, empty_as=empty_as)
+    for path in (f"{RECENT}?by_user_id=999999999", f"{RECENT}?offset=100000", f"{LIVE}?offset=100000"):
+        answer = get(server, path)
+        assert (answer.status, answer.body) == (status, body)
+    assert get(server, RECENT).status == get(server, LIVE).status == 200

@@ -22,7 +22,7 @@ REFUSED = [
     ({"now": "2020-01-01"}, f"option `now`: not an instant in range: '2020-01-01' (accepted: {NOW_ACCEPTED})"),
     (
         {"rate_429": "0.7", "rate_500": "0.7"},
-        "option `rate-*`: the five rates of faults add up to more than 1: '1.4' (accepted: at most 1)",
+        "option `rate-*`: the six rates of faults add up to more than 1: '1.4' (accepted: at most 1)",
     ),
 ]
 
