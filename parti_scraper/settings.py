@@ -25,8 +25,8 @@ PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(api.BASE_UR
 # Sent as a Bearer token to these hosts. Only from the environment: others can read a command line, and Scrapy
 # stores and shows settings; this one shows itself as `***`.
 PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
-# Address of the WebSocket that tells who goes live.
-PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or api.WS_URL
+# Addresses of the WebSocket that tells who goes live, comma-separated.
+PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or ",".join(api.WS_URLS)
 # Scheme and host of the site: its pages are opened by the spider `site`, and by the transport `browser`.
 PARTI_SITE_URL = os.environ.get("PARTI_SITE_URL") or api.SITE_URL
 # How the API is asked: `http`, or `browser`, from within a page of the site in Chromium, where HTTP is refused.
