@@ -266,7 +266,7 @@ class Listener:
         return Missed(since, now, self._why_not_proved())
 
     def _is_opening_again(self, now: float) -> bool:
-        return not self._is_broken and now - self._lost_at <= _GRACE
+        return bool(self.connections) and not self._is_broken and now - self._lost_at <= _GRACE
 
     def _is_of_no_use(self, now: float) -> bool:
         """Tell whether the server lets nobody listen, as far as can be told from what it did until now."""

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parti_scraper.backoff import Reconnection
-from parti_scraper.mockserver import MockServer, Options
+from parti_scraper.mockserver import MockServer, Options, ReceivedRequest
 from parti_scraper.normalize import CategoryIndex, normalize_notification
 from parti_scraper.spiders.notifications import SeenLately
 from tests import forked
@@ -27,14 +27,21 @@ QUIET = ("--loglevel", "WARNING")
 STILL: dict[str, Any] = {"speed": 0, "events": 10, "live": 300, "start_every": 3}
 
 
+def handshakes(server: MockServer) -> list[ReceivedRequest]:
+    """Return those that came to a connection."""
+    sockets = [request for request in server.requests if ("Upgrade", "websocket") in request.headers]
+    return [request for request in sockets if request.status not in {429, 503}]
+
+
 class Listening(RunningCrawl):
     """A run that listens, with a log of its own."""
 
-    def __init__(self, output: Path, server: MockServer | None, *options: str, **arguments: Any) -> None:
+    def __init__(self, output: Path, server: MockServer, *options: str, **arguments: Any) -> None:
         env = arguments.pop("env", {})
         self.log = output.with_name(f"log-{len(list(output.parent.glob('log-*')))}")
         typed = typed_of("notifications", "run", arguments, ("--logfile", str(self.log), *options))
         self.log.touch()
+        self.earlier = len(handshakes(server))
         super().__init__(typed, environment_of(output, server, env))
 
 
@@ -43,14 +50,13 @@ def listen(output: Path, server: MockServer, *options: str, **arguments: Any) ->
     return Listening(output, server, *options, **arguments)
 
 
-def settle(server: MockServer, running: RunningCrawl) -> None:
+def settle(server: MockServer, running: Listening) -> None:
     """Wait until the line is open, and what went live before was asked for."""
 
     def is_settled() -> bool:
         marks = re.findall("Connected to|Nothing is missing", running.log.read_text(encoding="utf-8"))
-        sockets = [request for request in server.requests if ("Upgrade", "websocket") in request.headers]
-        accepted = [request for request in sockets if request.status not in {429, 503}]
-        is_open = bool(sockets) and sockets[-1].finished is None
+        accepted = handshakes(server)[running.earlier :]
+        is_open = bool(accepted) and accepted[-1].finished is None
         return is_open and marks.count("Connected to") == len(accepted) and marks[-1] == "Nothing is missing"
 
     wait_until(is_settled)
