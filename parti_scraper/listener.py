@@ -145,7 +145,9 @@ class Listener:
         self._was_silent = self._was_silent or (self._line is not None and self._line.is_joined)
         return self._next_wait(now, random)
 
-    def lost(self, now: float, random: float, reason: str, retry_after: float | None = None) -> float:
+    def lost(
+        self, now: float, random: float, reason: str, retry_after: float | None = None, *, by_us: bool = False
+    ) -> float:
         """Take note that the connection was lost, or failed; return the wait before the next attempt, in seconds.
 
         Args:
@@ -153,13 +155,15 @@ class Listener:
             random: from 0 to 1.
             reason: how.
             retry_after: what the server asks for.
+            by_us: it was closed on this side, which says nothing of the server.
         """
         self.failures += 1
         self.reason = reason
         self._is_broken, self._was_silent = True, False
         self._retry_after = max(self._retry_after, retry_after or 0.0)
         line = self._line
-        if line is not None and not line.is_usable and not line.refused and now - line.opened < _HELD:
+        is_silent = line is not None and not line.is_usable and not line.refused
+        if line is not None and is_silent and not by_us and now - line.opened < _HELD:
             self._strike(now, line, reason)
         return self._next_wait(now, random)
 

@@ -25,6 +25,7 @@ class Relay:
         self.asked: list[str] = []
         self.frozen = False
         self._target = target
+        self._writers: list[asyncio.StreamWriter] = []
         self._started, self._stop = threading.Event(), asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
@@ -38,6 +39,7 @@ class Relay:
         """Close everything."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+        self._loop.close()
 
     async def _serve(self) -> None:
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -45,16 +47,21 @@ class Relay:
         self._started.set()
         await self._stop.wait()
         server.close()
+        for writer in self._writers:
+            writer.transport.abort()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # What was cancelled closes its connections.
+        await asyncio.sleep(0)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             first = await reader.readline()
             self.asked.append(first.decode().strip())
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            self._writers += [writer, far_writer]
             if first.startswith(b"CONNECT "):
                 await reader.readuntil(b"\r\n\r\n")
                 writer.write(b"HTTP/1.1 200 OK\r\n\r\n")

@@ -66,9 +66,9 @@ _ERROR_FIELDS = ("error", "errors", "message", "detail", "reason")
 # Until it has listened to its end.
 _UNKNOWN = "it did not come as far as to listen"
 # What aiohttp closes a connection for, and what it says of the message.
-_UNREADABLE: dict[int, str] = {
-    WSCloseCode.MESSAGE_TOO_BIG: f"larger than {_MAX_MESSAGE} bytes",
-    WSCloseCode.INVALID_TEXT: "not UTF-8",
+_NOT_TAKEN: dict[int, str] = {
+    WSCloseCode.MESSAGE_TOO_BIG: f"a message larger than {_MAX_MESSAGE} bytes",
+    WSCloseCode.INVALID_TEXT: "a message that is not UTF-8",
 }
 
 
@@ -105,6 +105,10 @@ class SeenLately:
 
 class _LostError(Exception):
     """The connection ended; the text says how."""
+
+
+class _NotTakenError(_LostError):
+    """The connection was closed for a message that could not be taken; the text says what was wrong with it."""
 
 
 class NotificationsSpider(LiveRouteSpider):
@@ -248,7 +252,7 @@ class NotificationsSpider(LiveRouteSpider):
             wait = self._lost(f"HTTP {error.status} {where}", parse_retry_after(header, time.time()))
         except (aiohttp.ClientError, OSError, TimeoutError, _LostError) as error:
             text = str(error).replace(self.listener.address, self.shown_url)
-            wait = self._lost(one_line(text) or type(error).__name__)
+            wait = self._lost(one_line(text) or type(error).__name__, by_us=isinstance(error, _NotTakenError))
         await self._sleep(wait)
 
     async def _connection(self, session: aiohttp.ClientSession) -> AsyncIterator[Any]:
@@ -304,18 +308,22 @@ class NotificationsSpider(LiveRouteSpider):
                 message = await connection.receive(_SLICE)
             except TimeoutError:
                 continue
-            if message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:
-                for item in self._received(message):
-                    yield item
-                # It goes on from here: the next message may be long in coming.
-                yield None
-                continue
-            if reason := _UNREADABLE.get(getattr(message.data, "code", 0)):
-                yield self._unread(reason)
-            raise _LostError(_ending_of(message))
+            for item in self._received(message):
+                yield item
+            # It goes on from here: the next message may be long in coming.
+            yield None
+            if reason := _reason_not_taken(message):
+                raise _NotTakenError(reason)
+            if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
+                raise _LostError(_ending_of(message))
 
     def _received(self, message: aiohttp.WSMessage) -> Iterator[Any]:
         """Yield what a message says, or the message itself where it says nothing."""
+        if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
+            if reason := _reason_not_taken(message):
+                yield RejectedRecord(reason, self.shown_url, self._messages, None)
+                self._count_message()
+            return
         text = message.data if message.type is WSMsgType.TEXT else message.data.decode(errors="backslashreplace")
         page = normalize_notification(text, self.shown_url, timestamp_to_iso(time.time()), self.index, self._messages)
         self._count_message()
@@ -327,12 +335,6 @@ class NotificationsSpider(LiveRouteSpider):
                 self.listener.refused(time.monotonic(), error)
         yield from page.items
         yield from page.rejected
-
-    def _unread(self, reason: str) -> RejectedRecord:
-        """Return a message that was not taken, and that the connection was closed for."""
-        rejected = RejectedRecord(f"a message that is {reason}", self.shown_url, self._messages, None)
-        self._count_message()
-        return rejected
 
     def _count_message(self) -> None:
         self._messages += 1
@@ -350,10 +352,10 @@ class NotificationsSpider(LiveRouteSpider):
             self.crawler.stats.inc_value("parti/websocket/failovers")
             logger.warning("%s from %s: going on with %s", reason, address, self.shown_url)
 
-    def _lost(self, reason: str, retry_after: float | None = None) -> float:
+    def _lost(self, reason: str, retry_after: float | None = None, *, by_us: bool = False) -> float:
         """Return how long to wait; say once in a while what went wrong, or a troubled server would flood the log."""
         address, now = self.shown_url, time.monotonic()
-        wait = self.listener.lost(now, random.random(), reason, retry_after)  # noqa: S311
+        wait = self.listener.lost(now, random.random(), reason, retry_after, by_us=by_us)  # noqa: S311
         self.crawler.stats.inc_value("parti/websocket/failures")
         level = logging.DEBUG if now < self._quiet_until else logging.WARNING
         if level == logging.WARNING:
@@ -457,6 +459,11 @@ def _ending_of(message: aiohttp.WSMessage) -> str:
     if message.type is WSMsgType.CLOSE:
         return f"closed by the server ({message.data}{f': {one_line(message.extra)}' if message.extra else ''})"
     return "closed"
+
+
+def _reason_not_taken(message: aiohttp.WSMessage) -> str:
+    """Return what is wrong with a message that aiohttp closed the connection for; empty where it was something else."""
+    return _NOT_TAKEN.get(getattr(message.data, "code", 0), "") if message.type is WSMsgType.ERROR else ""
 
 
 def _error_in(record: Any) -> str:
