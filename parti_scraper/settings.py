@@ -33,8 +33,8 @@ PARTI_SITE_URL = os.environ.get("PARTI_SITE_URL") or api.SITE_URL
 PARTI_TRANSPORT = os.environ.get("PARTI_TRANSPORT") or "http"
 # The program of Chromium. Empty: Debian's, one that is found by its name, or Playwright's own.
 PARTI_CHROMIUM = os.environ.get("PARTI_CHROMIUM", "")
-# After so long without a message the connection is made anew: long silences are normal, but the server answers no
-# pings, so nothing else tells a dead connection from a silent one.
+# After so long without a notification the connection is opened again: long silences are normal, but the server answers
+# no pings, so nothing else tells a dead connection from a silent one.
 PARTI_WS_IDLE_TIMEOUT = os.environ.get("PARTI_WS_IDLE_TIMEOUT") or "300"
 # Seconds without a single page, counted from a failure, after which a host is given up. With DOWNLOAD_TIMEOUT and
 # the longest Retry-After that is obeyed (60 s) on top, a dead host ends a run within two minutes.

@@ -17,6 +17,7 @@ CORE = {
     "drift",
     "exceptions",
     "items",
+    "listener",
     "normalize",
     "outcome",
     "paging",
