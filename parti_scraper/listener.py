@@ -18,7 +18,7 @@ from parti_scraper.backoff import Reconnection
 _HELD = 30.0
 # The server does not say when it has read the subscription, so the live route is asked a little later, in seconds.
 _SETTLE = 0.5
-# After a fill that failed, in seconds.
+# After a fill that failed; while nobody is connected, no sooner than this after the last one, in seconds.
 _FILL_AGAIN = 30.0
 # So long, in seconds, another address is listened to before the first one is tried again.
 _COME_BACK = 600.0
@@ -86,15 +86,16 @@ class Listener:
         # Addresses in a row that were of no use, and the longest wait that one of them asked for.
         self._useless, self._retry_after = 0, 0.0
         self._position = self._used = position
-        self._used_since = now
+        self._used_since, self._left_for = now, ""
         self._line: _Line | None = None
         self._lost_at = now
         # Every moment before is proved; and whether more is known to be missed since than silence may hide.
         self._proved, self._is_broken = now, False
         # What was silent for too long, and then turned out to have been deaf.
         self._was_silent = self._is_deaf = False
-        # When a fill is due; from when on one must begin to prove all there is; when the one under way began.
-        self._due, self._wanted = inf, now
+        # When a fill is due; from when on one must begin to prove all there is; when the last one and the one under way
+        # began.
+        self._due, self._wanted, self._asked = inf, now, -inf
         self._filling: float | None = None
         # Since the last notification: connections that were of no use, and how long it took them to show it.
         self._strikes, self._useless_after, self._refused_since = 0, 0.0, now
@@ -114,7 +115,7 @@ class Listener:
         self._wanted = now + self._settle
         # One that is due already is not put off.
         self._due = min(self._due, self._wanted)
-        left = None if self._used == self._position else (self._addresses[self._used], self.reason)
+        left = None if self._used == self._position else (self._addresses[self._used], self._left_for)
         if left:
             self._used, self._used_since = self._position, now
         return left
@@ -137,11 +138,16 @@ class Listener:
 
     def is_idle(self, now: float) -> bool:
         """Tell whether the connection was silent for too long."""
-        return self._line is not None and now - self._line.heard >= self._idle_timeout
+        if self._line is None:
+            return False
+        # From who has said no, nothing is to be expected.
+        patience = min(self._idle_timeout, _HELD) if self._line.refused else self._idle_timeout
+        return now - self._line.heard >= patience
 
     def closed(self, now: float, random: float) -> float:
         """Take note that a silent connection was closed, to be opened again; return the wait in seconds."""
-        self.reason = f"nothing was heard for {self._idle_timeout:g} s"
+        refused = self._line.refused if self._line else ""
+        self.reason = refused or f"nothing was heard for {self._idle_timeout:g} s"
         self._was_silent = self._was_silent or (self._line is not None and self._line.is_joined)
         return self._next_wait(now, random)
 
@@ -162,6 +168,9 @@ class Listener:
         self._is_broken, self._was_silent = True, False
         self._retry_after = max(self._retry_after, retry_after or 0.0)
         line = self._line
+        if line is None:
+            # For as long as nobody is connected, at least what stays on air is found.
+            self._due = min(self._due, max(now, self._asked + max(self._idle_timeout, _FILL_AGAIN)))
         is_silent = line is not None and not line.is_usable and not line.refused
         if line is not None and is_silent and not by_us and now - line.opened < _HELD:
             self._strike(now, line, reason)
@@ -177,6 +186,8 @@ class Listener:
     def _next_wait(self, now: float, random: float) -> float:
         """Leave the line; go to the next address at once where this one is of no use, and wait after the last one."""
         line = self._line
+        if self._position == self._used:
+            self._left_for = self.reason
         self._proved = self._proved_until()
         self._line = None
         self._lost_at = now if line else self._lost_at
@@ -206,7 +217,7 @@ class Listener:
 
     def fill_began(self, now: float) -> None:
         """Take note that the live route is being asked; once more after that, where this one is too early."""
-        self._filling = now
+        self._filling = self._asked = now
         self._due = self._wanted if self._wanted > now else inf
 
     def filled(self, unheard: int) -> bool:

@@ -81,6 +81,21 @@ def test_a_fill_that_is_due_is_not_put_off_by_connections() -> None:
     assert listener.is_fill_due(2)
 
 
+def test_the_live_route_is_asked_now_and_then_while_nobody_is_connected() -> None:
+    listener = listening()
+    assert not listener.is_fill_due(1)
+    listener.lost(1, 1.0, "refused")
+    assert listener.is_fill_due(1)
+    fill(listener, 1)
+    for now in (10, 100, 200):
+        listener.lost(now, 1.0, "refused")
+        assert not listener.is_fill_due(now)
+    assert listener.is_fill_due(1 + IDLE)
+    missed = listener.missed(250, stopped=True)
+    assert missed
+    assert (missed.since, missed.reason) == (0, "refused")
+
+
 def test_a_fill_that_failed_is_a_gap_until_one_does_not() -> None:
     listener = listening()
     listener.connected(0)
@@ -134,10 +149,17 @@ def test_a_server_that_lets_nobody_listen_is_named_in_its_own_words() -> None:
         assert missed
         assert (missed.since, missed.reason) == (0, "no connection was of use, the last one: unauthorized")
         listener.lost(now + 4, 0.0, "closed")
+    # It is not waited for as long as for one that may have nothing to say.
+    listener.connected(10)
+    listener.refused(10, "unauthorized")
+    assert not listener.is_idle(39)
+    assert listener.is_idle(40)
+    listener.closed(40, 0.0)
+    assert listener.reason == "unauthorized"
     # One that holds is another matter.
-    connected(listener, 10)
-    assert listener.missed(11, stopped=True)
-    assert listener.missed(15, stopped=True) is None
+    connected(listener, 50)
+    assert listener.missed(51, stopped=True)
+    assert listener.missed(55, stopped=True) is None
 
 
 def test_one_bad_moment_of_a_server_that_was_of_use_is_none() -> None:

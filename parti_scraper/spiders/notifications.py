@@ -302,7 +302,7 @@ class NotificationsSpider(LiveRouteSpider):
             await self._tick()
             if self.listener.is_idle(time.monotonic()):
                 self.crawler.stats.inc_value("parti/websocket/idle")
-                logger.info("Nothing was heard for %g s: connecting again", self.idle_timeout)
+                logger.info("No notification for %g s: connecting again", self.idle_timeout)
                 return
             try:
                 message = await connection.receive(_SLICE)
