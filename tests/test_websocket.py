@@ -90,6 +90,14 @@ def test_a_signal_ends_it_at_once_whatever_the_line_does(serve: Serve, output: P
     assert "no connection to ws://127.0.0.1" in running.stderr
 
 
+def test_a_run_that_is_stopped_before_it_listens_is_not_complete(serve: Serve, output: Path) -> None:
+    running = listen(output, serve(**STILL, latency=600))
+    wait_until(lambda: "Spider opened" in running.log.read_text(encoding="utf-8"))
+    # 3 where the signal came even before the first request.
+    assert running.stop(signal.SIGTERM) in {3, 4}
+    assert not (output / "notifications/run/datapackage.json").exists() or not ended(output).package["complete"]
+
+
 @pytest.mark.parametrize(("size", "is_taken"), [(16 * MEBIBYTE, True), (16 * MEBIBYTE + 1, False)])
 def test_a_huge_message_is_taken_up_to_16_mib_and_a_larger_one_costs_itself(
     serve: Serve, output: Path, size: int, is_taken: bool

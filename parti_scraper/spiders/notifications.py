@@ -64,7 +64,7 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 # Where an error that comes in place of a notification says what it is.
 _ERROR_FIELDS = ("error", "errors", "message", "detail", "reason")
 # Until it has listened to its end.
-_UNKNOWN = "it did not come as far as to listen"
+_NEVER_LISTENED = "it did not come as far as to listen"
 # What aiohttp closes a connection for, and what it says of the message.
 _NOT_TAKEN: dict[int, str] = {
     WSCloseCode.MESSAGE_TOO_BIG: f"a message larger than {_MAX_MESSAGE} bytes",
@@ -137,7 +137,7 @@ class NotificationsSpider(LiveRouteSpider):
         # Set once the categories are known, or could not be had.
         self._told = asyncio.Event()
         self.ws_failovers: list[dict[str, str]] = []
-        self.gaps.append(_UNKNOWN)
+        self.gaps.append(_NEVER_LISTENED)
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
@@ -434,7 +434,7 @@ class NotificationsSpider(LiveRouteSpider):
 
     def _note_missed(self, ended: float) -> None:
         """Note what may be missing, unless no more was wanted."""
-        self.gaps.remove(_UNKNOWN)
+        self.gaps.remove(_NEVER_LISTENED)
         if self.truncated:
             return
         missed = self.listener.missed(ended, stopped=is_closing(self.crawler))
