@@ -236,6 +236,21 @@ def test_the_proxies_of_the_environment_hold_for_the_websocket_too(serve: Serve,
     assert len(handshakes(server)) == 1
 
 
+def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl: Run) -> None:
+    server = serve(**STILL)
+    # A mock server that is asked for a tunnel refuses.
+    env = {
+        "PARTI_API_BASE_URLS": "http://api.parti.test",
+        "PARTI_WS_URL": "wss://one.parti.test/",
+        "HTTP_PROXY": server.base_url,
+        "HTTPS_PROXY": server.base_url.replace("//", "//me:s3cret@"),
+    }
+    run = crawl("notifications", *QUIET, env=env, duration="2s")
+    assert run.code == 4
+    assert re.search(r"no connection to wss://one\.parti\.test/ came about: HTTP 4\d\d from the proxy", run.stderr)
+    assert "s3cret" not in run.stderr + run.package["reason"]
+
+
 @pytest.mark.parametrize(
     ("env", "url", "proxy"),
     [
