@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 BASE_URLS = (
     "https://api-backend.parti.com",
@@ -44,6 +44,8 @@ HEADERS = {
 }
 
 WS_URL = "wss://ws-backend.parti.com/"
+# Reported beside it since 2026.
+WS_URLS = (WS_URL, "wss://ws.parti.com/ws")
 # What the WebSocket wants to hear once, before it tells who goes live.
 SUBSCRIBE = '{"subscribe_options":{"NewChannelLiveNotify":{}}}'
 WS_HEADERS = {"Origin": HEADERS["Origin"], "User-Agent": USER_AGENT}
@@ -196,16 +198,47 @@ def parse_base_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
-def check_ws_url(url: str) -> str:
-    """Return the value of `PARTI_WS_URL`. Raises UsageError where it is not `ws(s)://host[:port][/path]`."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in {"ws", "wss"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or re.search(r"[\s\x00-\x1f]", url):
-        raise UsageError.of("setting", "PARTI_WS_URL", "not the address of a WebSocket", url, f"such as {WS_URL}")
-    return url
+def parse_ws_urls(text: str) -> tuple[str, ...]:
+    """Split and check the value of `PARTI_WS_URL`.
+
+    Raises:
+        UsageError: it is empty, or a part of it is not `ws(s)://host[:port][/path]`.
+    """
+    urls = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for url in urls or ("",):
+        if not _is_ws_url(url):
+            raise UsageError.of(
+                "setting", "PARTI_WS_URL", "not the address of a WebSocket", url, f"comma-separated, such as {WS_URL}"
+            )
+    return urls
+
+
+def check_same_machine(settings: Mapping[str, Sequence[str]]) -> None:
+    """Check that the addresses used are all on this machine or all elsewhere: made-up and real data must not mix.
+
+    Args:
+        settings: the addresses in each setting.
+
+    Raises:
+        UsageError: they are not.
+    """
+    first = ""
+    for name, urls in settings.items():
+        here = [url for url in urls if is_loopback(url)]
+        if here and len(here) < len(urls):
+            raise UsageError.of(
+                "setting", name, "partly on this machine", ",".join(urls), "all on this machine, or all elsewhere"
+            )
+        first = first or name
+        if bool(here) != is_loopback(settings[first][0]):
+            where, other = ("on this machine", "elsewhere") if here else ("elsewhere", "on this machine")
+            raise UsageError.of(
+                "setting",
+                name,
+                f"{where}, where {first} is {other}",
+                ",".join(urls),
+                f"both on this machine, or both elsewhere; set {name} or {first}",
+            )
 
 
 def base_of(url: str) -> str | None:
@@ -251,6 +284,15 @@ def is_loopback(base_url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_ws_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in {"ws", "wss"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return valid and not re.search(r"[\s\x00-\x1f]", url)
 
 
 def _is_base_url(url: str) -> bool:

@@ -86,7 +86,7 @@ class Configuration:
     def has_host_of(self, call: Call) -> bool:
         """Tell whether the host of a call is one of them."""
         if call.resource == WEBSOCKET:
-            return _socket_of(call.url) == _socket_of(self.ws_url)
+            return _socket_of(call.url) in map(_socket_of, api.parse_ws_urls(self.ws_url))
         return api.origin_of(call.url) in map(api.origin_of, self.base_urls)
 
     def knows(self, call: Call) -> bool:

@@ -23,16 +23,16 @@ PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(api.BASE_UR
 # Sent as a Bearer token to these hosts. Only from the environment: others can read a command line, and Scrapy
 # stores and shows settings; this one shows itself as `***`.
 PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
-# Address of the WebSocket that tells who goes live.
-PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or api.WS_URL
+# Addresses of the WebSocket that tells who goes live, comma-separated.
+PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or ",".join(api.WS_URLS)
 # Scheme and host of the site: its pages are opened by the spider `site`, and by the transport `browser`.
 PARTI_SITE_URL = os.environ.get("PARTI_SITE_URL") or api.SITE_URL
 # How the API is asked: `http`, or `browser`, from within a page of the site in Chromium, where HTTP is refused.
 PARTI_TRANSPORT = os.environ.get("PARTI_TRANSPORT") or "http"
 # The program of Chromium. Empty: Debian's, one that is found by its name, or Playwright's own.
 PARTI_CHROMIUM = os.environ.get("PARTI_CHROMIUM", "")
-# After so long without a message the connection is made anew: long silences are normal, but the server answers no
-# pings, so nothing else tells a dead connection from a silent one.
+# After so long without a notification the connection is opened again: long silences are normal, but the server answers
+# no pings, so nothing else tells a dead connection from a silent one.
 PARTI_WS_IDLE_TIMEOUT = os.environ.get("PARTI_WS_IDLE_TIMEOUT") or "300"
 # Seconds without a single page of any host, counted from a failure, after which all are given up, once each was asked
 # again. With DOWNLOAD_TIMEOUT and the longest Retry-After that is obeyed (60 s) on top, a dead host ends a run within

@@ -18,6 +18,7 @@ CORE = {
     "exceptions",
     "hosts",
     "items",
+    "listener",
     "normalize",
     "outcome",
     "paging",

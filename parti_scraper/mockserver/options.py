@@ -242,6 +242,18 @@ class Options:
     ws_refused: float = _rate("share of WebSocket handshakes that are refused, with 429 or 503")
     ws_ping: str = _choice("WebSocket pings of the client", "ignored", "answered")
     ws_malformed: float = _rate("share of notifications that are replaced by something else")
+    ws_answer: str = _choice(
+        "what subscribers get: notifications, an error and a close, a close, an error and silence, nonsense for ever",
+        "notifications",
+        "error",
+        "close",
+        "silence",
+        "nonsense",
+    )
+    ws_deaf_after: float = _seconds(
+        0.0, 86_400, "so many seconds after the first subscription nobody is told anything any more (0: never)"
+    )
+    ws_padding: int = _switch(0, Whole(0, 2**26), "bytes that the very first notification is padded to (0: not padded)")
 
     def __post_init__(self) -> None:
         for switch in switches():

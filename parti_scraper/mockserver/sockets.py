@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import socket
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from parti_scraper.mockserver.world import World
 
 _SALT_WHETHER, _SALT_WHICH, _SALT_REFUSED = 401, 402, 403
-# More than a client should take for a notification.
+# More than anybody would take for a notification.
 _OVERSIZED = "x" * 2_000_000
+_UNAUTHORIZED = '{"error":"unauthorized"}'
+# Seconds between two messages that mean nothing.
+_NONSENSE_EVERY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Notifier:
         self._world = world
         self._open: dict[web.WebSocketResponse, asyncio.Event] = {}
         self._handshakes = self._cuts = 0
+        self._subscribed_at: float | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one connection until either side closes it."""
@@ -102,11 +107,17 @@ class Notifier:
 
     async def _tell(self, connection: web.WebSocketResponse, wake: asyncio.Event, first: int) -> None:
         """Tell of every stream that starts, from a place in their order on."""
+        self._subscribed_at = self._subscribed_at or time.monotonic()
+        if self._options.ws_answer != "notifications":
+            await self._refuse(connection)
+            return
         place = first
         while not connection.closed:
             wake.clear()
             for stream in self._world.started(place):
                 place += 1
+                if self._is_deaf():
+                    continue
                 await self._send(connection, stream)
                 if self._options.ws_drop_every and place - first == self._options.ws_drop_every:
                     await self._cut(connection)
@@ -114,6 +125,21 @@ class Notifier:
             seconds = self._world.seconds_to_next_start()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), None if math.isinf(seconds) else max(seconds, 0.001))
+
+    async def _refuse(self, connection: web.WebSocketResponse) -> None:
+        """Give a subscriber what is of no use."""
+        answer = self._options.ws_answer
+        while answer == "nonsense" and not connection.closed:
+            await connection.send_str("[]")
+            await asyncio.sleep(_NONSENSE_EVERY)
+        if answer in {"error", "silence"}:
+            await connection.send_str(_UNAUTHORIZED)
+        if answer in {"error", "close"}:
+            await connection.close()
+
+    def _is_deaf(self) -> bool:
+        after = self._options.ws_deaf_after
+        return bool(after and self._subscribed_at) and time.monotonic() - (self._subscribed_at or 0.0) >= after
 
     async def _cut(self, connection: web.WebSocketResponse) -> None:
         """End a connection, by turns as it should be and as a broken line does."""
@@ -126,6 +152,8 @@ class Notifier:
     async def _send(self, connection: web.WebSocketResponse, stream: Stream) -> None:
         record = self._world.notification(stream)
         malformed = fraction(self._options.seed, stream.event_id, _SALT_WHETHER) < self._options.ws_malformed
+        if self._options.ws_padding and not self.sent:
+            record |= {"padding": "x" * (self._options.ws_padding - len(encode(record | {"padding": ""})))}
         text = self._malformed(record) if malformed else encode(record).decode()
         self.sent.append(SentNotification(stream.event_id, text, malformed))
         if isinstance(text, bytes):

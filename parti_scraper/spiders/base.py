@@ -89,6 +89,8 @@ class PartiSpider(Spider):
     collection: ClassVar[str]
     # Whether what came since the last checkpoint can be asked for again; else every whole line is kept.
     repeatable: ClassVar[bool] = True
+    # Settings that name other servers than those of the API.
+    uses: ClassVar[tuple[str, ...]] = ()
 
     base_url: str
     expect_absent: frozenset[str]
@@ -161,8 +163,7 @@ class PartiSpider(Spider):
         components.check(settings)
         check_settings(settings)
         check_proxies(settings)
-        api.check_ws_url(settings["PARTI_WS_URL"])
-        api.check_site_url(settings["PARTI_SITE_URL"])
+        cls.check_same_machine(settings)
         if settings["PARTI_TRANSPORT"] == "browser":
             check_browser(settings)
         for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
@@ -174,6 +175,19 @@ class PartiSpider(Spider):
         cls.find_begun(settings, raw_arguments, ledger)
         if ledger:
             ledger.close()
+
+    @classmethod
+    def check_same_machine(cls, settings: BaseSettings) -> None:
+        """Check that all servers that the spider uses are on this machine, or all elsewhere. Raises UsageError."""
+        names = {"PARTI_API_BASE_URLS", *cls.uses}
+        if settings["PARTI_TRANSPORT"] == "browser":
+            names.add("PARTI_SITE_URL")
+        addresses = {
+            "PARTI_API_BASE_URLS": api.parse_base_urls(settings["PARTI_API_BASE_URLS"]),
+            "PARTI_WS_URL": api.parse_ws_urls(settings["PARTI_WS_URL"]),
+            "PARTI_SITE_URL": (api.check_site_url(settings["PARTI_SITE_URL"]),),
+        }
+        api.check_same_machine({name: urls for name, urls in addresses.items() if name in names})
 
     @classmethod
     def find_begun(cls, settings: BaseSettings, raw: Mapping[str, str], ledger: Ledger | None) -> Run | None:

@@ -165,6 +165,7 @@ class SiteSpider(PartiSpider):
     arguments_class = SiteArguments
     item_class = ApiCall
     collection = ApiCall.collection
+    uses = ("PARTI_SITE_URL",)
 
     arguments: SiteArguments
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -198,3 +199,37 @@ def test_clients_that_go_away_leave_nothing_behind(serve: Serve) -> None:
     server.world.advance(60)
     assert server.notifications == []
     assert server.peak_in_flight == 0
+
+
+async def subscribed(server: MockServer) -> list[aiohttp.WSMessage]:
+    """Subscribe, let streams start, and return the first three things that come within a moment."""
+    heard = []
+    async with connected(server) as socket:
+        await socket.send_str(SUBSCRIBE)
+        await asyncio.sleep(0.1)
+        server.world.advance(60)
+        with contextlib.suppress(TimeoutError):
+            while len(heard) < 3 and not socket.closed:
+                heard.append(await socket.receive(timeout=0.3))
+    return heard
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected"),
+    [
+        ({"ws_answer": "error"}, ['{"error":"unauthorized"}', 1000, None]),
+        ({"ws_answer": "close"}, [1000, None]),
+        ({"ws_answer": "silence"}, ['{"error":"unauthorized"}']),
+        ({"ws_answer": "nonsense"}, ["[]", "[]", "[]"]),
+        ({"ws_deaf_after": 0.01}, []),
+    ],
+)
+def test_subscribers_get_what_is_of_no_use(serve: Serve, switches: dict[str, Any], expected: list[Any]) -> None:
+    assert [message.data for message in asyncio.run(subscribed(serve(**STILL, **switches)))] == expected
+
+
+def test_the_first_notification_is_padded_to_the_byte(serve: Serve) -> None:
+    first, second, _ = asyncio.run(subscribed(serve(**STILL, ws_padding=100_000)))
+    assert len(first.data.encode()) == 100_000
+    assert set(json.loads(first.data)) == FIELDS | {"padding"}
+    assert set(json.loads(second.data)) == FIELDS

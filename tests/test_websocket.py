@@ -1,0 +1,278 @@
+"""Bad lines, servers that let nobody listen, several addresses and proxies: what a run that listens says of them."""
+
+from __future__ import annotations
+
+import csv
+import re
+import signal
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from parti_scraper.spiders.notifications import _proxy_for
+from tests.conftest import Run, Scrapy, wait_until
+from tests.relay import relay
+from tests.test_notifications import QUIET, STILL, Listening, ended, handshakes, ids, listen, live, settle, started
+from tests.test_spiders import Serve
+
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("error", "no connection was of use, the last one: unauthorized"),
+        ("silence", "no connection was of use, the last one: unauthorized"),
+        ("close", "no connection was of use, the last one: closed by the server"),
+    ],
+)
+def test_a_server_that_lets_nobody_listen_is_named_and_the_live_route_asked(
+    serve: Serve, crawl: Run, answer: str, words: str
+) -> None:
+    server = serve(**STILL, ws_answer=answer)
+    run = crawl("notifications", *QUIET, "-s", "PARTI_RETRY_DELAY=0.5", server=server, run_id=answer, duration="3s")
+    assert (run.code, run.package["complete"]) == (4, False)
+    assert words in run.package["reason"]
+    assert {row["event_id"] for row in run.rows} == live(server)
+    # One second's waits, doubled each time, are few.
+    assert len(handshakes(server)) < 15
+
+
+def test_a_server_that_says_nothing_all_the_time_is_believed_and_asked_once_more(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, ws_deaf_after=0.001)
+    running = listen(output, server, duration="3s")
+    settle(server, running)
+    server.world.advance(30)
+    stdout, stderr = running.process.communicate(timeout=60)
+    assert (running.process.returncode, stdout) == (0, ""), stderr
+    rows = ended(output).rows
+    assert started(server) <= {row["event_id"] for row in rows}
+    assert {row["source"] for row in rows} == {"live"}
+
+
+def test_a_server_that_told_nobody_of_what_went_live_is_not_believed(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, ws_deaf_after=0.001)
+    running = listen(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3")
+    settle(server, running)
+    server.world.advance(30)
+    wait_until(lambda: len(re.findall("not heard of: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
+    assert running.stop(signal.SIGTERM) == 4
+    assert "channels went live unheard while it was connected" in running.stderr
+
+
+def test_a_line_that_swallows_what_is_sent_is_noticed_within_the_idle_time_out(serve: Serve, output: Path) -> None:
+    server = serve(**STILL)
+    with relay(urlsplit(server.ws_url).port or 0) as line:
+        env = {"PARTI_WS_URL": f"ws://127.0.0.1:{line.port}/"}
+        running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1", env=env, duration="5s")
+        settle(server, running)
+        line.frozen = True
+        server.world.advance(30)
+        _, stderr = running.process.communicate(timeout=60)
+    assert running.process.returncode == 4
+    assert "not connected from 20" in stderr
+    assert "nothing was heard for 1 s" in stderr
+    # What could be had all the same.
+    assert started(server) <= ids(output)
+
+
+def test_a_signal_ends_it_at_once_whatever_the_line_does(serve: Serve, output: Path) -> None:
+    server = serve(**STILL)
+    with relay(urlsplit(server.ws_url).port or 0) as line:
+        line.frozen = True
+        running = Listening(output, server, env={"PARTI_WS_URL": f"ws://127.0.0.1:{line.port}/"})
+        wait_until(lambda: bool(line.asked))
+        before = time.monotonic()
+        assert running.stop(signal.SIGTERM) == 4
+        assert time.monotonic() - before < 10
+    assert "no connection to ws://127.0.0.1" in running.stderr
+
+
+def test_a_run_that_is_stopped_before_it_listens_is_not_complete(serve: Serve, output: Path) -> None:
+    running = listen(output, serve(**STILL, latency=600))
+    wait_until(lambda: "Spider opened" in running.log.read_text(encoding="utf-8"))
+    # 3 where the signal came even before the first request.
+    assert running.stop(signal.SIGTERM) in {3, 4}
+    assert not (output / "notifications/run/datapackage.json").exists() or not ended(output).package["complete"]
+
+
+@pytest.mark.parametrize(("size", "is_taken"), [(16 * MEBIBYTE, True), (16 * MEBIBYTE + 1, False)])
+def test_a_huge_message_is_taken_up_to_16_mib_and_a_larger_one_costs_itself(
+    serve: Serve, output: Path, size: int, is_taken: bool
+) -> None:
+    server = serve(**STILL, ws_padding=size)
+    running = listen(output, server)
+    settle(server, running)
+    server.world.advance(30)
+    wait_until(lambda: started(server) <= ids(output))
+    settle(server, running)
+    assert running.stop() == 0
+    csv.field_size_limit(32 * MEBIBYTE)
+    run = ended(output)
+    (padded,) = [row for row in run.rows if row["event_id"] == server.notifications[0].event_id]
+    assert (padded["source"], "padding" in padded["extra"]) == (("websocket", True) if is_taken else ("live", False))
+    if not is_taken:
+        (record,) = run.quarantine
+        assert record["reason"] == "a message larger than 16777216 bytes"
+    assert len(handshakes(server)) == (1 if is_taken else 2)
+
+
+def test_the_next_address_is_used_and_remembered_where_one_is_not_there(serve: Serve, output: Path) -> None:
+    server = serve(**STILL)
+    env = {"PARTI_WS_URL": f"ws://127.0.0.1:9/ws?token=t0p, {server.ws_url}"}
+    for signal_number in (signal.SIGKILL, signal.SIGTERM):
+        running = Listening(output, server, env=env)
+        settle(server, running)
+        wait_until(lambda: live(server) <= ids(output))
+        running.stop(signal_number)
+    package = ended(output).package
+    assert (package["complete"], package["websocket"]) == (True, server.ws_url)
+    (failover,) = package["failovers"]
+    assert (failover["from"], failover["to"]) == ("ws://127.0.0.1:9/ws", server.ws_url)
+    assert "Connect call failed" in failover["reason"]
+
+
+# --- Settings ----------------------------------------------------------------------------------------------
+
+MOCK, REAL = "http://127.0.0.1:9", "https://api.parti.test"
+
+
+@pytest.mark.parametrize(
+    ("spider", "env", "line"),
+    [
+        (
+            "notifications",
+            {"PARTI_WS_URL": ""},
+            (
+                "setting `PARTI_WS_URL`: elsewhere, where PARTI_API_BASE_URLS is on this machine: "
+                "'wss://ws-backend.parti.com/,wss://ws.parti.com/ws' "
+                "(accepted: both on this machine, or both elsewhere; set PARTI_WS_URL or PARTI_API_BASE_URLS)"
+            ),
+        ),
+        (
+            "notifications",
+            {"PARTI_API_BASE_URLS": REAL},
+            (
+                "setting `PARTI_WS_URL`: on this machine, where PARTI_API_BASE_URLS is elsewhere: 'ws://127.0.0.1:9/' "
+                "(accepted: both on this machine, or both elsewhere; set PARTI_WS_URL or PARTI_API_BASE_URLS)"
+            ),
+        ),
+        (
+            "site",
+            {"PARTI_SITE_URL": ""},
+            (
+                "setting `PARTI_SITE_URL`: elsewhere, where PARTI_API_BASE_URLS is on this machine: "
+                "'https://parti.com' "
+                "(accepted: both on this machine, or both elsewhere; set PARTI_SITE_URL or PARTI_API_BASE_URLS)"
+            ),
+        ),
+        (
+            "live",
+            {"PARTI_SITE_URL": "http://localhost:9", "PARTI_API_BASE_URLS": REAL, "PARTI_TRANSPORT": "browser"},
+            (
+                "setting `PARTI_SITE_URL`: on this machine, where PARTI_API_BASE_URLS is elsewhere: "
+                "'http://localhost:9' "
+                "(accepted: both on this machine, or both elsewhere; set PARTI_SITE_URL or PARTI_API_BASE_URLS)"
+            ),
+        ),
+        (
+            "recent",
+            {"PARTI_API_BASE_URLS": f"{MOCK},{REAL}"},
+            (
+                "setting `PARTI_API_BASE_URLS`: partly on this machine: 'http://127.0.0.1:9,https://api.parti.test' "
+                "(accepted: all on this machine, or all elsewhere)"
+            ),
+        ),
+        (
+            "notifications",
+            {"PARTI_WS_URL": "ws://127.0.0.1:9/,wss://ws.parti.test/"},
+            (
+                "setting `PARTI_WS_URL`: partly on this machine: 'ws://127.0.0.1:9/,wss://ws.parti.test/' "
+                "(accepted: all on this machine, or all elsewhere)"
+            ),
+        ),
+        (
+            "notifications",
+            {"PARTI_WS_URL": "ws://127.0.0.1:9/,nonsense"},
+            (
+                "setting `PARTI_WS_URL`: not the address of a WebSocket: 'nonsense' "
+                "(accepted: comma-separated, such as wss://ws-backend.parti.com/)"
+            ),
+        ),
+    ],
+)
+def test_made_up_and_real_servers_are_not_mixed(
+    scrapy: Scrapy, output: Path, spider: str, env: dict[str, str], line: str
+) -> None:
+    run = scrapy("crawl", spider, env=env)
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", line + "\n")
+    assert not output.exists()
+
+
+def test_a_spider_of_the_api_alone_does_not_look_at_the_other_addresses(serve: Serve, crawl: Run) -> None:
+    env = {"PARTI_WS_URL": "", "PARTI_SITE_URL": ""}
+    assert crawl("categories", *QUIET, server=serve(**STILL), env=env).code == 0
+
+
+# --- Proxies -----------------------------------------------------------------------------------------------
+
+
+def test_the_proxies_of_the_environment_hold_for_the_websocket_too(serve: Serve, crawl: Run) -> None:
+    server = serve(**STILL)
+    with relay(urlsplit(server.ws_url).port or 0) as proxy:
+        env = {
+            "PARTI_API_BASE_URLS": "http://api.parti.test",
+            # What answers behind the tunnel speaks no TLS, so the next one is used.
+            "PARTI_WS_URL": "wss://one.parti.test/,ws://two.parti.test/",
+            "HTTP_PROXY": f"http://127.0.0.1:{proxy.port}",
+            "https_proxy": f"127.0.0.1:{proxy.port}",
+        }
+        run = crawl("notifications", *QUIET, env=env, max_records=3)
+    assert run.code == 0, run.stderr
+    assert "CONNECT one.parti.test:443 HTTP/1.1" in proxy.asked
+    assert "GET ws://two.parti.test/ HTTP/1.1" in proxy.asked
+    assert len(handshakes(server)) == 1
+
+
+def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl: Run) -> None:
+    server = serve(**STILL)
+    # A mock server that is asked for a tunnel refuses.
+    env = {
+        "PARTI_API_BASE_URLS": "http://api.parti.test",
+        "PARTI_WS_URL": "wss://one.parti.test/",
+        "HTTP_PROXY": server.base_url,
+        "HTTPS_PROXY": server.base_url.replace("//", "//me:s3cret@"),
+    }
+    run = crawl("notifications", *QUIET, env=env, duration="2s")
+    assert run.code == 4
+    assert re.search(r"no connection to wss://one\.parti\.test/ came about: HTTP 4\d\d from the proxy", run.stderr)
+    assert "s3cret" not in run.stderr + run.package["reason"]
+
+
+@pytest.mark.parametrize(
+    ("env", "url", "proxy"),
+    [
+        ({"HTTPS_PROXY": "http://proxy:1"}, "wss://host/", "http://proxy:1"),
+        ({"https_proxy": "http://proxy:1"}, "wss://host/", "http://proxy:1"),
+        ({"HTTPS_PROXY": "http://proxy:1"}, "ws://host/", None),
+        ({"HTTP_PROXY": "proxy:1"}, "ws://host/", "http://proxy:1"),
+        ({"HTTP_PROXY": "http://proxy:1"}, "wss://host/", None),
+        ({"ALL_PROXY": "http://all:1"}, "wss://host/", "http://all:1"),
+        ({"all_proxy": "http://all:1", "HTTP_PROXY": "http://proxy:1"}, "ws://host/", "http://proxy:1"),
+        ({"ALL_PROXY": "http://all:1", "NO_PROXY": "host"}, "wss://a.host/", None),
+        ({"ALL_PROXY": "http://all:1", "no_proxy": "host:8"}, "wss://host:8/", None),
+        ({"ALL_PROXY": "http://all:1", "NO_PROXY": "*"}, "wss://host/", None),
+        ({}, "wss://host/", None),
+    ],
+)
+def test_which_proxy_a_websocket_goes_through(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], url: str, proxy: str | None
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert _proxy_for(url) == proxy
