@@ -217,7 +217,7 @@ class Options:
     robots: str = _choice("robots.txt: 404, all allowed, all disallowed", "none", "allow", "disallow")
     busy: int = _switch(0, Whole(0, 1_000), "requests a second that the page makes beside its others")
     service_worker: str = _choice(
-        "the page waits for a service worker before it asks; the worker answers in place of the API, or asks for the page",
+        "the page waits for its service worker; the worker answers in place of the API; or it asks for the page",
         "none",
         "awaited",
         "answers",
