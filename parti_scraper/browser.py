@@ -55,8 +55,13 @@ CONTEXT_OPTIONS: dict[str, Any] = {
 }
 # For headers that are told apart, in seconds.
 _LATE = 1.0
-# What nobody looks at, as Chromium calls it.
-_UNWANTED = ("Image", "Font", "Media")
+# What nobody looks at; the icon of a page that names none, Chromium asks for by itself.
+_UNWANTED = (
+    {"resourceType": "Image"},
+    {"resourceType": "Font"},
+    {"resourceType": "Media"},
+    {"urlPattern": "*/favicon.ico"},
+)
 # Answers that are remembered though their requests are not known; most never will be.
 _EARLY = 100
 
@@ -313,7 +318,7 @@ async def refuse_unwanted(session: CDPSession, background: Background) -> None:
         background.begin(session.send("Fetch.failRequest", answer))
 
     session.on("Fetch.requestPaused", refuse)
-    await session.send("Fetch.enable", {"patterns": [{"resourceType": kind} for kind in _UNWANTED]})
+    await session.send("Fetch.enable", {"patterns": list(_UNWANTED)})
 
 
 class WorkerSession:
@@ -365,7 +370,10 @@ class WorkerSession:
 
 
 class Workers:
-    """Finds the workers of a page, service workers among them, before their first line runs."""
+    """Finds the workers of a page, service workers among them, as soon as they are there.
+
+    Playwright has them wait until it listens to them, and not until we do: what they do at once may go unheard.
+    """
 
     def __init__(
         self, session: CDPSession, background: Background, begun: Callable[[WorkerSession], Awaitable[None]]
@@ -375,7 +383,7 @@ class Workers:
         Args:
             session: to the page.
             background: where what is to be done goes on.
-            begun: called with each worker, which waits until that is done.
+            begun: called with each worker.
         """
         self._session, self._background, self._begun = session, background, begun
         self._sessions: dict[str, WorkerSession] = {}
@@ -390,20 +398,14 @@ class Workers:
         """Have the browser tell of workers from now on. Raises Playwright's Error where it can not."""
         kinds = [{"type": kind} for kind in ("worker", "service_worker")]
         # Not flat, since Playwright passes on no sessions but its own.
-        options = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": False, "filter": kinds}
+        options = {"autoAttach": True, "waitForDebuggerOnStart": False, "flatten": False, "filter": kinds}
         await self._session.send("Target.setAutoAttach", options)
         # What they would answer in place of the API is asked of the API.
         await self._session.send("Network.setBypassServiceWorker", {"bypass": True})
 
     def _attached(self, event: Any) -> None:
         worker = self._sessions[event["sessionId"]] = WorkerSession(self._session, event["sessionId"])
-        self._background.begin(self._let_run(worker))
-
-    async def _let_run(self, worker: WorkerSession) -> None:
-        try:
-            await self._begun(worker)
-        finally:
-            await worker.send("Runtime.runIfWaitingForDebugger")
+        self._background.begin(self._begun(worker))
 
     def _received(self, event: Any) -> None:
         if worker := self._sessions.get(event["sessionId"]):

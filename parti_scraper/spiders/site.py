@@ -21,6 +21,7 @@ from parti_scraper.browser import (
     Background,
     Network,
     Workers,
+    WorkerSession,
     check_browser,
     first_line,
     launch_options,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
-    from parti_scraper.browser import Exchange, WorkerSession
+    from parti_scraper.browser import Exchange
     from parti_scraper.drift import Report
 
 logger = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ _HUNG = 60.0
 _CLOSE = 2.0
 # How long a wait goes on before it looks again.
 _SLICE, _WATCH = 0.02, 0.2
-# Requests that have a row: of one address, whatever its query, and in all. The others are compared and counted.
-MOST_OF_ONE, MOST_CALLS = 5_000, 20_000
+# How often the same request has a row, and how many rows there are. All others are compared and counted.
+MOST_REPEATS, MOST_CALLS = 1_000, 20_000
 # How many are taken before something else has its turn.
 _AT_ONCE = 250
 # Answers that are read: of so many addresses, each so many times; and messages of a WebSocket.
@@ -87,12 +88,13 @@ class Visit:
         comparison: what all of them together say.
         categories: of each category that the page was told of, the names that it may show.
         clicked: how many of these were clicked.
+        workers: how many workers the page had.
     """
 
     def __init__(self, page: Page, configuration: Configuration) -> None:
         self.page = page
         self.opened = ""
-        self.made = self.earlier = self.clicked = 0
+        self.made = self.earlier = self.clicked = self.workers = 0
         self.calls: list[tuple[Call, str, float]] = []
         self.comparison = Comparison(configuration)
         self.categories: list[tuple[str, ...]] = []
@@ -100,7 +102,7 @@ class Visit:
         # Of the page itself, and not of one within it.
         self._frame = ""
         self._calls: dict[Exchange, Call] = {}
-        self._of_one: Counter[str] = Counter()
+        self._repeats: Counter[tuple[str, str]] = Counter()
         self._read_of: Counter[str] = Counter()
         self._background, self._reading = Background(), Background()
         self._messages = 0
@@ -116,18 +118,23 @@ class Visit:
         session = await context.new_cdp_session(self.page)
         await self._listen(session)
         await refuse_unwanted(session, self._background)
-        await Workers(session, self._background, self._listen).enable()
+        await Workers(session, self._background, self._listen_to_worker).enable()
 
     @property
     def is_waiting(self) -> bool:
         """Whether the page waits for an answer, or one is being read."""
         return bool(self.waiting or self._reading)
 
-    async def _listen(self, session: CDPSession | WorkerSession) -> None:
-        ended = partial(self._ended, session)
-        await Network(session, begun=self._begun, ended=ended, message=self._message).enable()
+    async def _listen_to_worker(self, session: WorkerSession) -> None:
+        self.workers += 1
+        await self._listen(session)
 
-    def _begun(self, exchange: Exchange) -> None:
+    async def _listen(self, session: CDPSession | WorkerSession) -> None:
+        begun = partial(self._begun, is_worker=isinstance(session, WorkerSession))
+        ended = partial(self._ended, session)
+        await Network(session, begun=begun, ended=ended, message=self._message).enable()
+
+    def _begun(self, exchange: Exchange, *, is_worker: bool) -> None:
         if exchange.kind == "Document":
             self._frame = self._frame or exchange.frame
             if exchange.frame == self._frame:
@@ -141,10 +148,12 @@ class Visit:
         is_socket = exchange.kind == "WebSocket"
         call = Call(exchange.method, exchange.url, WEBSOCKET if is_socket else drift.HTTP)
         self.made += 1
-        address = exchange.url.partition("?")[0]
-        if len(self.calls) < MOST_CALLS and self._of_one[address] < MOST_OF_ONE:
-            self._of_one[address] += 1
-            self.calls.append((call, exchange.page_url or self.page.url, exchange.began))
+        same = call.method, call.url
+        if len(self.calls) < MOST_CALLS and self._repeats[same] < MOST_REPEATS:
+            self._repeats[same] += 1
+            # To a worker, its script is the page.
+            page_url = self.page.url if is_worker else exchange.page_url or self.page.url
+            self.calls.append((call, page_url, exchange.began))
         self._calls[exchange] = call
         if not is_socket:
             self.waiting.add(exchange)
@@ -455,7 +464,14 @@ class SiteSpider(PartiSpider):
         if visit is None or report is None:
             return lines
         if left_out := visit.made - len(visit.calls):
-            lines.append(f"{left_out:,} of {visit.made:,} requests have no row: {MOST_OF_ONE:,} of one address have")
+            lines.append(
+                f"{left_out:,} of {visit.made:,} requests have no row: the same one has {MOST_REPEATS:,} at the most, "
+                f"all have {MOST_CALLS:,}"
+            )
+        if visit.workers:
+            lines.append("the page has a worker; what that asks for at once, before it is heard, may have no row")
+        if 0 < visit.clicked < len(visit.categories):
+            lines.append(f"clicked on {visit.clicked} of {len(visit.categories)} categories")
         if report.agrees:
             return [*lines, _agreement(visit)]
         if visit.made and not visit.clicked:
