@@ -161,8 +161,9 @@ class Visit:
     def _leave(self) -> None:
         """Wait no longer for what was under way: Chromium may never tell what came of it."""
         self.earlier = self.made
-        for exchange in self.waiting:
-            self._calls[exchange].dropped = True
+        for call in self._calls.values():
+            # A WebSocket that was not told yet what it is for, too.
+            call.dropped = not call.subscribed
         self.waiting.clear()
 
     def _ended(self, session: CDPSession | WorkerSession, exchange: Exchange) -> None:
@@ -208,6 +209,7 @@ class Visit:
         if call is None:
             return
         call.subscribed = call.subscribed or (was_sent and _SUBSCRIPTION in text)
+        call.dropped = call.dropped and not call.subscribed
         if call.subscribed and not was_sent and self._messages < _MESSAGES:
             self._messages += 1
             call.unknown_fields |= drift.read_message(text)
