@@ -306,7 +306,13 @@ setInterval(() => { alert(1); confirm(2); prompt(3); }, 300);
 """
 
 
-@pytest.mark.parametrize("script", [NUISANCE, "Promise.all(ask()).then(() => location.reload())"])
+RELOADS = """
+const opened = new Promise((resolve) => socket.addEventListener("open", resolve));
+Promise.all([opened, ...ask()]).then(() => location.reload());
+"""
+
+
+@pytest.mark.parametrize("script", [NUISANCE, RELOADS])
 def test_a_page_that_never_rests_is_visited_to_the_end(crawl: Run, serve: Serve, script: str) -> None:
     server = serve(**STILL)
     with pages_of(server, script) as url:
@@ -361,7 +367,9 @@ def test_a_busy_page_is_left_at_a_signal(serve: Serve, output: Path) -> None:
     assert "Traceback" not in running.stderr
 
 
-def test_of_more_requests_than_are_remembered_the_run_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_requests_have_no_row_that_were_made_once_the_run_is_not_complete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(site, "MOST_CALLS", 10)
     visit = site.Visit(Any, Configuration(("http://127.0.0.1",), "ws://127.0.0.1/"))  # type: ignore[arg-type]
     for number in range(100):
@@ -369,6 +377,9 @@ def test_of_more_requests_than_are_remembered_the_run_is_not_complete(monkeypatc
             Exchange(str(number), "GET", f"http://127.0.0.1/{number}", kind="Fetch", page_url="/"), is_worker=False
         )
     assert (visit.made, len(visit.calls)) == (100, 10)
+    spider = site.SiteSpider()
+    spider._conclude(visit)
+    assert spider.gaps[0] == " made 100 requests, of which 10 have a row"
 
 
 @pytest.mark.parametrize(

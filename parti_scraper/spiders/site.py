@@ -161,9 +161,11 @@ class Visit:
     def _leave(self) -> None:
         """Wait no longer for what was under way: Chromium may never tell what came of it."""
         self.earlier = self.made
-        for call in self._calls.values():
-            # A WebSocket that was not told yet what it is for, too.
-            call.dropped = not call.subscribed
+        for exchange, call in self._calls.items():
+            # What was answered by then counts, though the rest of it never comes; a WebSocket, where it was told what
+            # it is for.
+            call.status = exchange.status
+            call.dropped = not call.subscribed if call.resource == WEBSOCKET else exchange.status is None
         self.waiting.clear()
 
     def _ended(self, session: CDPSession | WorkerSession, exchange: Exchange) -> None:
@@ -173,12 +175,13 @@ class Visit:
             return
         call.status = exchange.status
         if call.resource == drift.HTTP:
-            # As where the page was left before the answer came.
-            call.dropped = exchange.error == "net::ERR_ABORTED"
+            # As where the page was left, or has seen enough of the answer.
+            is_given_up = exchange.error == "net::ERR_ABORTED"
+            call.dropped = is_given_up and call.status is None
             call.is_json = "json" in exchange.media_type
-            if exchange.error and not exchange.cors_error:
+            if exchange.error and not exchange.cors_error and not is_given_up:
                 call.problem = f"cut short, {exchange.error}"
-            elif self._is_to_be_read(call):
+            elif not exchange.error and self._is_to_be_read(call):
                 self._reading.begin(self._read(session, exchange.id, call))
                 return
         self.comparison.add(call)
@@ -431,13 +434,14 @@ class SiteSpider(PartiSpider):
         return True
 
     async def _take_screenshot(self, page: Page) -> None:
-        from playwright.async_api import TimeoutError as PlaywrightTimeoutError  # noqa: PLC0415 - an extra
+        from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
         path = self.run_dir / SCREENSHOT
         try:
             path.write_bytes(await page.screenshot(timeout=_SCREENSHOT))
-        except PlaywrightTimeoutError:
-            logger.warning("There is no screenshot: the page was too busy")
+        except Error as error:
+            # As of a page that is busy, or just being left.
+            logger.warning("There is no screenshot: %s", first_line(error))
         except OSError as error:
             send_storage_failed(self.crawler, str(path), error)
         else:
