@@ -60,7 +60,7 @@ _SCROLLS, _SCREEN, _CLICKS = 5, 2_000, 50
 # In milliseconds: a page that never stops moving is seen all the same, but for the picture.
 _SCREENSHOT = 10_000
 # How much longer the browser may take, in seconds; a page that is busy with itself may answer nothing for ever.
-_HUNG = 60.0
+_HUNG = 45.0
 # The same for it to close a page.
 _CLOSE = 2.0
 # How long a wait goes on before it looks again.
