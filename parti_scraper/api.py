@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from parti_scraper.exceptions import UsageError
 
@@ -271,6 +271,13 @@ def is_like_a_route(url: str) -> bool:
 def origin_of(url: str) -> str:
     """Return scheme, host and port of a URL, without what a scheme implies."""
     parts = urlsplit(url)
+    return _origin_of(parts.scheme, parts.netloc)
+
+
+# A page of the site asks the same few hosts thousands of times.
+@lru_cache
+def _origin_of(scheme: str, netloc: str) -> str:
+    parts = SplitResult(scheme, netloc, "", "", "")
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
     implied = {"http": 80, "https": 443, "ws": 80, "wss": 443}.get(parts.scheme)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import itertools
+import json
 import logging
 import os
 import re
@@ -21,7 +23,7 @@ from parti_scraper.backoff import one_line
 from parti_scraper.exceptions import BrowserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from playwright.async_api import Browser, CDPSession, Playwright
     from scrapy.settings import BaseSettings
@@ -44,13 +46,22 @@ ARGUMENTS = (
 _CLOSE_TIMEOUT = 5.0
 # What driver and browser are not to inherit: DEBUG has the driver print what goes through it, token included.
 _NOT_INHERITED = ("DEBUG", "PARTI_TOKEN")
+# Of what Chromium prints when it crashes: functions, registers, and the lines around them.
+_STACK = re.compile(r"\s|#\d+ |\[end of stack trace\]|Received signal|Calling _exit|$")
 # With which the spider `site` has its pages opened; the browser's name is known once it has started.
 CONTEXT_OPTIONS: dict[str, Any] = {
-    # No worker of the site's answers in place of the API.
-    "service_workers": "block",
+    # Nothing that a page wants to have stored fills the disk.
+    "accept_downloads": False,
 }
 # For headers that are told apart, in seconds.
 _LATE = 1.0
+# What nobody looks at; the icon of a page that names none, Chromium asks for by itself.
+_UNWANTED = (
+    {"resourceType": "Image"},
+    {"resourceType": "Font"},
+    {"resourceType": "Media"},
+    {"urlPattern": "*/favicon.ico"},
+)
 # Answers that are remembered though their requests are not known; most never will be.
 _EARLY = 100
 
@@ -203,11 +214,6 @@ class BrowserProvider:
         await self._chromium.close()
 
 
-def is_unwanted(request: Any) -> bool:
-    """Tell whether a request of a page is for what nobody looks at; setting PLAYWRIGHT_ABORT_REQUEST."""
-    return request.resource_type in {"image", "font", "media"}
-
-
 def first_line(error: BaseException | None) -> str:
     """Return what Playwright says of an error, without the log of its calls."""
     lines = [line for line in str(error).splitlines() if line.strip()]
@@ -216,10 +222,14 @@ def first_line(error: BaseException | None) -> str:
 
 
 def _why(error: BaseException) -> str:
-    """Return why a program did not start: the first that it said itself, where it said anything."""
-    said = re.search(r"\[err\] (.+)", str(error))
+    """Return why a program did not start: the last that it said itself, where it said anything.
+
+    What comes before are warnings, such as those that Debian's launcher has for everybody; what may follow is a list of
+    what it was about when it crashed.
+    """
+    said = [text for text in re.findall(r"\[(?:err|out)\] (.+)", str(error)) if not _STACK.match(text)]
     if said:
-        return one_line(said[1])
+        return one_line(said[-1].strip())
     return "it ended at once" if "has been closed" in str(error) else first_line(error)
 
 
@@ -272,8 +282,142 @@ class Exchange:
     wants_headers: bool = False
 
 
+class Background:
+    """Tasks that nobody waits for; that the browser or the page is gone is no error of theirs."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __bool__(self) -> bool:
+        """Tell whether one is under way."""
+        return bool(self._tasks)
+
+    def begin(self, work: Awaitable[Any]) -> None:
+        """Begin one."""
+        task = asyncio.ensure_future(self._run(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for what is under way, for so long."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+
+    async def _run(self, work: Awaitable[Any]) -> None:
+        from playwright.async_api import Error  # noqa: PLC0415 - an extra
+
+        with contextlib.suppress(Error):
+            await work
+
+
+async def refuse_unwanted(session: CDPSession, background: Background) -> None:
+    """Have pictures, fonts, sound and video of a page not loaded. All else goes its way without asking this process."""
+
+    def refuse(event: Any) -> None:
+        answer = {"requestId": event["requestId"], "errorReason": "BlockedByClient"}
+        background.begin(session.send("Fetch.failRequest", answer))
+
+    session.on("Fetch.requestPaused", refuse)
+    await session.send("Fetch.enable", {"patterns": list(_UNWANTED)})
+
+
+class WorkerSession:
+    """What Playwright's `CDPSession` is to a page, to a worker of it: for these Playwright has none."""
+
+    def __init__(self, page: CDPSession, session_id: str) -> None:
+        self._page, self._id = page, session_id
+        self._handlers: dict[str, Callable[[Any], None]] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count(1)
+
+    def on(self, event: str, handler: Callable[[Any], None]) -> None:
+        """Have a function called with each event of a name."""
+        self._handlers[event] = handler
+
+    async def send(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the answer to a command. Raises Playwright's Error where it is refused, or the worker ends."""
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        message = json.dumps({"id": number, "method": method, "params": params or {}})
+        try:
+            await self._page.send("Target.sendMessageToTarget", {"sessionId": self._id, "message": message})
+            return await answer
+        finally:
+            del self._answers[number]
+
+    def receive(self, text: str) -> None:
+        """Take what the worker says."""
+        message = json.loads(text)
+        answer = self._answers.get(message.get("id"))
+        if answer is None:
+            if handler := self._handlers.get(message.get("method")):
+                handler(message["params"])
+        elif not answer.done() and "result" in message:
+            answer.set_result(message["result"])
+        else:
+            self._fail(answer, message.get("error", {}).get("message", ""))
+
+    def end(self) -> None:
+        """Fail what still waits for an answer."""
+        for answer in self._answers.values():
+            self._fail(answer, "the worker has ended")
+
+    def _fail(self, answer: asyncio.Future[Any], why: str) -> None:
+        from playwright.async_api import Error  # noqa: PLC0415 - an extra
+
+        if not answer.done():
+            answer.set_exception(Error(why))
+
+
+class Workers:
+    """Finds the workers of a page, service workers among them, as soon as they are there.
+
+    Playwright has them wait until it listens to them, and not until we do: what they do at once may go unheard.
+    """
+
+    def __init__(
+        self, session: CDPSession, background: Background, begun: Callable[[WorkerSession], Awaitable[None]]
+    ) -> None:
+        """Listen.
+
+        Args:
+            session: to the page.
+            background: where what is to be done goes on.
+            begun: called with each worker.
+        """
+        self._session, self._background, self._begun = session, background, begun
+        self._sessions: dict[str, WorkerSession] = {}
+        for event, handler in {
+            "attachedToTarget": self._attached,
+            "receivedMessageFromTarget": self._received,
+            "detachedFromTarget": self._detached,
+        }.items():
+            session.on(f"Target.{event}", handler)
+
+    async def enable(self) -> None:
+        """Have the browser tell of workers from now on. Raises Playwright's Error where it can not."""
+        kinds = [{"type": kind} for kind in ("worker", "service_worker")]
+        # Not flat, since Playwright passes on no sessions but its own.
+        options = {"autoAttach": True, "waitForDebuggerOnStart": False, "flatten": False, "filter": kinds}
+        await self._session.send("Target.setAutoAttach", options)
+        # What they would answer in place of the API is asked of the API.
+        await self._session.send("Network.setBypassServiceWorker", {"bypass": True})
+
+    def _attached(self, event: Any) -> None:
+        worker = self._sessions[event["sessionId"]] = WorkerSession(self._session, event["sessionId"])
+        self._background.begin(self._begun(worker))
+
+    def _received(self, event: Any) -> None:
+        if worker := self._sessions.get(event["sessionId"]):
+            worker.receive(event["message"])
+
+    def _detached(self, event: Any) -> None:
+        if worker := self._sessions.pop(event["sessionId"], None):
+            worker.end()
+
+
 class Network:
-    """What a page of the browser asks for, learned from Chromium itself: Playwright does not tell all of it.
+    """What a page or a worker asks for, learned from Chromium itself: Playwright does not tell all of it.
 
     Attributes:
         open: requests that were sent and have not ended, WebSockets too.
@@ -281,7 +425,7 @@ class Network:
 
     def __init__(
         self,
-        session: CDPSession,
+        session: CDPSession | WorkerSession,
         *,
         begun: Callable[[Exchange], None],
         ended: Callable[[Exchange], None] = lambda _: None,
@@ -290,7 +434,7 @@ class Network:
         """Listen.
 
         Args:
-            session: to the page.
+            session: to the page or worker.
             begun: called with each request that is sent.
             ended: called once it has its answer, or will have none.
             message: called with each text of a WebSocket, and whether the page sent it.

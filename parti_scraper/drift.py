@@ -6,10 +6,11 @@ Pure: it is given what was seen, and what is configured. What is known of routes
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from parti_scraper import api
 from parti_scraper.exceptions import PageError
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from parti_scraper.normalize import NormalizedPage
 
 HTTP, WEBSOCKET = "http", "websocket"
-# Of a site that names things at random only so many are told.
-_MOST = 50
+# Of a site that names things at random only so many are told, and only so many of a kind remembered.
+_MOST, _MOST_REMEMBERED = 50, 1_000
 _LONGEST_NAME = 300
 
 
@@ -86,8 +87,8 @@ class Configuration:
     def has_host_of(self, call: Call) -> bool:
         """Tell whether the host of a call is one of them."""
         if call.resource == WEBSOCKET:
-            return _socket_of(call.url) in map(_socket_of, api.parse_ws_urls(self.ws_url))
-        return api.origin_of(call.url) in map(api.origin_of, self.base_urls)
+            return _socket_of(call.url) in _sockets(self.ws_url)
+        return api.origin_of(call.url) in _origins(self.base_urls)
 
     def knows(self, call: Call) -> bool:
         """Tell whether this project would make such a call: a known route on a host that is configured."""
@@ -184,77 +185,145 @@ def names_of_categories(body: bytes) -> list[tuple[str, ...]]:
 
 def compare(calls: Iterable[Call], configuration: Configuration) -> Report:
     """Return where the calls of the site's page differ from what this project knows and is configured for."""
-    calls = [call for call in calls if not call.dropped]
-    routes: dict[str, list[Call]] = {name: [] for name in (*(route.name for route in api.ROUTES), WEBSOCKET)}
-    others: list[Call] = []
+    comparison = Comparison(configuration)
     for call in calls:
-        (others if call.route is None else routes[call.route]).append(call)
-    of_the_api = [call for call in others if _is_of_the_api(call, configuration)]
-    known = [call for each in routes.values() for call in each]
-    strange = [call for call in known + of_the_api if not configuration.has_host_of(call)]
-    return Report(
-        unknown_hosts=_told(api.origin_of(call.url) for call in strange),
-        unknown_routes=_told(f"{call.method} {_address(call.url)}" for call in of_the_api),
-        unknown_parameters=_parameters(routes, unknown=True),
-        missing_parameters=_parameters(routes, unknown=False),
-        unknown_fields={
-            route: names
-            for route, each in routes.items()
-            if (names := _told({n for c in each for n in c.unknown_fields}))
-        },
-        routes_not_seen=[route for route, each in routes.items() if not each],
-        routes_failed={route: why for route, each in routes.items() if (why := _failures(each))},
-        settings=_settings(routes, configuration),
-        other_hosts=_told(api.origin_of(call.url) for call in others if call not in of_the_api),
-    )
+        comparison.add(call)
+    return comparison.report()
 
 
-def _is_of_the_api(call: Call, configuration: Configuration) -> bool:
+class Comparison:
+    """The same for calls that come one by one: a page may make any number, and what is held of them is bounded."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._routes = {route.name: _Seen(route) for route in (*api.ROUTES, api.Route(WEBSOCKET, ""))}
+        self._unknown_hosts: set[str] = set()
+        self._unknown_routes: set[str] = set()
+        self._other_hosts: set[str] = set()
+
+    def add(self, call: Call) -> None:
+        """Take a call of which no more will be known."""
+        if call.dropped:
+            return
+        has_host, route = self._configuration.has_host_of(call), call.route
+        if route is not None:
+            self._routes[route].add(call, has_host=has_host)
+        elif _is_of_the_api(call, has_host=has_host):
+            _remember(self._unknown_routes, f"{call.method} {_address(call.url)}")
+        else:
+            _remember(self._other_hosts, api.origin_of(call.url))
+            return
+        if not has_host:
+            _remember(self._unknown_hosts, api.origin_of(call.url))
+
+    def report(self) -> Report:
+        """Return what was found."""
+        routes = self._routes
+        return Report(
+            unknown_hosts=_told(self._unknown_hosts),
+            unknown_routes=_told(self._unknown_routes),
+            unknown_parameters={name: _told(seen.unknown) for name, seen in routes.items() if seen.unknown},
+            missing_parameters={
+                name: _told(seen.missing) for name, seen in routes.items() if seen.failures and seen.missing
+            },
+            unknown_fields={name: _told(set(seen.fields)) for name, seen in routes.items() if seen.fields},
+            routes_not_seen=[name for name, seen in routes.items() if not seen.failures],
+            routes_failed={name: why for name, seen in routes.items() if (why := seen.why_failed())},
+            settings=self._settings(),
+            other_hosts=_told(self._other_hosts),
+        )
+
+    @property
+    def unknown_fields(self) -> Counter[str]:
+        """Fields of records that no item declares, and how many records have them."""
+        return sum((seen.fields for seen in self._routes.values()), Counter())
+
+    def _settings(self) -> list[str]:
+        """Return the lines that make the project follow the site; only hosts that served known routes are in them."""
+        numbers: Counter[str] = Counter()
+        for route in api.ROUTES:
+            numbers.update(self._routes[route.name].served.keys())
+        lines = []
+        if not numbers.keys() <= _origins(self._configuration.base_urls):
+            # The host with most of the routes first; where they are spread, it takes several.
+            lines.append(f"PARTI_API_BASE_URLS={','.join(host for host, _ in numbers.most_common())}")
+        sockets = self._routes[WEBSOCKET].served
+        if sockets and not any(sockets.values()):
+            lines.append(f"PARTI_WS_URL={next(iter(sockets))}")
+        return lines
+
+
+class _Seen:
+    """What was seen of one known route.
+
+    Attributes:
+        unknown: parameters that this project does not know.
+        missing: parameters that the site sends as far as is known, and that no call had; it may leave one out.
+        fields: unknown fields of records.
+        served: where it answered as it should, the first first, and whether this project is configured for that.
+        failures: how many calls failed in what way; the empty text counts those that did not.
+    """
+
+    def __init__(self, route: api.Route) -> None:
+        self._known = route.always | route.sometimes
+        self._is_socket = route.name == WEBSOCKET
+        self.unknown: set[str] = set()
+        self.missing = set(route.always)
+        self.fields: Counter[str] = Counter()
+        self.served: dict[str, bool] = {}
+        self.failures: Counter[str] = Counter()
+
+    def add(self, call: Call, *, has_host: bool) -> None:
+        """Take a call."""
+        failure = _shown(call.failure)
+        if failure in self.failures or len(self.failures) < _MOST_REMEMBERED:
+            self.failures[failure] += 1
+        for name, number in call.unknown_fields.items():
+            if name in self.fields or len(self.fields) < _MOST_REMEMBERED:
+                self.fields[name] += number
+        if not failure and len(self.served) < _MOST:
+            where = _shown(redact_url(call.url)) if self._is_socket else api.origin_of(call.url)
+            self.served.setdefault(where, has_host)
+        if not self._is_socket:
+            names = _parameters(call.url)
+            self.missing -= names
+            for name in names - self._known:
+                _remember(self.unknown, name)
+
+    def why_failed(self) -> str:
+        """Return how the calls failed; empty where one of them did not, or there were none."""
+        if self.failures[""]:
+            return ""
+        return ", ".join(f"{number} × {failure}" for failure, number in self.failures.most_common(_MOST))
+
+
+def _is_of_the_api(call: Call, *, has_host: bool) -> bool:
     """Tell whether a call that is of no known route is one to the API all the same, and not to somebody else's."""
     if call.resource == WEBSOCKET:
-        return configuration.has_host_of(call)
-    return api.is_like_a_route(call.url) or (configuration.has_host_of(call) and call.is_json)
+        return has_host
+    return api.is_like_a_route(call.url) or (has_host and call.is_json)
 
 
-def _parameters(routes: dict[str, list[Call]], *, unknown: bool) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for route in api.ROUTES:
-        sent = [
-            {name for name, _ in parse_qsl(urlsplit(call.url).query, keep_blank_values=True)}
-            for call in routes[route.name]
-        ]
-        seen = frozenset[str]().union(*sent)
-        # A parameter that some requests leave out is not missing.
-        names = seen - route.always - route.sometimes if unknown else route.always - seen
-        if sent and names:
-            found[route.name] = _told(names)
-    return found
+def _parameters(url: str) -> set[str]:
+    """Return the names of the parameters of a URL."""
+    query = urlsplit(url).query
+    names = {pair.partition("=")[0] for pair in query.split("&") if pair}
+    return set(map(unquote_plus, names)) if "%" in query or "+" in query else names
 
 
-def _failures(calls: list[Call]) -> str:
-    """Return how the calls of a route failed; empty where one of them did not."""
-    failures = Counter(call.failure for call in calls)
-    if not calls or failures[""]:
-        return ""
-    return ", ".join(f"{number} × {_shown(failure)}" for failure, number in failures.most_common())
+def _remember(names: set[str], name: str) -> None:
+    if len(names) < _MOST_REMEMBERED:
+        names.add(_shown(name))
 
 
-def _settings(routes: dict[str, list[Call]], configuration: Configuration) -> list[str]:
-    """Return the lines that make the project follow the site; only hosts that served known routes are in them."""
-    served: dict[str, set[str]] = defaultdict(set)
-    for route in api.ROUTES:
-        for call in routes[route.name]:
-            if not call.failure:
-                served[api.origin_of(call.url)].add(route.name)
-    lines = []
-    if not served.keys() <= set(map(api.origin_of, configuration.base_urls)):
-        # The host with most of the routes first; where they are spread, it takes several.
-        hosts = sorted(served, key=lambda host: -len(served[host]))
-        lines.append(f"PARTI_API_BASE_URLS={','.join(hosts)}")
-    sockets = [call for call in routes[WEBSOCKET] if not call.failure]
-    if sockets and not any(map(configuration.has_host_of, sockets)):
-        lines.append(f"PARTI_WS_URL={_shown(redact_url(sockets[0].url))}")
-    return lines
+@lru_cache
+def _origins(base_urls: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(api.origin_of, base_urls))
+
+
+@lru_cache
+def _sockets(ws_url: str) -> frozenset[tuple[str, str]]:
+    return frozenset(_socket_of(url.strip()) for url in ws_url.split(","))
 
 
 def _socket_of(url: str) -> tuple[str, str]:
@@ -263,13 +332,13 @@ def _socket_of(url: str) -> tuple[str, str]:
 
 def _address(url: str) -> str:
     """Return a URL without query, and without the numbers in its path that make each another one."""
-    parts = urlsplit(redact_url(url))
+    parts = urlsplit(redact_url(url.partition("?")[0]))
     return api.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
 
 
 def _told(names: Iterable[str]) -> list[str]:
     """Return each name once, in order, and not more than can be read."""
-    return sorted({_shown(name) for name in names})[:_MOST]
+    return sorted(names)[:_MOST]
 
 
 def _shown(name: str) -> str:

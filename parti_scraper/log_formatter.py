@@ -1,20 +1,49 @@
-"""Which events of single records are logged: none. They are counted, and what is set aside stands in a file."""
+"""What is kept out of the log: events of single records, which are counted or stand in a file, and secrets."""
 
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 from scrapy import logformatter
+
+from parti_scraper.redact import is_secret_name, redact_text
 
 if TYPE_CHECKING:
     from scrapy import Request, Spider
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
+# Who logs addresses of feeds, and settings, as they were typed.
+_TALKATIVE = ("scrapy.crawler", "scrapy.extensions.feedexport")
+# Name and password in an address, such as that of a feed; and a setting, as Scrapy lists it.
+_USER = re.compile(r"(?<=://)[^\s/?#'\"]+@")
+_SETTING = re.compile(r"""'(\w+)': (?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+
+
+class _NoSecrets(logging.Filter):
+    """Takes passwords out of what Scrapy logs of feeds and settings."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; it is logged all the same."""
+        text = _USER.sub("", redact_text(record.getMessage()))
+        record.msg = _SETTING.sub(lambda found: f"'{found[1]}': '***'" if is_secret_name(found[1]) else found[0], text)
+        record.args = None
+        return True
+
+
+# One for all crawls of a process: it is added to a logger once.
+_NO_SECRETS = _NoSecrets()
+
 
 class LogFormatter(logformatter.LogFormatter):
     """Keeps records out of the log: their texts are free, so a line break in a title would forge a log line."""
+
+    def __init__(self) -> None:
+        """Keep secrets out of what Scrapy logs; it builds this before it logs anything of a crawl."""
+        for name in _TALKATIVE:
+            logging.getLogger(name).addFilter(_NO_SECRETS)
 
     def crawled(  # type: ignore[override]
         self, request: Request, response: Response, spider: Spider

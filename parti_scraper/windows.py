@@ -820,7 +820,9 @@ class Passes:
     def _controlled(self, page: Page) -> list[Ask]:
         self._controls += 1
         is_in_order = page.keys and not page.belonging
-        if not is_in_order and (self._attempts < _MOST_ATTEMPTS or (page.belonging and self._controls < _MOST_ATTEMPTS)):
+        if not is_in_order and (
+            self._attempts < _MOST_ATTEMPTS or (page.belonging and self._controls < _MOST_ATTEMPTS)
+        ):
             # Perhaps it serves them again.
             self._attempts = min(self._attempts + 1, _MOST_ATTEMPTS)
             return self._begin_pass(self._attempts)

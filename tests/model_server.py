@@ -88,7 +88,9 @@ class ModelServer:
     def _most(self) -> int | None:
         """Return how many records a page may hold at this moment."""
         moments = [most for low, high, most in self.short if low <= self.clock < high]
-        return min([*moments, *([self.short_at[self.requests]] if self.requests in self.short_at else [])], default=None)
+        return min(
+            [*moments, *([self.short_at[self.requests]] if self.requests in self.short_at else [])], default=None
+        )
 
     def change(self) -> None:
         """Delete a livestream, or the next time let another appear, anywhere."""

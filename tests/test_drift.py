@@ -132,6 +132,31 @@ def test_a_line_break_in_what_the_site_sends_stays_on_the_line() -> None:
     assert lines == ["parameters unknown, route live: a\ufffdb", "fields unknown, route recent: x\ufffdy"]
 
 
+class Unequal(Call):
+    """A call that nothing is compared with: to hold each of many against all others takes minutes."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_any_number_of_calls_is_compared_one_by_one_and_what_is_remembered_of_them_is_bounded() -> None:
+    comparison = drift.Comparison(CONFIGURED)
+    for number in range(5_000):
+        for method, url in (
+            ("POST", f"https://m{number}.example/"),
+            ("GET", f"https://m.example/parti_v2/profile/r{number}"),
+            ("GET", f"{LiveQuery().url(NEW, 0, 1)}&p{number}=1"),
+        ):
+            comparison.add(Unequal(method, url, status=200, unknown_fields={f"f{number}"}))
+    found = comparison.report()
+    told = (found.other_hosts, found.unknown_routes, found.unknown_parameters["live"], found.unknown_fields["live"])
+    assert set(map(len, told)) == {50}
+    assert found.unknown_hosts == ["https://m.example", NEW]
+    assert max(len(names) for names in (comparison._other_hosts, comparison._unknown_routes)) == 1_000
+
+
 @pytest.mark.parametrize(
     ("records", "fields", "problem"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import ipaddress
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -149,6 +150,28 @@ def tokens(server: MockServer) -> set[str]:
     queries = [urlsplit(record["playback_url"]).query for record in live]
     in_urls = {value for query in queries for name, value in parse_qsl(query) if name == "token"}
     return in_urls | {record["playback_auth_token"] for record in live}
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        (("-O", "ftp://me:hunter2@HOST/there/x.jsonl"), 4),
+        (("-O", "ftp://hun%74er2:hunter2@x@HOST/x.csv", "-s", "FTP_PASSWORD=hunter2"), 4),
+        (("-s", 'AWS_SECRET_ACCESS_KEY=it\'s "hunter2"', "-s", "FTP_PASSWORD=it's hunter2"), 0),
+    ],
+)
+def test_a_password_of_a_feed_is_in_no_log_line_and_no_file(
+    crawl: Run, serve: Serve, typed: tuple[str, ...], code: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        host = f"127.0.0.1:{unused.getsockname()[1]}"
+    typed = tuple(each.replace("HOST", host) for each in typed)
+    run = crawl("categories", *typed, "--loglevel", "DEBUG", server=serve(**STILL))
+    assert run.code == code, run.stderr
+    texts = [run.stdout, run.stderr, *(path.read_text(encoding="utf-8") for path in run.folder.iterdir())]
+    assert "hunter2" not in "".join(texts)
+    # The line is still there, and says which feed it was.
+    assert code == 0 or re.search(rf"Error storing \w+ feed \(\d+ items\) in: ftp://{host}/", run.stderr)
 
 
 def test_a_secret_of_the_api_is_in_no_file_and_no_line_of_the_most_talkative_log(crawl: Run, serve: Serve) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -19,9 +20,25 @@ from urllib.parse import parse_qs
 import pytest
 from frictionless import validate
 
+from parti_scraper.browser import Exchange
+from parti_scraper.drift import Configuration
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import SECRET
-from tests.conftest import ROOT, TIMEOUT, Crawl, Run, Scrapy, command_of, environment_of, needs_chromium, wait_until
+from parti_scraper.spiders import site
+from parti_scraper.spiders.site import MOST_REPEATS
+from tests.conftest import (
+    ROOT,
+    TIMEOUT,
+    Crawl,
+    Run,
+    RunningCrawl,
+    Scrapy,
+    command_of,
+    environment_of,
+    needs_chromium,
+    typed_of,
+    wait_until,
+)
 from tests.processes import descendants, is_alive
 from tests.test_spiders import STILL, Serve
 
@@ -184,6 +201,207 @@ def test_a_page_that_leaves_for_another_by_itself_is_followed(crawl: Run, serve:
     assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
     # The visit went on with the other page to its end.
     assert f"'parti/site/clicks': {len(server.world.categories())}," in run.stderr
+
+
+class Pages(BaseHTTPRequestHandler):
+    """A site of a few files, by their paths; `/loop` leads to itself."""
+
+    def __init__(self, files: dict[str, str], *connection: Any) -> None:
+        self.files = files
+        super().__init__(*connection)
+
+    def do_GET(self) -> None:
+        """Answer a request."""
+        if self.path == "/loop":
+            self.send_response(302)
+            self.send_header("Location", "/loop")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        body = self.files.get(self.path, "").encode()
+        self.send_response(200 if body else 404)
+        self.send_header("Content-Type", "text/javascript" if self.path.endswith(".js") else "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+# Asks for everything that this project knows, and shows no category to click on.
+ASKS = """
+const profile = "SERVER/parti_v2/profile/";
+const recent = profile + "get_livestream_channel_info/recent?sort_by_date_desc=true&from_ts=1&to_ts=2"
+  + "&followed_only=false&offset=0&limit=1&top_views_sort=false";
+const live = profile + "get_livestream_channel_info/live?limit=1&offset=0";
+const ask = () => [profile + "livestream_calendar/events/categories", recent, live].map((url) => fetch(url));
+"""
+SUBSCRIBES = """
+const socket = new WebSocket("SERVER/".replace("http", "ws"));
+socket.onopen = () => socket.send('{"subscribe_options":{"NewChannelLiveNotify":{}}}');
+"""
+
+
+@contextmanager
+def pages_of(server: MockServer, script: str, **files: str) -> Iterator[str]:
+    """Serve a page with a script that asks the mock server, and workers; yields its address."""
+    texts = {"/": f"<!doctype html><body><script>{ASKS}{SUBSCRIBES}{script}</script>"}
+    texts |= {f"/{name}.js": ASKS + text for name, text in files.items()}
+    texts = {path: text.replace("SERVER", server.base_url) for path, text in texts.items()}
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Pages, texts)) as site:
+        thread = Thread(target=site.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{site.server_port}/"
+        finally:
+            site.shutdown()
+            thread.join()
+
+
+def test_where_no_category_is_clicked_the_summary_says_what_was_compared(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    with pages_of(server, "ask()") as url:
+        run = crawl("site", "-a", f"url={url}", server=server)
+    assert run.code == 0, run.stderr
+    line = "  the site and this project agree in what the page asked for by itself: no category was clicked\n"
+    assert run.stderr.endswith(line)
+    categories = len(server.world.categories())
+    assert run.package["visit"] == {"requests": 4, "without_row": 0, "categories": categories, "clicked": 0}
+
+
+@pytest.mark.parametrize("kind", ["awaited", "answers", "asks"])
+def test_a_page_has_its_service_worker_and_what_that_asks_for_is_seen(crawl: Run, serve: Serve, kind: str) -> None:
+    server = serve(**STILL, service_worker=kind)
+    run = crawl("site", server=server)
+    assert run.code == 0, run.stderr
+    assert drift(run) == {"agrees": True}
+    asked = [f"{seen.path}?{seen.query}" for seen in server.requests if seen.path.startswith("/parti_v2/")]
+    assert sorted(f"{row['path']}?{row['query']}" for row in run.rows if row["resource"] == "http") == sorted(asked)
+    assert {row["page_url"] for row in run.rows} == {f"{server.base_url}/categories"}
+    assert run.package["visit"]["clicked"] == len(server.world.categories())
+
+
+def test_what_a_worker_of_the_page_asks_for_is_seen(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    with pages_of(server, "const worker = new Worker('/worker.js')", worker="setTimeout(ask, 1000)") as url:
+        run = crawl("site", "-a", f"url={url}", server=server)
+    assert run.code == 0, run.stderr
+    assert {row["page_url"] for row in run.rows} == {url}
+    assert [row["status"] for row in run.rows if row["resource"] == "http"] == [200] * 3
+
+
+NUISANCE = """
+ask();
+onbeforeunload = (event) => event.preventDefault();
+for (let n = 0; n < 20; n += 1) {
+  open("/");
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(["x".repeat(100000)]));
+  link.download = "x";
+  link.click();
+}
+setInterval(() => { for (let n = 0; n < 100; n += 1) console.log("x".repeat(1000)); }, 10);
+setInterval(() => { if (socket.readyState === 1) socket.send("x".repeat(10000)); }, 1);
+setInterval(() => { alert(1); confirm(2); prompt(3); }, 300);
+"""
+
+
+RELOADS = """
+const opened = new Promise((resolve) => socket.addEventListener("open", resolve));
+Promise.all([opened, ...ask()]).then(() => location.reload());
+"""
+
+
+@pytest.mark.parametrize("script", [NUISANCE, RELOADS])
+def test_a_page_that_never_rests_is_visited_to_the_end(crawl: Run, serve: Serve, script: str) -> None:
+    server = serve(**STILL)
+    with pages_of(server, script) as url:
+        run = crawl("site", "-a", f"url={url}", server=server)
+    assert run.code == 0, run.stderr
+    assert run.package["drift"]["agrees"]
+    assert {row["page_url"] for row in run.rows} == {url}
+    assert "Traceback" not in run.stderr
+
+
+def test_redirects_without_end_are_one_line(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL)
+    with pages_of(server, "") as url:
+        run = crawl("site", "-a", f"url={url}loop", server=server)
+    assert run.code == 4
+    assert run.package["reason"].startswith(f"{url}loop could not be opened: net::ERR_TOO_MANY_REDIRECTS")
+    assert "Traceback" not in run.stderr
+
+
+# What is not sent yet when it is given up counts too.
+REPEATS = """
+Promise.all(ask()).then(() => {
+  const given = new AbortController();
+  for (let n = 0; n < 1500; n += 1) fetch(live, { signal: given.signal }).catch(() => {});
+  setTimeout(() => given.abort(), 100);
+});
+"""
+
+
+def test_of_a_request_that_is_repeated_without_end_some_have_a_row_and_all_are_counted(
+    crawl: Run, serve: Serve
+) -> None:
+    server = serve(**STILL)
+    with pages_of(server, REPEATS) as url:
+        run = crawl("site", "-a", f"url={url}", server=server)
+    assert run.code == 0, run.stderr
+    assert Counter(row["path"].rpartition("/")[2] for row in run.rows) == {
+        "live": MOST_REPEATS,
+        "": 1,
+        "recent": 1,
+        "categories": 1,
+    }
+    assert (run.package["visit"]["requests"], run.package["visit"]["without_row"]) == (1_504, 501)
+    assert "  501 of 1,504 requests have no row: the same one has 1,000 at the most, all have 20,000\n" in run.stderr
+
+
+def test_a_busy_page_is_left_at_a_signal(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, busy=400)
+    running = RunningCrawl(typed_of("site", "run", {}, ()), environment_of(output, server))
+    wait_until(lambda: len(server.requests) > 100)
+    assert running.stop(signal.SIGTERM) == 3
+    assert "Traceback" not in running.stderr
+
+
+def test_where_requests_have_no_row_that_were_made_once_the_run_is_not_complete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(site, "MOST_CALLS", 10)
+    visit = site.Visit(Any, Configuration(("http://127.0.0.1",), "ws://127.0.0.1/"))  # type: ignore[arg-type]
+    for number in range(100):
+        visit._begun(
+            Exchange(str(number), "GET", f"http://127.0.0.1/{number}", kind="Fetch", page_url="/"), is_worker=False
+        )
+    assert (visit.made, len(visit.calls)) == (100, 10)
+    spider = site.SiteSpider()
+    spider._conclude(visit)
+    assert spider.gaps[0] == " made 100 requests, of which 10 have a row"
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo 'a warning' >&2; echo 'the cause' >&2", "the cause"),
+        (
+            "printf '%s\\n' 'a warning' '[1:FATAL:x.cc] the cause' '#0 0x5' '  r8: 0' '[end of stack trace]' >&2",
+            "[1:FATAL:x.cc] the cause",
+        ),
+    ],
+)
+def test_why_a_browser_did_not_start_is_what_it_said_last(
+    scrapy: Scrapy, serve: Serve, tmp_path: Path, script: str, why: str
+) -> None:
+    program = tmp_path / "chromium"
+    program.write_text(f"#!/bin/sh\n{script}\nexit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    run = scrapy("crawl", "site", server=serve(**STILL), env={"PARTI_CHROMIUM": str(program)})
+    assert run.returncode == 1
+    assert f"Chromium could not be started: {program}: {why} (PARTI_CHROMIUM names another)\n" in run.stderr
 
 
 @pytest.mark.parametrize("typed", [("site",), ("recent", "-s", "PARTI_TRANSPORT=browser")])

@@ -32,9 +32,7 @@ def follow(
         ask = asks.pop(by_chance.randrange(len(asks)))
         wait = 0.1 * 2 ** (ask.request.attempt - 1) if ask.request.attempt else 0.0
         request = ask.request
-        answer = server.answer(
-            ask.from_ts, ask.to_ts, request.offset, request.limit, wait, ascending=ask.ascending
-        )
+        answer = server.answer(ask.from_ts, ask.to_ts, request.offset, request.limit, wait, ascending=ask.ascending)
         if isinstance(answer, Page) and by_chance.random() >= fail:
             served |= {key.id for key in answer.known if not ask.control}  # type: ignore[misc]
             asks += plan.page(ask, answer)

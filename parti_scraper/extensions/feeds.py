@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import re
 import sys
@@ -23,7 +22,7 @@ from scrapy.utils.defer import deferred_from_coro
 from parti_scraper.datapackage import Feed, File
 from parti_scraper.exceptions import UsageError
 from parti_scraper.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
-from parti_scraper.redact import redact_text, redact_url
+from parti_scraper.redact import redact_url
 from parti_scraper.signals import items_scraped, send_storage_failed
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ class FeedExporter(feedexport.FeedExporter):
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
-        logging.getLogger(feedexport.__name__).addFilter(_without_secrets)
         self._failed = False
         self._closed_slots: list[FeedSlot] = []
         # Rows of files that were closed before: those of other days and sessions, by name.
@@ -353,9 +351,3 @@ def _is_writable(path: Path) -> bool:
     if nearest == path:
         return not path.is_dir() and os.access(path, os.W_OK)
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
-
-
-def _without_secrets(record: logging.LogRecord) -> bool:
-    """Take passwords out of a line of Scrapy's, which names a feed by its whole address; let it through."""
-    record.msg, record.args = redact_text(record.getMessage()), None
-    return True

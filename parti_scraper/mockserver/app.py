@@ -49,6 +49,18 @@ document.cookie = "clearance=" + [..."BACKWARDS"].reverse().join("") + "; path=/
 setTimeout(() => location.reload(), 100);
 </script></body></html>
 """
+_WORKER = """self.oninstall = () => self.skipWaiting();
+self.onactivate = (event) => event.waitUntil(self.clients.claim());
+self.onmessage = async (event) => {
+  const answer = await fetch(...event.data);
+  event.ports[0].postMessage({ status: answer.status, body: await answer.text() });
+};
+"""
+_WORKER_ANSWERS = """self.onfetch = (event) => {
+  const { url, headers } = event.request;
+  if (url.includes("/parti_v2/")) event.respondWith(fetch(url, { headers }));
+};
+"""
 _ROBOTS = {"allow": "User-agent: *\nDisallow:\n", "disallow": "User-agent: *\nDisallow: /\n"}
 # The request that a task is answering: aiohttp runs each in a task of its own.
 _current: ContextVar[ReceivedRequest] = ContextVar("_current")
@@ -120,6 +132,7 @@ class Site:
         application.router.add_get("/categories", self._categories_page)
         application.router.add_get("/robots.txt", self._robots)
         application.router.add_get("/logo.svg", self._logo)
+        application.router.add_get("/worker.js", self._worker)
         return application
 
     # --- Around every request ------------------------------------------------------------------------------
@@ -236,11 +249,17 @@ class Site:
             "limit": "page_size" if self._options.drift in {"parameter", "all"} else "limit",
             "more": _MORE if self._options.drift in {"route", "all"} else "",
             "secret": SECRET,
+            "busy": self._options.busy,
+            "worker": self._options.service_worker,
         }
         return web.Response(text=self._page.replace("__CONFIG__", json.dumps(config)), content_type="text/html")
 
     async def _logo(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(text=_LOGO, content_type="image/svg+xml")
+
+    async def _worker(self, _request: web.Request) -> web.StreamResponse:
+        script = _WORKER + (_WORKER_ANSWERS if self._options.service_worker == "answers" else "")
+        return web.Response(text=script, content_type="text/javascript")
 
     def _has_cookie(self, request: web.Request) -> bool:
         return request.cookies.get("clearance") == self._clearance

@@ -235,6 +235,14 @@ class Options:
     )
     # --- The rest of the site
     robots: str = _choice("robots.txt: 404, all allowed, all disallowed", "none", "allow", "disallow")
+    busy: int = _switch(0, Whole(0, 1_000), "requests a second that the page makes beside its others")
+    service_worker: str = _choice(
+        "the page waits for its service worker; the worker answers in place of the API; or it asks for the page",
+        "none",
+        "awaited",
+        "answers",
+        "asks",
+    )
     ws_drop_after: float = _seconds(0.0, 86_400, "close a WebSocket after so many seconds (0: never)")
     ws_drop_every: int = _switch(
         0, Whole(0, 1_000_000), "cut a WebSocket after so many messages, by a close frame or without (0: never)"

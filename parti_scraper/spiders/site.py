@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,8 +16,18 @@ from scrapy.exceptions import IgnoreRequest
 
 from parti_scraper import api, datapackage, drift
 from parti_scraper.arguments import SiteArguments
-from parti_scraper.browser import CONTEXT_OPTIONS, Network, check_browser, first_line, launch_options
-from parti_scraper.drift import WEBSOCKET, Call, Configuration
+from parti_scraper.browser import (
+    CONTEXT_OPTIONS,
+    Background,
+    Network,
+    Workers,
+    WorkerSession,
+    check_browser,
+    first_line,
+    launch_options,
+    refuse_unwanted,
+)
+from parti_scraper.drift import WEBSOCKET, Call, Comparison, Configuration
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.items import ApiCall
 from parti_scraper.middlewares import is_closing
@@ -26,9 +37,9 @@ from parti_scraper.signals import send_storage_failed
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
-    from playwright.async_api import Locator, Page
+    from playwright.async_api import CDPSession, Locator, Page
     from scrapy.http import Response
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
@@ -46,116 +57,181 @@ _FIRST_REQUEST, _NEXT_REQUEST, _ANSWERS, _VISIT = 15.0, 1.0, 10.0, 180.0
 # The same for what may not be there to click on, or be behind something, in milliseconds.
 _CLICK = 2_000
 _SCROLLS, _SCREEN, _CLICKS = 5, 2_000, 50
+# In milliseconds: a page that never stops moving is seen all the same, but for the picture.
+_SCREENSHOT = 10_000
 # How much longer the browser may take, in seconds; a page that is busy with itself may answer nothing for ever.
-_HUNG = 60.0
-# The same for it to forget what it was to do with requests.
-_UNROUTE = 2.0
+_HUNG = 45.0
+# The same for it to close a page.
+_CLOSE = 2.0
 # How long a wait goes on before it looks again.
 _SLICE, _WATCH = 0.02, 0.2
-# Messages of a WebSocket that are looked at.
-_MESSAGES = 100
+# How often the same request has a row, and how many rows there are. All others are compared and counted.
+MOST_REPEATS, MOST_CALLS = 1_000, 20_000
+# How many are taken before something else has its turn.
+_AT_ONCE = 250
+# Answers that are read: of so many addresses, each so many times; and messages of a WebSocket.
+_ADDRESSES_READ, _TIMES_READ, _MESSAGES = 1_000, 20, 100
+
+
+_NO_CLICK = "no category was clicked"
 
 
 class Visit:
-    """What a page has asked for so far.
+    """What a page has asked for so far, workers of it included.
 
     Attributes:
-        calls: requests for data and WebSockets, in the order in which they were made, with where and when.
+        page: the page; until `begin` the empty one with which the browser was started.
+        opened: what was opened, as to be named to users; empty while nothing is.
+        made: how many requests for data and WebSockets there were.
         earlier: how many of them pages made that were left for the one that is open now, or is about to be.
+        calls: those that have a row, in the order in which they were made, with where and when.
+        comparison: what all of them together say.
         categories: of each category that the page was told of, the names that it may show.
+        clicked: how many of these were clicked.
+        workers: how many workers the page had.
     """
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, configuration: Configuration) -> None:
         self.page = page
+        self.opened = ""
+        self.made = self.earlier = self.clicked = self.workers = 0
         self.calls: list[tuple[Call, str, float]] = []
-        self.earlier = 0
+        self.comparison = Comparison(configuration)
         self.categories: list[tuple[str, ...]] = []
-        self._network: Network | None = None
+        self.waiting: set[Exchange] = set()
         # Of the page itself, and not of one within it.
         self._frame = ""
-        self._calls: dict[str, Call] = {}
-        self._waiting: set[str] = set()
-        self._reading: set[asyncio.Task[None]] = set()
+        self._calls: dict[Exchange, Call] = {}
+        self._repeats: Counter[tuple[str, str]] = Counter()
+        self._read_of: Counter[str] = Counter()
+        self._background, self._reading = Background(), Background()
         self._messages = 0
+        self._is_over = False
 
-    async def listen(self) -> None:
-        """Have the browser tell of every request; to be called before the page is opened."""
-        session = await self.page.context.new_cdp_session(self.page)
-        self._network = Network(session, begun=self._begun, ended=self._ended, message=self._message)
-        await self._network.enable()
+    async def begin(self) -> None:
+        """Open an empty page, and have the browser tell of every request from now on."""
+        # Not that of scrapy-playwright, which has Playwright tell of each request, and ask what is to become of it.
+        context = self.page.context
+        self.page = await context.new_page()
+        # Nobody looks at others that it opens, and there may be any number.
+        context.on("page", lambda page: self._background.begin(page.close()))
+        session = await context.new_cdp_session(self.page)
+        await self._listen(session)
+        await refuse_unwanted(session, self._background)
+        await Workers(session, self._background, self._listen_to_worker).enable()
 
     @property
     def is_waiting(self) -> bool:
         """Whether the page waits for an answer, or one is being read."""
-        return bool(self._waiting or self._reading)
+        return bool(self.waiting or self._reading)
 
-    def _begun(self, exchange: Exchange) -> None:
+    async def _listen_to_worker(self, session: WorkerSession) -> None:
+        self.workers += 1
+        await self._listen(session)
+
+    async def _listen(self, session: CDPSession | WorkerSession) -> None:
+        begun = partial(self._begun, is_worker=isinstance(session, WorkerSession))
+        ended = partial(self._ended, session)
+        await Network(session, begun=begun, ended=ended, message=self._message).enable()
+
+    def _begun(self, exchange: Exchange, *, is_worker: bool) -> None:
         if exchange.kind == "Document":
             self._frame = self._frame or exchange.frame
             if exchange.frame == self._frame:
                 self._leave()
-        if exchange.kind not in _KINDS or urlsplit(exchange.url).scheme not in {"http", "https", "ws", "wss"}:
+        if (
+            self._is_over
+            or exchange.kind not in _KINDS
+            or urlsplit(exchange.url).scheme not in {"http", "https", "ws", "wss"}
+        ):
             return
         is_socket = exchange.kind == "WebSocket"
         call = Call(exchange.method, exchange.url, WEBSOCKET if is_socket else drift.HTTP)
-        self.calls.append((call, exchange.page_url or self.page.url, exchange.began))
-        self._calls[exchange.id] = call
+        self.made += 1
+        same = call.method, call.url
+        if len(self.calls) < MOST_CALLS and self._repeats[same] < MOST_REPEATS:
+            self._repeats[same] += 1
+            # To a worker, its script is the page.
+            page_url = self.page.url if is_worker else exchange.page_url or self.page.url
+            self.calls.append((call, page_url, exchange.began))
+        self._calls[exchange] = call
         if not is_socket:
-            self._waiting.add(exchange.id)
+            self.waiting.add(exchange)
 
     def _leave(self) -> None:
         """Wait no longer for what was under way: Chromium may never tell what came of it."""
-        self.earlier = len(self.calls)
-        for request_id in self._waiting:
-            self._calls[request_id].dropped = True
-        self._waiting.clear()
+        self.earlier = self.made
+        for exchange, call in self._calls.items():
+            # What was answered by then counts, though the rest of it never comes; a WebSocket, where it was told what
+            # it is for.
+            call.status = exchange.status
+            call.dropped = not call.subscribed if call.resource == WEBSOCKET else exchange.status is None
+        self.waiting.clear()
 
-    def _ended(self, exchange: Exchange) -> None:
-        self._waiting.discard(exchange.id)
-        call = self._calls.pop(exchange.id, None)
-        if call is None or call.resource == WEBSOCKET:
+    def _ended(self, session: CDPSession | WorkerSession, exchange: Exchange) -> None:
+        self.waiting.discard(exchange)
+        call = self._calls.pop(exchange, None)
+        if call is None:
             return
         call.status = exchange.status
-        # As where the page was left before the answer came.
-        call.dropped = exchange.error == "net::ERR_ABORTED"
-        call.is_json = "json" in exchange.media_type
-        if exchange.error and not exchange.cors_error:
-            call.problem = f"cut short, {exchange.error}"
-        elif exchange.status == 200 and call.route is not None:
-            task = asyncio.create_task(self._read(exchange.id, call))
-            self._reading.add(task)
-            task.add_done_callback(self._reading.discard)
+        if call.resource == drift.HTTP:
+            # As where the page was left, or has seen enough of the answer.
+            is_given_up = exchange.error == "net::ERR_ABORTED"
+            call.dropped = is_given_up and call.status is None
+            call.is_json = "json" in exchange.media_type
+            if exchange.error and not exchange.cors_error and not is_given_up:
+                call.problem = f"cut short, {exchange.error}"
+            elif not exchange.error and self._is_to_be_read(call):
+                self._reading.begin(self._read(session, exchange.id, call))
+                return
+        self.comparison.add(call)
 
-    async def _read(self, request_id: str, call: Call) -> None:
-        from playwright.async_api import Error  # noqa: PLC0415 - an extra
+    def _is_to_be_read(self, call: Call) -> bool:
+        if call.status != 200 or call.route is None:
+            return False
+        if call.url not in self._read_of and len(self._read_of) >= _ADDRESSES_READ:
+            return False
+        self._read_of[call.url] += 1
+        return self._read_of[call.url] <= _TIMES_READ
 
-        assert self._network is not None  # noqa: S101 - or nothing would have ended
-        assert call.route is not None  # noqa: S101 - `_ended`
+    async def _read(self, session: CDPSession | WorkerSession, request_id: str, call: Call) -> None:
+        assert call.route is not None  # noqa: S101 - `_is_to_be_read`
         try:
-            answer = await self._network.session.send("Network.getResponseBody", {"requestId": request_id})
-        except Error:
-            return  # The page was left, and the browser has forgotten it.
-        # Chromium takes what it does not hold for text to be base64; JSON is text.
-        body = answer["body"].encode(errors="replace")
-        call.unknown_fields, call.problem = drift.read(call.route, body)
-        if call.route == api.CATEGORIES.name:
-            self.categories = drift.names_of_categories(body) or self.categories
+            # That fails where the page was left, and the browser has forgotten it.
+            answer = await session.send("Network.getResponseBody", {"requestId": request_id})
+            # Chromium takes what it does not hold for text to be base64; JSON is text.
+            body = answer["body"].encode(errors="replace")
+            call.unknown_fields, call.problem = drift.read(call.route, body)
+            if call.route == api.CATEGORIES.name:
+                self.categories = drift.names_of_categories(body) or self.categories
+        finally:
+            self.comparison.add(call)
 
     def _message(self, exchange: Exchange, text: str, was_sent: bool) -> None:
-        call = self._calls.get(exchange.id)
+        call = self._calls.get(exchange)
         if call is None:
             return
         call.subscribed = call.subscribed or (was_sent and _SUBSCRIPTION in text)
+        call.dropped = call.dropped and not call.subscribed
         if call.subscribed and not was_sent and self._messages < _MESSAGES:
             self._messages += 1
             call.unknown_fields += drift.read_message(text)
 
-    def take_open(self) -> None:
-        """Note how the WebSockets are that are open, and what is known of requests whose page was left."""
-        for request_id, call in self._calls.items():
-            exchange = self._network.open.get(request_id) if self._network else None
-            if exchange is not None and (call.resource == WEBSOCKET or call.dropped):
-                call.status = exchange.status
+    async def close(self) -> None:
+        """Close the page, and note what is known of requests and WebSockets that were open."""
+        from playwright.async_api import Error  # noqa: PLC0415 - an extra
+
+        self._is_over = True
+        with contextlib.suppress(Error, TimeoutError):
+            await asyncio.wait_for(self.page.close(), _CLOSE)
+        await self._reading.finish(_CLOSE)
+        for number, exchange in enumerate(list(self._calls)):
+            if call := self._calls.pop(exchange, None):
+                if call.resource == WEBSOCKET or call.dropped:
+                    call.status = exchange.status
+                self.comparison.add(call)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
 
 
 class SiteSpider(PartiSpider):
@@ -173,7 +249,7 @@ class SiteSpider(PartiSpider):
         """Parse the arguments, see `PartiSpider`."""
         super().__init__(started_at, **raw_arguments)
         self.report: Report | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._visit: Visit | None = None
         self._until = 0.0
         self._has_screenshot = False
 
@@ -194,7 +270,7 @@ class SiteSpider(PartiSpider):
             "DOWNLOAD_HANDLERS": settings.getdict("DOWNLOAD_HANDLERS") | {"data": handler},
             "PLAYWRIGHT_BROWSER_PROVIDER": "parti_scraper.browser.BrowserProvider",
             "PLAYWRIGHT_LAUNCH_OPTIONS": launch_options(settings),
-            "PLAYWRIGHT_ABORT_REQUEST": "parti_scraper.browser.is_unwanted",
+            "PLAYWRIGHT_ABORT_REQUEST": None,
             # The browser's own headers.
             "PLAYWRIGHT_PROCESS_REQUEST_HEADERS": None,
             "PLAYWRIGHT_DEFAULT_NAVIGATION_TIMEOUT": settings.getfloat("DOWNLOAD_TIMEOUT") * 1_000,
@@ -229,26 +305,37 @@ class SiteSpider(PartiSpider):
             },
         )
 
-    async def _close_when_stopped(self, page: Page) -> None:
-        """Close the page where the crawl is stopped, or the browser hangs: that ends every wait for it."""
-        while not page.is_closed():
-            if is_closing(self.crawler) or time.monotonic() > self._until + _HUNG:
-                await _close(page)
-                return
-            await asyncio.sleep(_WATCH)
-
     async def visit(self, response: Response) -> AsyncIterator[Any]:
         """Open the page and look around as a visitor would; yields what was asked for."""
-        visit = Visit(response.meta["playwright_page"])
         self._until = time.monotonic() + _VISIT
-        self._watching = asyncio.ensure_future(self._close_when_stopped(visit.page))
-        opened = await self._open(visit)
-        if opened:
-            await self._stay(visit)
-        await _close(visit.page)
-        if opened:
-            for item in self._take(visit, opened):
-                yield item
+        base_urls = api.parse_base_urls(self.settings["PARTI_API_BASE_URLS"])
+        configuration = Configuration(base_urls, self.settings["PARTI_WS_URL"])
+        self._visit = visit = Visit(response.meta["playwright_page"], configuration)
+        await self._bounded(self._see(visit))
+        await visit.close()
+        if not visit.opened:
+            return
+        for number, call in enumerate(visit.calls):
+            self.crawler.stats.inc_value("parti/spider/served")
+            yield _item(*call, known=configuration.knows(call[0]))
+            if number % _AT_ONCE == 0:
+                yield None
+                await asyncio.sleep(0)
+        if not is_closing(self.crawler):
+            self._conclude(visit)
+
+    async def _bounded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for something, but not longer than the crawl goes on, nor than the browser may take."""
+        task = asyncio.ensure_future(work)
+        while not task.done() and not is_closing(self.crawler):
+            if time.monotonic() > self._until + _HUNG:
+                self._cut_short("the browser did not answer in time")
+                break
+            await asyncio.wait({task}, timeout=_WATCH)
+        # It waits for the browser, which may never answer.
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
     def not_started(self, failure: Failure) -> None:
         """Note why there is no browser."""
@@ -257,77 +344,67 @@ class SiteSpider(PartiSpider):
         else:
             self._not_opened(failure.value)
 
-    async def _open(self, visit: Visit) -> str:
-        """Open the page; return what there is, as to be named to users, or nothing."""
+    async def _see(self, visit: Visit) -> None:
+        """Open the page, and look around for as long as there is one."""
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
         try:
             robots = self.crawler.get_downloader_middleware(RobotsTxtMiddleware)
             if robots is not None:
                 await robots.process_request(self.request(self.page_url))
-            await visit.listen()
+            await visit.begin()
             # No further: what comes next may be another page already.
             answer = await visit.page.goto(self.page_url, wait_until="commit")
         except (Error, IgnoreRequest) as error:
             self._not_opened(error)
-            return ""
-        return f"{redact_url(answer.url)} (HTTP {answer.status})" if answer else redact_url(self.page_url)
-
-    def _not_opened(self, error: BaseException | None) -> None:
-        if not is_closing(self.crawler):
-            self.note_gap(f"{redact_url(self.page_url)} could not be opened: {first_line(error)}")
-
-    async def _stay(self, visit: Visit) -> None:
-        """Look around, for as long as there is a page."""
-        from playwright.async_api import Error  # noqa: PLC0415 - an extra
-
+            return
+        visit.opened = redact_url(self.page_url)
+        if answer:
+            visit.opened = f"{redact_url(answer.url)} (HTTP {answer.status})"
         self.crawler.stats.inc_value("parti/spider/pages")
         try:
             await visit.page.wait_for_load_state("domcontentloaded")
             await self._look_around(visit)
         except Error as error:
-            if not is_closing(self.crawler):
-                self.note_gap(f"the visit of {redact_url(visit.page.url)} was cut short: {first_line(error)}")
-        visit.take_open()
+            self._cut_short(first_line(error))
 
-    def _take(self, visit: Visit, page: str) -> Iterator[ApiCall]:
-        configuration = Configuration(
-            api.parse_base_urls(self.settings["PARTI_API_BASE_URLS"]), self.settings["PARTI_WS_URL"]
-        )
-        for call in visit.calls:
-            self.crawler.stats.inc_value("parti/spider/served")
-            yield _item(*call, known=configuration.knows(call[0]))
+    def _not_opened(self, error: BaseException | None) -> None:
         if not is_closing(self.crawler):
-            self._conclude(visit, page, configuration)
+            self.note_gap(f"{redact_url(self.page_url)} could not be opened: {first_line(error)}")
+
+    def _cut_short(self, why: str) -> None:
+        if not is_closing(self.crawler):
+            self.note_gap(f"the visit of {redact_url(self.page_url)} was cut short: {why}")
 
     async def _look_around(self, visit: Visit) -> None:
-        await self._wait(lambda: len(visit.calls) > visit.earlier, _FIRST_REQUEST)
-        await self._wait(lambda: not visit.is_waiting, _ANSWERS)
-        await self._settle(visit, len(visit.calls), _NEXT_REQUEST)
+        await self._settle(visit, visit.earlier, _FIRST_REQUEST)
+        await self._settle(visit, visit.made, _NEXT_REQUEST)
         await self._take_screenshot(visit.page)
         size = visit.page.viewport_size or {"width": 0, "height": 0}
         await visit.page.mouse.move(size["width"] / 2, size["height"] / 2)
         for _ in range(_SCROLLS):
-            before = len(visit.calls)
+            before = visit.made
             await visit.page.mouse.wheel(0, _SCREEN)
             await self._settle(visit, before, _NEXT_REQUEST)
-            if len(visit.calls) == before:
+            if visit.made == before:
                 break
-        clicked = 0
         for names in visit.categories[:_CLICKS]:
             if self._is_over():
                 break
-            clicked += await self._click(visit, names)
+            visit.clicked += await self._click(visit, names)
             # A visitor is no faster than a crawl is.
             await asyncio.sleep(self.settings.getfloat("DOWNLOAD_DELAY"))
-        self.crawler.stats.set_value("parti/site/clicks", clicked)
-        logger.info("Clicked on %d of %d categories", clicked, len(visit.categories))
-        await self._settle(visit, len(visit.calls), _NEXT_REQUEST)
+        self.crawler.stats.set_value("parti/site/clicks", visit.clicked)
+        logger.info("Clicked on %d of %d categories", visit.clicked, len(visit.categories))
+        await self._settle(visit, visit.made, _NEXT_REQUEST)
 
     async def _settle(self, visit: Visit, before: int, seconds: float) -> None:
         """Wait for a request after the first `before`, for so long, and for the answers to all."""
-        await self._wait(lambda: len(visit.calls) > before, seconds)
-        await self._wait(lambda: not visit.is_waiting, _ANSWERS)
+        await self._wait(lambda: visit.made > before, seconds)
+        # A page that never stops asking is waited for until it has what it has asked for by then.
+        await self._wait(lambda: not visit.is_waiting, _NEXT_REQUEST)
+        asked = set(visit.waiting)
+        await self._wait(lambda: not visit.is_waiting or asked.isdisjoint(visit.waiting), _ANSWERS)
 
     async def _wait(self, happened: Callable[[], bool], seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -343,7 +420,7 @@ class SiteSpider(PartiSpider):
         """Click on a category; tell whether it could be done."""
         from playwright.async_api import TimeoutError as PlaywrightTimeoutError  # noqa: PLC0415 - an extra
 
-        page, address, before = visit.page, visit.page.url, len(visit.calls)
+        page, address, before = visit.page, visit.page.url, visit.made
         target = await _find(page, names)
         if target is None:
             return False
@@ -354,42 +431,75 @@ class SiteSpider(PartiSpider):
         await self._settle(visit, before, _NEXT_REQUEST)
         if page.url != address:
             await page.go_back(wait_until="domcontentloaded")
-            await self._settle(visit, len(visit.calls), _NEXT_REQUEST)
+            await self._settle(visit, visit.made, _NEXT_REQUEST)
         return True
 
     async def _take_screenshot(self, page: Page) -> None:
+        from playwright.async_api import Error  # noqa: PLC0415 - an extra
+
         path = self.run_dir / SCREENSHOT
         try:
-            path.write_bytes(await page.screenshot())
+            path.write_bytes(await page.screenshot(timeout=_SCREENSHOT))
+        except Error as error:
+            # As of a page that is busy, or just being left.
+            logger.warning("There is no screenshot: %s", first_line(error))
         except OSError as error:
             send_storage_failed(self.crawler, str(path), error)
         else:
             self._has_screenshot = True
 
-    def _conclude(self, visit: Visit, page: str, configuration: Configuration) -> None:
+    def _conclude(self, visit: Visit) -> None:
         """Say where site and project have drifted apart."""
-        self.report = drift.compare((call for call, _, _ in visit.calls), configuration)
-        self.quality.unknown = sum((call.unknown_fields for call, _, _ in visit.calls), Counter())
-        if not visit.calls:
-            self.note_gap(f"{page} asked for no data; see {SCREENSHOT}")
+        self.report = visit.comparison.report()
+        self.quality.unknown = visit.comparison.unknown_fields
+        if not visit.made:
+            self.note_gap(f"{visit.opened} asked for no data; see {SCREENSHOT}")
             return
+        if len(visit.calls) == MOST_CALLS < visit.made:
+            self.note_gap(f"{visit.opened} made {visit.made:,} requests, of which {MOST_CALLS:,} have a row")
         for line in self.report.lines():
             logger.warning("Drift: %s", line)
         for gap in self.report.gaps():
             self.note_gap(gap)
         if self.report.agrees:
-            logger.info("The site and this project agree")
+            logger.info("%s", _agreement(visit).capitalize())
 
     def remarks(self) -> list[str]:
         """Return the report for the summary, whose reason names the gaps."""
         lines = [str(self.run_dir / SCREENSHOT)] if self._has_screenshot else []
-        if self.report is None:
+        visit, report = self._visit, self.report
+        if visit is None or report is None:
             return lines
-        return lines + (["the site and this project agree"] if self.report.agrees else self.report.lines())
+        if left_out := visit.made - len(visit.calls):
+            lines.append(
+                f"{left_out:,} of {visit.made:,} requests have no row: the same one has {MOST_REPEATS:,} at the most, "
+                f"all have {MOST_CALLS:,}"
+            )
+        if visit.workers:
+            lines.append("the page has a worker; what that asks for at once, before it is heard, may have no row")
+        if 0 < visit.clicked < len(visit.categories):
+            lines.append(f"clicked on {visit.clicked} of {len(visit.categories)} categories")
+        if report.agrees:
+            return [*lines, _agreement(visit)]
+        if visit.made and not visit.clicked:
+            lines.append(f"{_NO_CLICK}: only what the page asked for by itself was compared")
+        return lines + report.lines()
 
     def description(self) -> dict[str, Any]:
         """Return the report for the data package, and which host was asked for the page."""
-        return {"host": api.origin_of(self.page_url), "drift": self.report and self.report.as_json()}
+        visit: dict[str, int] = {}
+        if self._visit is not None:
+            visit = {
+                "requests": self._visit.made,
+                "without_row": self._visit.made - len(self._visit.calls),
+                "categories": len(self._visit.categories),
+                "clicked": self._visit.clicked,
+            }
+        return {
+            "host": api.origin_of(self.page_url),
+            "visit": visit,
+            "drift": self.report and self.report.as_json(),
+        }
 
     def other_files(self) -> list[datapackage.File]:
         """Return the screenshot."""
@@ -398,15 +508,9 @@ class SiteSpider(PartiSpider):
         return [datapackage.File(self.run_dir / SCREENSHOT, ApiCall, 0, form="png", encoding=None, is_table=False)]
 
 
-async def _close(page: Page) -> None:
-    """Close a page; requests that it has under way are no errors, nor is a browser that is gone."""
-    from playwright.async_api import Error  # noqa: PLC0415 - an extra
-
-    # It waits for a page that is busy, or whose server does not answer; to close it does not.
-    with contextlib.suppress(Error, TimeoutError):
-        await asyncio.wait_for(page.unroute_all(behavior="ignoreErrors"), _UNROUTE)
-    with contextlib.suppress(Error):
-        await page.close()
+def _agreement(visit: Visit) -> str:
+    agreement = "the site and this project agree"
+    return agreement if visit.clicked else f"{agreement} in what the page asked for by itself: {_NO_CLICK}"
 
 
 async def _find(page: Page, names: tuple[str, ...]) -> Locator | None:
