@@ -403,7 +403,7 @@ class Paging:
         return Incomplete("records stand below a stretch that the server leaves out, and could not be reached")
 
     def _advance(self, served: int) -> PageRequest:
-        """Ask for what follows by position: of an empty page nothing can be seen, so a quarter of it comes once more."""
+        """Ask for what follows by position; where the page was empty, for a quarter of it once more."""
         self._blind, self._empties = True, 0
         step = served or self._size.largest - self._size.largest // 4
         return self._ask(self._offset + max(step, 1))
@@ -557,7 +557,7 @@ class Blocks:
         return self._ask("check", self._base + self._length)
 
     def _empty(self) -> Step:
-        """Ask again for a page on which a record is known to be: at least the border, or the one of the block before."""
+        """Ask again for a page on which a record is known to be: the border, or that of the block before."""
         self._empties += 1
         if self._empties <= _EMPTY_TRIES:
             return replace(self._ask("walk", self._offset), attempt=self._empties)

@@ -780,7 +780,8 @@ class Passes:
         self._looked_after = len(self._seen)
         offsets = probe_offsets(self._size.largest or self._size.limit)
         if self._lenient:
-            # The list is asked for again all the time, so fewer must do. Where it was walked once only, it is asked for again besides.
+            # Fewer must do, since the list is asked for again and again. Where it was walked once only, it is asked for
+            # once more besides.
             page = max(self._size.largest, 1)
             offsets = [page, 4 * page] if self._passes > 1 else [page]
         self._waiting, self._found_offset = len(offsets), None

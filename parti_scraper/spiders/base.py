@@ -571,8 +571,8 @@ class PagedSpider(PartiSpider):
         keys = _keys(page) if page.rejected else []
         for record in page.rejected:
             content = json.dumps(record.record, sort_keys=True).encode()
-            before = next((key.id for key in reversed(keys[: record.position]) if key), None)
-            after = next((key.id for key in keys[record.position + 1 :] if key), None)
+            before = next((key.id for key in reversed(keys[: record.position]) if key and key.id is not None), None)
+            after = next((key.id for key in keys[record.position + 1 :] if key and key.id is not None), None)
             marks = {_mark(side, id_, content) for side, id_ in ((b"<", before), (b">", after)) if id_ is not None}
             if _names_an_id(record.record):
                 # Where two windows meet, it may be the last of one page and the first of another.
@@ -680,9 +680,14 @@ def _keys(page: NormalizedPage[Any]) -> Sequence[Key | None]:
     keys = list(map(Key, [item.identity for item in page.items], page.ends))
     if not page.rejected:
         return keys
-    rejected = {record.position for record in page.rejected}
+    ends = {record.position: end for record, end in zip(page.rejected, page.rejected_ends, strict=True)}
     following = iter(keys)
-    return [None if position in rejected else next(following) for position in range(page.served)]
+    return [_nameless(ends[position]) if position in ends else next(following) for position in range(page.served)]
+
+
+def _nameless(end: int | None) -> Key | None:
+    """Return what paging may know of a record without an identity: that time goes on."""
+    return None if end is None else Key(None, end)
 
 
 def _names_an_id(record: Any) -> bool:
