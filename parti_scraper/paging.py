@@ -78,7 +78,7 @@ class Page:
     """The records of a page in the order served; None for one of which nothing could be read.
 
     Attributes:
-        belonging: of a control page: the records that belong into the set, though the page was asked for without filters.
+        belonging: of a control page, which is asked for without filters: the records that belong into the set.
     """
 
     keys: Sequence[Key | None]
@@ -347,7 +347,7 @@ class Paging:
         return key.end == self.frontier and key.id is not None and key.id not in self._had
 
     def _go_on(self, page: Page, known: list[Key]) -> Step:
-        is_behind = self._blind and self._ordered and self._offset >= self.end
+        is_behind = self._blind and self._ordered and 0 < self.end <= self._offset
         if is_behind and known[0].end is not None and known[0].end == self.frontier:
             return Incomplete("the server leaves out records among those that ended in the same second")
         self.end = self._offset + len(page.keys)

@@ -199,7 +199,8 @@ class _EndProbe:
         is_far: it was looked at all places, not only at the first ones.
         is_deaf: the server does not heed `offset`.
         is_alive: the server serves something, and nothing that should have come here.
-        controls: how often it did not.
+        is_dead: it serves nothing, as far as could be seen.
+        controls: how often that was looked at.
         rounds: how often it was looked.
         found_offset: down to which offset there are more records; None where not known.
         found_end: when the latest of them ended, in Unix seconds; likewise.
@@ -214,6 +215,7 @@ class _EndProbe:
     is_far: bool = False
     is_deaf: bool = False
     is_alive: bool = False
+    is_dead: bool = False
     controls: int = 0
     rounds: int = 0
     found_offset: int | None = None
@@ -542,10 +544,13 @@ class History:
             return self._revive(probe, page)
         if not probe.is_far and not probe.in_trouble:
             return self._look_further(probe)
+        if probe.is_dead:
+            return self._probe_failed("the server answers with empty lists")
         probe.looked = not probe.in_trouble
         return self._ask_again(probe)
 
     def _note_probe(self, probe: _EndProbe, ask: Ask, page: Page) -> None:
+        self._size.largest = max(self._size.largest, len(page.keys))
         new = [key for key in page.known if self._is_below(probe.window, key)]
         if ask.window == _BY_TIME:
             ends = [key.end for key in new if key.end is not None]
@@ -589,8 +594,13 @@ class History:
         if probe.attempts < _MOST_ATTEMPTS or (contradicts and probe.controls <= _MOST_ATTEMPTS):
             # Perhaps it serves them again.
             return self._ask_again(probe)
-        problem = "an empty list, though it has livestreams for it" if contradicts else "empty lists"
-        return self._probe_failed(f"the server answers with {problem}")
+        if contradicts:
+            return self._probe_failed("the server answers with an empty list, though it has livestreams for it")
+        if probe.looked:
+            return self._probe_failed("the server answers with empty lists")
+        # Perhaps it only leaves out what is at the head.
+        probe.is_dead = True
+        return self._look_below(probe)
 
     def _is_below(self, window: _Window, key: Key) -> bool:
         """Tell whether a record has not been served by the window."""

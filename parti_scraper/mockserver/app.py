@@ -175,6 +175,10 @@ class Site:
                 body = answer(request)
             except QueryError as error:
                 return web.json_response({"detail": str(error)}, status=error.status)
+            if fault == "empty":
+                body = b"[]"
+            elif fault == "short":
+                body = encode(json.loads(body)[:1])
             if body == b"[]" and self._options.empty_as in {"404", "204"}:
                 return not_found() if self._options.empty_as == "404" else web.Response(status=204)
             return await self._sent(request, body, fault)

@@ -79,6 +79,11 @@ class Index:
             chosen = _turned(events, (low, high), (first, last), _viewers if query.by_views else _end, turn)
         return chosen if query.ascending and not query.by_views else chosen[::-1]
 
+    def count(self, query: RecentQuery) -> int:
+        """Return how many livestreams a query is about."""
+        _, low, high = self._view(query)
+        return high - low
+
     def _lists_of(self, event: Event) -> Iterable[list[Event]]:
         yield self.events
         yield self._by_category.setdefault(event.category_id, [])

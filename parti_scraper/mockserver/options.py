@@ -196,6 +196,15 @@ class Options:
     empty_as: str = _choice(
         "a page without records: an empty list, 404, 204 without a body, or null", "list", "404", "204", "null"
     )
+    hidden: int = _switch(
+        0, Whole(0, 100_000), "livestreams in a row, and channels on air, that are left out after the page was cut"
+    )
+    hidden_at: float = _switch(
+        0.5, Number(0, 1, "SHARE"), "where in the list these begin: 0 at the head, 1 at the tail"
+    )
+    undated: float = _rate("share of ended livestreams without an end (event_end_ts null), in every window of time")
+    nulls: str = _choice("where in a list by date these stand", "first", "last")
+    ascending: str = _choice("sort_by_date_desc=false", "honored", "ignored", "refused")
     # --- A set that moves
     insert_every: int = _switch(
         0, Whole(0, 1_000_000), "insert a record anywhere in the history after every N recent requests (0: never)"
@@ -218,7 +227,14 @@ class Options:
     )
     down_for: float = _seconds(0.0, 86_400, "how long that lasts (0: it never is)")
     down_as: str = _choice(
-        "what it does meanwhile: 404, 500, a challenge page, 429, or a reset", "404", "500", "challenge", "429", "reset"
+        "what it does meanwhile: 404, 500, a challenge page, 429, a reset, empty lists, or lists of one record",
+        "404",
+        "500",
+        "challenge",
+        "429",
+        "reset",
+        "empty",
+        "short",
     )
     token: str = _switch("", Kind(), "answer 401 unless this Bearer token is sent (empty: none needed)")
     api_moved: bool = _switch(False, Flag(), "the API is on a port of its own, which only the page knows")

@@ -67,6 +67,9 @@ def parse_recent(query: MultiMapping[str], options: Options) -> tuple[RecentQuer
     page = _page(query, options, _RECENT_LIMIT)
     low, high = _window(query, options)
     user_id = _whole(query, "by_user_id", None)
+    ascending = query.get("sort_by_date_desc") == "false"
+    if ascending and options.ascending == "refused" and query.get("top_views_sort") != "true":
+        raise QueryError(422, "sort_by_date_desc: must be true")
     if query.get("followed_only") == "true":
         # Without a session nobody is followed.
         page = Page(page.offset, 0)
@@ -77,7 +80,7 @@ def parse_recent(query: MultiMapping[str], options: Options) -> tuple[RecentQuer
         categories=_categories(query, options),
         user_id=user_id if options.user_filter == "honored" else None,
         by_views=query.get("top_views_sort") == "true",
-        ascending=query.get("sort_by_date_desc") == "false",
+        ascending=ascending and options.ascending == "honored",
     )
     return recent, page
 

@@ -25,7 +25,7 @@ _MAX_KEPT = 200_000
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 # Addresses that may be signed.
 _FILES = {"event_file", "avatar_link", "livestream_recording", "playback_url", "original_playback_url", "dvr_url"}
-_SALT_TITLE, _SALT_MORE, _SALT_WAVE, _SALT_TOKEN = 1, 2, 3, 4
+_SALT_TITLE, _SALT_MORE, _SALT_WAVE, _SALT_TOKEN, _SALT_UNDATED = 1, 2, 3, 4, 5
 
 
 def category_records() -> list[Record]:
@@ -68,7 +68,7 @@ class RecordMaker:
             {
                 **self._beginning(channel, event.event_id, bits),
                 "event_start_ts": event.start,
-                "event_end_ts": event.end,
+                "event_end_ts": None if self.is_undated(event.event_id) else event.end,
                 **self._category(event.category_id),
                 "total_viewers": event.viewers,
                 "livestream_visibility_type": "Public",
@@ -82,6 +82,11 @@ class RecordMaker:
                 "discord_discriminator": channel.discriminator,
             }
         )
+
+    def is_undated(self, event_id: int) -> bool:
+        """Tell whether a livestream has no end."""
+        rate = self._options.undated
+        return bool(rate) and fraction(self._seed, event_id, _SALT_UNDATED) < rate
 
     def live(self, stream: Stream, time: float) -> Record:
         """Return the record of a channel that is on air, as it is at `time`."""

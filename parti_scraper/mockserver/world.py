@@ -50,9 +50,12 @@ class World:
         self._moved = 0.0
         history = build_history(options, int(self.started_at))
         self._channels = history.channels
-        self._index = Index(history.events, history.channels)
-        self._timeline = Timeline(options, history, self.started_at)
         self._records = RecordMaker(options, history.channels)
+        # Livestreams without an end are in every window of time.
+        self._undated = [each for each in history.events if self._records.is_undated(each.event_id)]
+        dated = [each for each in history.events if not self._records.is_undated(each.event_id)]
+        self._index = Index(dated, history.channels)
+        self._timeline = Timeline(options, history, self.started_at)
         # Streams up to this place of the timeline have started; those of them that have not ended are on air.
         self._started = 0
         self._on_air: dict[int, Stream] = {}
@@ -63,6 +66,10 @@ class World:
         self._newcomers: set[int] | None = None
         self._turns: Counter[str] = Counter()
         self._settle()
+        # Left out of every answer, after the page was cut.
+        self._hidden = self._stretch([event.event_id for event in reversed(self._index.events)])
+        ranked = self._ranked(self._on_air.values(), self.started_at)
+        self._hidden |= self._stretch([stream.event_id for stream in ranked])
 
     # --- The clock -----------------------------------------------------------------------------------------
 
@@ -97,7 +104,8 @@ class World:
             events += [event for event, deleted_at in self._deleted if event.end <= time < deleted_at]
             events = [each for each in events if self._inserted.get(each.event_id, 0) <= time]
             events += [self._event_of(stream) for end, _, stream in self._timeline.ends if end <= time]
-            return [self._records.recent(event) for event in sorted(events, reverse=True)]
+            events = sorted(self._undated, reverse=True) + sorted(events, reverse=True)
+            return [self._records.recent(event) for event in events if event.event_id not in self._hidden]
 
     def live_at(self, time: float | None = None) -> list[Record]:
         """Return the channels on air as of a time, not before the clock's start, most viewers first."""
@@ -109,7 +117,8 @@ class World:
                 for stream in self._timeline.streams
                 if stream.start <= time and (stream.end is None or time < stream.end)
             ]
-            return [self._records.live(stream, time) for stream in self._ranked(streams, time)]
+            ranked = self._ranked(streams, time)
+            return [self._records.live(stream, time) for stream in ranked if stream.event_id not in self._hidden]
 
     def notifications_between(self, after: float, until: float) -> list[Record]:
         """Return what the WebSocket says of the streams that start in (after, until]."""
@@ -122,7 +131,8 @@ class World:
         """Return the ids of livestreams that are in the recent set and were at the first recent request."""
         with self._lock:
             self._settle()
-            return set(self._index.by_id) - (self._newcomers or set())
+            undated = {event.event_id for event in self._undated}
+            return (set(self._index.by_id) | undated) - (self._newcomers or set()) - self._hidden
 
     @property
     def malformed_ids(self) -> set[int]:
@@ -207,8 +217,8 @@ class World:
             self._settle()
             if self._newcomers is None:
                 self._newcomers = set()
-            events = self._index.page(query, page, self._turn("recent"))
-            encoded = [self._records.recent_json(event) for event in events]
+            events = self._page_with_undated(query, page, self._turn("recent"))
+            encoded = [self._records.recent_json(event) for event in events if event.event_id not in self._hidden]
             self._turns["churn"] += 1
             for every, change in (
                 (self.options.insert_every, self.insert_now),
@@ -224,7 +234,7 @@ class World:
             now = self._settle()
             streams = [each for each in self._on_air.values() if categories is None or each.category_id in categories]
             ranked = self._ranked(streams, now, self._turn("live"))[page.offset : page.offset + page.limit]
-            return [self._records.live_json(stream, now) for stream in ranked]
+            return [self._records.live_json(stream, now) for stream in ranked if stream.event_id not in self._hidden]
 
     def started_count(self) -> int:
         """Return how many streams of the timeline have started so far."""
@@ -266,6 +276,29 @@ class World:
             self._add(self._event_of(stream))
         return now
 
+    def _page_with_undated(self, query: RecentQuery, page: Page, turn: int | None) -> list[Event]:
+        """Return a page of a list at whose head or tail the livestreams without an end stand."""
+        undated = [
+            event
+            for event in self._undated
+            if (query.categories is None or event.category_id in query.categories)
+            and query.user_id in {None, self._channels[event.channel].user_id}
+        ]
+        if not undated:
+            return self._index.page(query, page, turn)
+        last = page.offset + page.limit
+        if self.options.nulls == "first":
+            chosen = undated[page.offset : last]
+            rest = Page(max(page.offset - len(undated), 0), page.limit - len(chosen))
+            return chosen + self._index.page(query, rest, turn)
+        count = self._index.count(query)
+        chosen = self._index.page(query, page, turn)
+        return chosen + undated[max(page.offset - count, 0) : max(last - count, 0)]
+
+    def _stretch(self, ids: list[int]) -> set[int]:
+        first = int(self.options.hidden_at * len(ids))
+        return set(ids[first : first + self.options.hidden])
+
     def _add(self, event: Event) -> None:
         self._index.add(event)
         if self._newcomers is not None:
@@ -305,7 +338,7 @@ class World:
     def _ids(self) -> list[int]:
         with self._lock:
             self._settle()
-            return [*self._index.by_id, *self._on_air]
+            return [*self._index.by_id, *(event.event_id for event in self._undated), *self._on_air]
 
     def _repairable(self, event_id: int) -> bool | None:
         found = malformation(self.options, event_id, "recent")

@@ -345,6 +345,10 @@ class PartiSpider(Spider):
         except PageError as error:
             yield self.retry.again(_request_of(response), str(error))
             return
+        if not page.served:
+            # There are some twenty (reported), so this is no answer.
+            yield self.retry.again(_request_of(response), "the list of categories is empty")
+            return
         self.retry.parsed(_request_of(response))
         yield from self.categories_received(page)
 
