@@ -348,7 +348,7 @@ class Paging:
 
     def _go_on(self, page: Page, known: list[Key]) -> Step:
         is_behind = self._blind and self._ordered and 0 < self.end <= self._offset
-        if is_behind and known[0].end is not None and known[0].end == self.frontier:
+        if is_behind and known[0].end is not None and known[0].end == self.frontier and self._had != {known[0].id}:
             return Incomplete("the server leaves out records among those that ended in the same second")
         self.end = self._offset + len(page.keys)
         new = self._brings_new(known)
@@ -411,6 +411,8 @@ class Paging:
     def _next(self, page: Page) -> Step:
         served = len(page.keys)
         if self._lenient:
+            # Pages of one record cannot overlap.
+            self._blind = served == 1
             return self._ask(self._offset + max(served - 1, 1))
         first_of_group = self._first_of_last_group(page)
         overlap = served - first_of_group + self._margin
