@@ -214,7 +214,7 @@ def parse_ws_urls(text: str) -> tuple[str, ...]:
 
 
 def check_same_machine(settings: Mapping[str, Sequence[str]]) -> None:
-    """Check that the addresses used are all on this machine or all elsewhere: made-up and real data must not mix.
+    """Check that API, WebSocket and site are all on this machine or all elsewhere: made-up and real data must not mix.
 
     Args:
         settings: the addresses in each setting.
@@ -224,13 +224,10 @@ def check_same_machine(settings: Mapping[str, Sequence[str]]) -> None:
     """
     first = ""
     for name, urls in settings.items():
-        here = [url for url in urls if is_loopback(url)]
-        if here and len(here) < len(urls):
-            raise UsageError.of(
-                "setting", name, "partly on this machine", ",".join(urls), "all on this machine, or all elsewhere"
-            )
+        # Of one setting the addresses are those of one API, wherever they are.
+        here = any(map(is_loopback, urls))
         first = first or name
-        if bool(here) != is_loopback(settings[first][0]):
+        if here != any(map(is_loopback, settings[first])):
             where, other = ("on this machine", "elsewhere") if here else ("elsewhere", "on this machine")
             raise UsageError.of(
                 "setting",

@@ -278,7 +278,8 @@ class _Seen:
         failure = _shown(call.failure)
         if failure in self.failures or len(self.failures) < _MOST_REMEMBERED:
             self.failures[failure] += 1
-        for name, number in call.unknown_fields.items():
+        for unknown, number in call.unknown_fields.items():
+            name = _shown(unknown)
             if name in self.fields or len(self.fields) < _MOST_REMEMBERED:
                 self.fields[name] += number
         if not failure and len(self.served) < _MOST:

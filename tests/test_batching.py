@@ -111,7 +111,8 @@ def test_the_records_of_a_page_are_passed_on_together(crawl: Run, serve: Serve) 
     run = crawl("recent", *with_extension("BatchListener"), *ALONE, server=server)
     assert run.code == 0
     pages = run.package["counts"]["pages"]
-    assert 3 <= heard(run)["items_scraped"] <= pages < 10
+    # Of the pages, most only probe the end of the list, and are empty.
+    assert 3 <= heard(run)["items_scraped"] <= 8 < pages
     assert run.package["counts"]["written"] == 300
 
 

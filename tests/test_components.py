@@ -134,7 +134,8 @@ NONE_OF_OURS = [
     ],
 )
 def test_components_of_a_user_come_on_top_of_the_projects(crawl: Run, serve: Serve, option: tuple[str, ...]) -> None:
-    run = crawl("recent", *option, server=serve(**STILL, malformed=0.1, page_cap=40), max_records=150)
+    many = ("-s", "PARTI_MAX_REJECTED=1")
+    run = crawl("recent", *option, *many, server=serve(**STILL, malformed=0.1, page_cap=40), max_records=150)
     assert run.code == 0
     counts = run.package["counts"]
     assert run.package["truncated"]

@@ -117,7 +117,7 @@ def test_a_live_run_survives_the_death_of_all_hosts(serve: Serve, output: Path) 
     env = environment_of(output, None, to(first.base_url, closed_port()) | {"PARTI_RETRY_PATIENCE": "0.3"})
     running = RunningCrawl(typed_of("live", "run", {"interval": 0.2}, ()), env)
     wait_until(lambda: "Not complete: " in running.process.stderr)
-    wait_until(lambda: {seen.status for seen in api_requests(first)[-6:]} == {200})
+    wait_until(lambda: {seen.status for seen in api_requests(first)[-16:]} == {200})
     assert running.stop() == 4
     run = Crawl(4, running.stdout, running.stderr, output, "live", "run")
     assert "gave up on " in run.package["reason"]

@@ -16,6 +16,7 @@ CORE = {
     "backoff",
     "drift",
     "exceptions",
+    "identities",
     "hosts",
     "items",
     "listener",

@@ -155,10 +155,10 @@ def test_a_proxy_that_cannot_be_used_ends_the_run_before_anything_is_requested(
 
 def test_a_proxy_that_cannot_be_used_for_the_websocket_ends_the_run_likewise(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
-    env = {"PARTI_WS_URL": "wss://ws.example/", "ALL_PROXY": "socks5://p:1", "NO_PROXY": "127.0.0.1"}
+    env = {"PARTI_WS_URL": "wss://127.0.0.1:9/", "HTTPS_PROXY": "socks5://p:1"}
     run = crawl("notifications", server=server, env=env, duration=1)
     assert run.code == 2
-    assert run.stderr.startswith("environment variable `ALL_PROXY`: ")
+    assert run.stderr.startswith("environment variable `HTTPS_PROXY`: ")
     assert server.requests == []
     # It is nothing to a spider that does not listen.
     assert crawl("categories", server=server, env=env).code == 0

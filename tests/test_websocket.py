@@ -178,22 +178,6 @@ MOCK, REAL = "http://127.0.0.1:9", "https://api.parti.test"
             ),
         ),
         (
-            "recent",
-            {"PARTI_API_BASE_URLS": f"{MOCK},{REAL}"},
-            (
-                "setting `PARTI_API_BASE_URLS`: partly on this machine: 'http://127.0.0.1:9,https://api.parti.test' "
-                "(accepted: all on this machine, or all elsewhere)"
-            ),
-        ),
-        (
-            "notifications",
-            {"PARTI_WS_URL": "ws://127.0.0.1:9/,wss://ws.parti.test/"},
-            (
-                "setting `PARTI_WS_URL`: partly on this machine: 'ws://127.0.0.1:9/,wss://ws.parti.test/' "
-                "(accepted: all on this machine, or all elsewhere)"
-            ),
-        ),
-        (
             "notifications",
             {"PARTI_WS_URL": "ws://127.0.0.1:9/,nonsense"},
             (
