@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -73,7 +74,7 @@ class Key(NamedTuple):
     end: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Page:
     """The records of a page in the order served; None for one of which nothing could be read.
 
@@ -84,7 +85,7 @@ class Page:
     keys: Sequence[Key | None]
     belonging: Sequence[Key] = ()
 
-    @property
+    @cached_property
     def known(self) -> list[Key]:
         """The records of which something could be read."""
         return [key for key in self.keys if key is not None]

@@ -179,11 +179,11 @@ class _Window:
 
     def note(self, page: Page) -> None:
         """Remember which records ended first."""
-        for key in page.known:
-            if key.end is None or (self.lowest is not None and key.end > self.lowest):
-                continue
-            self.lowest_ids = (self.lowest_ids if key.end == self.lowest else frozenset()) | {key.id}
-            self.lowest = key.end
+        lowest = min((key.end for key in page.known if key.end is not None), default=None)
+        if lowest is None or (self.lowest is not None and lowest > self.lowest):
+            return
+        ids = frozenset(key.id for key in page.known if key.end == lowest)
+        self.lowest, self.lowest_ids = lowest, ids | (self.lowest_ids if lowest == self.lowest else frozenset())
 
 
 @dataclass(slots=True, eq=False)
@@ -295,13 +295,13 @@ class History:
         window.served += len(page.keys)
         window.records_in_all += len(page.keys)
         window.above += sum(key.end is not None and key.end > window.anchor for key in page.known)
-        window.repeated += sum(key.end is None and key.id in self._undated for key in page.known)
+        undated = [key.id for key in page.known if key.end is None and key.id is not None]
+        window.repeated += sum(each in self._undated for each in undated)
         self._note(window, page)
         shifts = window.walker.shifts
         step = window.walker.page(page)
-        for key in page.known:
-            if key.end is None and key.id is not None:
-                self._undated.add(key.id)
+        for each in undated:
+            self._undated.add(each)
         self.shifts += window.walker.shifts - shifts
         asks = self._go_on(ask.window, window, step, page)
         if self._size.moving and self._counted:
