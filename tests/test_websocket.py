@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from parti_scraper.spiders.notifications import _proxy_for
 from tests.conftest import Run, Scrapy, wait_until
 from tests.relay import relay
 from tests.test_notifications import QUIET, STILL, Listening, ended, handshakes, ids, listen, live, settle, started
@@ -233,30 +232,3 @@ def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl:
     assert run.code == 4
     assert re.search(r"no connection to wss://one\.parti\.test/ came about: HTTP 4\d\d from the proxy", run.stderr)
     assert "s3cret" not in run.stderr + run.package["reason"]
-
-
-@pytest.mark.parametrize(
-    ("env", "url", "proxy"),
-    [
-        ({"HTTPS_PROXY": "http://proxy:1"}, "wss://host/", "http://proxy:1"),
-        ({"https_proxy": "http://proxy:1"}, "wss://host/", "http://proxy:1"),
-        ({"HTTPS_PROXY": "http://proxy:1"}, "ws://host/", None),
-        ({"HTTP_PROXY": "proxy:1"}, "ws://host/", "http://proxy:1"),
-        ({"HTTP_PROXY": "http://proxy:1"}, "wss://host/", None),
-        ({"ALL_PROXY": "http://all:1"}, "wss://host/", "http://all:1"),
-        ({"all_proxy": "http://all:1", "HTTP_PROXY": "http://proxy:1"}, "ws://host/", "http://proxy:1"),
-        ({"ALL_PROXY": "http://all:1", "NO_PROXY": "host"}, "wss://a.host/", None),
-        ({"ALL_PROXY": "http://all:1", "no_proxy": "host:8"}, "wss://host:8/", None),
-        ({"ALL_PROXY": "http://all:1", "NO_PROXY": "*"}, "wss://host/", None),
-        ({}, "wss://host/", None),
-    ],
-)
-def test_which_proxy_a_websocket_goes_through(
-    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], url: str, proxy: str | None
-) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    assert _proxy_for(url) == proxy
