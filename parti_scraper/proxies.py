@@ -35,7 +35,10 @@ def proxy_of(url: str) -> Proxy | None:
     proxies = getproxies_environment()
     kind = "https" if parts.scheme in _SECURE else "http"
     kind = kind if kind in proxies else "all"
-    if kind not in proxies or proxy_bypass(parts.hostname or "", proxies):
+    host = parts.hostname or ""
+    # NO_PROXY may name a host with its port.
+    names = (host, f"{host}:{parts.port}") if parts.port else (host,)
+    if kind not in proxies or any(proxy_bypass(name, proxies) for name in names):
         return None
     return _parse(kind, proxies[kind])
 

@@ -93,6 +93,8 @@ def https(tmp_path: Path) -> Iterator[str]:
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "other.example"}, "https://api.example", "http://p:1"),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "other.example, .example"}, "https://api.example", None),
         ({"ALL_PROXY": "http://p:1", "no_proxy": "127.0.0.1"}, "ws://127.0.0.1:80/", None),
+        ({"ALL_PROXY": "http://p:1", "no_proxy": "host:8"}, "wss://host:8/", None),
+        ({"ALL_PROXY": "http://p:1", "no_proxy": "host:8"}, "wss://host:9/", "http://p:1"),
         ({"ALL_PROXY": "socks5://p:1", "no_proxy": "*"}, "https://api.example", None),
     ],
 )

@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp import WSCloseCode, WSMsgType
 from scrapy import Request
 from scrapy.exceptions import CloseSpider
+from yarl import URL
 
 from parti_scraper import api
 from parti_scraper.arguments import NotificationsArguments, parse_length
@@ -276,8 +277,7 @@ class NotificationsSpider(LiveRouteSpider):
             # aiohttp takes what is smaller.
             max_msg_size=_MAX_MESSAGE + 1,
             timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
-            proxy=proxy and proxy.url,
-            proxy_auth=aiohttp.BasicAuth(proxy.user, proxy.password) if proxy and proxy.user else None,
+            proxy=proxy and URL(proxy.url).with_user(proxy.user or None).with_password(proxy.password or None),
         )
         connection = await self._unless_over(connecting)
         if connection is None:
