@@ -27,6 +27,7 @@ CORE = {
     "quality",
     "reading",
     "redact",
+    "schedule",
     "selection",
 }
 FORBIDDEN_IN_CORE = {"scrapy", "twisted", "aiohttp", "asyncio", "socket", "time", "os", "requests", "urllib.request"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +13,7 @@ from scrapy.utils.asyncio import call_later
 from parti_scraper.arguments import LiveArguments
 from parti_scraper.items import LiveChannel
 from parti_scraper.normalize import normalize_live, timestamp_to_iso
+from parti_scraper.schedule import SnapshotTimer
 from parti_scraper.spiders.base import LiveRouteSpider, Walk
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class LiveSpider(LiveRouteSpider):
         super().__init__(started_at, **raw_arguments)
         self.snapshots = 0
         self._walks_left = 0
-        self._tick = 0
+        interval, duration = self.arguments.interval, self.arguments.duration
+        self._schedule = None if interval is None else SnapshotTimer(interval, duration)
         self._first_at = 0.0
         self._timer: CallLaterResult | None = None
 
@@ -124,19 +125,13 @@ class LiveSpider(LiveRouteSpider):
 
     def _schedule_snapshot(self) -> None:
         """Set the timer for the next moment of the schedule, which the time that snapshots take does not shift."""
-        interval, duration = self.arguments.interval, self.arguments.duration
-        if interval is None:
+        due = None if self._schedule is None else self._schedule.next(time.monotonic() - self._first_at)
+        if due is None:
             return
-        elapsed = time.monotonic() - self._first_at
-        tick = max(self._tick + 1, math.ceil(elapsed / interval))
-        if tick > self._tick + 1:
-            missed = tick - self._tick - 1
-            self.crawler.stats.inc_value("parti/live/snapshots_missed", missed)
-            logger.warning("A snapshot took longer than the interval: %d left out", missed)
-        if duration is not None and tick * interval >= duration:
-            return
-        self._tick = tick
-        self._timer = call_later(tick * interval - elapsed, self._on_timer)
+        if due.missed:
+            self.crawler.stats.inc_value("parti/live/snapshots_missed", due.missed)
+            logger.warning("A snapshot took longer than the interval: %d left out", due.missed)
+        self._timer = call_later(due.wait, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -1,0 +1,45 @@
+"""When snapshots are due: a timer that the time they take does not shift, as a state machine without a clock."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """When the next snapshot is due.
+
+    Attributes:
+        wait: in how many seconds.
+        missed: how many were left out, since the one before took longer than the interval.
+    """
+
+    wait: float
+    missed: int
+
+
+@dataclass(slots=True)
+class SnapshotTimer:
+    """The moments 0, `interval`, 2 × `interval`, … before `duration`, in seconds; the first one is taken at once.
+
+    Attributes:
+        interval: seconds from one to the next.
+        duration: until when; None: without end.
+        tick: the number of the moment that was last waited for.
+    """
+
+    interval: float
+    duration: float | None = None
+    tick: int = 0
+
+    def next(self, elapsed: float) -> Due | None:
+        """Return the next moment that is not over; None where the duration is.
+
+        Args:
+            elapsed: seconds since the first moment.
+        """
+        tick = max(self.tick + 1, math.ceil(elapsed / self.interval))
+        due = Due(max(tick * self.interval - elapsed, 0.0), tick - self.tick - 1)
+        self.tick = tick
+        return None if self.duration is not None and tick * self.interval >= self.duration else due
