@@ -297,6 +297,10 @@ class Paging:
     def _empty(self) -> Step:
         self._empties += 1
         if self._cross_to >= 0 and self._empties > _BLIND_TRIES:
+            if self._offset < self.end or (not self._offset and self._had):
+                # Not even the record is served that is known to be here.
+                self._cross_to = -1
+                return Ended(empty=True)
             self._note_empty()
             return self._nothing_new(0)
         if self._blind:

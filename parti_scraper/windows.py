@@ -171,6 +171,7 @@ class _Window:
     lowest: int | None = None  # the earliest end on its pages
     lowest_ids: frozenset[Hashable] = frozenset()
     found_end: int | None = None  # of the latest record that a probe has found below a hole
+    ended_empty: bool = False  # the last page was empty although a record is known to be on it
 
     @property
     def reached(self) -> int:
@@ -342,6 +343,7 @@ class History:
                     self._todo.append((frontier, low))
             return self._close(number, frontier)
         if isinstance(step, Ended):
+            window.ended_empty = step.empty
             self._parked.append(self._windows.pop(number))
             return self._fill()
         if self._can_anchor(window):
@@ -473,7 +475,9 @@ class History:
     def _probe_end(self, probe: _EndProbe) -> list[Ask]:
         """Begin to probe; of a window in which no record was seen, the server has to serve something first."""
         self._probe = probe
-        return self._look_below(probe) if probe.window.records_in_all else self._ask_for_control(probe)
+        if not probe.window.records_in_all:
+            return self._ask_for_control(probe)
+        return self._ask_again(probe) if probe.window.ended_empty else self._look_below(probe)
 
     def _ask_for_control(self, probe: _EndProbe) -> list[Ask]:
         probe.waiting = 1
@@ -486,7 +490,9 @@ class History:
             return self._probe_failed("the server answers with empty lists now and then")
         window, reached = probe.window, probe.window.reached
         ended_at = reached if window.lowest is None else window.lowest
-        if self._lowest is not None and self._lowest < ended_at:
+        if self._lowest is not None and self._lowest < ended_at and not probe.is_dead:
+            if not window.records_in_all and not probe.is_alive:
+                return self._ask_for_control(probe)
             # The list goes on there, as other windows have seen.
             probe.found_end = self._lowest
             return self._revive(probe, Page([]))
