@@ -355,13 +355,13 @@ class Paging:
         is_behind = self._blind and self._ordered and 0 < self.end <= self._offset
         if is_behind and known[0].end is not None and known[0].end == self.frontier and self._had != {known[0].id}:
             return Incomplete("the server leaves out records among those that ended in the same second")
-        self.end = self._offset + len(page.keys)
         new = self._brings_new(known)
         self._empties = 0
         if new and self._cross_from is not None:
             # Pages were empty on the way, perhaps for a moment only: the same way once more.
             self._offset, self._cross_from = self._cross_from, None
             return self._ask(self._offset)
+        self.end = self._offset + len(page.keys)
         self._remember(known)
         if not new:
             return self._next(page) if self._is_on_the_way(page) else self._nothing_new(len(page.keys))

@@ -54,7 +54,7 @@ _MOST_ATTEMPTS = 5
 # How often one place may seem to be the end and turn out not to be.
 _MOST_REVIVALS = 5
 # How often one list may go on after it seemed to have ended.
-_MOST_CROSSINGS = 1_000
+_MOST_CROSSINGS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -812,6 +812,7 @@ class Passes:
             return []
         if self._found_offset is None:
             return self._look_again()
+        self._looked_after = -1
         self._crossings += 1
         if self._crossings > _MOST_CROSSINGS:
             self.gaps.append(f"{self._what}: its pages come and go")
