@@ -304,7 +304,10 @@ class Paging:
             self._note_empty()
             return self._nothing_new(0)
         if self._blind:
-            return self._ask(self._offset, attempt=self._empties) if self._empties <= _BLIND_TRIES else Ended()
+            if self._empties <= _BLIND_TRIES:
+                return self._ask(self._offset, attempt=self._empties)
+            # Above the end a record is known to be.
+            return Ended(empty=self._offset < self.end)
         # Pages overlap, so a record is known to be there: the server is in trouble, or the record was deleted.
         tries = _EMPTY_TRIES if self._last or self._had else 1
         if self._empties <= tries:

@@ -37,7 +37,7 @@ def follow(
         answer = server.answer(ask.from_ts, ask.to_ts, request.offset, request.limit, wait, ascending=ask.ascending)
         if isinstance(answer, Page) and by_chance.random() >= fail:
             served |= {key.id for key in answer.known if not ask.control}  # type: ignore[misc]
-            asks += plan.page(ask, answer)
+            asks += plan.page(ask, replace(answer, belonging=answer.known) if ask.control else answer)
         else:
             asks += plan.failure(ask, "an error", answer if isinstance(answer, int) else 500)
     return served
