@@ -10,6 +10,7 @@ Where a list seems to end, its end is probed: asked for again, and further down,
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -258,7 +259,7 @@ class History:
         self._opened = 0
         self.done: list[Done] = []
         self._resumed = remaining is not None
-        # Windows (high, low) that were not begun, the latest last.
+        # Windows (high, low) that were not begun, always the latest last: `_fill` stops at the first below the end.
         self._todo = [(until, since - 1)] if remaining is None else sorted(map(_pair, remaining))
         # Those that were given up.
         self._failed: list[tuple[int, int]] = []
@@ -305,7 +306,7 @@ class History:
         self.shifts += window.walker.shifts - shifts
         asks = self._go_on(ask.window, window, step, page)
         if self._size.moving and self._counted:
-            self._todo = [*self._counted, *self._todo]
+            self._todo = sorted([*self._counted, *self._todo])
             self._counted = []
             asks += self._fill()
         return asks
@@ -335,11 +336,12 @@ class History:
         if isinstance(step, Incomplete) and not self._can_anchor(window):
             return self._give_up(number, window, step.reason)
         if frontier is not None and frontier <= window.low:
-            if self._todo and self._todo[-1][0] == window.low:
+            following = next((each for each in self._todo if each[0] == window.low), None)
+            if following:
                 # The page reached into the next window, which begins where it ended.
-                _, low = self._todo.pop()
-                if frontier > low:
-                    self._todo.append((frontier, low))
+                self._todo.remove(following)
+                if frontier > following[1]:
+                    insort(self._todo, (frontier, following[1]))
             return self._close(number, frontier)
         if isinstance(step, Ended):
             self._parked.append(self._windows.pop(number))
@@ -389,7 +391,7 @@ class History:
         """Leave to others what is far below, where there are any free."""
         low = frontier - self._piece
         if self._width > 1 and low > window.low:
-            self._todo.append((low, window.low))
+            insort(self._todo, (low, window.low))
             window.low, window.pages = low, 0
 
     @property
@@ -459,7 +461,7 @@ class History:
         if window.found_end is not None and low < window.found_end < window.reached:
             # What is below the hole can be collected all the same.
             low = window.found_end
-            self._todo.append((low, window.low))
+            insort(self._todo, (low, window.low))
         elif not self._trusted:
             # What the server makes of windows is not known, so others would fare no better.
             self._failed += self._todo

@@ -105,6 +105,19 @@ def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) ->
     assert server.requests <= 1.08 * len(events) / 40 + 15
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_nothing_is_lost_where_livestreams_are_dense_and_rare_by_turns(seed: int) -> None:
+    by_chance = random.Random(seed)
+    ends = [NOW]
+    for distance in by_chance.choices([20, 200, 2_000, 20_000], k=12):
+        for _ in range(250):
+            ends.append(ends[-1] - by_chance.randrange(1, distance))
+    events = {number: (end - 600, end) for number, end in enumerate(ends, 1)}
+    served, plan = crawl(ModelServer(events, cap=30), seed=seed)
+    assert not plan.gaps
+    assert served == set(events)
+
+
 @dataclass(frozen=True)
 class Trouble:
     """What a server does besides serving the set.
