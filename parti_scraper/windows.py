@@ -52,6 +52,8 @@ _USUAL_PAGE = 12
 _SMALL_OFFSET_PROBES = 20
 # How often an answer that cannot be right is asked for again, after a wait that doubles.
 _MOST_ATTEMPTS = 5
+# The same of the last page of a list, some of whose pages were short.
+_PATCHY_TRIES = 2
 # How often one place may seem to be the end and turn out not to be.
 _MOST_REVIVALS = 5
 # How often one list may go on after it seemed to have ended.
@@ -273,6 +275,8 @@ class History:
         # Over all windows: records served, and the earliest end of one.
         self._records = 0
         self._lowest: int | None = None
+        # The anchors at which records have come.
+        self._fruitful: set[int] = set()
         # How often the list went on after all, by where it had seemed to end.
         self._revivals: Counter[int] = Counter()
 
@@ -298,6 +302,8 @@ class History:
         window.above += sum(key.end is not None and key.end > window.anchor for key in page.known)
         window.repeated += sum(key.end is None and key.id in self._undated for key in page.known)
         self._note(window, page)
+        if page.keys:
+            self._fruitful.add(window.anchor)
         shifts = window.walker.shifts
         step = window.walker.page(page)
         for key in page.known:
@@ -322,6 +328,8 @@ class History:
             return [replace(ask, request=replace(ask.request, limit=self._size.limit))]
         if ask.ascending or (ask.window in {_BY_OFFSET, _BY_TIME} and _is_refusal(status)):
             # Nothing is there that could be asked for.
+            if ask.window == _BY_OFFSET and self._probe is not None:
+                self._probe.is_deaf = True
             return self._probed(ask, Page([]))
         if ask.window < 0:
             return self._probe_failed(reason)
@@ -494,7 +502,8 @@ class History:
             return self._revive(probe, Page([]))
         asks = [self._probe_ask(_BY_OFFSET, window.walker.end, window.anchor)]
         asks += [self._probe_ask(_BY_TIME, 0, end) for end in self._times(window, _TIME_PROBES)]
-        asks.append(replace(self._probe_ask(_BY_TIME, 0, reached), ascending=True))
+        # Not by time too: it is to hold where nothing comes for whatever ended as early.
+        asks.append(replace(self._probe_ask(_BY_TIME, 0, self._until), ascending=True))
         if window.records_in_all:
             asks.append(self._ask(_BESIDE, window, replace(window.walker.recheck(1), attempt=0)))
         probe.looked, probe.attempts, probe.waiting = True, 0, len(asks)
@@ -590,6 +599,8 @@ class History:
         contradicts = any(self._is_below(probe.window, key) for key in page.belonging)
         if page.keys and not contradicts:
             probe.is_alive = True
+            if self._can_lift(probe.window):
+                return self._lift(probe.window)
             # Where the last page was empty all the same, the record has gone.
             return self._list_ended() if probe.rounds > 1 else self._look_below(probe)
         probe.controls += 1
@@ -614,11 +625,8 @@ class History:
 
     def _revive(self, probe: _EndProbe, page: Page, step: Step | None = None) -> list[Ask]:
         """Go on with the window, by a step of its walker: the list has not ended where it seemed to."""
-        self._probe = None
         window, reached = probe.window, probe.window.reached
-        self._parked.remove(window)
-        self._todo = sorted([*self._todo, *((each.reached, each.low) for each in self._parked)])
-        self._parked = []
+        self._unpark_only(window)
         self._revivals[reached] += 1
         if self._revivals[reached] > _MOST_REVIVALS:
             return self._end_in_doubt(reached, window.low, "its pages come and go")
@@ -631,6 +639,24 @@ class History:
         self._opened += 1
         self._windows[self._opened] = window
         return self._go_on(self._opened, window, step, page)
+
+    def _can_lift(self, window: _Window) -> bool:
+        return not window.by_offset and any(anchor > window.anchor for anchor in self._fruitful)
+
+    def _lift(self, window: _Window) -> list[Ask]:
+        """Walk by offset, from where records have come: the server may have nothing for so early a `to_ts`."""
+        self._unpark_only(window)
+        window.anchor = min(anchor for anchor in self._fruitful if anchor > window.anchor)
+        window.served, window.above, window.repeated, window.by_offset = 0, 0, 0, True
+        window.walker = self._walker(None, frozenset())
+        return [self._open(window)]
+
+    def _unpark_only(self, window: _Window) -> None:
+        """End the probe, and have the other windows wait to be begun."""
+        self._probe = None
+        self._parked.remove(window)
+        self._todo = sorted([*self._todo, *((each.reached, each.low) for each in self._parked)])
+        self._parked = []
 
     def _unpark(self) -> int:
         """Forget what is below the end that is probed; return the bottom of it."""
@@ -712,6 +738,10 @@ class Passes:
         self._looked_after = -1
         # The last pass ended with an empty page where a record was expected.
         self._ended_empty = False
+        # The position behind the page before, where that was short; and whether more came behind such a page, so that
+        # one is no sign of the end.
+        self._short_to: int | None = None
+        self._is_patchy = False
 
     @property
     def count(self) -> int:
@@ -730,7 +760,8 @@ class Passes:
     def _begin_pass(self, attempt: int = 0) -> list[Ask]:
         self._passes += 1
         self._new = self._pages_with_new = 0
-        self._walker = Paging(self._size, ordered=False, lenient=self._lenient)
+        self._short_to = None
+        self._walker = Paging(self._size, ordered=False, lenient=self._lenient, known=len(self._seen))
         return [self._ask(replace(self._walker.start(), attempt=attempt))]
 
     def page(self, ask: Ask, page: Page) -> list[Ask]:
@@ -749,7 +780,12 @@ class Passes:
         self._seen |= new
         self._new += len(new)
         self._pages_with_new += bool(new)
-        return self._go_on(self._walker.page(page))
+        step = self._walker.page(page)
+        reached = ask.request.offset + len(page.keys)
+        if page.keys and self._short_to is not None and reached > self._short_to:
+            self._is_patchy = True
+        self._short_to = reached if len(page.keys) < self._size.largest else None
+        return self._go_on(step)
 
     def _go_on(self, step: Step) -> list[Ask]:
         if isinstance(step, Stuck):
@@ -794,7 +830,8 @@ class Passes:
         if self._lenient:
             # Fewer must do, since the list is asked for again and again. Where it was walked once only, it is asked for
             # once more besides.
-            page = max(self._size.largest, 1)
+            # The last page was asked for from the last record on.
+            page = max(self._size.largest - 1, 1)
             offsets = [page, 4 * page] if self._passes > 1 else [page]
         self._waiting, self._found_offset = len(offsets), None
         return [self._ask(PageRequest(self._walker.end + each, self._size.limit), _BY_OFFSET) for each in offsets]
@@ -819,10 +856,11 @@ class Passes:
         if not self._seen and not self._expected and self._attempts and not self._controls:
             return self._ask_for_control()
         is_short = self._ended_empty or 2 * len(self._seen) < self._expected
-        tries = _MOST_ATTEMPTS if is_short else 0 if self._lenient and self._passes > 1 else 1
+        is_settled = self._lenient and self._passes > 1
+        tries = _MOST_ATTEMPTS if is_short else _PATCHY_TRIES if self._is_patchy else 0 if is_settled else 1
         if self._attempts < tries:
             self._attempts += 1
-            if self._lenient or self._ended_empty:
+            if is_short or (self._lenient and not is_settled):
                 return self._begin_pass(self._attempts)
             return [self._ask(self._walker.recheck(self._attempts))]
         return self._ask_for_control() if self._ended_empty else []
