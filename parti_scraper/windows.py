@@ -71,6 +71,7 @@ class Ask:
         ascending: the first to end come first; nobody knows whether the server heeds that.
         control: the page is to be asked for without any filter, to see whether the server serves anything at all;
             its records are not of the set.
+        optional: nobody knows whether the server takes such a request; where it fails at it, others will do.
     """
 
     request: PageRequest
@@ -79,6 +80,7 @@ class Ask:
     window: int = 0
     ascending: bool = False
     control: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,11 +328,14 @@ class History:
         """Take the failure of a page; a limit that was refused is asked for smaller."""
         if status in REFUSALS and self._size.refused(ask.request.limit):
             return [replace(ask, request=replace(ask.request, limit=self._size.limit))]
-        if ask.ascending or (ask.window in {_BY_OFFSET, _BY_TIME} and _is_refusal(status)):
+        if ask.ascending or (ask.window == _BY_TIME and _is_refusal(status)):
             # Nothing is there that could be asked for.
-            if ask.window == _BY_OFFSET and self._probe is not None:
-                self._probe.is_deaf = True
             return self._probed(ask, Page([]))
+        if ask.window == _BY_OFFSET and self._probe is not None and status is not None:
+            # Where the server has trouble with that itself, time has to do.
+            self._probe.is_deaf = True
+            if _is_refusal(status) or self._times(self._probe.window, _TIME_PROBES):
+                return self._probed(ask, Page([]))
         if ask.window < 0:
             return self._probe_failed(reason)
         if not ask.window:
@@ -503,7 +508,7 @@ class History:
         asks = [self._probe_ask(_BY_OFFSET, window.walker.end, window.anchor)]
         asks += [self._probe_ask(_BY_TIME, 0, end) for end in self._times(window, _TIME_PROBES)]
         # Not by time too: it is to hold where nothing comes for whatever ended as early.
-        asks.append(replace(self._probe_ask(_BY_TIME, 0, self._until), ascending=True))
+        asks.append(replace(self._probe_ask(_BY_TIME, 0, self._until), ascending=True, optional=True))
         if window.records_in_all:
             asks.append(self._ask(_BESIDE, window, replace(window.walker.recheck(1), attempt=0)))
         probe.looked, probe.attempts, probe.waiting = True, 0, len(asks)
@@ -536,7 +541,8 @@ class History:
         return [self._ask(_AGAIN, probe.window, probe.window.walker.recheck(probe.attempts))]
 
     def _probe_ask(self, kind: int, offset: int, anchor: int) -> Ask:
-        return Ask(PageRequest(offset, self._size.limit), self._bottom, anchor + 1, kind)
+        optional = kind == _BY_OFFSET
+        return Ask(PageRequest(offset, self._size.limit), self._bottom, anchor + 1, kind, optional=optional)
 
     def _probed(self, ask: Ask, page: Page) -> list[Ask]:
         """Take the answer to a probe."""
@@ -552,6 +558,9 @@ class History:
         if probe.waiting:
             return []
         if any(found is not None for found in (probe.found_offset, probe.found_end, probe.shown_offset)):
+            if probe.in_trouble and self._can_lift(probe.window):
+                # The way there leads through the page that is empty.
+                return self._ask_again(probe)
             return self._revive(probe, page)
         if not probe.is_far and not probe.in_trouble:
             return self._look_further(probe)
@@ -641,12 +650,12 @@ class History:
         return self._go_on(self._opened, window, step, page)
 
     def _can_lift(self, window: _Window) -> bool:
-        return not window.by_offset and any(anchor > window.anchor for anchor in self._fruitful)
+        return not window.by_offset and window.anchor < self._until
 
     def _lift(self, window: _Window) -> list[Ask]:
         """Walk by offset, from where records have come: the server may have nothing for so early a `to_ts`."""
         self._unpark_only(window)
-        window.anchor = min(anchor for anchor in self._fruitful if anchor > window.anchor)
+        window.anchor = min((each for each in self._fruitful if each > window.anchor), default=self._until)
         window.served, window.above, window.repeated, window.by_offset = 0, 0, 0, True
         window.walker = self._walker(None, frozenset())
         return [self._open(window)]
@@ -776,6 +785,8 @@ class Passes:
         page = Page([None if key is None or key.id is None else Key(key.id) for key in page.keys])
         new = {key.id for key in page.known} - self._seen
         if ask.window == _BY_OFFSET:
+            # Where the head is left out, the walk has seen no page yet, and would go on by one record at a time.
+            self._size.largest = max(self._size.largest, len(page.keys))
             return self._looked_below(ask, len(page.keys) if new else 0)
         self._seen |= new
         self._new += len(new)
@@ -831,7 +842,7 @@ class Passes:
             # Fewer must do, since the list is asked for again and again. Where it was walked once only, it is asked for
             # once more besides.
             # The last page was asked for from the last record on.
-            page = max(self._size.largest - 1, 1)
+            page = max((self._size.largest or self._size.limit) - 1, 1)
             offsets = [page, 4 * page] if self._passes > 1 else [page]
         self._waiting, self._found_offset = len(offsets), None
         return [self._ask(PageRequest(self._walker.end + each, self._size.limit), _BY_OFFSET) for each in offsets]
