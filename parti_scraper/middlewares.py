@@ -98,6 +98,10 @@ _ROBOTS_TIMEOUT = 10.0
 _ATTEMPTS = "parti_attempts"
 # In the meta of a request that is to show whether a route is there.
 _IS_CONTROL = "parti_is_control"
+# In the meta of a request at which a server may fail that is well otherwise.
+OPTIONAL = "parti_optional"
+# How often such a request is sent.
+_OPTIONAL_TRIES = 4
 # What Scrapy notes in a request on its way, and what does not hold for the next attempt.
 _OF_ONE_ATTEMPT = {"download_slot", "download_latency"} | {
     f"redirect_{name}" for name in ("times", "ttl", "urls", "reasons")
@@ -257,6 +261,8 @@ class RetryMiddleware:
         kind = _kind_of_response(response)
         if kind is None:
             return response
+        if request.meta.get(OPTIONAL) and response.status >= 500:
+            return self._retry_optional(request, response, kind)
         return self._retry(request, kind)
 
     def response_downloaded(self, request: Request, response: Response) -> None:
@@ -333,6 +339,16 @@ class RetryMiddleware:
         if self.hosts.current != left:
             self._moved(left, kind, f"{kind} from {left}")
         return self._later(request, attempts, f"{kind} ({one_line(detail)})" if detail else kind, kind)
+
+    def _retry_optional(self, request: Request, response: Response, kind: str) -> Response | Request:
+        """Send it a few times more, then let the spider have the error; it is not held against the host."""
+        attempts = _attempts_of(request, time.monotonic()).failed(kind, _base_of(request) or "")
+        if attempts.number >= _OPTIONAL_TRIES:
+            return response
+        self.crawler.stats.inc_value("parti/retry/count")
+        self.crawler.stats.inc_value(f"parti/retry/reason_count/{kind.lower().replace(' ', '_')}")
+        wait = max(_delay_at(request.url, self.delay), _LEAST_WAIT) * 2 ** (attempts.number - 1)
+        return self._fresh(request, replace(attempts, not_before=time.monotonic() + wait))
 
     async def _look_for_route(self, request: Request, response: Response) -> Response | Request:
         """Tell a result that is empty from a route that is not there, by asking for the route's first page.

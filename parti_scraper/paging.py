@@ -211,6 +211,7 @@ class Paging:
         had: of those that ended at the frontier, which have been served.
         lenient: pages need not meet, for a set whose order changes all the time and is walked repeatedly.
         undated: identities of the records without an end that were served; the walk adds to them.
+        known: how many records the list is known to hold: a short page above that is no sign of the end.
     """
 
     def __init__(
@@ -222,6 +223,7 @@ class Paging:
         had: frozenset[Hashable] = frozenset(),
         lenient: bool = False,
         undated: Identities | None = None,
+        known: int = 0,
     ) -> None:
         self.frontier = frontier
         self.shifts = 0
@@ -238,7 +240,8 @@ class Paging:
         self._margin = 1
         self._back = 0
         self._stalled = 0
-        self._deepest = 0
+        self._deepest = known
+        self._repeats = 0
         self._empties = 0
         self._unreadable = 0
         # A record with an end has come.
@@ -367,7 +370,11 @@ class Paging:
         self.end = self._offset + len(page.keys)
         self._remember(known)
         if not new:
+            self._repeats += 1
+            if not self._ordered and self._repeats > _MAX_STALLED and self._offset > self._deepest:
+                return Incomplete("the server serves the same records at every `offset`")
             return self._next(page) if self._is_on_the_way(page) else self._nothing_new(len(page.keys))
+        self._repeats = 0
         self._blind, self._cross_to, self._unreadable, self._is_new_stretch = False, -1, 0, True
         reached = self._offset + len(page.keys)
         if reached > self._deepest:

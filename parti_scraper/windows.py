@@ -10,6 +10,7 @@ Where a list seems to end, its end is probed: asked for again, and further down,
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -51,6 +52,8 @@ _USUAL_PAGE = 12
 _SMALL_OFFSET_PROBES = 20
 # How often an answer that cannot be right is asked for again, after a wait that doubles.
 _MOST_ATTEMPTS = 5
+# The same of the last page of a list, some of whose pages were short.
+_PATCHY_TRIES = 2
 # How often one place may seem to be the end and turn out not to be.
 _MOST_REVIVALS = 5
 # How often one list may go on after it seemed to have ended.
@@ -68,6 +71,7 @@ class Ask:
         ascending: the first to end come first; nobody knows whether the server heeds that.
         control: the page is to be asked for without any filter, to see whether the server serves anything at all;
             its records are not of the set.
+        optional: nobody knows whether the server takes such a request; where it fails at it, others will do.
     """
 
     request: PageRequest
@@ -76,6 +80,7 @@ class Ask:
     window: int = 0
     ascending: bool = False
     control: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +264,7 @@ class History:
         self._opened = 0
         self.done: list[Done] = []
         self._resumed = remaining is not None
-        # Windows (high, low) that were not begun, the latest last.
+        # Windows (high, low) that were not begun, always the latest last: `_fill` stops at the first below the end.
         self._todo = [(until, since - 1)] if remaining is None else sorted(map(_pair, remaining))
         # Those that were given up.
         self._failed: list[tuple[int, int]] = []
@@ -273,6 +278,8 @@ class History:
         # Over all windows: records served, and the earliest end of one.
         self._records = 0
         self._lowest: int | None = None
+        # The anchors at which records have come.
+        self._fruitful: set[int] = set()
         # How often the list went on after all, by where it had seemed to end.
         self._revivals: Counter[int] = Counter()
 
@@ -299,6 +306,8 @@ class History:
         undated = [key.id for key in page.known if key.end is None and key.id is not None]
         window.repeated += sum(each in self._undated for each in undated)
         self._note(window, page)
+        if page.keys:
+            self._fruitful.add(window.anchor)
         shifts = window.walker.shifts
         step = window.walker.page(page)
         for each in undated:
@@ -306,7 +315,7 @@ class History:
         self.shifts += window.walker.shifts - shifts
         asks = self._go_on(ask.window, window, step, page)
         if self._size.moving and self._counted:
-            self._todo = [*self._counted, *self._todo]
+            self._todo = sorted([*self._counted, *self._todo])
             self._counted = []
             asks += self._fill()
         return asks
@@ -320,9 +329,14 @@ class History:
         """Take the failure of a page; a limit that was refused is asked for smaller."""
         if status in REFUSALS and self._size.refused(ask.request.limit):
             return [replace(ask, request=replace(ask.request, limit=self._size.limit))]
-        if ask.ascending or (ask.window in {_BY_OFFSET, _BY_TIME} and _is_refusal(status)):
+        if ask.ascending or (ask.window == _BY_TIME and _is_refusal(status)):
             # Nothing is there that could be asked for.
             return self._probed(ask, Page([]))
+        if ask.window == _BY_OFFSET and self._probe is not None and status is not None:
+            # Where the server has trouble with that itself, time has to do.
+            self._probe.is_deaf = True
+            if _is_refusal(status) or self._times(self._probe.window, _TIME_PROBES):
+                return self._probed(ask, Page([]))
         if ask.window < 0:
             return self._probe_failed(reason)
         if not ask.window:
@@ -336,11 +350,12 @@ class History:
         if isinstance(step, Incomplete) and not self._can_anchor(window):
             return self._give_up(number, window, step.reason)
         if frontier is not None and frontier <= window.low:
-            if self._todo and self._todo[-1][0] == window.low:
+            following = next((each for each in self._todo if each[0] == window.low), None)
+            if following:
                 # The page reached into the next window, which begins where it ended.
-                _, low = self._todo.pop()
-                if frontier > low:
-                    self._todo.append((frontier, low))
+                self._todo.remove(following)
+                if frontier > following[1]:
+                    insort(self._todo, (frontier, following[1]))
             return self._close(number, frontier)
         if isinstance(step, Ended):
             window.ended_empty = step.empty
@@ -391,7 +406,7 @@ class History:
         """Leave to others what is far below, where there are any free."""
         low = frontier - self._piece
         if self._width > 1 and low > window.low:
-            self._todo.append((low, window.low))
+            insort(self._todo, (low, window.low))
             window.low, window.pages = low, 0
 
     @property
@@ -461,7 +476,7 @@ class History:
         if window.found_end is not None and low < window.found_end < window.reached:
             # What is below the hole can be collected all the same.
             low = window.found_end
-            self._todo.append((low, window.low))
+            insort(self._todo, (low, window.low))
         elif not self._trusted:
             # What the server makes of windows is not known, so others would fare no better.
             self._failed += self._todo
@@ -498,7 +513,8 @@ class History:
             return self._revive(probe, Page([]))
         asks = [self._probe_ask(_BY_OFFSET, window.walker.end, window.anchor)]
         asks += [self._probe_ask(_BY_TIME, 0, end) for end in self._times(window, _TIME_PROBES)]
-        asks.append(replace(self._probe_ask(_BY_TIME, 0, reached), ascending=True))
+        # Not by time too: it is to hold where nothing comes for whatever ended as early.
+        asks.append(replace(self._probe_ask(_BY_TIME, 0, self._until), ascending=True, optional=True))
         if window.records_in_all:
             asks.append(self._ask(_BESIDE, window, replace(window.walker.recheck(1), attempt=0)))
         probe.looked, probe.attempts, probe.waiting = True, 0, len(asks)
@@ -531,7 +547,8 @@ class History:
         return [self._ask(_AGAIN, probe.window, probe.window.walker.recheck(probe.attempts))]
 
     def _probe_ask(self, kind: int, offset: int, anchor: int) -> Ask:
-        return Ask(PageRequest(offset, self._size.limit), self._bottom, anchor + 1, kind)
+        optional = kind == _BY_OFFSET
+        return Ask(PageRequest(offset, self._size.limit), self._bottom, anchor + 1, kind, optional=optional)
 
     def _probed(self, ask: Ask, page: Page) -> list[Ask]:
         """Take the answer to a probe."""
@@ -547,6 +564,9 @@ class History:
         if probe.waiting:
             return []
         if any(found is not None for found in (probe.found_offset, probe.found_end, probe.shown_offset)):
+            if probe.in_trouble and self._can_lift(probe.window):
+                # The way there leads through the page that is empty.
+                return self._ask_again(probe)
             return self._revive(probe, page)
         if not probe.is_far and not probe.in_trouble:
             return self._look_further(probe)
@@ -594,6 +614,8 @@ class History:
         contradicts = any(self._is_below(probe.window, key) for key in page.belonging)
         if page.keys and not contradicts:
             probe.is_alive = True
+            if self._can_lift(probe.window):
+                return self._lift(probe.window)
             # Where the last page was empty all the same, the record has gone.
             return self._list_ended() if probe.rounds > 1 else self._look_below(probe)
         probe.controls += 1
@@ -618,11 +640,8 @@ class History:
 
     def _revive(self, probe: _EndProbe, page: Page, step: Step | None = None) -> list[Ask]:
         """Go on with the window, by a step of its walker: the list has not ended where it seemed to."""
-        self._probe = None
         window, reached = probe.window, probe.window.reached
-        self._parked.remove(window)
-        self._todo = sorted([*self._todo, *((each.reached, each.low) for each in self._parked)])
-        self._parked = []
+        self._unpark_only(window)
         self._revivals[reached] += 1
         if self._revivals[reached] > _MOST_REVIVALS:
             return self._end_in_doubt(reached, window.low, "its pages come and go")
@@ -635,6 +654,24 @@ class History:
         self._opened += 1
         self._windows[self._opened] = window
         return self._go_on(self._opened, window, step, page)
+
+    def _can_lift(self, window: _Window) -> bool:
+        return not window.by_offset and window.anchor < self._until
+
+    def _lift(self, window: _Window) -> list[Ask]:
+        """Walk by offset, from where records have come: the server may have nothing for so early a `to_ts`."""
+        self._unpark_only(window)
+        window.anchor = min((each for each in self._fruitful if each > window.anchor), default=self._until)
+        window.served, window.above, window.repeated, window.by_offset = 0, 0, 0, True
+        window.walker = self._walker(None, frozenset())
+        return [self._open(window)]
+
+    def _unpark_only(self, window: _Window) -> None:
+        """End the probe, and have the other windows wait to be begun."""
+        self._probe = None
+        self._parked.remove(window)
+        self._todo = sorted([*self._todo, *((each.reached, each.low) for each in self._parked)])
+        self._parked = []
 
     def _unpark(self) -> int:
         """Forget what is below the end that is probed; return the bottom of it."""
@@ -716,6 +753,10 @@ class Passes:
         self._looked_after = -1
         # The last pass ended with an empty page where a record was expected.
         self._ended_empty = False
+        # The position behind the page before, where that was short; and whether more came behind such a page, so that
+        # one is no sign of the end.
+        self._short_to: int | None = None
+        self._is_patchy = False
 
     @property
     def count(self) -> int:
@@ -734,7 +775,8 @@ class Passes:
     def _begin_pass(self, attempt: int = 0) -> list[Ask]:
         self._passes += 1
         self._new = self._pages_with_new = 0
-        self._walker = Paging(self._size, ordered=False, lenient=self._lenient)
+        self._short_to = None
+        self._walker = Paging(self._size, ordered=False, lenient=self._lenient, known=len(self._seen))
         return [self._ask(replace(self._walker.start(), attempt=attempt))]
 
     def page(self, ask: Ask, page: Page) -> list[Ask]:
@@ -749,11 +791,18 @@ class Passes:
         page = Page([None if key is None or key.id is None else Key(key.id) for key in page.keys])
         new = {key.id for key in page.known} - self._seen
         if ask.window == _BY_OFFSET:
+            # Where the head is left out, the walk has seen no page yet, and would go on by one record at a time.
+            self._size.largest = max(self._size.largest, len(page.keys))
             return self._looked_below(ask, len(page.keys) if new else 0)
         self._seen |= new
         self._new += len(new)
         self._pages_with_new += bool(new)
-        return self._go_on(self._walker.page(page))
+        step = self._walker.page(page)
+        reached = ask.request.offset + len(page.keys)
+        if page.keys and self._short_to is not None and reached > self._short_to:
+            self._is_patchy = True
+        self._short_to = reached if len(page.keys) < self._size.largest else None
+        return self._go_on(step)
 
     def _go_on(self, step: Step) -> list[Ask]:
         if isinstance(step, Stuck):
@@ -798,7 +847,8 @@ class Passes:
         if self._lenient:
             # Fewer must do, since the list is asked for again and again. Where it was walked once only, it is asked for
             # once more besides.
-            page = max(self._size.largest, 1)
+            # The last page was asked for from the last record on.
+            page = max((self._size.largest or self._size.limit) - 1, 1)
             offsets = [page, 4 * page] if self._passes > 1 else [page]
         self._waiting, self._found_offset = len(offsets), None
         return [self._ask(PageRequest(self._walker.end + each, self._size.limit), _BY_OFFSET) for each in offsets]
@@ -824,10 +874,11 @@ class Passes:
         if not self._seen and not self._expected and self._attempts and not self._controls:
             return self._ask_for_control()
         is_short = self._ended_empty or 2 * len(self._seen) < self._expected
-        tries = _MOST_ATTEMPTS if is_short else 0 if self._lenient and self._passes > 1 else 1
+        is_settled = self._lenient and self._passes > 1
+        tries = _MOST_ATTEMPTS if is_short else _PATCHY_TRIES if self._is_patchy else 0 if is_settled else 1
         if self._attempts < tries:
             self._attempts += 1
-            if self._lenient or self._ended_empty:
+            if is_short or (self._lenient and not is_settled):
                 return self._begin_pass(self._attempts)
             return [self._ask(self._walker.recheck(self._attempts))]
         return self._ask_for_control() if self._ended_empty else []

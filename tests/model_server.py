@@ -37,6 +37,8 @@ class ModelServer:
     short: tuple[tuple[float, float, int], ...] = ()
     # Of single requests, by their number: likewise.
     short_at: dict[int, int] = field(default_factory=dict)
+    # Nothing is served for an earlier `to_ts`.
+    mute_before: int = 0
     change_every: int = 0
     by_chance: random.Random = field(default_factory=lambda: random.Random(1))
     requests: int = 0
@@ -62,6 +64,8 @@ class ModelServer:
             return 400
         if ascending and self.ascending == "refused":
             return 422
+        if to_ts < self.mute_before:
+            return Page([])
         listed = self._in_window(from_ts, to_ts)
         if ascending and self.ascending == "honored":
             listed = listed[::-1]

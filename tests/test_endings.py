@@ -39,6 +39,7 @@ HIDDEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("recent", {"hidden": 16, "page_cap": 15}, {}),
     ("recent", {"hidden": 120, "time_filter": "ignored", "ascending": "ignored"}, {}),
     ("recent", {"hidden": 120}, {"sort": "views"}),
+    ("recent", {"hidden": 350, "hidden_at": 0}, {"sort": "views"}),
     ("recent", {"hidden": 120, "ascending": "refused"}, {"user_id": 0}),
     ("live", {"hidden": 14, "page_cap": 12}, {}),
     ("live", {"hidden": 30, "page_cap": 12, "hidden_at": 0.3}, {}),
@@ -125,6 +126,14 @@ def test_the_true_end_costs_few_requests(crawl: Run, serve: Serve) -> None:
     since = server.world.recent_at()[500]["event_end_ts"]
     assert crawl("recent", server=server, run_id="new", since=since).code == 0
     assert len([seen for seen in server.requests if seen.path.endswith("/recent")]) <= 8
+
+
+def test_a_server_that_fails_at_the_ascending_order_is_well_otherwise(crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL, ascending="failing")
+    run = crawl("recent", server=server)
+    assert run.code == 0, run.stderr
+    assert found(run) == expected(server, "recent")
+    assert len([seen for seen in server.requests if "sort_by_date_desc=false" in seen.query]) == 4
 
 
 def combinations(number: int) -> list[dict[str, Any]]:

@@ -62,6 +62,22 @@ def assert_finished(output: Path, server: MockServer) -> Crawl:
     return run
 
 
+@pytest.mark.parametrize("killed_at", [22, 34, 46])
+def test_a_run_that_is_killed_where_the_server_leaves_records_out_goes_on_below(
+    killed_at: int, fork: Fork, serve: Serve, output: Path
+) -> None:
+    server = serve(**STILL, events=1_500, hidden=180, hidden_at=0.87, latency=0.02)
+    process = fork(RUN, server)
+    wait_until(lambda: len(requests(server)) >= killed_at or not process.is_alive())
+    process.kill()
+    process.join()
+    fork(RUN, server).join()
+    run = Crawl(0, "", "", output, "recent", "run")
+    assert run.package["complete"], run.package["reason"]
+    assert sorted(ids(run.rows)) == sorted(record["event_id"] for record in server.world.recent_at())
+    check_books(run)
+
+
 def test_a_run_that_is_killed_again_and_again_ends_with_each_record_once(
     fork: Fork, serve: Serve, output: Path, tmp_path: Path
 ) -> None:

@@ -105,6 +105,30 @@ def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) ->
     assert server.requests <= 1.08 * len(events) / 40 + 15
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_nothing_is_lost_where_livestreams_are_dense_and_rare_by_turns(seed: int) -> None:
+    by_chance = random.Random(seed)
+    ends = [NOW]
+    for distance in by_chance.choices([20, 200, 2_000, 20_000], k=12):
+        for _ in range(250):
+            ends.append(ends[-1] - by_chance.randrange(1, distance))
+    events = {number: (end - 600, end) for number, end in enumerate(ends, 1)}
+    served, plan = crawl(ModelServer(events, cap=30), seed=seed)
+    assert not plan.gaps
+    assert served == set(events)
+
+
+@pytest.mark.parametrize("reading", [{"ascending": "honored", "offset": "ignored"}, {"ascending": "refused"}], ids=str)
+@pytest.mark.parametrize("cap", [5, 15, 100])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_nothing_for_an_early_to_ts_is_no_end(share: float, cap: int, reading: dict[str, Any]) -> None:
+    events = history(600, random.Random(2))
+    ends = sorted(end for _, end in events.values())
+    mute_before = ends[round(share * len(ends))] + 1
+    served, plan = crawl(ModelServer(events, cap=cap, mute_before=mute_before, **reading))
+    assert served == set(events) if reading["ascending"] == "refused" else plan.gaps
+
+
 @dataclass(frozen=True)
 class Trouble:
     """What a server does besides serving the set.
@@ -283,6 +307,35 @@ def test_a_moment_hides_no_live_channel(begins: float, lasts: float, most: int) 
         served = follow(plan, server, random.Random(1))
         assert plan.gaps or served == set(server.events)
         assert most or not plan.gaps
+
+
+@pytest.mark.parametrize("first", range(1, 24, 3))
+@pytest.mark.parametrize("every", [4, 5, 7])
+def test_a_short_page_now_and_then_hides_no_live_channel(every: int, first: int) -> None:
+    for cap in (12, 15, 100):
+        events = history(230, random.Random(1))
+        short_at = dict.fromkeys(range(first, MAX_REQUESTS, every), 1)
+        server = ModelServer(events, cap=cap, timeless=True, time_filter="ignored", short_at=short_at)
+        plan = Passes(PageSize(100), "the live channels", lenient=True)
+        served = follow(plan, server, random.Random(1))
+        assert plan.gaps or served == set(events)
+
+
+def test_the_last_live_channel_is_found_behind_those_that_are_left_out() -> None:
+    events = history(500, random.Random(1), ties=0)
+    by_end = sorted(events, key=lambda number: -events[number][1])
+    server = ModelServer(events, timeless=True, time_filter="ignored", hidden=frozenset(by_end[400:499]))
+    plan = Passes(PageSize(100), "the live channels", lenient=True)
+    assert follow(plan, server, random.Random(1)) == set(events) - server.hidden
+
+
+@pytest.mark.parametrize("count", [40, 300])
+def test_a_live_list_without_an_offset_in_another_order_each_time_comes_to_an_end(count: int) -> None:
+    events = dict.fromkeys(range(count), (NOW - 60, NOW))
+    server = ModelServer(events, cap=12, offset="ignored", tie_order="unstable", timeless=True, time_filter="ignored")
+    plan = Passes(PageSize(100), "the live channels", lenient=True)
+    follow(plan, server, random.Random(1))
+    assert plan.gaps
 
 
 @pytest.mark.parametrize(("before", "is_believed"), [(0, False), (40, False)])

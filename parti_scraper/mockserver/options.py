@@ -204,7 +204,7 @@ class Options:
     )
     undated: float = _rate("share of ended livestreams without an end (event_end_ts null), in every window of time")
     nulls: str = _choice("where in a list by date these stand", "first", "last")
-    ascending: str = _choice("sort_by_date_desc=false", "honored", "ignored", "refused")
+    ascending: str = _choice("sort_by_date_desc=false", "honored", "ignored", "refused", "failing")
     # --- A set that moves
     insert_every: int = _switch(
         0, Whole(0, 1_000_000), "insert a record anywhere in the history after every N recent requests (0: never)"

@@ -68,8 +68,8 @@ def parse_recent(query: MultiMapping[str], options: Options) -> tuple[RecentQuer
     low, high = _window(query, options)
     user_id = _whole(query, "by_user_id", None)
     ascending = query.get("sort_by_date_desc") == "false"
-    if ascending and options.ascending == "refused" and query.get("top_views_sort") != "true":
-        raise QueryError(422, "sort_by_date_desc: must be true")
+    if ascending and options.ascending in {"refused", "failing"} and query.get("top_views_sort") != "true":
+        raise QueryError(422 if options.ascending == "refused" else 500, "sort_by_date_desc: must be true")
     if query.get("followed_only") == "true":
         # Without a session nobody is followed.
         page = Page(page.offset, 0)

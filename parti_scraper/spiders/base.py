@@ -28,7 +28,7 @@ from parti_scraper.folders import output_dir, state_dir
 from parti_scraper.identities import Identities
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger import SUPERSEDED, Ledger
-from parti_scraper.middlewares import RetryMiddleware, as_sent, check_proxies, check_settings
+from parti_scraper.middlewares import OPTIONAL, RetryMiddleware, as_sent, check_proxies, check_settings
 from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
 from parti_scraper.paging import Key, Page, PageSize
 from parti_scraper.quality import Quality, parse_expect_absent, parse_max_rejected
@@ -491,6 +491,8 @@ class PagedSpider(PartiSpider):
                 errback=self.page_failed,
                 cb_kwargs={"walk": walk, "ask": ask},
             )
+            if ask.optional:
+                request.meta[OPTIONAL] = True
             yield self.retry.later(request, ask.request.attempt) if ask.request.attempt else request
         if not walk.in_flight:
             yield from self.end_walk(walk)

@@ -146,7 +146,8 @@ class RecentSpider(PagedSpider):
             for walk in self.walks
         ]
         # Those of the run that is to be finished, where it was stopped again before it could go on.
-        return {**super().progress(), "walks": walks or self._begun_walks}
+        pages = {"limit": self.size.limit, "largest": self.size.largest}
+        return {**super().progress(), "walks": walks or self._begun_walks, "pages": pages}
 
     @property
     def has_begun(self) -> bool:
@@ -157,6 +158,10 @@ class RecentSpider(PagedSpider):
         """Take what is left of each walk."""
         super().restore(progress)
         self._begun_walks = progress["walks"]
+        # Without it, the first page would be taken for a full one, however short. Earlier versions did not have it.
+        pages = progress.get("pages", {})
+        self.size.limit = pages.get("limit", self.size.limit)
+        self.size.largest = pages.get("largest", 0)
 
     def is_checkpoint_due(self) -> bool:
         """Tell it after every few pages, which is how many are asked for again at the most after a stop."""
