@@ -566,6 +566,7 @@ class History:
         if any(found is not None for found in (probe.found_offset, probe.found_end, probe.shown_offset)):
             if probe.in_trouble and self._can_lift(probe.window):
                 # The way there leads through the page that is empty.
+                probe.looked = False
                 return self._ask_again(probe)
             return self._revive(probe, page)
         if not probe.is_far and not probe.in_trouble:
@@ -749,8 +750,11 @@ class Passes:
         self._found_offset: int | None = None
         self._attempts = self._controls = 0
         self._crossings = 0
-        # How many records had been seen when it was looked further down.
-        self._looked_after = -1
+        # After how many records it was looked further down, and how far.
+        self._looked_for: tuple[int, int] | None = None
+        # There is no pass to come after this one; more than one page has brought something new.
+        self._is_last = True
+        self._is_long = False
         # The last pass ended with an empty page where a record was expected.
         self._ended_empty = False
         # The position behind the page before, where that was short; and whether more came behind such a page, so that
@@ -797,6 +801,7 @@ class Passes:
         self._seen |= new
         self._new += len(new)
         self._pages_with_new += bool(new)
+        self._is_long = self._is_long or self._pages_with_new > 1
         step = self._walker.page(page)
         reached = ask.request.offset + len(page.keys)
         if page.keys and self._short_to is not None and reached > self._short_to:
@@ -829,27 +834,27 @@ class Passes:
     def _pass_ended(self) -> list[Ask]:
         # What came on one page was seen in one moment.
         moved = self._pages_with_new > 1 if self._lenient else bool(self._walker.shifts)
-        if not moved or (self._passes > 1 and not self._new):
-            return self._look_below()
-        if self._passes < _MAX_PASSES:
-            return self._begin_pass()
-        if not self._lenient:
+        self._is_last = not moved or self._passes >= _MAX_PASSES or (self._passes > 1 and not self._new)
+        if self._is_last and not self._lenient and moved and self._new and self._passes > 1:
             self.gaps.append(f"{self._what}: the set kept moving")
             return []
-        return self._look_below()
-
-    def _look_below(self) -> list[Ask]:
-        """Look further down whether the list has ended where it seemed to, unless nothing is new since."""
-        if self._looked_after == len(self._seen):
-            return self._look_again()
-        self._looked_after = len(self._seen)
-        offsets = probe_offsets(self._size.largest or self._size.limit)
         if self._lenient:
-            # Fewer must do, since the list is asked for again and again. Where it was walked once only, it is asked for
-            # once more besides.
-            # The last page was asked for from the last record on.
-            page = max((self._size.largest or self._size.limit) - 1, 1)
-            offsets = [page, 4 * page] if self._passes > 1 else [page]
+            return self._look_below(1 if self._passes == 1 else 4)
+        return self._look_below() if self._is_last else self._begin_pass()
+
+    def _look_below(self, pages: int = 0) -> list[Ask]:
+        """Look further down whether the list has ended where it seemed to, unless nothing is new since.
+
+        Args:
+            pages: how many pages below the end, in a list that is asked for again all the time, so that few requests
+                must do: one after each pass, since a moment of trouble may hide what is there. 0: at many places.
+        """
+        largest = self._size.largest or self._size.limit
+        # The last page was asked for from the last record on.
+        offsets = [pages * (max(largest, _USUAL_PAGE) - 1)] if pages else probe_offsets(largest)
+        looked, self._looked_for = self._looked_for, (len(self._seen), self._is_long and pages)
+        if looked == self._looked_for:
+            return self._look_again()
         self._waiting, self._found_offset = len(offsets), None
         return [self._ask(PageRequest(self._walker.end + each, self._size.limit), _BY_OFFSET) for each in offsets]
 
@@ -862,7 +867,7 @@ class Passes:
             return []
         if self._found_offset is None:
             return self._look_again()
-        self._looked_after = -1
+        self._looked_for = None
         self._crossings += 1
         if self._crossings > _MOST_CROSSINGS:
             self.gaps.append(f"{self._what}: its pages come and go")
@@ -871,6 +876,8 @@ class Passes:
 
     def _look_again(self) -> list[Ask]:
         """Ask once more for what may have been less than there is: the last page, or the whole of a short list."""
+        if not self._is_last:
+            return self._begin_pass()
         if not self._seen and not self._expected and self._attempts and not self._controls:
             return self._ask_for_control()
         is_short = self._ended_empty or 2 * len(self._seen) < self._expected
