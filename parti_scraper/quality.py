@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Hashable
+    from collections.abc import Callable, Container, Hashable
 
     from parti_scraper.normalize import NormalizedPage
 
@@ -41,15 +41,16 @@ class Quality:
         self.unreadable: Counter[str] = Counter()
         self.absent: Counter[str] = Counter()
 
-    def add(self, page: NormalizedPage[Any], seen: Container[Hashable]) -> None:
-        """Count the records of a page, those apart that were seen before."""
-        if not page.remarks:
-            # Of those that are as they should be, one that is counted twice where pages overlap does no harm.
-            self.records += len(page.items)
-            return
+    def add(
+        self, page: NormalizedPage[Any], seen: Container[Hashable], takes: Callable[[Any], bool] = lambda _: True
+    ) -> None:
+        """Count the records of a page, but for those that came before or that nobody asked for."""
+        counted = set()
         for index, item in enumerate(page.items):
-            if item.identity in seen:
+            identity = item.identity
+            if identity in counted or identity in seen or not takes(item):
                 continue
+            counted.add(identity)
             self.records += 1
             remark = page.remarks.get(index)
             if remark is not None:
