@@ -148,6 +148,10 @@ def test_records_that_come_twice_are_one_of_those_of_which_a_share_may_be_set_as
     env = lists(19, lambda place, record: record | ({"event_id": "x"} if place == 5 else {}))
     run = crawl("recent", "-s", "PARTI_MAX_REJECTED=0", env=env)
     assert (run.code, len(run.rows), len(run.quarantine)) == (0, 18, 1), run.stderr
+    # Which of those that are set aside were asked for nobody can tell, so it is a share of all.
+    env = lists(100, lambda place, record: record | ({"event_id": "x"} if place in {50, 60} else {}))
+    run = crawl("recent", env=env, run_id="some", since=NEWEST - 19 * STEP)
+    assert (run.code, len(run.rows), len(run.quarantine)) == (0, 20, 2), run.stderr
 
 
 def test_a_token_in_the_address_that_the_api_redirects_to_is_neither_stored_nor_logged(
