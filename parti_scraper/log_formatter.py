@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
-# Who logs addresses of feeds, and settings, as they were typed.
-_TALKATIVE = ("scrapy.crawler", "scrapy.extensions.feedexport")
+# Who logs addresses of feeds, and settings, as they were typed; and where the API redirects to, as it came.
+_TALKATIVE = (
+    "scrapy.crawler",
+    "scrapy.extensions.feedexport",
+    "scrapy.core.engine",
+    "scrapy.downloadermiddlewares.redirect",
+)
 # Name and password in an address, such as that of a feed; and a setting, as Scrapy lists it.
 _USER = re.compile(r"(?<=://)[^\s/?#'\"]+@")
 _SETTING = re.compile(r"""'(\w+)': (?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")

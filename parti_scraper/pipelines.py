@@ -152,7 +152,8 @@ class VersionsPipeline(_Pipeline):
         if known == version:
             raise DuplicateRecord(str(item.event_id))
         self.crawler.stats.inc_value("parti/incremental/changed" if known else "parti/incremental/new")
-        ended = None if item.event_end is None else iso_to_timestamp(item.event_end)
+        end = item.event_end
+        ended = iso_to_timestamp(end) if end is not None and self.spider.selection.is_credible(end) else None
         self._written.append(Version(item.event_id, ended, version))
         return item
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Hashable
+    from collections.abc import Callable, Container, Hashable
 
     from parti_scraper.normalize import NormalizedPage
 
@@ -29,26 +29,32 @@ class Quality:
     """Counts what is wrong with single fields of records, each record once.
 
     Attributes:
-        records: how many could be read.
+        readable: how many could be read.
+        records: how many of these were asked for; what follows is about them.
         unknown: how many had a field that no item declares, by its name.
         unreadable: how many had a field whose value could not be read, by the API's name of it.
         absent: how many had not a field that they are known to have, likewise.
     """
 
     def __init__(self) -> None:
+        self.readable = 0
         self.records = 0
         self.unknown: Counter[str] = Counter()
         self.unreadable: Counter[str] = Counter()
         self.absent: Counter[str] = Counter()
 
-    def add(self, page: NormalizedPage[Any], seen: Container[Hashable]) -> None:
-        """Count the records of a page, those apart that were seen before."""
-        if not page.remarks:
-            # Of those that are as they should be, one that is counted twice where pages overlap does no harm.
-            self.records += len(page.items)
-            return
+    def add(
+        self, page: NormalizedPage[Any], seen: Container[Hashable], takes: Callable[[Any], bool] = lambda _: True
+    ) -> None:
+        """Count the records of a page, but for those that came before; `takes` tells which were asked for."""
+        counted = set()
         for index, item in enumerate(page.items):
-            if item.identity in seen:
+            identity = item.identity
+            if identity in counted or identity in seen:
+                continue
+            counted.add(identity)
+            self.readable += 1
+            if not takes(item):
                 continue
             self.records += 1
             remark = page.remarks.get(index)
@@ -80,6 +86,7 @@ class Quality:
     def as_json(self) -> dict[str, Any]:
         """Return the counts, for `restore`."""
         return {
+            "readable": self.readable,
             "records": self.records,
             "unknown": dict(self.unknown),
             "unreadable": dict(self.unreadable),
@@ -89,6 +96,8 @@ class Quality:
     def restore(self, counts: dict[str, Any]) -> None:
         """Count on from there."""
         self.records = counts["records"]
+        # Earlier versions did not tell them apart.
+        self.readable = counts.get("readable", self.records)
         self.unknown = Counter(counts["unknown"])
         self.unreadable = Counter(counts["unreadable"])
         self.absent = Counter(counts["absent"])

@@ -22,19 +22,27 @@ _SECRET_NAME = re.compile(
     # Too common a last word: `country_code`, `auto_refresh`.
     r"|^(auth|code|refresh|sid)$"
 )
-# Parameters of a URL hold access more often under short names.
+# Parameters of a URL hold access more often under short names. One that says until when is beside a signature, by
+# whatever name that goes, and differs each time.
 _SECRET_PARAMETER = re.compile(
     r"token|jwt|secret|passw|signature|credential|session|hdnts|hdnea|hdntl|hmac|key-?pair-?id|api_?key|access_?key"
-    r"|googleaccessid|^x-(amz|goog)-"
-    r"|(^|[^a-z])(auth|authorization|sig|key|policy|bearer|pwd|otp)([^a-z]|$)"
-    r"|^(code|pass|refresh|sid|connect\.sid|(auth|access|verification|login)_?code)$"
+    r"|googleaccessid|^x-(amz|goog|oss|tos|cos|obs)-|^q-(sign|ak|key|header|url)"
+    r"|(^|[^a-z])(auth|authorization|sig|sign|key|policy|bearer|pwd|otp|expires?|expiry|expiration)([^a-z]|$)"
+    r"|^(code|pass|refresh|sid|connect\.sid|sess|ticket|tk|ak|secure|verify|(auth|access|verification|login)_?code)$"
 )
 # Parameters that come with a signature, and differ from one to the next: until when it is good, and of what.
-_BESIDE_A_SECRET = re.compile(r"e|exp|expires?|expiry|expiration|expires_?(at|in)|ts|timestamp|nonce|keyname|key_?id")
+_BESIDE_A_SECRET = re.compile(
+    r"(x-)?(e|exp|expires_?(at|in)|st|t|ts|time|timestamp|date|nonce|algorithm|keyname|key_?id|urlprefix|hash|md5|txtime"
+    r"|valid_?(from|to|until))"
+)
 # Those of Azure, which are beside a `sig`.
-_BESIDE_A_SIG = re.compile(r"s[eprstiv]|spr|srt|sip|sk(oid|tid|t|e|s|v)")
-# Parameters that are a signature only together: Discord's, Facebook's, nginx's.
-_TOGETHER = ({"ex", "is", "hm"}, {"oh", "oe"}, {"md5", "expires"})
+_BESIDE_A_SIG = re.compile(r"s[eprstiv]|s[sdr]d|spr|srt|sip|ss|ses|saoid|suoid|scid|sk(oid|tid|t|e|s|v)")
+# Parameters that are a signature only together: Discord's, Facebook's, nginx's, those of other networks.
+_TOGETHER = ({"ex", "is", "hm"}, {"oh", "oe"}, {"md5", "e"}, {"hash", "e"}, {"hash", "validto"})
+# A signature in the path, whose slashes are of its own (Akamai).
+_SIGNED_PATH = re.compile(
+    r"(?:\w+=)?(?:[a-z]+=[^~/]*~)*(?:st|exp)=[^~/]*~(?:acl|url)=[^~]*~(?:[a-z]+=[^~/]*~)*hmac=[^/~]*"
+)
 
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # A JSON Web Token: `eyJ` is `{"` in base64.
@@ -45,11 +53,14 @@ _IN_QUERY, _IN_PATH = re.compile(r"([&;?])"), re.compile(r"([&;~])")
 # A word of a text; and what an address has that has something to hide.
 _WORD = re.compile(r"""[^\s"'<>]+""")
 _IS_ADDRESS = re.compile(r"[?&]|//")
+# Marks of an address as they may be written in JSON.
+_ESCAPES = {"\\u0026": "&", "\\u003d": "=", "\\u003f": "?", "\\/": "/"}
+_ESCAPED = re.compile(r"\\(?:u0026|u003[df]|/)", re.IGNORECASE)
 # A name and what comes between it and its value, in JSON and in what looks a little like it; and the value: all that
 # follows where it is no single one, since nobody knows where it ends.
-_NAME = re.compile(r"""(?<![\w-])([\w-]++)["']?\s*[:=]\s*""")
+_NAME = re.compile(r"""(?<![\w-])([\w-]++)\\*["']?\s*[:=]\s*""")
 _VALUE = re.compile(
-    r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|(?:Bearer|Basic)\s+\S+|[\[{].*|[^\s,;&}\]]*""", re.DOTALL
+    r""""(?:[^"\\]|\\.)*+"?|\\+".*?\\+"|'(?:[^'\\]|\\.)*+'?|(?:Bearer|Basic)\s+\S+|[\[{].*|[^\s,;&}\]]*""", re.DOTALL
 )
 
 
@@ -92,6 +103,7 @@ def redact_url(url: str) -> str:
     path, question_mark, query = address.partition("?")
     kept_path = _USER.sub(r"\1", path) if "@" in path else path
     if "=" in kept_path:
+        kept_path = _SIGNED_PATH.sub("", kept_path)
         kept_path = "/".join(_without_secrets(part, _IN_PATH) for part in kept_path.split("/"))
     kept_query, kept_fragment = (_without_secrets(part, _IN_QUERY) for part in (query, fragment))
     if kept_query or not query:
@@ -144,6 +156,13 @@ def redact_text(text: str) -> str:
 
 def redact_unparsed(text: str) -> str:
     """Return a text that is nearly JSON, or something like it, without what is named as a secret."""
+    # Some encoders of JSON write the marks of an address in a way that would hide its parameters.
+    plain = _ESCAPED.sub(lambda escaped: _ESCAPES[escaped[0].lower()], text)
+    redacted = _redact_plain(plain)
+    return text if redacted == plain else redacted
+
+
+def _redact_plain(text: str) -> str:
     kept, start = [], 0
     for name in _NAME.finditer(text):
         if name.start() >= start and is_secret_name(name[1]) and (value := _VALUE.match(text, name.end())):
@@ -160,7 +179,9 @@ def redact(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         return NESTED_TOO_DEEP
     if isinstance(value, dict):
-        return {name: redact(inner, depth + 1) for name, inner in value.items() if not is_secret_name(name)}
+        return {
+            redact_text(name): redact(inner, depth + 1) for name, inner in value.items() if not is_secret_name(name)
+        }
     if isinstance(value, list):
         return [redact(inner, depth + 1) for inner in value]
     if isinstance(value, str):

@@ -57,6 +57,7 @@ class Selection:
         unknown_category: keep records whose category cannot be told, since one that was asked for carries no
             name or is not in the categories route.
         since, until: first and last `event_end`, as ISO 8601; None: any.
+        credible: between which an `event_end` says when a livestream ended; 0, or a year to come, says nothing.
         user_id: the channel asked for; None: any.
     """
 
@@ -65,6 +66,7 @@ class Selection:
     since: str | None = None
     until: str | None = None
     user_id: int | None = None
+    credible: tuple[str, str] | None = None
 
     def takes(self, item: Livestream | LiveChannel) -> bool:
         """Tell whether the item was asked for. What the record does not say does not count against it."""
@@ -75,9 +77,14 @@ class Selection:
         if not isinstance(item, Livestream) or item.event_end is None:
             return True
         # Of one form and length, so the order of the texts is the order of the times.
-        return (self.since is None or self.since <= item.event_end) and (
+        is_within = (self.since is None or self.since <= item.event_end) and (
             self.until is None or item.event_end <= self.until
         )
+        return is_within or not self.is_credible(item.event_end)
+
+    def is_credible(self, event_end: str) -> bool:
+        """Tell whether a livestream may have ended then."""
+        return self.credible is None or self.credible[0] <= event_end <= self.credible[1]
 
     def _takes_category(self, category_id: int | None) -> bool:
         if self.categories is None:

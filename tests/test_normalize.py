@@ -131,6 +131,20 @@ def test_secrets_are_dropped_and_playback_urls_lose_their_tokens() -> None:
     assert "S3CRET" not in repr(page)
 
 
+def test_addresses_lose_their_tokens_in_whatever_text_they_are() -> None:
+    url = "https://x.example/a?b=1&token=S3CRET"
+    names = ("user_name", "event_title", "category_name", "social_media", "social_username", "discord_discriminator")
+    texts = dict.fromkeys(names, f"see {url} = @me")
+    pages = (
+        recent({"event_id": 1, "livestream_visibility_type": url} | texts),
+        live({"event_id": 1, "user_id": 2, "channel_arn": url} | texts),
+        normalize_categories(json.dumps([{"category_id": 1, "name": url, "display_name": url}]).encode(), URL, NOW),
+    )
+    for page in pages:
+        assert "S3CRET" not in repr(page)
+    assert {getattr(pages[0].items[0], name) for name in names} == {"see https://x.example/a?b=1 = @me"}
+
+
 def test_rank_goes_on_from_page_to_page() -> None:
     assert [
         item.rank for item in live({"user_id": 1, "event_id": 5}, {"user_id": 2, "event_id": 6}, offset=100).items

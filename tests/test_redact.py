@@ -97,6 +97,18 @@ def test_other_fields_are_not(name: str) -> None:
             "https://x.example/a?b=%2B%20&code=S&pwd=S&refresh=S&bearer=S&sid=S&otp=S&c=+",
             "https://x.example/a?b=%2B%20&c=+",
         ),
+        # Other networks and other kinds of signatures.
+        ("https://x.example/a?x-oss-date=1&x-oss-expires=2&x-oss-signature=S&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?q-sign-time=1&q-ak=S&q-header-list=&q-signature=S&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?X-Tos-Algorithm=1&X-Tos-Date=2&X-Tos-Signature=S&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?x-expires=1&x-signature=S&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?sign=S&t=1&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?hash=S&expires=1&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?txSecret=S&txTime=1&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?URLPrefix=S&Expires=1&KeyName=k&Signature=S&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/a?verify=1-S&w=1", "https://x.example/a?w=1"),
+        ("https://x.example/exp=1~acl=/*~hmac=S/a?w=1", "https://x.example//a?w=1"),
+        ("https://x.example/a?hash=1&t=2&date=3&w=1", "https://x.example/a?hash=1&t=2&date=3&w=1"),
         ("https://x.example/a?country_code=US&n=1", "https://x.example/a?country_code=US&n=1"),
         ("https://x.example/a?%74oken=S&b=1", "https://x.example/a?b=1"),
         ("https://x.example/a?a=1&amp;token=S&b=2", "https://x.example/a?a=1&amp&b=2"),
@@ -132,6 +144,7 @@ def test_secrets_go_wherever_they_are() -> None:
         "text": f"see {JWT}!",
         "log": "in: ftp://me:S3CRET@x.example/a.csv, and https://x.example/p?token=S3CRET or me@x.example; a = b",
         "json": '{"streamKey": "S3CRET", "b": 1}',
+        "https://x.example/p?q=1&token=S3CRET": 1,
     }
     assert redact(record) == {
         "a": [{"kept": 1}],
@@ -140,6 +153,7 @@ def test_secrets_go_wherever_they_are() -> None:
         "text": "see !",
         "log": "in: ftp://x.example/a.csv, and https://x.example/p or me@x.example; a = b",
         "json": '{"streamKey": , "b": 1}',
+        "https://x.example/p?q=1": 1,
     }
 
 
@@ -152,6 +166,10 @@ def test_secrets_go_wherever_they_are() -> None:
         ('{"a": {"token": {"b": ["S3CRET"]}}, "c": 1}', '{"a": {"token": '),
         ("Authorization: Bearer S3CRET\nHost: x", "Authorization: \nHost: x"),
         ("otp=123456&b=1", "b=1"),
+        # As encoders of JSON write it that are careful about web pages, and JSON within a text.
+        (r'{"a": "https:\/\/x.example\/?b=1\u0026token\u003dS3CRET", c', '{"a": "https://x.example/?b=1 c'),
+        (r'{"a": "https:\/\/x.example\/?b=1\u0026c=1", d', r'{"a": "https:\/\/x.example\/?b=1\u0026c=1", d'),
+        (r'{"a": "{\"token\":\"S3CRET and more\"}", b', r'{"a": "{\"token\":}", b'),
     ],
 )
 def test_what_is_no_json_loses_what_is_named_as_a_secret(text: str, expected: str) -> None:

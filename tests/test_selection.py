@@ -89,3 +89,10 @@ def test_a_record_without_its_end_is_taken() -> None:
 @pytest.mark.parametrize(("user_id", "taken"), [(5, True), (6, False), (None, True)])
 def test_only_the_channel_asked_for_is_taken(user_id: int | None, taken: bool) -> None:
     assert Selection(user_id=5).takes(livestream(user_id=user_id)) is taken
+
+
+def test_a_record_with_an_end_that_says_nothing_is_taken() -> None:
+    credible = ("2021-08-02T00:00:00Z", "2040-01-01T00:00:00Z")
+    selection = Selection(since="2026-01-01T00:00:00Z", until="2026-01-02T00:00:00Z", credible=credible)
+    ends = ("1970-01-01T00:00:00Z", "2025-12-31T23:59:59Z", "2026-01-03T00:00:00Z", "9999-12-31T23:59:59Z")
+    assert [selection.takes(livestream(event_end_ts=end)) for end in ends] == [True, False, False, True]

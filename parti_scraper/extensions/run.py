@@ -233,7 +233,7 @@ class RunRecorder:
             exceptions=self._exceptions.count,
             gaps=spider.gaps,
             storage=self._storage_problems,
-            set_aside=too_many_set_aside(counts.quarantined, spider.quality.records, spider.max_rejected),
+            set_aside=too_many_set_aside(counts.quarantined, spider.quality.readable, spider.max_rejected),
             degraded=spider.quality.flaws(spider.expect_absent),
         )
 

@@ -32,6 +32,7 @@ from parti_scraper.middlewares import OPTIONAL, RetryMiddleware, as_sent, check_
 from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
 from parti_scraper.paging import Key, Page, PageSize
 from parti_scraper.quality import Quality, parse_expect_absent, parse_max_rejected
+from parti_scraper.redact import redact_text
 from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
 from parti_scraper.signals import checkpoint
 from parti_scraper.windows import Passes
@@ -371,6 +372,8 @@ class PartiSpider(Spider):
 
     def note_gap(self, gap: str) -> None:
         """Note that the data set is not complete."""
+        # The API may have redirected to an address with a token.
+        gap = redact_text(gap)
         logger.error("Not complete: %s", gap)
         self.gaps.append(gap)
 
@@ -378,7 +381,7 @@ class PartiSpider(Spider):
         """Count a page and its records; `seen` has the identities of those that came before."""
         self.crawler.stats.inc_value("parti/spider/pages")
         self.crawler.stats.inc_value("parti/spider/served", page.served)
-        self.quality.add(page, seen)
+        self.quality.add(page, seen, self.selection.takes)
 
 
 class Seen(Protocol):

@@ -31,7 +31,7 @@ from parti_scraper.normalize import (
     timestamp_to_iso,
 )
 from parti_scraper.proxies import proxy_of
-from parti_scraper.redact import redact_url
+from parti_scraper.redact import redact_text, redact_url
 from parti_scraper.signals import checkpoint
 from parti_scraper.spiders.base import LiveRouteSpider, Walk, describe_failure
 
@@ -364,6 +364,8 @@ class NotificationsSpider(LiveRouteSpider):
 
     def _lost(self, reason: str, retry_after: float | None = None, *, by_us: bool = False) -> float:
         """Return how long to wait; say once in a while what went wrong, or a troubled server would flood the log."""
+        # The server may say what it likes.
+        reason = redact_text(reason)
         address, now = self.shown_url, time.monotonic()
         wait = self.listener.lost(now, random.random(), reason, retry_after, by_us=by_us)  # noqa: S311
         self.crawler.stats.inc_value("parti/websocket/failures")

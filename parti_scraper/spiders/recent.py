@@ -207,9 +207,19 @@ class RecentSpider(PagedSpider):
 
     def select(self, categories: frozenset[int] | None, unknown_category: bool) -> Selection:
         """Hold the window and the channel against each record too."""
-        since, until = map(timestamp_to_iso, self.window)
-        return Selection(categories, unknown_category, since, until, self.arguments.user_id)
+        since, until, first, last = map(timestamp_to_iso, (*self.window, *self._credible))
+        return Selection(categories, unknown_category, since, until, self.arguments.user_id, (first, last))
+
+    @property
+    def _credible(self) -> tuple[int, int]:
+        """Between which a livestream may have ended; else one with the end 0 would seem to be below every window."""
+        since, until = self.window
+        return max(min(since, api.FIRST_TS) - 1, 0), max(until, api.LAST_TS)
 
     def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[Livestream]:
         """Return the livestreams of a page. Raises PageError."""
-        return normalize_recent(response.body, response.url, timestamp_to_iso(time.time()), self.index)
+        page = normalize_recent(response.body, response.url, timestamp_to_iso(time.time()), self.index)
+        first, last = self._credible
+        for ends in (page.ends, page.rejected_ends):
+            ends[:] = [end if end is None or first <= end <= last else None for end in ends]
+        return page
