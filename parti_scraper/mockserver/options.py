@@ -267,8 +267,8 @@ class Options:
     ws_ping: str = _choice("WebSocket pings of the client", "ignored", "answered")
     ws_malformed: float = _rate("share of notifications that are replaced by something else")
     ws_answer: str = _choice(
-        "what subscribers get: notifications, an error and a close, a close, an error and silence, nonsense for ever, or "
-        "pings for ever, while nothing is read",
+        "what subscribers get: notifications, an error and a close, a close, an error and silence, nonsense for ever, "
+        "or pings for ever, while nothing is read",
         "notifications",
         "error",
         "close",
