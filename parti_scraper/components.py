@@ -72,6 +72,9 @@ _ON_TOP: dict[str, dict[str, Any]] = {
 _FEEDS = {"run:%(collection)s.jsonl": {"format": "jsonlines"}, "run:%(collection)s.csv": {"format": "csv"}}
 # Default: Scrapy's, which writes each record, hostile titles and line breaks included, into the log.
 _LOG_FORMATTER = "parti_scraper.log_formatter.LogFormatter"
+# Default: 2. Ends a request that fails where others succeed; where none does, PARTI_RETRY_PATIENCE ends them all. In
+# other spiders, Scrapy's own retries, which do not wait, would ask a dead host as often.
+_RETRY_TIMES = 60
 # What the promises of a run rest on: the rest only saves time, or shows how far the run is.
 _NEEDED = {
     "DOWNLOADER_MIDDLEWARES": ("parti_scraper.middlewares.RetryMiddleware",),
@@ -92,7 +95,8 @@ def install(settings: BaseSettings, *, is_run: bool) -> None:
         # Those that are None are left out here already: to name one is to load it.
         enabled = {each: place for each, place in together.items() if place is not None}
         settings.set(f"{name}_BASE", enabled, priority="spider")
-    for name, value in {"FEEDS": _FEEDS if is_run else {}, "LOG_FORMATTER": _LOG_FORMATTER}.items():
+    alone = {"FEEDS": _FEEDS if is_run else {}, "LOG_FORMATTER": _LOG_FORMATTER, "RETRY_TIMES": _RETRY_TIMES}
+    for name, value in alone.items():
         if not settings.getpriority(name):
             settings.set(name, value, priority="spider")
 
@@ -110,7 +114,11 @@ def check(settings: BaseSettings) -> None:
             if found.get(name) != place and not is_replaced:
                 problem = f"`{name}` is not to be moved, removed or enabled again"
                 raise UsageError.of("setting", setting, problem, str(settings[setting].get(name)), f"{place}, or none")
-    if issubclass(load_object(settings["STATS_CLASS"]), DummyStatsCollector):
+    try:
+        counts_nothing = issubclass(load_object(settings["STATS_CLASS"]), DummyStatsCollector)
+    except (ImportError, NameError, TypeError, ValueError):
+        return  # The same.
+    if counts_nothing:
         problem = "it counts nothing, and a run is judged by its counts"
         raise UsageError.of("setting", "STATS_CLASS", problem, settings["STATS_CLASS"], default_settings.STATS_CLASS)
 

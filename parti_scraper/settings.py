@@ -105,8 +105,6 @@ DOWNLOAD_HANDLERS = {
     "http": "parti_scraper.downloads.HttpDownloadHandler",
     "https": "parti_scraper.downloads.HttpDownloadHandler",
 }
-# Default: 2. Ends a request that fails where others succeed; where none does, PARTI_RETRY_PATIENCE ends them all.
-RETRY_TIMES = 60
 
 # --- Safety ------------------------------------------------------------------------------------------------
 

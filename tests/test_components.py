@@ -113,6 +113,15 @@ def test_a_spider_that_is_not_the_projects_is_crawled_too(
     assert not output.exists()
 
 
+def test_a_spider_that_is_not_the_projects_asks_a_dead_host_as_often_as_scrapy_does(
+    scrapy: Scrapy, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    typed = ("-a", "url=http://127.0.0.1:1/", "-s", "ROBOTSTXT_OBEY=False", "-s", "DOWNLOAD_DELAY=0.01")
+    run = scrapy("runspider", str(tmp_path / "own.py"), *typed, "-s", "AUTOTHROTTLE_ENABLED=False")
+    assert "'retry/count': 2," in run.stderr
+
+
 # --- The project's spiders ---------------------------------------------------------------------------------
 
 NONE_OF_OURS = [
@@ -174,6 +183,14 @@ def test_nor_is_there_another_way_around_them(scrapy: Scrapy, output: Path, sett
     run = scrapy("crawl", "recent", "-s", setting)
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
     assert run.stderr.startswith("setting `")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("name", ["nosuch", "nosuch.Stats", "parti_scraper.Nosuch", "parti_scraper.api"])
+def test_a_collector_of_stats_that_is_none_is_one_line(scrapy: Scrapy, output: Path, name: str) -> None:
+    run = scrapy("crawl", "recent", "-s", f"STATS_CLASS={name}", "-L", "ERROR")
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert run.stderr.startswith("The spider could not be started: ")
     assert not output.exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 from scrapy.settings import Settings, default_settings
 from scrapy.spiderloader import SpiderLoader
 
-from parti_scraper import settings
+from parti_scraper import components, settings
 from parti_scraper.outcome import ExitCode
 
 ROOT = Path(__file__).parent.parent
@@ -47,9 +47,12 @@ def test_the_readme_has_every_setting_of_the_project_and_no_other() -> None:
 
 
 def test_the_defaults_in_the_readme_are_the_settings() -> None:
+    of_a_spider = Settings()
+    of_a_spider.setmodule(settings)
+    components.install(of_a_spider, is_run=True)
     for name, (_, default, *_) in table(README, "setting").items():
         if not name.startswith("PARTI_"):
-            assert default == f"`{getattr(settings, name)}`", name
+            assert default == f"`{of_a_spider[name]}`", name
 
 
 def test_the_readme_has_every_argument_of_every_spider_and_no_other() -> None:

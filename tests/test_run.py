@@ -154,12 +154,13 @@ def test_a_folder_below_a_file_is_noticed_before_anything_is_requested(
     assert server.requests == []
 
 
+@pytest.mark.parametrize("name", ["file/x.csv", "/proc/x.csv", "/proc/nosuch/x.csv"])
 def test_a_feed_that_cannot_be_written_is_noticed_before_anything_is_requested(
-    crawl: Run, serve: Serve, tmp_path: Path
+    crawl: Run, serve: Serve, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "file").touch()
     server = serve(**STILL)
-    feed = tmp_path / "file/x.csv"
+    feed = tmp_path / name
     run = crawl("recent", "-O", str(feed), *QUIET, server=server)
     assert run.code == 4
     assert run.stderr == f"recent run: NOT COMPLETE: the feed {feed} cannot be written there\n"

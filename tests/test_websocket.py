@@ -77,6 +77,21 @@ def test_a_line_that_swallows_what_is_sent_is_noticed_within_the_idle_time_out(s
     assert started(server) <= ids(output)
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_server_that_pings_without_end_and_does_not_let_go_is_left_in_time(
+    serve: Serve, output: Path, is_stopped: bool
+) -> None:
+    server = serve(**STILL, ws_answer="pings")
+    running = listen(output, server, **({} if is_stopped else {"duration": "3s"}))
+    settle(server, running)
+    before = time.monotonic()
+    if is_stopped:
+        running.process.send_signal(signal.SIGTERM)
+    stdout, stderr = running.process.communicate(timeout=60)
+    assert (running.process.returncode, stdout) == (0, ""), stderr
+    assert time.monotonic() - before < 10
+
+
 def test_a_signal_ends_it_at_once_whatever_the_line_does(serve: Serve, output: Path) -> None:
     server = serve(**STILL)
     with relay(urlsplit(server.ws_url).port or 0) as line:

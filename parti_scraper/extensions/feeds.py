@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sys
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -346,8 +347,12 @@ def _check_linked(file: IO[bytes], path: Path) -> None:
 
 
 def _is_writable(path: Path) -> bool:
-    """Tell whether a file can be written, the folders above it made where they are missing."""
-    nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
-    if nearest == path:
+    """Tell whether a file can be written, by making one beside it; folders that are missing are made."""
+    if os.path.lexists(path):
         return not path.is_dir() and os.access(path, os.W_OK)
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError:
+        return False
+    return True

@@ -267,12 +267,14 @@ class Options:
     ws_ping: str = _choice("WebSocket pings of the client", "ignored", "answered")
     ws_malformed: float = _rate("share of notifications that are replaced by something else")
     ws_answer: str = _choice(
-        "what subscribers get: notifications, an error and a close, a close, an error and silence, nonsense for ever",
+        "what subscribers get: notifications, an error and a close, a close, an error and silence, nonsense for ever, "
+        "or pings for ever, while nothing is read",
         "notifications",
         "error",
         "close",
         "silence",
         "nonsense",
+        "pings",
     )
     ws_deaf_after: float = _seconds(
         0.0, 86_400, "so many seconds after the first subscription nobody is told anything any more (0: never)"

@@ -27,6 +27,7 @@ _OVERSIZED = "x" * 2_000_000
 _UNAUTHORIZED = '{"error":"unauthorized"}'
 # Seconds between two messages that mean nothing.
 _NONSENSE_EVERY = 0.05
+_PING_EVERY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Notifier:
                 if message.type is WSMsgType.PING and self._options.ws_ping == "answered":
                     await connection.pong(message.data)
                 elif message.type is WSMsgType.TEXT and telling is None and _is_subscription(message.data):
+                    if self._options.ws_answer == "pings":
+                        await _ping_for_ever(connection)
                     telling = asyncio.create_task(self._tell(connection, wake, self._world.started_count()))
         finally:
             if telling is not None:
@@ -181,6 +184,14 @@ class Notifier:
             _OVERSIZED,
         )
         return variants[mix(self._options.seed, record["event_id"], _SALT_WHICH) % len(variants)]
+
+
+async def _ping_for_ever(connection: web.WebSocketResponse) -> None:
+    """Ping for as long as the line is there, and read nothing, not even that the client wants to leave."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await connection.ping()
+            await asyncio.sleep(_PING_EVERY)
 
 
 def _is_subscription(text: str) -> bool:

@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 # How long a wait goes on before it looks whether the run is over, in seconds.
 _SLICE = 0.4
 _CONNECT_TIMEOUT = 30.0
+# For what is only polite: to answer a ping, and to close in both directions.
+_COURTESY_TIMEOUT = 1.0
 # What is heard before they are known comes without `category_id`.
 _CATEGORIES_TIMEOUT = 5.0
 # Bytes; a notification has about a thousand.
@@ -276,7 +278,9 @@ class NotificationsSpider(LiveRouteSpider):
             headers=api.WS_HEADERS,
             # aiohttp takes what is smaller.
             max_msg_size=_MAX_MESSAGE + 1,
-            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+            timeout=aiohttp.ClientWSTimeout(ws_close=_COURTESY_TIMEOUT),
+            # Or to receive would never end where more pings come than it waits for.
+            autoping=False,
             proxy=proxy and URL(proxy.url).with_user(proxy.user or None).with_password(proxy.password or None),
         )
         connection = await self._unless_over(connecting)
@@ -289,7 +293,9 @@ class NotificationsSpider(LiveRouteSpider):
             async for result in self._messages_of(connection):
                 yield result
         finally:
-            await connection.close()
+            # aiohttp waits for the answer anew with each message that still comes.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(connection.close(), _COURTESY_TIMEOUT)
 
     async def _unless_over(
         self, connecting: Awaitable[aiohttp.ClientWebSocketResponse]
@@ -317,6 +323,10 @@ class NotificationsSpider(LiveRouteSpider):
             try:
                 message = await connection.receive(_SLICE)
             except TimeoutError:
+                continue
+            if message.type is WSMsgType.PING:
+                await asyncio.wait_for(connection.pong(message.data), _COURTESY_TIMEOUT)
+            if message.type in {WSMsgType.PING, WSMsgType.PONG}:
                 continue
             for item in self._received(message):
                 yield item
