@@ -307,7 +307,7 @@ class Paging:
             self._note_empty()
             return self._nothing_new(0)
         if self._blind:
-            if self._empties <= _BLIND_TRIES:
+            if self._empties <= _BLIND_TRIES and not self._lenient:
                 return self._ask(self._offset, attempt=self._empties)
             # Above the end a record is known to be.
             return Ended(empty=self._offset < self.end)

@@ -885,7 +885,7 @@ class Passes:
         tries = _MOST_ATTEMPTS if is_short else _PATCHY_TRIES if self._is_patchy else 0 if is_settled else 1
         if self._attempts < tries:
             self._attempts += 1
-            if is_short or (self._lenient and not is_settled):
+            if is_short:
                 return self._begin_pass(self._attempts)
             return [self._ask(self._walker.recheck(self._attempts))]
         return self._ask_for_control() if self._ended_empty else []
