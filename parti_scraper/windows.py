@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from parti_scraper.api import FIRST_TS, LAST_TS
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from parti_scraper.paging import Step, Walker
 
 _WINDOW_PAGES = 10
+# Of fewer records on a page it says nothing which of them are far apart.
+_FEWEST_ENDS = 8
 # So many times as long a window may be while much is left.
 _MOST_LENGTHS = 4
 _MAX_PASSES = 3
@@ -346,7 +349,7 @@ class History:
         return self._give_up(ask.window, self._windows[ask.window], reason)
 
     def _go_on(self, number: int, window: _Window, step: Step, page: Page) -> list[Ask]:
-        frontier = window.walker.frontier
+        frontier = self._frontier(window, page)
         if isinstance(step, Incomplete) and not self._can_anchor(window):
             return self._give_up(number, window, step.reason)
         if frontier is not None and frontier <= window.low:
@@ -362,12 +365,27 @@ class History:
             self._parked.append(self._windows.pop(number))
             return self._fill()
         if self._can_anchor(window):
-            return self._anchor(number, window, page)
+            assert frontier is not None  # noqa: S101 - `_can_anchor`
+            return self._anchor(number, window, page, frontier)
         if isinstance(step, Stuck):
             window.walker = Blocks(self._size)
             step = window.walker.start()
         assert isinstance(step, PageRequest)  # noqa: S101 - the others are dealt with above
         return [self._ask(number, window, step), *self._fill()]
+
+    def _frontier(self, window: _Window, page: Page) -> int | None:
+        """Return down to where nothing is missing.
+
+        The last record of a page may have an end that is far too early, and what ended before it be on the next page.
+        So one that is much further from the record above than any two others from each other is believed only where
+        those below it are seen too.
+        """
+        frontier = window.walker.frontier
+        ends = [key.end for key in page.known if key.end is not None]
+        if frontier is None or self._size.small or len(ends) < _FEWEST_ENDS or ends[-1] != frontier:
+            return frontier
+        *gaps, last = [later - earlier for later, earlier in pairwise(ends)]
+        return ends[-2] if last > 3 * max(gaps) and ends[-2] < window.anchor else frontier
 
     def _can_anchor(self, window: _Window) -> bool:
         """Tell whether to go on by time: there is progress, and the server does not repeat what was served."""
@@ -379,9 +397,7 @@ class History:
             self.warnings.append("The server does not end windows at `to_ts` as asked; they are walked as one list")
         return not window.by_offset
 
-    def _anchor(self, number: int, window: _Window, page: Page) -> list[Ask]:
-        frontier = window.walker.frontier
-        assert frontier is not None  # noqa: S101 - `_can_anchor`
+    def _anchor(self, number: int, window: _Window, page: Page, frontier: int) -> list[Ask]:
         self._trusted = self._trusted or window.anchor < self._until
         self._measure(window, frontier)
         self._remember_counted(window, frontier)

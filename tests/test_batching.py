@@ -120,7 +120,7 @@ def test_the_records_of_a_page_are_passed_on_together(crawl: Run, serve: Serve) 
 def test_an_extension_that_listens_for_items_is_told_of_each(
     crawl: Run, serve: Serve, options: tuple[str, ...]
 ) -> None:
-    run = crawl("recent", *with_extension("Listener"), *ALONE, *options, server=serve(**STILL, malformed=0.06))
+    run = crawl("recent", *with_extension("Listener"), *ALONE, *options, server=serve(**STILL, malformed=0.05))
     assert run.code == 0
     counts = run.package["counts"]
     dropped = counts["duplicate"] + counts["quarantined"]

@@ -121,6 +121,13 @@ def test_an_end_at_which_no_livestream_ended_hides_none_and_costs_none(end: Any,
     assert [(run.code, len(run.rows)) for run in runs] == [(0, 500), (0, 0)], runs[0].stderr
 
 
+def test_an_end_that_is_days_too_early_hides_none(crawl: Run, lists: Lists) -> None:
+    # It is the last of a page, and the next one was to be asked for from there on.
+    env = lists(500, lambda place, record: record | {"event_end_ts": record["event_end_ts"] - 86_400 * (place == 99)})
+    run = crawl("recent", env=env)
+    assert (run.code, len(run.rows)) == (0, 500), run.stderr
+
+
 def test_of_exactly_half_of_the_records_nothing_is_said_and_of_one_more_it_is(crawl: Run, lists: Lists) -> None:
     def odd(place: int, record: Record) -> Record:
         return record | ({"total_viewers": {}, "viewers_count": {}} if place >= 40 - most else {})
