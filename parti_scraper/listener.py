@@ -120,15 +120,19 @@ class Listener:
             self._used, self._used_since = self._position, now
         return left
 
-    def heard(self, now: float) -> None:
-        """Take note of a notification, the one thing that shows that the line is of use."""
+    def heard(self, now: float, *, is_new: bool = True) -> None:
+        """Take note of a notification, the one thing that shows that the line is of use.
+
+        Only one that is new ends the back-off: a server may repeat the last ones, and close.
+        """
         if self._line is None:
             return
         self._line.heard, self._line.is_usable, self._line.refused = now, True, ""
         self._has_heard, self._is_deaf = True, False
         self._strikes, self._useless_after, self._refusal = 0, 0.0, ""
         self._useless = 0
-        self._reconnection.heard()
+        if is_new:
+            self._reconnection.heard()
 
     def refused(self, now: float, what: str) -> None:
         """Take note that the server sent an error in place of a notification."""

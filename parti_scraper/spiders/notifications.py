@@ -349,7 +349,8 @@ class NotificationsSpider(LiveRouteSpider):
         self._count_message()
         self.quality.add(page, self.seen)
         if page.items:
-            self.listener.heard(time.monotonic())
+            is_new = any(item.identity not in self.seen for item in page.items)
+            self.listener.heard(time.monotonic(), is_new=is_new)
         for rejected in page.rejected:
             if error := _error_in(rejected.record):
                 self.listener.refused(time.monotonic(), error)
