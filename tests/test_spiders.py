@@ -344,7 +344,7 @@ def test_a_setting_about_records_that_means_nothing_is_a_usage_error(crawl: Run,
 
 def test_snapshots_are_taken_at_intervals_until_the_duration_is_over(crawl: Run, serve: Serve) -> None:
     server = serve(now=NOW, speed=600, events=50, live=30, start_every=60)
-    run = crawl("live", server=server, interval=0.4, duration=1.2)
+    run = crawl("live", server=server, interval=1, duration=3)
     assert run.code == 0
     by_snapshot: dict[str, list[dict[str, Any]]] = {}
     for row in run.rows:

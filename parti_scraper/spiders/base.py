@@ -517,7 +517,7 @@ class PagedSpider(PartiSpider):
             self.count(page, self.seen if walk.snapshot_id == self._rejected_in else ())
             for item in page.items:
                 yield item
-            for record in self.told_apart(page, walk.snapshot_id):
+            for record in self.told_apart(page, walk.snapshot_id, ascending=ask.ascending):
                 yield record
             # They go on together from here.
             yield None
@@ -568,12 +568,20 @@ class PagedSpider(PartiSpider):
                 return
             await asyncio.sleep(0)
 
-    def told_apart(self, page: NormalizedPage[Any], snapshot_id: str) -> Iterator[RejectedRecord]:
+    def told_apart(
+        self, page: NormalizedPage[Any], snapshot_id: str, *, ascending: bool = False
+    ) -> Iterator[RejectedRecord]:
         """Yield the records that could not be normalized, those as repeated that an earlier page had brought.
 
         Such a record is known by its content where that names an id, in whatever field is of use. Else it may be as
         little as `null`, and is known by either of the readable records that stand before and after it.
+
+        Args:
+            page: the page.
+            snapshot_id: the snapshot that it belongs to.
+            ascending: the page is in the other order.
         """
+        sides = (b">", b"<") if ascending else (b"<", b">")
         if snapshot_id != self._rejected_in:
             self._rejected_in, self.rejected = snapshot_id, set()
             self._new_rejected.clear()
@@ -582,7 +590,9 @@ class PagedSpider(PartiSpider):
             content = json.dumps(record.record, sort_keys=True).encode()
             before = next((key.id for key in reversed(keys[: record.position]) if key and key.id is not None), None)
             after = next((key.id for key in keys[record.position + 1 :] if key and key.id is not None), None)
-            marks = {_mark(side, id_, content) for side, id_ in ((b"<", before), (b">", after)) if id_ is not None}
+            marks = {
+                _mark(side, id_, content) for side, id_ in zip(sides, (before, after), strict=True) if id_ is not None
+            }
             if _names_an_id(record.record):
                 # Where two windows meet, it may be the last of one page and the first of another.
                 marks.add(_mark(b"=", None, content))
