@@ -202,7 +202,9 @@ class _EndProbe:
         looked: it was looked further down, and nothing was found.
         in_trouble: meanwhile a page was empty on which a record is known to be.
         is_far: it was looked at all places, not only at the first ones.
+        is_timed: these were chosen by time alone.
         is_deaf: the server does not heed `offset`.
+        is_failing: it fails at an `offset` further down.
         is_alive: the server serves something, and nothing that should have come here.
         is_dead: it serves nothing, as far as could be seen.
         controls: how often that was looked at.
@@ -218,7 +220,9 @@ class _EndProbe:
     looked: bool = False
     in_trouble: bool = False
     is_far: bool = False
+    is_timed: bool = False
     is_deaf: bool = False
+    is_failing: bool = False
     is_alive: bool = False
     is_dead: bool = False
     controls: int = 0
@@ -334,6 +338,7 @@ class History:
         if ask.window == _BY_OFFSET and self._probe is not None and status is not None:
             # Where the server has trouble with that itself, time has to do.
             self._probe.is_deaf = True
+            self._probe.is_failing = not _is_refusal(status)
             if _is_refusal(status) or self._times(self._probe.window, _TIME_PROBES):
                 return self._probed(ask, Page([]))
         if ask.window < 0:
@@ -512,14 +517,16 @@ class History:
         if window.records_in_all:
             asks.append(self._ask(_BESIDE, window, replace(window.walker.recheck(1), attempt=0)))
         probe.looked, probe.attempts, probe.waiting = True, 0, len(asks)
-        probe.in_trouble, probe.is_deaf, probe.is_far = False, False, False
+        probe.in_trouble, probe.is_deaf, probe.is_far, probe.is_timed = False, False, False, False
         return asks
 
     def _look_further(self, probe: _EndProbe) -> list[Ask]:
         """Look at more places: by offset, or by time where the server does not heed `offset`."""
         window = probe.window
         if probe.is_deaf:
-            asks = [self._probe_ask(_BY_TIME, 0, end) for end in self._times(window, 2 * _TIME_PROBES)]
+            probe.is_timed = True
+            number = (4 if probe.is_failing else 2) * _TIME_PROBES
+            asks = [self._probe_ask(_BY_TIME, 0, end) for end in self._times(window, number)]
         else:
             more = 0 if self._times(window, 0) else _TIME_PROBES
             offsets = probe_offsets(self._size.largest or self._size.limit, more)[1:]
@@ -562,7 +569,7 @@ class History:
                 # The way there leads through the page that is empty.
                 return self._ask_again(probe)
             return self._revive(probe, page)
-        if not probe.is_far and not probe.in_trouble:
+        if not (probe.is_timed if probe.is_deaf else probe.is_far) and not probe.in_trouble:
             return self._look_further(probe)
         if probe.is_dead:
             return self._probe_failed("the server answers with empty lists")
@@ -784,6 +791,9 @@ class Passes:
         # By viewers, or by nothing that is known: when they ended says nothing about the order.
         page = Page([None if key is None or key.id is None else Key(key.id) for key in page.keys])
         new = {key.id for key in page.known} - self._seen
+        if not new and self._is_whole(ask, page):
+            self._ended_empty = False
+            return self._pass_ended()
         if ask.window == _BY_OFFSET:
             # Where the head is left out, the walk has seen no page yet, and would go on by one record at a time.
             self._size.largest = max(self._size.largest, len(page.keys))
@@ -797,6 +807,11 @@ class Passes:
             self._is_patchy = True
         self._short_to = reached if len(page.keys) < self._size.largest else None
         return self._go_on(step)
+
+    def _is_whole(self, ask: Ask, page: Page) -> bool:
+        """Tell whether a page shows once more all there is, so that what follows need not be asked for again."""
+        is_again = self._lenient and self._attempts > 0 and self._looked_after == len(self._seen)
+        return is_again and not ask.request.offset and 0 < len(self._seen) <= len(page.known)
 
     def _go_on(self, step: Step) -> list[Ask]:
         if isinstance(step, Stuck):
@@ -842,7 +857,7 @@ class Passes:
             # Fewer must do, since the list is asked for again and again. Where it was walked once only, it is asked for
             # once more besides.
             # The last page was asked for from the last record on.
-            page = max((self._size.largest or self._size.limit) - 1, 1)
+            page = max((self._size.largest or self._size.limit), min(self._size.limit, _USUAL_PAGE)) - 1 or 1
             offsets = [page, 4 * page] if self._passes > 1 else [page]
         self._waiting, self._found_offset = len(offsets), None
         return [self._ask(PageRequest(self._walker.end + each, self._size.limit), _BY_OFFSET) for each in offsets]

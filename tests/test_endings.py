@@ -136,6 +136,15 @@ def test_a_server_that_fails_at_the_ascending_order_is_well_otherwise(crawl: Run
     assert len([seen for seen in server.requests if "sort_by_date_desc=false" in seen.query]) == 4
 
 
+@pytest.mark.parametrize(("live", "most"), [(2, 4), (40, 4), (100, 4), (250, 10)])
+def test_the_true_end_of_a_live_list_costs_two_requests(live: int, most: int, crawl: Run, serve: Serve) -> None:
+    server = serve(**STILL | {"live": live})
+    run = crawl("live", server=server)
+    assert run.code == 0, run.stderr
+    assert found(run) == expected(server, "live")
+    assert len([seen for seen in server.requests if seen.path.endswith("/live")]) <= most
+
+
 def combinations(number: int) -> list[dict[str, Any]]:
     """Return so many combinations of what a server may do, the same ones each time."""
     by_chance = random.Random(5)
