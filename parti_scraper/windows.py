@@ -206,7 +206,9 @@ class _EndProbe:
         looked: it was looked further down, and nothing was found.
         in_trouble: meanwhile a page was empty on which a record is known to be.
         is_far: it was looked at all places, not only at the first ones.
+        is_timed: these were chosen by time alone.
         is_deaf: the server does not heed `offset`.
+        is_failing: it fails at an `offset` further down.
         is_alive: the server serves something, and nothing that should have come here.
         is_dead: it serves nothing, as far as could be seen.
         controls: how often that was looked at.
@@ -222,7 +224,9 @@ class _EndProbe:
     looked: bool = False
     in_trouble: bool = False
     is_far: bool = False
+    is_timed: bool = False
     is_deaf: bool = False
+    is_failing: bool = False
     is_alive: bool = False
     is_dead: bool = False
     controls: int = 0
@@ -338,6 +342,7 @@ class History:
         if ask.window == _BY_OFFSET and self._probe is not None and status is not None:
             # Where the server has trouble with that itself, time has to do.
             self._probe.is_deaf = True
+            self._probe.is_failing = not _is_refusal(status)
             if _is_refusal(status) or self._times(self._probe.window, _TIME_PROBES):
                 return self._probed(ask, Page([]))
         if ask.window < 0:
@@ -534,14 +539,16 @@ class History:
         if window.records_in_all:
             asks.append(self._ask(_BESIDE, window, replace(window.walker.recheck(1), attempt=0)))
         probe.looked, probe.attempts, probe.waiting = True, 0, len(asks)
-        probe.in_trouble, probe.is_deaf, probe.is_far = False, False, False
+        probe.in_trouble, probe.is_deaf, probe.is_far, probe.is_timed = False, False, False, False
         return asks
 
     def _look_further(self, probe: _EndProbe) -> list[Ask]:
         """Look at more places: by offset, or by time where the server does not heed `offset`."""
         window = probe.window
         if probe.is_deaf:
-            asks = [self._probe_ask(_BY_TIME, 0, end) for end in self._times(window, 2 * _TIME_PROBES)]
+            probe.is_timed = True
+            number = (4 if probe.is_failing else 2) * _TIME_PROBES
+            asks = [self._probe_ask(_BY_TIME, 0, end) for end in self._times(window, number)]
         else:
             more = 0 if self._times(window, 0) else _TIME_PROBES
             offsets = probe_offsets(self._size.largest or self._size.limit, more)[1:]
@@ -585,7 +592,7 @@ class History:
                 probe.looked = False
                 return self._ask_again(probe)
             return self._revive(probe, page)
-        if not probe.is_far and not probe.in_trouble:
+        if not (probe.is_timed if probe.is_deaf else probe.is_far) and not probe.in_trouble:
             return self._look_further(probe)
         if probe.is_dead:
             return self._probe_failed("the server answers with empty lists")
@@ -867,7 +874,9 @@ class Passes:
         """
         largest = self._size.largest or self._size.limit
         # The last page was asked for from the last record on.
-        offsets = [pages * (max(largest, _USUAL_PAGE) - 1)] if pages else probe_offsets(largest)
+        offsets = (
+            [pages * (max(largest, min(self._size.limit, _USUAL_PAGE)) - 1 or 1)] if pages else probe_offsets(largest)
+        )
         looked, self._looked_for = self._looked_for, (len(self._seen), self._is_long and pages)
         if looked == self._looked_for:
             return self._look_again()

@@ -136,7 +136,7 @@ def test_a_server_that_fails_at_the_ascending_order_is_well_otherwise(crawl: Run
     assert len([seen for seen in server.requests if "sort_by_date_desc=false" in seen.query]) == 4
 
 
-@pytest.mark.parametrize(("live", "most"), [(1, 5), (40, 4), (100, 4), (250, 10)])
+@pytest.mark.parametrize(("live", "most"), [(1, 5), (2, 5), (40, 4), (100, 4), (250, 10)])
 def test_the_true_end_of_a_live_list_costs_two_requests(live: int, most: int, crawl: Run, serve: Serve) -> None:
     server = serve(**STILL | {"live": live})
     run = crawl("live", server=server)
