@@ -118,7 +118,9 @@ def test_records_without_an_end_come_once(share: float, nulls: str, crawl: Run, 
 
 def test_the_true_end_costs_few_requests(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
-    assert crawl("recent", server=server).code == 0
+    # How many windows meet, where a part of a page comes twice, depends on which answer comes first; so one at a time.
+    one = ("-s", "CONCURRENT_REQUESTS_PER_DOMAIN=1")
+    assert crawl("recent", *one, server=server).code == 0
     pages = [seen for seen in server.requests if seen.path.endswith("/recent")]
     # Pages that overlap, the site's own first request, and 15 for the end.
     assert len(pages) <= 3_000 / 98 + 6 + 15
