@@ -129,6 +129,13 @@ def test_nothing_for_an_early_to_ts_is_no_end(share: float, cap: int, reading: d
     assert served == set(events) if reading["ascending"] == "refused" else plan.gaps
 
 
+def test_a_server_that_has_nothing_any_more_is_given_up_after_few_requests() -> None:
+    server = ModelServer(history(400, random.Random(1)), cap=12, above_cap="refuse", short=((0.25, 1e9, 0),))
+    _, plan = crawl(server)
+    assert "the server answers with empty lists" in plan.gaps[0]
+    assert server.requests < 60
+
+
 @dataclass(frozen=True)
 class Trouble:
     """What a server does besides serving the set.
