@@ -206,8 +206,8 @@ class RetryMiddleware:
             attempt: how often it was asked for before; the wait doubles with each.
         """
         now = time.monotonic()
-        wait = max(_delay_at(request.url, self.delay), _LEAST_WAIT) * 2 ** (attempt - 1)
-        return request.replace(meta=request.meta | {_ATTEMPTS: Attempts(since=now, not_before=now + wait)})
+        attempts = Attempts(since=now, not_before=now + self._growing_wait(request, attempt))
+        return request.replace(meta=request.meta | {_ATTEMPTS: attempts})
 
     def begin_round(self) -> None:
         """Come back to an earlier host, or to those that were given up: a run without end begins something new."""
@@ -347,8 +347,11 @@ class RetryMiddleware:
             return response
         self.crawler.stats.inc_value("parti/retry/count")
         self.crawler.stats.inc_value(f"parti/retry/reason_count/{kind.lower().replace(' ', '_')}")
-        wait = max(_delay_at(request.url, self.delay), _LEAST_WAIT) * 2 ** (attempts.number - 1)
+        wait = self._growing_wait(request, attempts.number)
         return self._fresh(request, replace(attempts, not_before=time.monotonic() + wait))
+
+    def _growing_wait(self, request: Request, attempt: int) -> float:
+        return max(_delay_at(request.url, self.delay), _LEAST_WAIT) * 2.0 ** (attempt - 1)
 
     async def _look_for_route(self, request: Request, response: Response) -> Response | Request:
         """Tell a result that is empty from a route that is not there, by asking for the route's first page.
