@@ -11,11 +11,11 @@ class Due:
     """When the next snapshot is due.
 
     Attributes:
-        wait: in how many seconds.
+        wait: in how many seconds; None: there is none any more, since the duration is over.
         missed: how many were left out, since the one before took longer than the interval.
     """
 
-    wait: float
+    wait: float | None
     missed: int
 
 
@@ -33,13 +33,16 @@ class SnapshotTimer:
     duration: float | None = None
     tick: int = 0
 
-    def next(self, elapsed: float) -> Due | None:
-        """Return the next moment that is not over; None where the duration is.
+    def next(self, elapsed: float) -> Due:
+        """Return the next moment that is not over, and how many were, those at the end of the duration too.
 
         Args:
             elapsed: seconds since the first moment.
         """
         tick = max(self.tick + 1, math.ceil(elapsed / self.interval))
-        due = Due(max(tick * self.interval - elapsed, 0.0), tick - self.tick - 1)
+        wait: float | None = max(tick * self.interval - elapsed, 0.0)
+        if self.duration is not None and tick * self.interval >= self.duration:
+            wait, tick = None, max(self.tick + 1, math.ceil(self.duration / self.interval))
+        due = Due(wait, tick - self.tick - 1)
         self.tick = tick
-        return None if self.duration is not None and tick * self.interval >= self.duration else due
+        return due

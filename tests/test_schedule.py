@@ -11,7 +11,7 @@ from parti_scraper.schedule import Due, SnapshotTimer
 
 def test_snapshots_that_take_no_time_are_an_interval_apart_until_the_duration_is_over() -> None:
     timer = SnapshotTimer(10, 35)
-    assert [timer.next(elapsed) for elapsed in (0, 10, 20, 30)] == [Due(10, 0), Due(10, 0), Due(10, 0), None]
+    assert [timer.next(elapsed) for elapsed in (0, 10, 20, 30)] == [Due(10, 0), Due(10, 0), Due(10, 0), Due(None, 0)]
 
 
 def test_a_snapshot_that_takes_longer_than_the_interval_leaves_out_others_and_shifts_none() -> None:
@@ -23,6 +23,14 @@ def test_a_snapshot_that_takes_longer_than_the_interval_leaves_out_others_and_sh
 
 def test_a_run_that_goes_on_after_a_pause_keeps_to_its_schedule() -> None:
     assert SnapshotTimer(60).next(3_601) == Due(59, 60)
+    # After ten snapshots.
+    assert SnapshotTimer(60, tick=9).next(3_601) == Due(59, 51)
+
+
+def test_moments_that_are_missed_at_the_end_of_the_duration_are_counted() -> None:
+    assert SnapshotTimer(10, 35).next(33) == Due(None, 3)
+    assert SnapshotTimer(10, 30).next(11) == Due(9, 1)
+    assert SnapshotTimer(10, 5).next(0) == Due(None, 0)
 
 
 @given(
@@ -37,13 +45,14 @@ def test_each_moment_comes_once_and_in_order_and_those_left_out_are_counted(
     for seconds in took:
         elapsed += seconds
         due = timer.next(elapsed)
-        if due is None:
+        missed += due.missed
+        if due.wait is None:
             assert duration is not None
-            assert timer.tick * interval >= duration
+            assert timer.tick * interval >= duration or timer.tick == pytest.approx(duration / interval)
+            assert len(moments) + missed == timer.tick
             return
         assert due.wait >= 0
         elapsed += due.wait
-        missed += due.missed
         moments.append(timer.tick)
         assert elapsed == pytest.approx(timer.tick * interval)
     assert moments == sorted(set(moments))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from scrapy import signals
@@ -70,6 +71,8 @@ class LiveSpider(LiveRouteSpider):
             yield from self._snapshot()
             return
         self._first_at -= time.time() - self.started_at
+        if self._schedule is not None:
+            self._schedule = replace(self._schedule, tick=self.snapshots - 1)
         self._schedule_snapshot()
 
     def progress(self) -> Any:
@@ -131,7 +134,8 @@ class LiveSpider(LiveRouteSpider):
         if due.missed:
             self.crawler.stats.inc_value("parti/live/snapshots_missed", due.missed)
             logger.warning("A snapshot took longer than the interval: %d left out", due.missed)
-        self._timer = call_later(due.wait, self._on_timer)
+        if due.wait is not None:
+            self._timer = call_later(due.wait, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
