@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from parti_scraper import api
+from parti_scraper.api import routes
 from parti_scraper.mockserver import MockServer, Options
 
 BARE = """
@@ -60,7 +60,7 @@ def _burst(name: str, messages: int) -> tuple[float, int]:
             command = [sys.executable, "-m", "scrapy", "crawl", "notifications", "-a", "run_id=burst", "--nolog"]
             pattern = "notifications/burst/*.jsonl"
         else:
-            command = [sys.executable, "-c", BARE, server.ws_url, f"{folder}/bare.jsonl", api.SUBSCRIBE]
+            command = [sys.executable, "-c", BARE, server.ws_url, f"{folder}/bare.jsonl", routes.SUBSCRIBE]
             pattern = "bare.jsonl"
         environment = os.environ | {
             "PARTI_API_BASE_URLS": server.base_url,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from parti_scraper import api
+from parti_scraper.api import routes
 from parti_scraper.redact import Secret
 
 BOT_NAME = "parti_scraper"
@@ -19,14 +19,14 @@ COMMANDS_MODULE = "parti_scraper.commands"
 # --- The project's own -------------------------------------------------------------------------------------
 
 # Scheme and host of the API, comma-separated.
-PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(api.BASE_URLS))
+PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(routes.BASE_URLS))
 # Sent as a Bearer token to these hosts. Only from the environment: others can read a command line, and Scrapy
 # stores and shows settings; this one shows itself as `***`.
 PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
 # Addresses of the WebSocket that tells who goes live, comma-separated.
-PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or ",".join(api.WS_URLS)
+PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or ",".join(routes.WS_URLS)
 # Scheme and host of the site: its pages are opened by the spider `site`, and by the transport `browser`.
-PARTI_SITE_URL = os.environ.get("PARTI_SITE_URL") or api.SITE_URL
+PARTI_SITE_URL = os.environ.get("PARTI_SITE_URL") or routes.SITE_URL
 # How the API is asked: `http`, or `browser`, from within a page of the site in Chromium, where HTTP is refused.
 PARTI_TRANSPORT = os.environ.get("PARTI_TRANSPORT") or "http"
 # The program of Chromium. Empty: Debian's, one that is found by its name, or Playwright's own.
@@ -62,9 +62,9 @@ PARTI_BATCHING = os.environ.get("PARTI_BATCHING") or "true"
 # --- What is sent ------------------------------------------------------------------------------------------
 
 # Default: Scrapy's own name. The specification sends a desktop Chrome's.
-USER_AGENT = api.USER_AGENT
+USER_AGENT = routes.USER_AGENT
 # Default: Accept for HTML, Accept-Language. The specification sends these and no others.
-DEFAULT_REQUEST_HEADERS = api.HEADERS
+DEFAULT_REQUEST_HEADERS = routes.HEADERS
 # Default: Scrapy's own, which puts the address of the page before into Referer, where the API expects the site.
 REFERRER_POLICY = "no-referrer"
 # Default: True. An answer of the API that is a web page is a challenge, which is not to be followed.
@@ -102,8 +102,8 @@ SCHEDULER_PRIORITY_QUEUE = "scrapy.pqueues.ScrapyPriorityQueue"
 
 # Default: Scrapy's own, on Twisted, which know no pause and take twice the time.
 DOWNLOAD_HANDLERS = {
-    "http": "parti_scraper.downloads.HttpDownloadHandler",
-    "https": "parti_scraper.downloads.HttpDownloadHandler",
+    "http": "parti_scraper.network.http.HttpDownloadHandler",
+    "https": "parti_scraper.network.http.HttpDownloadHandler",
 }
 
 # --- Safety ------------------------------------------------------------------------------------------------

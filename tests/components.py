@@ -16,10 +16,10 @@ from scrapy.pipelines import ItemPipelineManager
 from scrapy.statscollectors import DummyStatsCollector
 
 import parti_scraper.signals
-from parti_scraper.exporters import CsvItemExporter
-from parti_scraper.extensions.feeds import FeedExporter
+from parti_scraper.feeds.exporter import FeedExporter
+from parti_scraper.feeds.exporters import CsvItemExporter
+from parti_scraper.feeds.log_formatter import LogFormatter
 from parti_scraper.items import Livestream
-from parti_scraper.log_formatter import LogFormatter
 
 
 class FailingMiddleware:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 
-from parti_scraper.browser import find_chromium
+from parti_scraper.browser.chromium import find_chromium
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.mockserver import MockServer, Options
 from tests import forked

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from parti_scraper.exporters import harmless
+from parti_scraper.feeds.exporters import harmless
 
 COMMON = [
     "user_name",

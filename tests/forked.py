@@ -17,7 +17,7 @@ from typing import Any
 
 from scrapy.cmdline import execute
 
-from parti_scraper.ledger import Ledger
+from parti_scraper.ledger.ledger import Ledger
 
 ROOT = Path(__file__).parent.parent
 

@@ -22,8 +22,8 @@ for package in (
 ):
     list(walk_modules_iter(package))
 for component in (
-    "parti_scraper.batching.BatchMiddleware",
-    "parti_scraper.log_formatter.LogFormatter",
+    "parti_scraper.feeds.batching.BatchMiddleware",
+    "parti_scraper.feeds.log_formatter.LogFormatter",
     "scrapy.core.downloader.handlers.datauri.DataURIDownloadHandler",
     "scrapy.core.downloader.handlers.file.FileDownloadHandler",
     "scrapy.dupefilters.RFPDupeFilter",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parti_scraper import api
+from parti_scraper.api import routes
 from parti_scraper.exceptions import UsageError
 
 SPECIFICATION = Path(__file__).parent / "specification"
@@ -25,27 +25,27 @@ def specified_url(name: str) -> str:
     ("name", "categories"), [("recent-NaN-7", ("NaN", "7")), ("recent-NaN-7-7", ("NaN", "7", "7"))]
 )
 def test_recent_asks_as_the_specification_does(name: str, categories: tuple[str, ...]) -> None:
-    query = api.RecentQuery(from_ts=1627948800, to_ts=2229292800, categories=categories)
+    query = routes.RecentQuery(from_ts=1627948800, to_ts=2229292800, categories=categories)
     assert query.url(HOST, offset=0, limit=15) == specified_url(name)
 
 
 def test_live_asks_as_the_specification_does() -> None:
-    assert api.LiveQuery(("7",)).url(HOST, offset=0, limit=12) == specified_url("live-7")
+    assert routes.LiveQuery(("7",)).url(HOST, offset=0, limit=12) == specified_url("live-7")
 
 
 def test_categories_asks_as_the_specification_does() -> None:
-    assert api.categories_url(HOST) == specified_url("categories")
+    assert routes.categories_url(HOST) == specified_url("categories")
 
 
 def test_the_specifications_host_is_the_first_and_its_headers_are_sent() -> None:
     command = (SPECIFICATION / "live-7.sh").read_text(encoding="utf-8")
     specified = dict(re.findall(r"-H '([^:]+): ([^']+)'", command))
-    assert api.BASE_URLS[0] == HOST
-    assert specified == api.HEADERS | {"User-Agent": api.USER_AGENT}
+    assert routes.BASE_URLS[0] == HOST
+    assert specified == routes.HEADERS | {"User-Agent": routes.USER_AGENT}
 
 
 def test_one_channel_and_top_views_are_asked_for_with_the_reported_parameters() -> None:
-    url = api.RecentQuery(1, 2, user_id=603610, top_views=True).url(HOST, 30, 15)
+    url = routes.RecentQuery(1, 2, user_id=603610, top_views=True).url(HOST, 30, 15)
     assert url.endswith(
         "recent?sort_by_date_desc=false&from_ts=1&to_ts=2&followed_only=false"
         "&offset=30&limit=15&top_views_sort=true&by_user_id=603610"
@@ -64,11 +64,11 @@ def test_one_channel_and_top_views_are_asked_for_with_the_reported_parameters() 
     ],
 )
 def test_a_channels_page_is_told_from_its_name(user_name: str | None, url: str | None) -> None:
-    assert api.channel_url(user_name) == url
+    assert routes.channel_url(user_name) == url
 
 
 def test_base_urls_are_split_and_trimmed() -> None:
-    assert api.parse_base_urls(" https://a.example/ , http://127.0.0.1:8765,") == (
+    assert routes.parse_base_urls(" https://a.example/ , http://127.0.0.1:8765,") == (
         "https://a.example",
         "http://127.0.0.1:8765",
     )
@@ -92,7 +92,7 @@ def test_base_urls_are_split_and_trimmed() -> None:
 )
 def test_what_is_no_base_url_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^setting `PARTI_API_BASE_URLS`: not a scheme and host: '.*' \(accepted: "):
-        api.parse_base_urls(text)
+        routes.parse_base_urls(text)
 
 
 @pytest.mark.parametrize(
@@ -108,4 +108,4 @@ def test_what_is_no_base_url_is_refused(text: str) -> None:
     ],
 )
 def test_only_servers_of_this_machine_are_loopback(url: str, expected: bool) -> None:
-    assert api.is_loopback(url) is expected
+    assert routes.is_loopback(url) is expected

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.arguments import (
+from parti_scraper.exceptions import UsageError
+from parti_scraper.run.arguments import (
     Arguments,
     CategoriesArguments,
     LiveArguments,
@@ -17,7 +18,6 @@ from parti_scraper.arguments import (
     RecentArguments,
     SiteArguments,
 )
-from parti_scraper.exceptions import UsageError
 
 NOW = 1_795_478_400.9  # 2026-11-24T00:00:00.9Z
 SPIDERS: dict[str, type[Arguments]] = {

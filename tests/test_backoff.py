@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.backoff import (
+from parti_scraper.network.backoff import (
     MAX_RETRY_AFTER,
     Attempts,
     advice,

@@ -131,7 +131,7 @@ def test_an_extension_that_listens_for_items_is_told_of_each(
 SPIDER_MIDDLEWARES = {"tests.components.Seeing": 950}
 EXPORTERS = {"csv": "tests.components.SeeingCsv"}
 EXTENSIONS = {
-    "parti_scraper.extensions.feeds.FeedExporter": None,
+    "parti_scraper.feeds.exporter.FeedExporter": None,
     "tests.components.SeeingFeeds": 0,
 }
 FAILING = {"tests.components.FailingPipeline": 500}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from parti_scraper import api
+from parti_scraper.api import routes
 from parti_scraper.mockserver import MockServer
 from tests import expected
 from tests.conftest import Crawl, Run, RunningCrawl, environment_of, needs_chromium, typed_of, wait_until
@@ -70,10 +70,10 @@ def test_it_brings_everything_through_faults_and_in_the_browsers_name(
     assert sent
     # Those of the browser and of the page that it is in.
     assert {headers["referer"] for headers in sent} == {f"{server.base_url}/"}
-    assert api.USER_AGENT not in {headers["user-agent"] for headers in sent}
+    assert routes.USER_AGENT not in {headers["user-agent"] for headers in sent}
     # What a robot may do is asked by the robot.
     (robots,) = [seen for seen in server.requests if seen.path == "/robots.txt"]
-    assert dict(robots.headers)["User-Agent"] == api.USER_AGENT
+    assert dict(robots.headers)["User-Agent"] == routes.USER_AGENT
 
 
 def test_it_gets_in_where_only_a_browser_does_and_the_error_of_plain_http_names_it(crawl: Run, serve: Serve) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parti_scraper import api
+from parti_scraper.api import routes
 from parti_scraper.mockserver import MockServer
 from tests.conftest import Run, Scrapy, read_lines
 from tests.test_spiders import STILL, Serve
@@ -35,7 +35,7 @@ class OwnSpider(scrapy.Spider):
 
 def categories_of(server: MockServer) -> str:
     """Return the address of the categories."""
-    return api.categories_url(server.base_url)
+    return routes.categories_url(server.base_url)
 
 
 # --- Spiders that are not the project's --------------------------------------------------------------------
@@ -155,13 +155,17 @@ def test_components_of_a_user_come_on_top_of_the_projects(crawl: Run, serve: Ser
 @pytest.mark.parametrize(
     ("setting", "value", "problem"),
     [
-        ("ITEM_PIPELINES", '{"parti_scraper.pipelines.MaxRecordsPipeline": null}', "'None' (accepted: 400, or none)"),
-        ("ITEM_PIPELINES", '{"parti_scraper.pipelines.DuplicatesPipeline": 50}', "'50' (accepted: 300, or none)"),
-        ("EXTENSIONS", '{"parti_scraper.extensions.run.RunRecorder": null}', "'None' (accepted: 800, or none)"),
+        (
+            "ITEM_PIPELINES",
+            '{"parti_scraper.feeds.pipelines.MaxRecordsPipeline": null}',
+            "'None' (accepted: 400, or none)",
+        ),
+        ("ITEM_PIPELINES", '{"parti_scraper.feeds.pipelines.DuplicatesPipeline": 50}', "'50' (accepted: 300, or none)"),
+        ("EXTENSIONS", '{"parti_scraper.extensions.recorder.RunRecorder": null}', "'None' (accepted: 800, or none)"),
         ("EXTENSIONS", '{"scrapy.extensions.feedexport.FeedExporter": 0}', "'0' (accepted: None, or none)"),
         (
             "DOWNLOADER_MIDDLEWARES",
-            '{"parti_scraper.middlewares.RetryMiddleware": null}',
+            '{"parti_scraper.network.retry.RetryMiddleware": null}',
             "'None' (accepted: 550, or none)",
         ),
     ],
@@ -186,7 +190,7 @@ def test_nor_is_there_another_way_around_them(scrapy: Scrapy, output: Path, sett
     assert not output.exists()
 
 
-@pytest.mark.parametrize("name", ["nosuch", "nosuch.Stats", "parti_scraper.Nosuch", "parti_scraper.api"])
+@pytest.mark.parametrize("name", ["nosuch", "nosuch.Stats", "parti_scraper.Nosuch", "parti_scraper.api.routes"])
 def test_a_collector_of_stats_that_is_none_is_one_line(scrapy: Scrapy, output: Path, name: str) -> None:
     run = scrapy("crawl", "recent", "-s", f"STATS_CLASS={name}", "-L", "ERROR")
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)

@@ -9,21 +9,21 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from parti_scraper import api, drift
-from parti_scraper.api import LiveQuery, RecentQuery
-from parti_scraper.drift import WEBSOCKET, Call, Configuration, Report, compare
+from parti_scraper.api import drift, routes
+from parti_scraper.api.drift import WEBSOCKET, Call, Configuration, Report, compare
+from parti_scraper.api.routes import LiveQuery, RecentQuery
 
 HOST, NEW = "https://api-backend.parti.com", "https://new.parti.com"
-CONFIGURED = Configuration((HOST, "https://api.parti.com"), api.WS_URL)
+CONFIGURED = Configuration((HOST, "https://api.parti.com"), routes.WS_URL)
 
 
 def seen(host: str = HOST, **changes: Any) -> list[Call]:
     """Return what the page asks for where all is as known, at some host."""
     return [
-        Call("GET", api.categories_url(host), status=200, is_json=True, **changes),
+        Call("GET", routes.categories_url(host), status=200, is_json=True, **changes),
         Call("GET", RecentQuery(1, 2, ("NaN", "7")).url(host, 0, 15), status=200, is_json=True, **changes),
         Call("GET", LiveQuery(("7",)).url(host, 0, 12), status=200, is_json=True, **changes),
-        Call("GET", api.WS_URL, WEBSOCKET, status=101, subscribed=True),
+        Call("GET", routes.WS_URL, WEBSOCKET, status=101, subscribed=True),
     ]
 
 
@@ -41,10 +41,10 @@ def test_nothing_is_found_where_site_and_project_agree(host: str) -> None:
 
 def test_the_parameters_that_are_known_are_those_that_this_project_sends() -> None:
     for route, url in (
-        (api.RECENT, RecentQuery(1, 2, ("7",), user_id=5).url(HOST, 0, 1)),
-        (api.LIVE, LiveQuery(("7",)).url(HOST, 0, 1)),
+        (routes.RECENT, RecentQuery(1, 2, ("7",), user_id=5).url(HOST, 0, 1)),
+        (routes.LIVE, LiveQuery(("7",)).url(HOST, 0, 1)),
     ):
-        assert api.route_of(url) is route
+        assert routes.route_of(url) is route
         assert {name for name, _ in parse_qsl(urlsplit(url).query)} == route.always | route.sometimes
 
 
@@ -52,7 +52,7 @@ def test_the_parameters_that_are_known_are_those_that_this_project_sends() -> No
 def test_of_a_host_that_moved_the_setting_to_use_is_named(host: str) -> None:
     found = report(*seen(host))
     assert found.lines() == [f"host not configured: {host}", f"to follow the site, set PARTI_API_BASE_URLS={host}"]
-    assert api.parse_base_urls(found.settings[0].partition("=")[2]) == (host,)
+    assert routes.parse_base_urls(found.settings[0].partition("=")[2]) == (host,)
     assert found.gaps() == []
     assert not any(CONFIGURED.knows(call) for call in seen(host)[:3])
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scrapy import exporters
 
-from parti_scraper.exporters import CsvItemExporter, JsonLinesItemExporter, encode_line, harmless
+from parti_scraper.feeds.exporters import CsvItemExporter, JsonLinesItemExporter, encode_line, harmless
 from parti_scraper.items import Category, Livestream
 
 COLUMNS = ["category_id", "name", "display_name", "scraped_at", "extra"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.hosts import TRIES, Host, Hosts
+from parti_scraper.network.hosts import TRIES, Host, Hosts
 
 A, B, C = "https://a.example", "https://b.example", "https://c.example"
 REFUSED, MOVED, TROUBLE, PROXY = "connection refused", "HTTP 404", "HTTP 500", "no connection to the proxy"

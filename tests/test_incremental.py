@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from parti_scraper.api.normalize import timestamp_to_iso
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.world import World
-from parti_scraper.normalize import timestamp_to_iso
 from tests import forked
 from tests.conftest import Crawl, Run, RunningCrawl, Scrapy, environment_of, read_lines, typed_of, wait_until
 from tests.test_completeness import requests

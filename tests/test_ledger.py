@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from parti_scraper.exceptions import LedgerError, LedgerFormatError
-from parti_scraper.ledger import FILE_NAME, Checkpoint, Ledger, Lock, Run, Series, Version, WindowDone, content_hash
+from parti_scraper.ledger.ledger import (
+    FILE_NAME,
+    Checkpoint,
+    Ledger,
+    Lock,
+    Run,
+    Series,
+    Version,
+    WindowDone,
+    content_hash,
+)
 
 NOW = 1_800_000_000
 FILTERS = {"categories": ["7"], "user_id": None}

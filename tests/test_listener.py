@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.listener import Listener
+from parti_scraper.network.listener import Listener
 
 ONE, TWO = ("wss://one/",), ("wss://one/", "wss://two/")
 IDLE = 300.0

@@ -19,9 +19,9 @@ from scrapy.http import Response
 from scrapy.settings import Settings
 
 from parti_scraper.exceptions import UsageError
-from parti_scraper.middlewares import TokenMiddleware, check_settings
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import ReceivedRequest
+from parti_scraper.network.retry import TokenMiddleware, check_settings
 from parti_scraper.redact import Secret
 from tests.conftest import TIMEOUT, Crawl, Run, RunningCrawl, Scrapy, environment_of, typed_of, wait_until
 

@@ -13,10 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper import normalize, parsing
-from parti_scraper.exceptions import PageError
-from parti_scraper.items import Category, LiveChannel, Livestream
-from parti_scraper.normalize import (
+from parti_scraper.api import normalize, records
+from parti_scraper.api.normalize import (
     CategoryIndex,
     NormalizedPage,
     normalize_categories,
@@ -24,7 +22,9 @@ from parti_scraper.normalize import (
     normalize_recent,
     timestamp_to_iso,
 )
-from parti_scraper.parsing import parse_page
+from parti_scraper.api.records import parse_page
+from parti_scraper.exceptions import PageError
+from parti_scraper.items import Category, LiveChannel, Livestream
 from parti_scraper.redact import is_secret_name
 
 HERE = Path(__file__).parent
@@ -577,7 +577,7 @@ def test_the_quick_parser_and_the_patient_one_agree(page: list[Any], escaped: bo
         quick = msgspec.json.decode(body)
     except ValueError:
         return
-    assert (quick or []) == (parsing._parse_patiently(body) if isinstance(quick, list) else parse_page(body))
+    assert (quick or []) == (records._parse_patiently(body) if isinstance(quick, list) else parse_page(body))
 
 
 @given(

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.backoff import Reconnection
+from parti_scraper.api.normalize import CategoryIndex, normalize_notification
 from parti_scraper.mockserver import MockServer, Options, ReceivedRequest
-from parti_scraper.normalize import CategoryIndex, normalize_notification
+from parti_scraper.network.backoff import Reconnection
 from parti_scraper.spiders.notifications import SeenLately
 from tests import forked
 from tests.conftest import Crawl, Run, RunningCrawl, check_books, environment_of, read_lines, typed_of, wait_until

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parti_scraper.outcome import Counts, Ending, ExitCode, judge
+from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
 
 BALANCED = Counts(pages=3, served=10, written=5, duplicate=2, quarantined=1, filtered=2)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from parti_scraper.exceptions import UsageError
-from parti_scraper.proxies import Proxy, proxy_of
+from parti_scraper.network.proxies import Proxy, proxy_of
 from tests.conftest import Run
 from tests.proxies import ForwardingProxy
 from tests.test_middlewares import (

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from parti_scraper.exceptions import UsageError
-from parti_scraper.normalize import CategoryIndex, normalize_live, normalize_live_notifications, normalize_recent
-from parti_scraper.quality import (
+from parti_scraper.api.normalize import CategoryIndex, normalize_live, normalize_live_notifications, normalize_recent
+from parti_scraper.api.quality import (
     MAX_NAMES,
     SPECIFIED,
     Quality,
@@ -17,6 +16,7 @@ from parti_scraper.quality import (
     parse_max_rejected,
     too_many_set_aside,
 )
+from parti_scraper.exceptions import UsageError
 
 WHOLE: dict[str, Any] = {
     "user_id": 1, "user_name": "n", "user_avatar_id": None, "avatar_link": None, "event_title": "t", "event_file": None,

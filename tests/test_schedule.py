@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.schedule import Due, SnapshotTimer
+from parti_scraper.plan.schedule import Due, SnapshotTimer
 
 
 def test_snapshots_that_take_no_time_are_an_interval_apart_until_the_duration_is_over() -> None:

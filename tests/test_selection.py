@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parti_scraper.api.normalize import CategoryIndex, normalize_categories, normalize_recent, timestamp_to_iso
+from parti_scraper.api.selection import Selection, resolve_categories, select_categories, unknown_ids
 from parti_scraper.exceptions import UsageError
 from parti_scraper.items import Livestream
-from parti_scraper.normalize import CategoryIndex, normalize_categories, normalize_recent, timestamp_to_iso
-from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
 
 INDEX = CategoryIndex(
     normalize_categories(

@@ -20,8 +20,8 @@ from urllib.parse import parse_qs
 import pytest
 from frictionless import validate
 
-from parti_scraper.browser import Exchange
-from parti_scraper.drift import Configuration
+from parti_scraper.api.drift import Configuration
+from parti_scraper.browser.chromium import Exchange
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import SECRET
 from parti_scraper.spiders import site

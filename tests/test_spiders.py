@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from parti_scraper.api.normalize import CategoryIndex, normalize_recent
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.mockserver import MockServer
-from parti_scraper.normalize import CategoryIndex, normalize_recent
 from parti_scraper.spiders.recent import RecentSpider
 from tests import expected
 from tests.conftest import Run, RunningCrawl, environment_of, typed_of, wait_until

@@ -11,7 +11,7 @@ import pytest
 
 from parti_scraper import settings
 from parti_scraper.commands.crawl import Command
-from parti_scraper.outcome import ExitCode
+from parti_scraper.run.outcome import ExitCode
 from tests.conftest import Scrapy
 from tests.test_arguments import SPIDERS
 from tests.test_spiders import STILL, Serve

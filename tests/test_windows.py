@@ -13,8 +13,8 @@ from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from parti_scraper.paging import Page, PageSize
-from parti_scraper.windows import History, Passes, Plan
+from parti_scraper.plan.history import History, Passes, Plan
+from parti_scraper.plan.overlap import Page, PageSize
 
 from .model_server import NOW, ModelServer, history
 

@@ -22,9 +22,9 @@ from typing import Any
 # The project is not installed in its environment, and a script has only its own folder on the path.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from parti_scraper.datapackage import FILE_NAME
 from parti_scraper.mockserver import MockServer, Options
-from parti_scraper.outcome import ExitCode
+from parti_scraper.run.datapackage import FILE_NAME
+from parti_scraper.run.outcome import ExitCode
 
 # With what is typed beside the name of the run.
 SPIDERS: dict[str, tuple[str, ...]] = {

@@ -53,7 +53,7 @@ need() { # program, package, what is disabled without it, how else to get it
 need curl curl "the test of the specification's curl commands is skipped" "Install it with your system's packages."
 # Wherever the project would find it.
 if [ -z "${PARTI_CHROMIUM:-}" ] &&
-    ! .venv/bin/python -c 'from parti_scraper.browser import find_chromium; find_chromium("")' 2>/dev/null; then
+    ! .venv/bin/python -c 'from parti_scraper.browser.chromium import find_chromium; find_chromium("")' 2>/dev/null; then
     need chromium chromium "the spider site and PARTI_TRANSPORT=browser do not work, and their tests are skipped" \
         "Install it with your system's packages, or run .venv/bin/playwright install chromium."
 fi

@@ -20,7 +20,6 @@ from scrapy.settings import default_settings
 from scrapy.spiderloader import get_spider_loader
 from scrapy.utils.conf import arglist_to_dict
 
-from parti_scraper.arguments import check_words
 from parti_scraper.exceptions import (
     BrowserError,
     LedgerError,
@@ -30,11 +29,12 @@ from parti_scraper.exceptions import (
     UsageError,
     did_you_mean,
 )
-from parti_scraper.extensions.feeds import check_feeds, check_names
-from parti_scraper.extensions.run import LoggedExceptions, RunRecorder
-from parti_scraper.outcome import Counts, Ending, ExitCode, judge
+from parti_scraper.extensions.recorder import LoggedExceptions, RunRecorder
+from parti_scraper.feeds.exporter import check_feeds, check_names
+from parti_scraper.run.arguments import check_words
+from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
+from parti_scraper.run.summary import how_to_finish, printable, summarize
 from parti_scraper.spiders.base import PartiSpider
-from parti_scraper.summary import how_to_finish, printable, summarize
 
 if TYPE_CHECKING:
     import asyncio

@@ -8,10 +8,10 @@ import os
 from typing import TYPE_CHECKING, Any, cast
 
 from parti_scraper.exceptions import UsageError
-from parti_scraper.exporters import close_on_disk, encode_line
-from parti_scraper.extensions.feeds import FeedExporter
-from parti_scraper.ledger import Checkpoint, Lock, Run
-from parti_scraper.pipelines import QuarantinePipeline, VersionsPipeline
+from parti_scraper.feeds.exporter import FeedExporter
+from parti_scraper.feeds.exporters import close_on_disk, encode_line
+from parti_scraper.feeds.pipelines import QuarantinePipeline, VersionsPipeline
+from parti_scraper.ledger.ledger import Checkpoint, Lock, Run
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -19,23 +19,25 @@ from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
 from scrapy.utils.defer import deferred_from_coro
 
-from parti_scraper import api, components, datapackage
-from parti_scraper.api import NAN, LiveQuery
-from parti_scraper.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
-from parti_scraper.browser import check_browser
+from parti_scraper.api import routes
+from parti_scraper.api.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
+from parti_scraper.api.quality import Quality, parse_expect_absent, parse_max_rejected
+from parti_scraper.api.routes import NAN, LiveQuery
+from parti_scraper.api.selection import Selection, resolve_categories, select_categories, unknown_ids
+from parti_scraper.browser.chromium import check_browser
 from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
-from parti_scraper.folders import output_dir, state_dir
-from parti_scraper.identities import Identities
 from parti_scraper.items import RepeatedRecord
-from parti_scraper.ledger import SUPERSEDED, Ledger
-from parti_scraper.middlewares import OPTIONAL, RetryMiddleware, as_sent, check_proxies, check_settings
-from parti_scraper.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
-from parti_scraper.paging import Key, Page, PageSize
-from parti_scraper.quality import Quality, parse_expect_absent, parse_max_rejected
+from parti_scraper.ledger.ledger import SUPERSEDED, Ledger
+from parti_scraper.network.retry import OPTIONAL, RetryMiddleware, as_sent, check_proxies, check_settings
+from parti_scraper.plan.history import Passes
+from parti_scraper.plan.identities import Identities
+from parti_scraper.plan.overlap import Key, Page, PageSize
 from parti_scraper.redact import redact_text
-from parti_scraper.selection import Selection, resolve_categories, select_categories, unknown_ids
+from parti_scraper.run import datapackage
+from parti_scraper.run.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
+from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.signals import checkpoint
-from parti_scraper.windows import Passes
+from parti_scraper.spiders import components
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Container, Hashable, Iterator, Mapping, Sequence
@@ -45,11 +47,11 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
-    from parti_scraper.arguments import Arguments, LiveArguments, RecentArguments
+    from parti_scraper.api.normalize import NormalizedPage
     from parti_scraper.items import Category, Item, RejectedRecord
-    from parti_scraper.ledger import Run, Series, WindowDone
-    from parti_scraper.normalize import NormalizedPage
-    from parti_scraper.windows import Ask, Plan
+    from parti_scraper.ledger.ledger import Run, Series, WindowDone
+    from parti_scraper.plan.history import Ask, Plan
+    from parti_scraper.run.arguments import Arguments, LiveArguments, RecentArguments
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +148,7 @@ class PartiSpider(Spider):
             kwargs |= {**begun.arguments, "run_id": begun.run_id, "started_at": begun.started_at}
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider.ledger, spider.begun = ledger, begun
-        spider.base_url = as_sent(api.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0])
+        spider.base_url = as_sent(routes.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0])
         spider.expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
         spider.max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
         spider.run_dir = output_dir(settings, raw) / cls.name / spider.run_id
@@ -160,7 +162,7 @@ class PartiSpider(Spider):
             settings: with those of the spider.
             raw_arguments: as typed.
         """
-        api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
+        routes.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         components.check(settings)
         check_settings(settings)
         check_proxies(settings)
@@ -184,11 +186,11 @@ class PartiSpider(Spider):
         if settings["PARTI_TRANSPORT"] == "browser":
             names.add("PARTI_SITE_URL")
         addresses = {
-            "PARTI_API_BASE_URLS": api.parse_base_urls(settings["PARTI_API_BASE_URLS"]),
-            "PARTI_WS_URL": api.parse_ws_urls(settings["PARTI_WS_URL"]),
-            "PARTI_SITE_URL": (api.check_site_url(settings["PARTI_SITE_URL"]),),
+            "PARTI_API_BASE_URLS": routes.parse_base_urls(settings["PARTI_API_BASE_URLS"]),
+            "PARTI_WS_URL": routes.parse_ws_urls(settings["PARTI_WS_URL"]),
+            "PARTI_SITE_URL": (routes.check_site_url(settings["PARTI_SITE_URL"]),),
         }
-        api.check_same_machine({name: urls for name, urls in addresses.items() if name in names})
+        routes.check_same_machine({name: urls for name, urls in addresses.items() if name in names})
 
     @classmethod
     def find_begun(cls, settings: BaseSettings, raw: Mapping[str, str], ledger: Ledger | None) -> Run | None:
@@ -227,12 +229,12 @@ class PartiSpider(Spider):
         """
         super().update_settings(settings)
         components.install(settings, is_run=cls.is_run())
-        if all(map(api.is_loopback, api.parse_base_urls(settings["PARTI_API_BASE_URLS"]))):
+        if all(map(routes.is_loopback, routes.parse_base_urls(settings["PARTI_API_BASE_URLS"]))):
             settings.set("AUTOTHROTTLE_ENABLED", False, priority="spider")
             # Not 0: see DOWNLOAD_DELAY in settings.py.
             settings.set("DOWNLOAD_DELAY", 0.001, priority="spider")
         if settings["PARTI_TRANSPORT"] == "browser":
-            handler = "parti_scraper.transport.BrowserDownloadHandler"
+            handler = "parti_scraper.browser.transport.BrowserDownloadHandler"
             settings.set("DOWNLOAD_HANDLERS", {"http": handler, "https": handler}, priority="spider")
 
     @classmethod
@@ -331,7 +333,7 @@ class PartiSpider(Spider):
 
     async def start(self) -> AsyncIterator[Any]:
         """Ask for the categories."""
-        yield self.request(api.categories_url(self.base_url), callback=self.parse_categories)
+        yield self.request(routes.categories_url(self.base_url), callback=self.parse_categories)
 
     def request(self, url: str, **kwargs: Any) -> Request:
         """Return a request that fails into `failed`; the same page may be asked for again, to the letter."""

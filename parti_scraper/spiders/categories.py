@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parti_scraper.arguments import CategoriesArguments
 from parti_scraper.items import Category
+from parti_scraper.run.arguments import CategoriesArguments
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from parti_scraper.normalize import NormalizedPage
+    from parti_scraper.api.normalize import NormalizedPage
 
 
 class CategoriesSpider(PartiSpider):

@@ -11,10 +11,10 @@ from scrapy import signals
 from scrapy.exceptions import DontCloseSpider
 from scrapy.utils.asyncio import call_later
 
-from parti_scraper.arguments import LiveArguments
+from parti_scraper.api.normalize import normalize_live, timestamp_to_iso
 from parti_scraper.items import LiveChannel
-from parti_scraper.normalize import normalize_live, timestamp_to_iso
-from parti_scraper.schedule import SnapshotTimer
+from parti_scraper.plan.schedule import SnapshotTimer
+from parti_scraper.run.arguments import LiveArguments
 from parti_scraper.spiders.base import LiveRouteSpider, Walk
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from scrapy.utils.asyncio import CallLaterResult
 
-    from parti_scraper.normalize import NormalizedPage
-    from parti_scraper.windows import Ask
+    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.plan.history import Ask
 
 logger = logging.getLogger(__name__)
 

@@ -18,20 +18,20 @@ from scrapy import Request
 from scrapy.exceptions import CloseSpider
 from yarl import URL
 
-from parti_scraper import api
-from parti_scraper.arguments import NotificationsArguments, parse_length
-from parti_scraper.backoff import one_line, parse_retry_after
-from parti_scraper.items import LiveNotification, RejectedRecord
-from parti_scraper.listener import Listener
-from parti_scraper.middlewares import is_closing, retry_delay
-from parti_scraper.normalize import (
+from parti_scraper.api import routes
+from parti_scraper.api.normalize import (
     CategoryIndex,
     normalize_live_notifications,
     normalize_notification,
     timestamp_to_iso,
 )
-from parti_scraper.proxies import proxy_of
+from parti_scraper.items import LiveNotification, RejectedRecord
+from parti_scraper.network.backoff import one_line, parse_retry_after
+from parti_scraper.network.listener import Listener
+from parti_scraper.network.proxies import proxy_of
+from parti_scraper.network.retry import is_closing, retry_delay
 from parti_scraper.redact import redact_text, redact_url
+from parti_scraper.run.arguments import NotificationsArguments, parse_length
 from parti_scraper.signals import checkpoint
 from parti_scraper.spiders.base import LiveRouteSpider, Walk, describe_failure
 
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
+    from parti_scraper.api.normalize import NormalizedPage
     from parti_scraper.items import Category
-    from parti_scraper.normalize import NormalizedPage
-    from parti_scraper.windows import Ask
+    from parti_scraper.plan.history import Ask
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class NotificationsSpider(LiveRouteSpider):
         """Build the spider and read the settings."""
         spider = super().from_crawler(crawler, *args, **kwargs)
         settings = crawler.settings
-        spider.ws_urls = api.parse_ws_urls(settings["PARTI_WS_URL"])
+        spider.ws_urls = routes.parse_ws_urls(settings["PARTI_WS_URL"])
         spider.idle_timeout = parse_length("PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
         spider.reconnect_delay = retry_delay(settings, spider.ws_urls[0])
         spider.last_fill_timeout = settings.getfloat("DOWNLOAD_TIMEOUT")
@@ -158,7 +158,7 @@ class NotificationsSpider(LiveRouteSpider):
     def check(cls, settings: BaseSettings, raw_arguments: Mapping[str, str]) -> None:
         """Check settings and arguments, and whether the proxy for the WebSocket can be used."""
         super().check(settings, raw_arguments)
-        for url in api.parse_ws_urls(settings["PARTI_WS_URL"]):
+        for url in routes.parse_ws_urls(settings["PARTI_WS_URL"]):
             proxy_of(url)
 
     ws_urls: tuple[str, ...]
@@ -206,7 +206,7 @@ class NotificationsSpider(LiveRouteSpider):
     async def start(self) -> AsyncIterator[Any]:
         """Ask for the categories, and listen whether they come or not."""
         yield self.request(
-            api.categories_url(self.base_url), callback=self.parse_categories, errback=self.categories_failed
+            routes.categories_url(self.base_url), callback=self.parse_categories, errback=self.categories_failed
         )
         # In a callback: Scrapy 2.19 may hang at the end where items come from `start`.
         yield Request("data:,", callback=self.listen, dont_filter=True)
@@ -275,7 +275,7 @@ class NotificationsSpider(LiveRouteSpider):
         proxy = proxy_of(self.listener.address)
         connecting = session.ws_connect(
             self.listener.address,
-            headers=api.WS_HEADERS,
+            headers=routes.WS_HEADERS,
             # aiohttp takes what is smaller.
             max_msg_size=_MAX_MESSAGE + 1,
             timeout=aiohttp.ClientWSTimeout(ws_close=_COURTESY_TIMEOUT),
@@ -288,7 +288,7 @@ class NotificationsSpider(LiveRouteSpider):
             return
         try:
             _keep_alive(connection)
-            await connection.send_str(api.SUBSCRIBE)
+            await connection.send_str(routes.SUBSCRIBE)
             self._say_connected()
             async for result in self._messages_of(connection):
                 yield result

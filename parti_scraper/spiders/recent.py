@@ -8,15 +8,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parti_scraper import api, datapackage
-from parti_scraper.api import RecentQuery
-from parti_scraper.arguments import RecentArguments, parse_length
+from parti_scraper.api import routes
+from parti_scraper.api.normalize import normalize_recent, timestamp_to_iso
+from parti_scraper.api.routes import RecentQuery
+from parti_scraper.api.selection import Selection
 from parti_scraper.items import Livestream
-from parti_scraper.ledger import WindowDone
-from parti_scraper.normalize import normalize_recent, timestamp_to_iso
-from parti_scraper.selection import Selection
+from parti_scraper.ledger.ledger import WindowDone
+from parti_scraper.plan.history import History, Passes
+from parti_scraper.run import datapackage
+from parti_scraper.run.arguments import RecentArguments, parse_length
 from parti_scraper.spiders.base import PagedSpider, Walk
-from parti_scraper.windows import History, Passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
     from scrapy.http import Response
 
-    from parti_scraper.ledger import Series
-    from parti_scraper.normalize import NormalizedPage
-    from parti_scraper.windows import Ask, Plan
+    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.ledger.ledger import Series
+    from parti_scraper.plan.history import Ask, Plan
 
 # Pages between two checkpoints.
 CHECKPOINT_PAGES = 10
@@ -76,7 +77,7 @@ class RecentSpider(PagedSpider):
         """Find the incremental runs with the same filters, and start where the last of them ended."""
         filters = {
             # What is found on this machine is made up, and says nothing about the real API.
-            "site": "this machine" if api.is_loopback(self.base_url) else "parti.com",
+            "site": "this machine" if routes.is_loopback(self.base_url) else "parti.com",
             "categories": sorted(set(self.arguments.categories)),
             "user_id": self.arguments.user_id,
             "since": self.raw_arguments.get("since"),
@@ -214,7 +215,7 @@ class RecentSpider(PagedSpider):
     def _credible(self) -> tuple[int, int]:
         """Between which a livestream may have ended; else one with the end 0 would seem to be below every window."""
         since, until = self.window
-        return max(min(since, api.FIRST_TS) - 1, 0), max(until, api.LAST_TS)
+        return max(min(since, routes.FIRST_TS) - 1, 0), max(until, routes.LAST_TS)
 
     def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[Livestream]:
         """Return the livestreams of a page. Raises PageError."""

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
 from scrapy.exceptions import IgnoreRequest
 
-from parti_scraper import api, datapackage, drift
-from parti_scraper.arguments import SiteArguments
-from parti_scraper.browser import (
+from parti_scraper.api import drift, routes
+from parti_scraper.api.drift import WEBSOCKET, Call, Comparison, Configuration
+from parti_scraper.api.normalize import timestamp_to_iso
+from parti_scraper.browser.chromium import (
     CONTEXT_OPTIONS,
     Background,
     Network,
@@ -27,12 +28,12 @@ from parti_scraper.browser import (
     launch_options,
     refuse_unwanted,
 )
-from parti_scraper.drift import WEBSOCKET, Call, Comparison, Configuration
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.items import ApiCall
-from parti_scraper.middlewares import is_closing
-from parti_scraper.normalize import timestamp_to_iso
+from parti_scraper.network.retry import is_closing
 from parti_scraper.redact import redact_url
+from parti_scraper.run import datapackage
+from parti_scraper.run.arguments import SiteArguments
 from parti_scraper.signals import send_storage_failed
 from parti_scraper.spiders.base import PartiSpider
 
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
-    from parti_scraper.browser import Exchange
-    from parti_scraper.drift import Report
+    from parti_scraper.api.drift import Report
+    from parti_scraper.browser.chromium import Exchange
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +203,7 @@ class Visit:
             # Chromium takes what it does not hold for text to be base64; JSON is text.
             body = answer["body"].encode(errors="replace")
             call.unknown_fields, call.problem = drift.read(call.route, body)
-            if call.route == api.CATEGORIES.name:
+            if call.route == routes.CATEGORIES.name:
                 self.categories = drift.names_of_categories(body) or self.categories
         finally:
             self.comparison.add(call)
@@ -268,7 +269,7 @@ class SiteSpider(PartiSpider):
         for name, value in {
             # For what `start` asks for; robots.txt goes as ever.
             "DOWNLOAD_HANDLERS": settings.getdict("DOWNLOAD_HANDLERS") | {"data": handler},
-            "PLAYWRIGHT_BROWSER_PROVIDER": "parti_scraper.browser.BrowserProvider",
+            "PLAYWRIGHT_BROWSER_PROVIDER": "parti_scraper.browser.chromium.BrowserProvider",
             "PLAYWRIGHT_LAUNCH_OPTIONS": launch_options(settings),
             "PLAYWRIGHT_ABORT_REQUEST": None,
             # The browser's own headers.
@@ -284,8 +285,8 @@ class SiteSpider(PartiSpider):
     @property
     def page_url(self) -> str:
         """The page to open."""
-        site_url = api.check_site_url(self.settings["PARTI_SITE_URL"])
-        return self.arguments.url or f"{site_url}{api.CATEGORIES_PAGE}"
+        site_url = routes.check_site_url(self.settings["PARTI_SITE_URL"])
+        return self.arguments.url or f"{site_url}{routes.CATEGORIES_PAGE}"
 
     async def start(self) -> AsyncIterator[Any]:
         """Have the browser started, with an empty page.
@@ -308,7 +309,7 @@ class SiteSpider(PartiSpider):
     async def visit(self, response: Response) -> AsyncIterator[Any]:
         """Open the page and look around as a visitor would; yields what was asked for."""
         self._until = time.monotonic() + _VISIT
-        base_urls = api.parse_base_urls(self.settings["PARTI_API_BASE_URLS"])
+        base_urls = routes.parse_base_urls(self.settings["PARTI_API_BASE_URLS"])
         configuration = Configuration(base_urls, self.settings["PARTI_WS_URL"])
         self._visit = visit = Visit(response.meta["playwright_page"], configuration)
         await self._bounded(self._see(visit))
@@ -496,7 +497,7 @@ class SiteSpider(PartiSpider):
                 "clicked": self._visit.clicked,
             }
         return {
-            "host": api.origin_of(self.page_url),
+            "host": routes.origin_of(self.page_url),
             "visit": visit,
             "drift": self.report and self.report.as_json(),
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from scrapy.settings import Settings
 
-from parti_scraper.browser import launch_options
+from parti_scraper.browser.chromium import launch_options
 from parti_scraper.mockserver import MockServer
 from tests.conftest import CHROMIUM, needs_chromium, wait_until
 from tests.mockserver.client import LIVE, NOW, RECENT, STILL

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parti_scraper.api import NAN
-from parti_scraper.arguments import ALL
+from parti_scraper.api.routes import NAN
 from parti_scraper.exceptions import UsageError
 from parti_scraper.items import LiveChannel, Livestream
+from parti_scraper.run.arguments import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from parti_scraper.normalize import CategoryIndex
+    from parti_scraper.api.normalize import CategoryIndex
 
 
 def resolve_categories(names: Sequence[str], index: CategoryIndex) -> tuple[str, ...]:

@@ -15,14 +15,14 @@ from scrapy import signals
 from scrapy.exceptions import CloseSpider, NotConfigured
 from scrapy.utils.defer import deferred_from_coro
 
-from parti_scraper import datapackage
+from parti_scraper.api.normalize import timestamp_to_iso
+from parti_scraper.api.quality import too_many_set_aside
 from parti_scraper.exceptions import LedgerError, UsageError
 from parti_scraper.extensions.checkpoints import Checkpoints, category_of
-from parti_scraper.extensions.feeds import FeedExporter
+from parti_scraper.feeds.exporter import FeedExporter
 from parti_scraper.items import RejectedRecord
-from parti_scraper.normalize import timestamp_to_iso
-from parti_scraper.outcome import Counts, Ending, ExitCode, Verdict, judge, judge_fields
-from parti_scraper.quality import too_many_set_aside
+from parti_scraper.run import datapackage
+from parti_scraper.run.outcome import Counts, Ending, ExitCode, Verdict, judge, judge_fields
 from parti_scraper.signals import checkpoint, items_scraped, send_storage_failed, storage_failed
 from parti_scraper.spiders.base import PartiSpider
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from parti_scraper.backoff import Reconnection
+from parti_scraper.network.backoff import Reconnection
 
 # A connection that held for so long, in seconds, was a good one.
 _HELD = 30.0

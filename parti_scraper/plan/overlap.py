@@ -20,7 +20,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from parti_scraper.identities import Identities
+from parti_scraper.plan.identities import Identities
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from math import floor
 from typing import Any, NoReturn
 
+from parti_scraper.api.records import kind_of
 from parti_scraper.exceptions import RecordError
-from parti_scraper.parsing import kind_of
 
 # What a signed 64-bit number holds; a database or a spreadsheet takes no more.
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1

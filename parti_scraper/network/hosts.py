@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from parti_scraper.backoff import advice, listing, one_line
+from parti_scraper.network.backoff import advice, listing, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parti_scraper.backoff import one_line
 from parti_scraper.exceptions import BrowserError
+from parti_scraper.network.backoff import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping

@@ -6,14 +6,14 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from parti_scraper.outcome import ExitCode
+from parti_scraper.run.outcome import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from parti_scraper.extensions.run import RunRecorder
-    from parti_scraper.outcome import Counts, Verdict
-    from parti_scraper.quality import Quality
+    from parti_scraper.api.quality import Quality
+    from parti_scraper.extensions.recorder import RunRecorder
+    from parti_scraper.run.outcome import Counts, Verdict
     from parti_scraper.spiders.base import PartiSpider
 
 _CATEGORIES_SHOWN = 12

@@ -32,9 +32,9 @@ from scrapy.exceptions import (
 from scrapy.http.request import NO_CALLBACK
 from twisted.internet.error import ConnectError, ConnectionClosed
 
-from parti_scraper import api
-from parti_scraper.arguments import parse_length
-from parti_scraper.backoff import (
+from parti_scraper.api import routes
+from parti_scraper.exceptions import UsageError
+from parti_scraper.network.backoff import (
     Attempts,
     advice,
     equal_jitter,
@@ -43,10 +43,10 @@ from parti_scraper.backoff import (
     one_line,
     parse_retry_after,
 )
-from parti_scraper.exceptions import UsageError
-from parti_scraper.hosts import TRIES, UNREACHABLE, Hosts
-from parti_scraper.proxies import proxy_of
+from parti_scraper.network.hosts import TRIES, UNREACHABLE, Hosts
+from parti_scraper.network.proxies import proxy_of
 from parti_scraper.redact import Secret
+from parti_scraper.run.arguments import parse_length
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -123,7 +123,7 @@ def check_settings(settings: BaseSettings) -> None:
 def check_proxies(settings: BaseSettings) -> None:
     """Check the proxies of the environment that are for hosts of the API. Raises UsageError; it shows no password."""
     if settings.getbool("HTTPPROXY_ENABLED"):
-        for base_url in api.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
+        for base_url in routes.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
             proxy_of(base_url)
 
 
@@ -146,7 +146,7 @@ def retry_delay(settings: BaseSettings, url: str) -> float:
 
 def as_sent(base_url: str) -> str:
     """Return the base URL as requests have it: Scrapy writes host names its own way."""
-    return api.base_of(Request(api.categories_url(base_url)).url) or base_url
+    return routes.base_of(Request(routes.categories_url(base_url)).url) or base_url
 
 
 class RetryMiddleware:
@@ -160,7 +160,7 @@ class RetryMiddleware:
     def __init__(self, crawler: Crawler) -> None:
         settings = crawler.settings
         self.crawler = crawler
-        base_urls = api.parse_base_urls(settings["PARTI_API_BASE_URLS"])
+        base_urls = routes.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         self.delay = _delay(settings)
         self.transport = _transport(settings)
         # As they are in the URLs of requests.
@@ -373,7 +373,7 @@ class RetryMiddleware:
 
     async def _has_route(self, request: Request) -> bool:
         """Ask the host for the first page of the route; tell whether it has one."""
-        url = api.first_page_url(_first_url(request))
+        url = routes.first_page_url(_first_url(request))
         if url is None:
             return False
         control = Request(url, callback=NO_CALLBACK, dont_filter=True, meta={"verbatim_url": True, _IS_CONTROL: True})
@@ -436,7 +436,7 @@ class ProxyMiddleware(HttpProxyMiddleware):
         if "proxy" in request.meta:
             super().process_request(request)
             return
-        proxy = self._proxy_of(api.origin_of(request.url))
+        proxy = self._proxy_of(routes.origin_of(request.url))
         if proxy is None:
             self._set_proxy_and_creds(request, None, None, None)
             return
@@ -475,7 +475,7 @@ class TokenMiddleware:
 
     def __init__(self, token: Secret, base_urls: tuple[str, ...]) -> None:
         self._header = b"Bearer " + token.reveal().encode("ascii")
-        self._origins = {_origin(url) for url in base_urls if url.startswith("https:") or api.is_loopback(url)}
+        self._origins = {_origin(url) for url in base_urls if url.startswith("https:") or routes.is_loopback(url)}
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -483,7 +483,7 @@ class TokenMiddleware:
         token = _token(crawler.settings)
         if not token:
             raise NotConfigured
-        return cls(token, api.parse_base_urls(crawler.settings["PARTI_API_BASE_URLS"]))
+        return cls(token, routes.parse_base_urls(crawler.settings["PARTI_API_BASE_URLS"]))
 
     def process_request(self, request: Request) -> None:
         """Add the token where it belongs."""
@@ -510,7 +510,7 @@ def _first_url(request: Request) -> str:
 
 
 def _base_of(request: Request) -> str | None:
-    return api.base_of(_first_url(request))
+    return routes.base_of(_first_url(request))
 
 
 def _attempts_of(request: Request, now: float = 0.0) -> Attempts:
@@ -574,7 +574,7 @@ def _delay_at(url: str, delay: float | None) -> float:
     """Return the delay that is set, or the one for a server there."""
     if delay is not None:
         return delay
-    return _LOOPBACK_DELAY if api.is_loopback(url) else _DELAY
+    return _LOOPBACK_DELAY if routes.is_loopback(url) else _DELAY
 
 
 def _seconds(settings: BaseSettings, name: str) -> float | None:

@@ -20,10 +20,10 @@ from scrapy.extensions import feedexport
 from scrapy.utils.conf import feed_complete_default_values_from_settings
 from scrapy.utils.defer import deferred_from_coro
 
-from parti_scraper.datapackage import Feed, File
 from parti_scraper.exceptions import UsageError
-from parti_scraper.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
+from parti_scraper.feeds.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
 from parti_scraper.redact import redact_url
+from parti_scraper.run.datapackage import Feed, File
 from parti_scraper.signals import items_scraped, send_storage_failed
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from scrapy.extensions.feedexport import FeedSlot
     from scrapy.settings import BaseSettings
 
-    from parti_scraper.exporters import CsvItemExporter, JsonLinesItemExporter
+    from parti_scraper.feeds.exporters import CsvItemExporter, JsonLinesItemExporter
     from parti_scraper.spiders.base import PartiSpider
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
-from parti_scraper.api import FIRST_TS, LAST_TS
-from parti_scraper.identities import Identities
-from parti_scraper.normalize import timestamp_to_iso
-from parti_scraper.paging import (
+from parti_scraper.api.normalize import timestamp_to_iso
+from parti_scraper.api.routes import FIRST_TS, LAST_TS
+from parti_scraper.plan.identities import Identities
+from parti_scraper.plan.overlap import (
     BLOCK_PAGES,
     REFUSALS,
     Blocks,
@@ -36,7 +36,7 @@ from parti_scraper.paging import (
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from parti_scraper.paging import Step, Walker
+    from parti_scraper.plan.overlap import Step, Walker
 
 _WINDOW_PAGES = 10
 # Of fewer records on a page it says nothing which of them are far apart.

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from parti_scraper.api import CATEGORIES_PAGE, FIRST_TS, NAN, SITE_URL
+from parti_scraper.api.routes import CATEGORIES_PAGE, FIRST_TS, NAN, SITE_URL
 from parti_scraper.exceptions import UsageError, did_you_mean
 
 MAX_LIMIT = 1000

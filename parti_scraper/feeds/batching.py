@@ -20,7 +20,7 @@ from scrapy.pipelines import ItemPipelineManager
 from scrapy.utils.defer import ensure_awaitable
 from scrapy.utils.log import logformatter_adapter
 
-from parti_scraper.log_formatter import LogFormatter
+from parti_scraper.feeds.log_formatter import LogFormatter
 from parti_scraper.signals import items_dropped, items_scraped, receivers
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from scrapy.http import Headers
 from scrapy.utils._download_handlers import make_response
 from yarl import URL
 
-from parti_scraper.middlewares import NoConnectionError, NoProxyError, RetryMiddleware
+from parti_scraper.network.retry import NoConnectionError, NoProxyError, RetryMiddleware
 from parti_scraper.signals import receivers
 
 if TYPE_CHECKING:

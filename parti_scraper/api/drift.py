@@ -12,22 +12,22 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
 
-from parti_scraper import api
-from parti_scraper.exceptions import PageError
-from parti_scraper.normalize import (
+from parti_scraper.api import routes
+from parti_scraper.api.normalize import (
     CategoryIndex,
     normalize_categories,
     normalize_live,
     normalize_notification,
     normalize_recent,
 )
+from parti_scraper.exceptions import PageError
 from parti_scraper.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from parti_scraper.api.normalize import NormalizedPage
     from parti_scraper.items import Category
-    from parti_scraper.normalize import NormalizedPage
 
 HTTP, WEBSOCKET = "http", "websocket"
 # Of a site that names things at random only so many are told, and only so many of a kind remembered.
@@ -66,7 +66,7 @@ class Call:
         """The name of the route that it is of, whatever the host; None where this project knows none."""
         if self.resource == WEBSOCKET:
             return WEBSOCKET if self.subscribed else None
-        route = api.route_of(self.url) if self.method == "GET" else None
+        route = routes.route_of(self.url) if self.method == "GET" else None
         return route.name if route else None
 
     @property
@@ -88,7 +88,7 @@ class Configuration:
         """Tell whether the host of a call is one of them."""
         if call.resource == WEBSOCKET:
             return _socket_of(call.url) in _sockets(self.ws_url)
-        return api.origin_of(call.url) in _origins(self.base_urls)
+        return routes.origin_of(call.url) in _origins(self.base_urls)
 
     def knows(self, call: Call) -> bool:
         """Tell whether this project would make such a call: a known route on a host that is configured."""
@@ -152,9 +152,9 @@ def read(route: str, body: bytes) -> tuple[Counter[str], str]:
     """Return what an answer of a known route says: the unknown fields of its records, and why it is of no use."""
     try:
         page: NormalizedPage[Any]
-        if route == api.CATEGORIES.name:
+        if route == routes.CATEGORIES.name:
             page = normalize_categories(body, "", "")
-        elif route == api.RECENT.name:
+        elif route == routes.RECENT.name:
             page = normalize_recent(body, "", "", CategoryIndex())
         else:
             page = normalize_live(body, "", "", CategoryIndex(), snapshot_id="", offset=0)
@@ -196,7 +196,7 @@ class Comparison:
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
-        self._routes = {route.name: _Seen(route) for route in (*api.ROUTES, api.Route(WEBSOCKET, ""))}
+        self._routes = {route.name: _Seen(route) for route in (*routes.ROUTES, routes.Route(WEBSOCKET, ""))}
         self._unknown_hosts: set[str] = set()
         self._unknown_routes: set[str] = set()
         self._other_hosts: set[str] = set()
@@ -211,10 +211,10 @@ class Comparison:
         elif _is_of_the_api(call, has_host=has_host):
             _remember(self._unknown_routes, f"{call.method} {_address(call.url)}")
         else:
-            _remember(self._other_hosts, api.origin_of(call.url))
+            _remember(self._other_hosts, routes.origin_of(call.url))
             return
         if not has_host:
-            _remember(self._unknown_hosts, api.origin_of(call.url))
+            _remember(self._unknown_hosts, routes.origin_of(call.url))
 
     def report(self) -> Report:
         """Return what was found."""
@@ -241,7 +241,7 @@ class Comparison:
     def _settings(self) -> list[str]:
         """Return the lines that make the project follow the site; only hosts that served known routes are in them."""
         numbers: Counter[str] = Counter()
-        for route in api.ROUTES:
+        for route in routes.ROUTES:
             numbers.update(self._routes[route.name].served.keys())
         lines = []
         if not numbers.keys() <= _origins(self._configuration.base_urls):
@@ -264,7 +264,7 @@ class _Seen:
         failures: how many calls failed in what way; the empty text counts those that did not.
     """
 
-    def __init__(self, route: api.Route) -> None:
+    def __init__(self, route: routes.Route) -> None:
         self._known = route.always | route.sometimes
         self._is_socket = route.name == WEBSOCKET
         self.unknown: set[str] = set()
@@ -283,7 +283,7 @@ class _Seen:
             if name in self.fields or len(self.fields) < _MOST_REMEMBERED:
                 self.fields[name] += number
         if not failure and len(self.served) < _MOST:
-            where = _shown(redact_url(call.url)) if self._is_socket else api.origin_of(call.url)
+            where = _shown(redact_url(call.url)) if self._is_socket else routes.origin_of(call.url)
             self.served.setdefault(where, has_host)
         if not self._is_socket:
             names = _parameters(call.url)
@@ -302,7 +302,7 @@ def _is_of_the_api(call: Call, *, has_host: bool) -> bool:
     """Tell whether a call that is of no known route is one to the API all the same, and not to somebody else's."""
     if call.resource == WEBSOCKET:
         return has_host
-    return api.is_like_a_route(call.url) or (has_host and call.is_json)
+    return routes.is_like_a_route(call.url) or (has_host and call.is_json)
 
 
 def _parameters(url: str) -> set[str]:
@@ -319,7 +319,7 @@ def _remember(names: set[str], name: str) -> None:
 
 @lru_cache
 def _origins(base_urls: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(api.origin_of, base_urls))
+    return frozenset(map(routes.origin_of, base_urls))
 
 
 @lru_cache
@@ -328,13 +328,13 @@ def _sockets(ws_url: str) -> frozenset[tuple[str, str]]:
 
 
 def _socket_of(url: str) -> tuple[str, str]:
-    return api.origin_of(url), urlsplit(url).path or "/"
+    return routes.origin_of(url), urlsplit(url).path or "/"
 
 
 def _address(url: str) -> str:
     """Return a URL without query, and without the numbers in its path that make each another one."""
     parts = urlsplit(redact_url(url.partition("?")[0]))
-    return api.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
+    return routes.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
 
 
 def _told(names: Iterable[str]) -> list[str]:

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple,
 
 import msgspec
 
-from parti_scraper import api
-from parti_scraper.exceptions import PageError, RecordError
-from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
-from parti_scraper.parsing import Unparsable, kind_of, parse_page
-from parti_scraper.reading import (
+from parti_scraper.api import routes
+from parti_scraper.api.records import Unparsable, kind_of, parse_page
+from parti_scraper.api.values import (
     MAX_INTEGER,
     MAX_TS,
     MIN_INTEGER,
@@ -31,6 +29,8 @@ from parti_scraper.reading import (
     read_text,
     read_timestamp,
 )
+from parti_scraper.exceptions import PageError, RecordError
+from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
 from parti_scraper.redact import may_hide_secrets, redact, redact_text, redact_unparsed, redact_url
 
 if TYPE_CHECKING:
@@ -274,8 +274,8 @@ def normalize_recent(body: bytes, url: str, scraped_at: str, categories: Categor
             record.social_media,
             record.social_username,
             record.discord_discriminator,
-            api.channel_url(record.user_name),
-            api.video_url(record.event_id),
+            routes.channel_url(record.user_name),
+            routes.video_url(record.event_id),
             scraped_at,
             extra,
         )
@@ -375,7 +375,7 @@ def _channel_fields(record: _ChannelRecord, categories: CategoryIndex) -> dict[s
         "social_media": record.social_media,
         "social_username": record.social_username,
         "discord_discriminator": record.discord_discriminator,
-        "channel_url": api.channel_url(record.user_name),
+        "channel_url": routes.channel_url(record.user_name),
     }
 
 

@@ -25,11 +25,11 @@ from scrapy.exceptions import (
 from scrapy.http import Headers
 from scrapy.responsetypes import responsetypes
 
-from parti_scraper import api
-from parti_scraper.browser import Chromium, Network, first_line, launch_options
-from parti_scraper.downloads import HttpDownloadHandler
+from parti_scraper.api import routes
+from parti_scraper.browser.chromium import Chromium, Network, first_line, launch_options
 from parti_scraper.exceptions import BrowserError
-from parti_scraper.middlewares import SitePageError, is_challenge
+from parti_scraper.network.http import HttpDownloadHandler
+from parti_scraper.network.retry import SitePageError, is_challenge
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
     from scrapy.http import Response
 
-    from parti_scraper.browser import Exchange
+    from parti_scraper.browser.chromium import Exchange
     from parti_scraper.spiders.base import PartiSpider
 
 logger = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         super().__init__(crawler)
         settings = crawler.settings
         self._options = launch_options(settings)
-        self._site_url = api.check_site_url(settings["PARTI_SITE_URL"])
+        self._site_url = routes.check_site_url(settings["PARTI_SITE_URL"])
         self._timeout = settings.getfloat("DOWNLOAD_TIMEOUT")
         self._most = settings.getint("DOWNLOAD_MAXSIZE") or 2**31
         self._tab: Tab | None = None
@@ -274,7 +274,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
 
     async def download_request(self, request: Request) -> Response:
         """Download the request, later where it must be."""
-        if api.base_of(request.url) is None:
+        if routes.base_of(request.url) is None:
             return await super().download_request(request)
         await self.hold(request)
         tab = await self._open_tab()
@@ -339,7 +339,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         return tab
 
     async def _fetch(self, tab: Tab, request: Request) -> Response:
-        base_url = api.origin_of(request.url)
+        base_url = routes.origin_of(request.url)
         headers = {
             name.decode("latin-1"): b", ".join(values).decode("latin-1")
             for name, values in request.headers.items()

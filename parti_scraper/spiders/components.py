@@ -20,64 +20,64 @@ if TYPE_CHECKING:
 _EXTENSIONS = {
     # In place of Scrapy's, which does not count batches.
     "scrapy.extensions.corestats.CoreStats": None,
-    "parti_scraper.batching.CoreStats": 0,
+    "parti_scraper.feeds.batching.CoreStats": 0,
     # In place of Scrapy's, which goes on where a record cannot be stored.
     "scrapy.extensions.feedexport.FeedExporter": None,
-    "parti_scraper.extensions.feeds.FeedExporter": 0,
-    "parti_scraper.extensions.run.RunRecorder": 800,
+    "parti_scraper.feeds.exporter.FeedExporter": 0,
+    "parti_scraper.extensions.recorder.RunRecorder": 800,
     "parti_scraper.extensions.progress.Progress": 900,
 }
 _ITEM_PIPELINES = {
-    "parti_scraper.pipelines.QuarantinePipeline": 100,
-    "parti_scraper.pipelines.SelectionPipeline": 200,
-    "parti_scraper.pipelines.DuplicatesPipeline": 300,
-    "parti_scraper.pipelines.VersionsPipeline": 350,
-    "parti_scraper.pipelines.MaxRecordsPipeline": 400,
+    "parti_scraper.feeds.pipelines.QuarantinePipeline": 100,
+    "parti_scraper.feeds.pipelines.SelectionPipeline": 200,
+    "parti_scraper.feeds.pipelines.DuplicatesPipeline": 300,
+    "parti_scraper.feeds.pipelines.VersionsPipeline": 350,
+    "parti_scraper.feeds.pipelines.MaxRecordsPipeline": 400,
 }
 _DOWNLOADER_MIDDLEWARES = {
     # Scrapy's, which neither waits nor reads Retry-After, is replaced, as is the one that gives up on a body that
     # was cut short while compressed.
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
-    "parti_scraper.middlewares.RetryMiddleware": 550,
+    "parti_scraper.network.retry.RetryMiddleware": 550,
     # So is the one that does not know ALL_PROXY.
     "scrapy.downloadermiddlewares.httpproxy.HttpProxyMiddleware": None,
-    "parti_scraper.middlewares.ProxyMiddleware": 750,
+    "parti_scraper.network.retry.ProxyMiddleware": 750,
     "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
-    "parti_scraper.middlewares.DecompressionMiddleware": 590,
+    "parti_scraper.network.retry.DecompressionMiddleware": 590,
     # Behind all of Scrapy's, the last of which is the cache at 900, so that none sees the token.
-    "parti_scraper.middlewares.TokenMiddleware": 950,
+    "parti_scraper.network.retry.TokenMiddleware": 950,
     # Cookies are disabled. To load it would import requests with it: a tenth of the start.
     "scrapy.downloadermiddlewares.cookies.CookiesMiddleware": None,
 }
 _SPIDER_MIDDLEWARES = {
     # Next to the spider.
-    "parti_scraper.batching.BatchMiddleware": 1000,
+    "parti_scraper.feeds.batching.BatchMiddleware": 1000,
     # Pages follow each other without end, so their depth says nothing; each middleware costs every page some time.
     "scrapy.spidermiddlewares.depth.DepthMiddleware": None,
     "scrapy.spidermiddlewares.start.StartSpiderMiddleware": None,
 }
 _FEED_EXPORTERS = {
-    "csv": "parti_scraper.exporters.CsvItemExporter",
-    **dict.fromkeys(("jsonlines", "jsonl", "jl"), "parti_scraper.exporters.JsonLinesItemExporter"),
+    "csv": "parti_scraper.feeds.exporters.CsvItemExporter",
+    **dict.fromkeys(("jsonlines", "jsonl", "jl"), "parti_scraper.feeds.exporters.JsonLinesItemExporter"),
 }
 _ON_TOP: dict[str, dict[str, Any]] = {
     "DOWNLOADER_MIDDLEWARES": _DOWNLOADER_MIDDLEWARES,
     "EXTENSIONS": _EXTENSIONS,
     "FEED_EXPORTERS": _FEED_EXPORTERS,
-    "FEED_STORAGES": {"run": "parti_scraper.exporters.RunFeedStorage"},
+    "FEED_STORAGES": {"run": "parti_scraper.feeds.exporters.RunFeedStorage"},
     "ITEM_PIPELINES": _ITEM_PIPELINES,
     "SPIDER_MIDDLEWARES": _SPIDER_MIDDLEWARES,
 }
 # Default: none. `run:` is the run's own folder; `-o`, `-O` and `-s FEEDS=` replace both.
 _FEEDS = {"run:%(collection)s.jsonl": {"format": "jsonlines"}, "run:%(collection)s.csv": {"format": "csv"}}
 # Default: Scrapy's, which writes each record, hostile titles and line breaks included, into the log.
-_LOG_FORMATTER = "parti_scraper.log_formatter.LogFormatter"
+_LOG_FORMATTER = "parti_scraper.feeds.log_formatter.LogFormatter"
 # Default: 2. Ends a request that fails where others succeed; where none does, PARTI_RETRY_PATIENCE ends them all. In
 # other spiders, Scrapy's own retries, which do not wait, would ask a dead host as often.
 _RETRY_TIMES = 60
 # What the promises of a run rest on: the rest only saves time, or shows how far the run is.
 _NEEDED = {
-    "DOWNLOADER_MIDDLEWARES": ("parti_scraper.middlewares.RetryMiddleware",),
+    "DOWNLOADER_MIDDLEWARES": ("parti_scraper.network.retry.RetryMiddleware",),
     "EXTENSIONS": tuple(name for name in _EXTENSIONS if not name.endswith("Progress")),
     "ITEM_PIPELINES": tuple(_ITEM_PIPELINES),
 }
