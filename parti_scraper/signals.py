@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydispatch.dispatcher import getAllReceivers, liveReceivers
+from scrapy.utils.defer import deferred_from_coro
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
 # Sent with `problem`, a part of a sentence, where something cannot be stored.
 storage_failed = object()
-# Sent with `items` that were scraped together, and `reasons`, a Counter of class names, for which others were dropped:
-# in place of Scrapy's `item_scraped` and `item_dropped` for each. Who listens to those and not to these gets those.
+# Sent with `items` that were scraped together, and `reasons`, a Counter of the exceptions' classes for which others were
+# dropped: in place of Scrapy's `item_scraped` and `item_dropped` for each. Who listens to those and not to these gets those.
 items_scraped = object()
 items_dropped = object()
 # Sent by the spiders where a run that is killed from here on could go on.
@@ -27,3 +28,8 @@ def send_storage_failed(crawler: Crawler, what: str, error: OSError) -> None:
 def receivers(crawler: Crawler, signal: object) -> list[Any]:
     """Return who listens for a signal, Scrapy's or the project's."""
     return list(liveReceivers(getAllReceivers(crawler, signal)))
+
+
+def close_spider(crawler: Crawler, reason: str) -> None:
+    """Have the spider closed, for a reason that Scrapy takes for its finish reason."""
+    deferred_from_coro(crawler.engine.close_spider_async(reason=reason))

@@ -28,9 +28,9 @@ def ending(**changes: Any) -> Ending:
             "stopped before the end (closespider_itemcount)",
         ),
         ({"finish_reason": "start_error"}, ExitCode.STOPPED, "stopped before the end (start_error)"),
-        ({"finish_reason": "shutdown", "endless": True}, ExitCode.COMPLETE, None),
+        ({"finish_reason": "shutdown", "until_stopped": True}, ExitCode.COMPLETE, None),
         (
-            {"finish_reason": "closespider_timeout", "endless": True},
+            {"finish_reason": "closespider_timeout", "until_stopped": True},
             ExitCode.STOPPED,
             "stopped before the end (closespider_timeout)",
         ),

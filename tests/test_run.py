@@ -313,7 +313,7 @@ def test_a_run_is_named_after_its_start_or_scrapyds_job(scrapy: Scrapy, serve: S
 
 
 def test_two_runs_of_one_second_have_different_names() -> None:
-    assert RecentSpider().run_id != RecentSpider().run_id
+    assert RecentSpider.identify({}, 0).run_id != RecentSpider.identify({}, 0).run_id
 
 
 # --- What is taken away -----------------------------------------------------------------------------------

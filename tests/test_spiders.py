@@ -15,7 +15,7 @@ import pytest
 from parti_scraper.api.normalize import CategoryIndex, normalize_recent
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.mockserver import MockServer
-from parti_scraper.spiders.recent import RecentSpider
+from parti_scraper.run.rejected import RejectedMarks
 from tests import expected
 from tests.conftest import Run, RunningCrawl, environment_of, typed_of, wait_until
 from tests.test_api import SPECIFICATION, specified_url
@@ -407,11 +407,14 @@ def test_a_category_that_does_not_exist_is_a_usage_error_found_by_one_request(
 
 
 def test_what_cannot_be_read_is_set_aside_once_wherever_the_pages_end() -> None:
-    spider = RecentSpider()
+    marks = RejectedMarks()
 
     def is_new(*records: Any) -> list[bool]:
         page = normalize_recent(json.dumps(records).encode(), "", "", CategoryIndex())
-        return [not isinstance(record, RepeatedRecord) for record in spider.told_apart(page, "")]
+        broken = {record.position for record in page.rejected}
+        readable = iter(page.items)
+        identities = [None if place in broken else next(readable).identity for place in range(page.served)]
+        return [not isinstance(each, RepeatedRecord) for each in marks.mark_repeats(page.rejected, identities, "")]
 
     before, after = {"event_id": 1}, {"event_id": 2}
     broken = {"event_id": "x", "user_id": 3}

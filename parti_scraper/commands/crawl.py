@@ -12,7 +12,7 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from scrapy.commands import crawl
 from scrapy.exceptions import UsageError as ScrapyUsageError
@@ -29,19 +29,20 @@ from parti_scraper.exceptions import (
     UsageError,
     did_you_mean,
 )
-from parti_scraper.extensions.recorder import LoggedExceptions, RunRecorder
+from parti_scraper.extensions.recorder import RunRecorder
 from parti_scraper.feeds.exporter import check_feeds, check_names
 from parti_scraper.run.arguments import check_words
 from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
-from parti_scraper.run.summary import how_to_finish, printable, summarize
+from parti_scraper.run.problems import LoggedExceptions
+from parti_scraper.run.summary import Left, how_to_finish, printable, summarize
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
-    import asyncio
-
     from scrapy import Spider
     from scrapy.crawler import Crawler, CrawlerProcessBase
     from scrapy.settings import Settings
+
+    from parti_scraper.run.context import Run
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ class Command(crawl.Command):
             check_feeds(settings)
             if issubclass(spider, PartiSpider):
                 spider.check(settings, opts.spargs)
-                check_names(settings, spider(**opts.spargs))
+                identity = spider.identify(opts.spargs, time.time())
+                check_names(settings, spider, identity)
             if self.settings["LOG_FILE"]:
                 Path(self.settings["LOG_FILE"]).open("a").close()
         except (ScrapyUsageError, UsageError) as error:
@@ -113,10 +115,24 @@ class Command(crawl.Command):
         started = time.monotonic()
         self._warn_of_unknown()
         crawler = self._create_crawler(args[0])
+        run = None
+        if issubclass(crawler.spidercls, PartiSpider):
+            try:
+                run = crawler.spidercls.new_run(crawler.settings, opts.spargs)
+            except PartiError as error:
+                # Something has changed since it was checked.
+                self.exitcode = self._say(_code_of(error), printable(str(error)))
+                return
         exceptions = LoggedExceptions()
-        crawling: Any = self.crawler_process.crawl(crawler, **opts.spargs)
+        crawling: Any = self.crawler_process.crawl(crawler, **({"run": run} if run else opts.spargs))
         self.crawler_process.start()
-        self.exitcode = self._conclude(crawler, crawling, exceptions.count, time.monotonic() - started)
+        error = crawling.exception() if crawling.done() and not crawling.cancelled() else None
+        if error is not None:
+            self.exitcode = self._conclude_unstarted(error)
+        elif run is None:
+            self.exitcode = self._conclude_foreign(crawler, exceptions.count)
+        else:
+            self.exitcode = self._conclude(run, crawler.get_extension(RunRecorder), time.monotonic() - started)
         # The process ends: to look through all that was loaded for garbage takes longer than to store the feeds.
         gc.freeze()
 
@@ -167,22 +183,23 @@ class Command(crawl.Command):
     def _own_spiders(self) -> dict[str, type[PartiSpider]]:
         return {name: spider for name, spider in self._spiders().items() if issubclass(spider, PartiSpider)}
 
-    def _conclude(self, crawler: Crawler, crawling: asyncio.Task[None], exceptions: int, seconds: float) -> ExitCode:
+    def _conclude_unstarted(self, error: BaseException) -> ExitCode:
+        """Say why the spider could not be started, and return the exit code."""
+        # Scrapy's own errors, such as a setting that is no number, can be had only here.
+        logger.debug("The traceback of what follows", exc_info=error)
+        what = "" if isinstance(error, PartiError) else f"The spider could not be started: {type(error).__name__}: "
+        return self._say(_code_of(error), printable(f"{what}{error}"))
+
+    def _conclude(self, run: Run, recorder: RunRecorder | None, seconds: float) -> ExitCode:
         """Say how the run ended, and return the exit code."""
-        error = crawling.exception() if crawling.done() and not crawling.cancelled() else None
-        if error is not None:
-            # Scrapy's own errors, such as a setting that is no number, can be had only here.
-            logger.debug("The traceback of what follows", exc_info=error)
-            what = "" if isinstance(error, PartiError) else f"The spider could not be started: {type(error).__name__}: "
-            return self._say(_code_of(error), printable(f"{what}{error}"))
-        if not issubclass(crawler.spidercls, PartiSpider):
-            return self._conclude_foreign(crawler, exceptions)
-        recorder = crawler.get_extension(RunRecorder)
         if recorder is None or recorder.verdict is None:  # after a second signal, which waits for nothing
-            spider = cast("PartiSpider", crawler.spider)
-            line = f"{spider.name} {spider.run_id}: STOPPED at once; {how_to_finish(spider)}"
+            identity = run.identity
+            line = f"{identity.spider} {identity.run_id}: STOPPED at once; {how_to_finish(identity)}"
             return self._say(ExitCode.STOPPED, line)
-        return self._say(recorder.verdict.exit_code, summarize(recorder, recorder.verdict, seconds))
+        left = Left(recorder.files, recorder.feeds, recorder.spider.remarks())
+        finished_before = recorder.finished_before is not None
+        summary = summarize(run, recorder.verdict, left, seconds, finished_before=finished_before)
+        return self._say(recorder.verdict.exit_code, summary)
 
     def _conclude_foreign(self, crawler: Crawler, exceptions: int) -> ExitCode:
         """Return the code for a spider that is not the project's: what Scrapy alone says of it, and no summary."""

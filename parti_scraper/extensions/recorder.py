@@ -7,83 +7,92 @@ import logging
 import os
 import shutil
 import time
-from collections import Counter
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from scrapy import signals
 from scrapy.exceptions import CloseSpider, NotConfigured
-from scrapy.utils.defer import deferred_from_coro
 
-from parti_scraper.api.normalize import timestamp_to_iso
-from parti_scraper.api.quality import too_many_set_aside
+from parti_scraper.api.quality import parse_expect_absent, parse_max_rejected, too_many_set_aside
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import LedgerError, UsageError
 from parti_scraper.extensions.checkpoints import Checkpoints, category_of
 from parti_scraper.feeds.exporter import FeedExporter
+from parti_scraper.feeds.pipelines import KEYS
 from parti_scraper.items import RejectedRecord
 from parti_scraper.run import datapackage
-from parti_scraper.run.outcome import Counts, Ending, ExitCode, Verdict, judge, judge_fields
-from parti_scraper.signals import checkpoint, items_scraped, send_storage_failed, storage_failed
+from parti_scraper.run.outcome import Ending, ExitCode, Verdict, judge, judge_fields
+from parti_scraper.run.problems import LoggedExceptions
+from parti_scraper.signals import (
+    checkpoint,
+    close_spider,
+    items_dropped,
+    items_scraped,
+    send_storage_failed,
+    storage_failed,
+)
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Sequence
     from pathlib import Path
 
     from scrapy.crawler import Crawler
+    from scrapy.exceptions import DropItem
 
     from parti_scraper.items import Item
 
 
 class RunRecorder:
-    """Makes the run's folder, and when the feeds are stored judges the run and describes its files.
+    """Makes the run's folder, counts its records, and when the feeds are stored judges the run and describes its files.
 
     Attributes:
         verdict: how the run ended; None until it has.
         finished_before: the data package, where the run that was named had finished before, so that nothing was done.
         files: what it left in its folder.
         feeds: what the user had stored elsewhere.
-        records_by_category: how many were written, by category name.
     """
 
-    def __init__(self, crawler: Crawler) -> None:
-        # `scrapy shell` has no spider yet.
-        if not isinstance(crawler.spider, PartiSpider) or not crawler.spider.is_run():
-            raise NotConfigured
+    def __init__(self, crawler: Crawler, spider: PartiSpider) -> None:
+        """Prepare to record the run of a spider."""
+        settings = crawler.settings
         self.crawler = crawler
+        self.spider = spider
+        self.run = spider.run
         self.verdict: Verdict | None = None
         self.finished_before: dict[str, Any] | None = None
         self.files: list[datapackage.File] = []
         self.feeds: list[datapackage.Feed] = []
-        self.records_by_category: Counter[str] = Counter()
-        self.checkpoints = Checkpoints(crawler)
+        self._expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
+        self._max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
+        self._checkpoints = Checkpoints(crawler, spider)
         self._made_folders: list[Path] = []
-        self._storage_problems: list[str] = []
         self._exceptions = LoggedExceptions()
         self._finish_reason = ""
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
         """Connect to the signals of a run."""
-        recorder = cls(crawler)
+        # `scrapy shell` has no spider yet.
+        if not isinstance(crawler.spider, PartiSpider) or not crawler.spider.is_run():
+            raise NotConfigured
+        recorder = cls(crawler, crawler.spider)
         connect = crawler.signals.connect
         connect(recorder.spider_opened, signals.spider_opened)
         connect(recorder.item_scraped, signals.item_scraped)
         connect(recorder.items_scraped, items_scraped)
+        connect(recorder.item_dropped, signals.item_dropped)
+        connect(recorder.items_dropped, items_dropped)
         connect(recorder.checkpoint, checkpoint)
         connect(recorder.storage_failed, storage_failed)
         connect(recorder.spider_closed, signals.spider_closed)
         connect(recorder.feed_exporter_closed, signals.feed_exporter_closed)
         return recorder
 
-    @property
-    def spider(self) -> PartiSpider:
-        """The spider of the run."""
-        return cast("PartiSpider", self.crawler.spider)
-
     def spider_opened(self) -> None:
         """Make the folder and begin; close the spider before anything is requested where that cannot be."""
-        folder = self.spider.run_dir
+        folder = self.run.folder.path
         self._check_finished()
         self._check_feeds()
         self._made_folders = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
@@ -96,16 +105,17 @@ class RunRecorder:
         self._begin()
 
     def _begin(self) -> None:
+        folder = self.run.folder
         try:
-            self.checkpoints.lock()
+            self._checkpoints.lock()
             self._check_finished()  # By another process, meanwhile.
-            self.checkpoints.begin(self.records_by_category)
-            if not self.spider.resumed:
-                for path in self.spider.run_dir.glob(f"{self.spider.collection}.*"):
+            self._checkpoints.begin()
+            if not folder.is_resumed:
+                for path in folder.path.glob(f"{folder.collection}.*"):
                     path.unlink()
-                self.spider.quarantine_path.unlink(missing_ok=True)
+                folder.quarantine.unlink(missing_ok=True)
         except UsageError as error:
-            self.spider.usage_error = str(error)
+            self.run.problems.refuse(str(error))
             self._close_at_once("usage_error")
         except LedgerError as error:
             self._cannot_store(str(error))
@@ -113,16 +123,16 @@ class RunRecorder:
             self._cannot_store(f"{error.filename} cannot be written: {error.strerror}")
 
     def _check_finished(self) -> None:
-        self.finished_before = datapackage.read(self.spider.run_dir)
+        self.finished_before = datapackage.read(self.run.folder.path)
         if self.finished_before:
             self._close_at_once("finished_before")
 
     def checkpoint(self) -> None:
         """Note how far the run has come, unless something went wrong: then the checkpoint before stands."""
-        if self._exceptions.count or self._storage_problems or not self.counts().balance():
+        if self._exceptions.count or self.run.problems.storage or not self.run.tally.balances():
             return
         try:
-            self.checkpoints.take(self.records_by_category)
+            self._checkpoints.take()
         except LedgerError as error:
             self.storage_failed(str(error))
         except OSError as error:
@@ -130,19 +140,28 @@ class RunRecorder:
 
     def item_scraped(self, item: Item) -> None:
         """Count a record that was written."""
-        self.records_by_category[category_of(item)] += 1
+        self.run.tally.wrote((category_of(item),))
 
     def items_scraped(self, items: Sequence[Item]) -> None:
         """Count the records of a batch."""
-        self.records_by_category.update(map(category_of, items))
+        self.run.tally.wrote(map(category_of, items))
+
+    def item_dropped(self, exception: BaseException) -> None:
+        """Count a record that a pipeline dropped."""
+        self.run.tally.add(key_of(type(exception)))
+
+    def items_dropped(self, reasons: Counter[type[DropItem]]) -> None:
+        """Count the records of a batch that pipelines dropped."""
+        for reason, number in reasons.items():
+            self.run.tally.add(key_of(reason), number)
 
     def storage_failed(self, problem: str) -> None:
         """Stop the run: what follows would be lost too. The first problem is the cause of the others."""
-        if not self._storage_problems:
-            self._storage_problems.append(problem)
+        if not self.run.problems.storage:
+            self.run.problems.note_storage(problem)
             # Also where the spider came to its end: its files are not whole.
             self._finish_reason = "storage"
-            deferred_from_coro(self.crawler.engine.close_spider_async(reason="storage"))
+            close_spider(self.crawler, "storage")
 
     def spider_closed(self, reason: str) -> None:
         """Remember why; without feeds there is nothing else to wait for."""
@@ -167,37 +186,16 @@ class RunRecorder:
             self._note_last()
             ending = self._ending()
             self.verdict = judge(ending)
-            if self.verdict.exit_code is ExitCode.INCOMPLETE and not self.spider.has_begun:
+            if self.verdict.exit_code is ExitCode.INCOMPLETE and not self.spider.made_progress:
                 # An outage must not end what another try can finish.
                 self.verdict = replace(self.verdict, ended=False)
             if self.verdict.exit_code in {ExitCode.USAGE, ExitCode.NOT_STARTED}:
                 self._remove_folders()
             elif self.verdict.ended:
                 self._describe(ending, self.verdict)
-        self.checkpoints.release()
+        self._checkpoints.release()
         self._exceptions.close()
         self.crawler.stats.set_value("parti/run/exit_code", int(self.verdict.exit_code))
-
-    def counts(self) -> Counts:
-        """Return what became of the records, from where each was counted."""
-        count = self.crawler.stats.get_value
-        reasons = ("DuplicateRecord", "BadRecord", "FilteredRecord")
-        ours = sum(count(f"item_dropped_reasons_count/{reason}", 0) for reason in reasons)
-        return Counts(
-            pages=count("parti/spider/pages", 0),
-            served=count("parti/spider/served", 0),
-            written=count("item_scraped_count", 0),
-            duplicate=count("item_dropped_reasons_count/DuplicateRecord", 0),
-            quarantined=count("item_dropped_reasons_count/BadRecord", 0),
-            filtered=count("item_dropped_reasons_count/FilteredRecord", 0),
-            dropped=count("item_dropped_count", 0) - ours,
-            unknown_fields=len(self.spider.quality.unknown),
-        )
-
-    def versions(self) -> tuple[int, int]:
-        """Return how many livestreams an incremental run found new, and how many changed."""
-        count = self.crawler.stats.get_value
-        return count("parti/incremental/new", 0), count("parti/incremental/changed", 0)
 
     @property
     def _feed_exporter(self) -> FeedExporter | None:
@@ -213,7 +211,7 @@ class RunRecorder:
             self._cannot_store("the feeds could not be set up, see the log")
 
     def _cannot_store(self, problem: str) -> NoReturn:
-        self._storage_problems.append(problem)
+        self.run.problems.note_storage(problem)
         self._close_at_once("storage")
 
     def _close_at_once(self, reason: str) -> NoReturn:
@@ -223,59 +221,61 @@ class RunRecorder:
         raise CloseSpider(reason)
 
     def _ending(self) -> Ending:
-        spider, counts = self.spider, self.counts()
+        problems, quality, counts = self.run.problems, self.run.quality, self.run.counts()
         return Ending(
             finish_reason=self._finish_reason,
             counts=counts,
-            endless=spider.endless,
-            usage_error=spider.usage_error,
-            start_error=spider.start_error,
+            until_stopped=self.spider.until_stopped,
+            usage_error=problems.usage_error,
+            start_error=problems.start_error,
             exceptions=self._exceptions.count,
-            gaps=spider.gaps,
-            storage=self._storage_problems,
-            set_aside=too_many_set_aside(counts.quarantined, spider.quality.readable, spider.max_rejected),
-            degraded=spider.quality.flaws(spider.expect_absent),
+            gaps=problems.gaps,
+            storage=problems.storage,
+            set_aside=too_many_set_aside(counts.quarantined, quality.readable, self._max_rejected),
+            degraded=quality.flaws(self._expect_absent),
         )
 
     def _take_stock(self) -> None:
         """List what was stored, and note what was not."""
-        counts = self.counts()
+        problems, tally = self.run.problems, self.run.tally
         if self._feed_exporter is not None:
             self.files, self.feeds = self._feed_exporter.in_run_folder(), self._feed_exporter.elsewhere()
-            if not self._storage_problems:
-                self._storage_problems = list(self._feed_exporter.losses(counts.written))
-        if counts.quarantined:
-            self.files.append(datapackage.File(self.spider.quarantine_path, RejectedRecord, counts.quarantined))
+            if not problems.storage:
+                for loss in self._feed_exporter.losses(tally.written):
+                    problems.note_storage(loss)
+        if tally.quarantined:
+            self.files.append(datapackage.File(self.run.folder.quarantine, RejectedRecord, tally.quarantined))
         gone = [file.path for file in self.files if not file.path.exists()]
         if gone:
-            self._storage_problems = self._storage_problems or [f"{gone[0]} was deleted meanwhile"]
+            if not problems.storage:
+                problems.note_storage(f"{gone[0]} was deleted meanwhile")
             self._finish_reason = "storage"
             self.files = [file for file in self.files if file.path not in gone]
 
     def _leave_out_what_is_half(self) -> None:
-        """Where an endless run was stopped, leave out what it had not finished: a snapshot is whole or not there."""
-        failed = self._storage_problems or self.spider.usage_error or self.spider.start_error
-        if failed or self.spider.at_rest or not self.spider.endless:
+        """Where a run that goes on until it is stopped was stopped, leave out what it had not finished: a snapshot is whole or not there."""
+        failed = self.run.problems.storage or self.run.problems.keeps_nothing
+        if failed or self.spider.can_checkpoint or not self.spider.until_stopped:
             return
         try:
-            self.checkpoints.cut_back(self.records_by_category)
+            self._checkpoints.roll_back()
         except (LedgerError, OSError) as error:
-            self._storage_problems.append(str(error))
+            self.run.problems.note_storage(str(error))
 
     def _note_last(self) -> None:
         """Note what is in the files now, so that neither a stop nor a crash from here on costs a request."""
-        failed = self._exceptions.count or self._storage_problems or self.spider.usage_error or self.spider.start_error
-        if failed or not self.counts().balance():
+        failed = self._exceptions.count or self.run.problems.storage or self.run.problems.keeps_nothing
+        if failed or not self.run.tally.balances():
             return
         try:
-            self.checkpoints.take_last()
+            self._checkpoints.take_last()
         except (LedgerError, OSError) as error:
-            self._storage_problems.append(str(error))
+            self.run.problems.note_storage(str(error))
 
     def _describe(self, ending: Ending, verdict: Verdict) -> None:
         try:
-            datapackage.write(self.spider.run_dir, self._descriptor(ending, verdict))
-            self.checkpoints.finish(complete=verdict.complete, truncated=self.spider.truncated)
+            datapackage.write(self.run.folder.path, self._descriptor(ending, verdict))
+            self._checkpoints.finish(complete=verdict.complete, truncated=self.run.limit.is_reached)
         except OSError as error:
             problem = f"{datapackage.FILE_NAME} cannot be written: {error.strerror}"
             self.verdict = Verdict(ExitCode.INCOMPLETE, problem, ended=False)
@@ -283,29 +283,29 @@ class RunRecorder:
             self.verdict = Verdict(ExitCode.INCOMPLETE, str(error))
 
     def _descriptor(self, ending: Ending, verdict: Verdict) -> dict[str, Any]:
-        spider = self.spider
+        run, identity = self.run, self.run.identity
         counts = asdict(ending.counts)
-        if spider.series is not None:
-            counts |= zip(("new", "changed"), self.versions(), strict=True)
+        if run.series is not None:
+            counts |= {"new": run.tally.new, "changed": run.tally.changed}
         descriptor: dict[str, Any] = {
-            "name": f"parti-{spider.name}-{spider.run_id}".lower(),
-            "title": f"{spider.collection.replace('_', ' ')} of parti.com",
+            "name": f"parti-{identity.spider}-{identity.run_id}".lower(),
+            "title": f"{run.folder.collection.replace('_', ' ')} of parti.com",
             "created": timestamp_to_iso(time.time()),
-            "spider": spider.name,
-            "run_id": spider.run_id,
-            "arguments": spider.arguments.given(),
-            "window": spider.window_as_json(),
-            "host": spider.base_url,
-            "failovers": spider.failovers,
+            "spider": identity.spider,
+            "run_id": identity.run_id,
+            "arguments": identity.arguments.given(),
+            "window": run.window_as_json(),
+            "host": run.hosts.current,
+            "failovers": run.hosts.failovers,
             "counts": counts,
-            "unknown_fields": dict(sorted(spider.quality.unknown.items())),
-            "unreadable_fields": dict(sorted(spider.quality.unreadable.items())),
+            "unknown_fields": dict(sorted(run.quality.unknown.items())),
+            "unreadable_fields": dict(sorted(run.quality.unreadable.items())),
             "complete": verdict.complete,
             "degraded": ending.degraded,
-            "truncated": spider.truncated,
+            "truncated": run.limit.is_reached,
             "reason": verdict.reason,
-            "resources": [datapackage.describe(file) for file in (*self.files, *spider.other_files())],
-            **spider.description(),
+            "resources": [datapackage.describe(file) for file in (*self.files, *self.spider.other_files())],
+            **self.spider.description(),
         }
         if self.feeds:
             descriptor["feeds"] = [asdict(feed) for feed in self.feeds]
@@ -314,31 +314,13 @@ class RunRecorder:
     def _remove_folders(self) -> None:
         """Remove the run's folder, and those above it, where the run made them and nobody else uses them."""
         for folder in self._made_folders:
-            if folder == self.spider.run_dir:
+            if folder == self.run.folder.path:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
 
 
-class LoggedExceptions(logging.Handler):
-    """Counts the exceptions that Scrapy logs and then goes on, whatever the log level is.
-
-    Nothing else tells of those in signal handlers and of pipelines that cannot be closed.
-    """
-
-    _LOGGERS = ("scrapy.core.engine", "scrapy.core.scraper", "scrapy.utils.signal")
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.count = 0
-        for name in self._LOGGERS:
-            logging.getLogger(name).addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.count += bool(record.exc_info)
-
-    def close(self) -> None:
-        for name in self._LOGGERS:
-            logging.getLogger(name).removeHandler(self)
-        super().close()
+def key_of(reason: type[BaseException]) -> str:
+    """Return under which key of the tally a record counts that was dropped for a reason."""
+    return next((key for kind, key in KEYS.items() if issubclass(reason, kind)), "dropped")

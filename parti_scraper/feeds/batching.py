@@ -51,11 +51,11 @@ class CoreStats(corestats.CoreStats):
         """Count the items of a batch."""
         self.stats.inc_value("item_scraped_count", len(items))
 
-    def items_dropped(self, reasons: Counter[str]) -> None:
+    def items_dropped(self, reasons: Counter[type[DropItem]]) -> None:
         """Count the items of a batch that were dropped."""
         self.stats.inc_value("item_dropped_count", reasons.total())
         for reason, number in reasons.items():
-            self.stats.inc_value(f"item_dropped_reasons_count/{reason}", number)
+            self.stats.inc_value(f"item_dropped_reasons_count/{reason.__name__}", number)
 
 
 class BatchMiddleware:
@@ -105,7 +105,7 @@ class BatchMiddleware:
         if self._goes_alone or self._is_listened_to():
             return tuple(batch)
         written: list[Any] = []
-        reasons = Counter[str]()
+        reasons = Counter[type[DropItem]]()
         for item in batch:
             try:
                 result = item
@@ -115,7 +115,7 @@ class BatchMiddleware:
                         # Nearly all return what they were given, which need not be looked at.
                         result = await ensure_awaitable(result)
             except DropItem as error:
-                reasons[type(error).__name__] += 1
+                reasons[type(error)] += 1
                 continue
             except Exception as error:  # noqa: BLE001 - as Scrapy does: the others go on
                 self._log_error(item, error, response)

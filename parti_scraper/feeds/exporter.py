@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -18,13 +19,13 @@ from urllib.parse import urlsplit
 from scrapy import signals
 from scrapy.extensions import feedexport
 from scrapy.utils.conf import feed_complete_default_values_from_settings
-from scrapy.utils.defer import deferred_from_coro
 
 from parti_scraper.exceptions import UsageError
 from parti_scraper.feeds.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
 from parti_scraper.redact import redact_url
 from parti_scraper.run.datapackage import Feed, File
-from parti_scraper.signals import items_scraped, send_storage_failed
+from parti_scraper.run.context import run_of
+from parti_scraper.signals import close_spider, items_scraped, send_storage_failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,11 +36,14 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
     from parti_scraper.feeds.exporters import CsvItemExporter, JsonLinesItemExporter
-    from parti_scraper.spiders.base import PartiSpider
+    from parti_scraper.run.context import Identity, Run
 
 
 class FeedExporter(feedexport.FeedExporter):
-    """Scrapy's, but one record that cannot be exported is the last: those that follow would be lost like it."""
+    """Scrapy's, but one record that cannot be exported is the last: those that follow would be lost like it.
+
+    Larger than most classes, since it is Scrapy's that it changes at each of its steps: open, write, rotate, close.
+    """
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
@@ -55,15 +59,14 @@ class FeedExporter(feedexport.FeedExporter):
         if self._failed:
             return
         with self._closing_on_failure():
-            self._rotate(cast("PartiSpider", spider), item)
+            self._rotate(item)
             super().item_scraped(item, spider)
 
     def items_scraped(self, items: Sequence[Any]) -> None:
         """Export the records of a batch: at once, where every feed takes them all as they are."""
-        spider = cast("PartiSpider", self.crawler.spider)
         if not self._take_at_once(items):
             for item in items:
-                self.item_scraped(item, spider)
+                self.item_scraped(item, cast("Spider", self.crawler.spider))
             return
         if self._failed:
             return
@@ -74,11 +77,11 @@ class FeedExporter(feedexport.FeedExporter):
                 slot.itemcount += len(items)
 
     def _take_at_once(self, items: Sequence[Any]) -> bool:
-        spider = cast("PartiSpider", self.crawler.spider)
+        folder = self._run.folder
         return (
             are_plain(items)
             and all(map(_takes_batches, self.slots))
-            and all(spider.part_of(item) == spider.part for item in items)
+            and all(folder.file_suffix_for(item) == folder.suffix for item in items)
         )
 
     @contextlib.contextmanager
@@ -89,27 +92,34 @@ class FeedExporter(feedexport.FeedExporter):
             self._failed = True
             for slot in self.slots:
                 if isinstance(slot.storage, RunFeedStorage):
-                    slot.storage.is_torn = True
+                    slot.storage.mark_torn()
             send_storage_failed(self.crawler, "a record", error)
         except Exception:
             self._failed = True
-            deferred_from_coro(self.crawler.engine.close_spider_async(reason="feeds"))
+            close_spider(self.crawler, "feeds")
             raise
 
-    def _rotate(self, spider: PartiSpider, item: Any) -> None:
+    @cached_property
+    def _run(self) -> Run:
+        # Not before it is used: `scrapy shell` has no spider yet.
+        run = run_of(self.crawler)
+        assert run is not None  # noqa: S101 - only the project's spiders have this component
+        return run
+
+    def _rotate(self, item: Any) -> None:
         """Close the files in the run's folder and begin others, where the record belongs into those."""
-        part = spider.part_of(item)
-        if part == spider.part:
+        suffix = self._run.folder.file_suffix_for(item)
+        if suffix == self._run.folder.suffix:
             return
         for slot in self.slots:
             if isinstance(slot.storage, RunFeedStorage) and slot.file is not None:
                 slot.finish_exporting()
                 slot.storage.store(slot.file)
                 self._earlier[self._name_of(slot)] = slot.itemcount
-        spider.part = part
-        self.slots = [self._next_part(slot) for slot in self.slots]
+        self._run.folder.rotate(suffix)
+        self.slots = [self._rotated(slot) for slot in self.slots]
 
-    def _next_part(self, slot: FeedSlot) -> FeedSlot:
+    def _rotated(self, slot: FeedSlot) -> FeedSlot:
         if not isinstance(slot.storage, RunFeedStorage):
             return slot
         following = self._start_new_batch(slot.batch_id, slot.uri, slot.feed_options, slot.spider, slot.uri_template)
@@ -124,7 +134,7 @@ class FeedExporter(feedexport.FeedExporter):
 
     async def close_spider(self, spider: Spider) -> None:
         """Store the feeds, unless nothing could be crawled: then what is there already stays."""
-        if getattr(spider, "usage_error", None) or getattr(spider, "start_error", None):
+        if self._run.problems.keeps_nothing:
             self.discard()
         await super().close_spider(spider)
 
@@ -167,15 +177,15 @@ class FeedExporter(feedexport.FeedExporter):
         forms = {_resumable_form(slot) for slot in [*self.slots, *self._closed_slots]}
         return "jsonl" in forms and None not in forms
 
-    def go_on(self, rows: Mapping[str, int]) -> None:
+    def resume(self, rows: Mapping[str, int]) -> None:
         """Count on from so many rows in each file. Raises OSError where one cannot be opened."""
         for slot in self.slots:
             # Scrapy closes those that have rows, and would open them only with the next one.
             if self._name_of(slot) in rows:
                 slot.start_exporting()
-        self.count_as(rows)
+        self.restore_rows(rows)
 
-    def count_as(self, rows: Mapping[str, int]) -> None:
+    def restore_rows(self, rows: Mapping[str, int]) -> None:
         """Set how many rows each file holds, those of sessions and days before included."""
         names = set()
         for slot in [*self._closed_slots, *self.slots]:
@@ -190,15 +200,15 @@ class FeedExporter(feedexport.FeedExporter):
             OSError: they cannot be written.
         """
         self.flush()
-        spider = cast("PartiSpider", self.crawler.spider)
+        folder = self._run.folder.path
         rows = dict(self._earlier)
         for slot in [*self._closed_slots, *self.slots]:
             name = self._name_of(slot)
             if slot.file is not None and not slot.file.closed:
                 os.fsync(slot.file.fileno())
-                _check_linked(slot.file, spider.run_dir / name)
+                _check_linked(slot.file, folder / name)
             rows[name] = slot.itemcount
-        paths = {name: spider.run_dir / name for name in rows}
+        paths = {name: folder / name for name in rows}
         # What has rows is there, or was deleted meanwhile, which raises.
         return {
             name: (path.stat().st_size if rows[name] or path.exists() else 0, rows[name])
@@ -214,7 +224,7 @@ class FeedExporter(feedexport.FeedExporter):
                 slot.file.flush()
 
     def _name_of(self, slot: FeedSlot) -> str:
-        return cast("RunFeedStorage", slot.storage).path(slot.spider).name
+        return cast("RunFeedStorage", slot.storage).path.name
 
     def in_run_folder(self) -> list[File]:
         """Return what was stored in the run's folder."""
@@ -247,12 +257,12 @@ class FeedExporter(feedexport.FeedExporter):
         return failed
 
     def _file(self, slot: FeedSlot) -> File:
-        spider = cast("PartiSpider", self.crawler.spider)
+        item_class = self._run.folder.item_class
         options = slot.feed_options
-        columns = options["fields"] or [column.name for column in fields(spider.item_class)]
+        columns = options["fields"] or [column.name for column in fields(item_class)]
         return File(
-            path=cast("RunFeedStorage", slot.storage).path(spider),
-            item_class=spider.item_class,
+            path=cast("RunFeedStorage", slot.storage).path,
+            item_class=item_class,
             rows=slot.itemcount,
             form=LINE_FORMATS.get(slot.format, slot.format),
             columns=columns if isinstance(columns, dict) else {name: name for name in columns},
@@ -281,10 +291,11 @@ def check_feeds(settings: BaseSettings) -> None:
             raise _wrong(uri, problem, uri, "a name with %(batch_id)d or %(batch_time)s")
 
 
-def check_names(settings: BaseSettings, spider: PartiSpider) -> None:
+def check_names(settings: BaseSettings, spider: type[Spider], identity: Identity) -> None:
     """Check that the names of the feeds can be filled in. Raises UsageError."""
-    set_later = dict.fromkeys(("base_url", "crawler", "ledger", "run_dir", "settings", "time", "batch_time"), "")
+    set_later = dict.fromkeys(("crawler", "settings", "time", "batch_time"), "")
     known = {name: getattr(spider, name, "") for name in dir(spider)} | set_later | {"batch_id": 1}
+    known |= {"run_id": identity.run_id, "started_at": identity.started_at}
     for uri, options in _feeds(settings).items():
         if options["uri_params"]:
             continue  # A function of the user's, which may name others.

@@ -8,7 +8,7 @@ import os
 import re
 import string
 from dataclasses import fields
-from functools import cache
+from functools import cache, cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, get_args
@@ -17,6 +17,7 @@ import msgspec
 from scrapy import exporters
 
 from parti_scraper.items import Item
+from parti_scraper.run.context import run_of
 from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from scrapy import Spider
     from scrapy.crawler import Crawler
     from scrapy.item import Field
+
+    from parti_scraper.run.context import RunFolder
 
 # What spreadsheets take for the start of a formula, full-width forms included, and the white space that some of
 # them pass over in front of it (OWASP, "CSV Injection").
@@ -97,11 +100,10 @@ class CsvItemExporter(exporters.CsvItemExporter):
     @classmethod
     def from_crawler(cls, crawler: Crawler, file: BytesIO, **kwargs: Any) -> Self:
         """Take the columns from the spider's kind of item where the user names none."""
-        item_class = getattr(crawler.spider, "item_class", None)
-        if item_class is not None and not kwargs.get("fields_to_export"):
-            kwargs["fields_to_export"] = [field.name for field in fields(item_class)]
-        goes_on = getattr(crawler.spider, "resumed", False) or getattr(crawler.spider, "part", "")
-        if goes_on and file.seekable() and file.tell():
+        run = run_of(crawler)
+        if run is not None and not kwargs.get("fields_to_export"):
+            kwargs["fields_to_export"] = [field.name for field in fields(run.folder.item_class)]
+        if run is not None and run.folder.appends and file.seekable() and file.tell():
             kwargs["include_headers_line"] = False
         return cls(file, **kwargs)
 
@@ -247,16 +249,20 @@ def _whole_records(lines: Iterable[bytes], *, quoted: bool) -> int:
 
 
 class RunFeedStorage:
-    """Stores feeds in the folder of the run: the scheme `run:` of `FEEDS`."""
+    """Stores feeds in the folder of the run: the scheme `run:` of `FEEDS`.
+
+    Attributes:
+        is_torn: whether writing has failed, which leaves a part of what was to be written.
+    """
 
     def __init__(self, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> None:
+        """Build the storage of one feed."""
         self._crawler = crawler
         # The folder holds no others, since its data package describes what lies beside it.
-        self._name = Path(uri.removeprefix("run:")).name
+        self._name = Path(uri.removeprefix("run:"))
         # Set once the file is open: later ones are others.
-        self._part: str | None = None
+        self._suffix: str | None = None
         self._format: str = (feed_options or {}).get("format", "")
-        # Set where writing fails, which leaves a part of what was to be written.
         self.is_torn = False
 
     @classmethod
@@ -264,18 +270,27 @@ class RunFeedStorage:
         """Build the storage of one feed."""
         return cls(crawler, uri, feed_options=feed_options)
 
-    def path(self, spider: Spider) -> Path:
-        """Return where the file is: for a spider that rotates its files, with the part in the name."""
-        run_dir: Path = spider.run_dir  # type: ignore[attr-defined]
-        part = spider.part if self._part is None else self._part  # type: ignore[attr-defined]
-        name = Path(self._name)
-        return run_dir / f"{name.stem}{part}{name.suffix}"
+    @cached_property
+    def _folder(self) -> RunFolder:
+        # Not before it is used: `scrapy shell` builds storages without a spider.
+        run = run_of(self._crawler)
+        assert run is not None  # noqa: S101 - the scheme is that of the project's spiders
+        return run.folder
+
+    @property
+    def path(self) -> Path:
+        """Where the file is: with the suffix in its name, where the run rotates its files."""
+        suffix = self._folder.suffix if self._suffix is None else self._suffix
+        return self._folder.path / f"{self._name.stem}{suffix}{self._name.suffix}"
 
     def open(self, spider: Spider) -> IO[bytes]:
         """Open the file: anew, but for a run that goes on where it was stopped."""
-        self._part = spider.part  # type: ignore[attr-defined]
-        goes_on = spider.resumed or spider.part  # type: ignore[attr-defined]
-        return self.path(spider).open("ab" if goes_on else "wb")
+        self._suffix = self._folder.suffix
+        return self.path.open("ab" if self._folder.appends else "wb")
+
+    def mark_torn(self) -> None:
+        """Note that a part of a record may have been written."""
+        self.is_torn = True
 
     def store(self, file: IO[bytes]) -> None:
         """Close the file once it is on disk; the data package is written after, and must not outlive it."""

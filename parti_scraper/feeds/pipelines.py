@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import cached_property
-from typing import IO, TYPE_CHECKING, Self, cast
+from typing import IO, TYPE_CHECKING, Self
 
 from itemadapter import ItemAdapter
 from scrapy.exceptions import DropItem, NotConfigured
@@ -14,13 +13,14 @@ from parti_scraper.api.normalize import iso_to_timestamp
 from parti_scraper.feeds.exporters import close_on_disk, encode_line
 from parti_scraper.items import LiveChannel, Livestream, RejectedRecord, RepeatedRecord
 from parti_scraper.ledger.ledger import Version, content_hash
+from parti_scraper.run.context import run_of
 from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
     from parti_scraper.items import Item
-    from parti_scraper.spiders.base import PartiSpider
+    from parti_scraper.run.context import Run
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +40,32 @@ class DuplicateRecord(DropItem):
     """The record was written before. Raised by DuplicatesPipeline and QuarantinePipeline."""
 
 
+# Under which key of the tally a record counts that was dropped for a reason; those of other pipelines are `dropped`.
+KEYS: dict[type[DropItem], str] = {
+    BadRecord: "quarantined",
+    FilteredRecord: "filtered",
+    DuplicateRecord: "duplicate",
+}
+
+
 class _Pipeline:
-    def __init__(self, crawler: Crawler) -> None:
+    def __init__(self, crawler: Crawler, run: Run) -> None:
         self.crawler = crawler
+        self.run = run
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        return cls(crawler)
-
-    @cached_property
-    def spider(self) -> PartiSpider:
-        return cast("PartiSpider", self.crawler.spider)
+        run = run_of(crawler)
+        if run is None:
+            raise NotConfigured
+        return cls(crawler, run)
 
 
 class QuarantinePipeline(_Pipeline):
     """Sets records aside that could not be normalized, whole but for secrets."""
 
-    def __init__(self, crawler: Crawler) -> None:
-        super().__init__(crawler)
+    def __init__(self, crawler: Crawler, run: Run) -> None:
+        super().__init__(crawler, run)
         self._file: IO[bytes] | None = None
         self._reasons: set[str] = set()
 
@@ -70,7 +78,7 @@ class QuarantinePipeline(_Pipeline):
         try:
             self._write(encode_line(row))
         except OSError as error:
-            send_storage_failed(self.crawler, str(self.spider.quarantine_path), error)
+            send_storage_failed(self.crawler, str(self.run.folder.quarantine), error)
         if item.reason not in self._reasons:
             # Once a reason: a field that changes its type spoils every record.
             self._reasons.add(item.reason)
@@ -86,8 +94,8 @@ class QuarantinePipeline(_Pipeline):
         if self._file is not None and not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
-        path = self.spider.quarantine_path
-        rows = self.crawler.stats.get_value("item_dropped_reasons_count/BadRecord", 0)
+        path = self.run.folder.quarantine
+        rows = self.run.tally.quarantined
         # Where there are rows and no file, it was deleted meanwhile, which raises.
         return {path.name: (path.stat().st_size, rows)} if rows or path.exists() else {}
 
@@ -97,11 +105,11 @@ class QuarantinePipeline(_Pipeline):
         try:
             close_on_disk(self._file, "jsonlines")
         except OSError as error:
-            send_storage_failed(self.crawler, str(self.spider.quarantine_path), error)
+            send_storage_failed(self.crawler, str(self.run.folder.quarantine), error)
 
     def _write(self, line: bytes) -> None:
         if self._file is None:
-            self._file = self.spider.quarantine_path.open("ab" if self.spider.resumed else "wb")
+            self._file = self.run.folder.quarantine.open("ab" if self.run.folder.is_resumed else "wb")
         self._file.write(line)
 
 
@@ -109,7 +117,7 @@ class SelectionPipeline(_Pipeline):
     """Applies the arguments' filters once more, since the server may not have."""
 
     def process_item(self, item: Item) -> Item:
-        if isinstance(item, _SELECTED) and not self.spider.selection.takes(item):
+        if isinstance(item, _SELECTED) and not self.run.selection.takes(item):
             raise FilteredRecord(str(item.event_id))
         return item
 
@@ -117,12 +125,12 @@ class SelectionPipeline(_Pipeline):
 class DuplicatesPipeline(_Pipeline):
     """Lets each record through once: a livestream a run, a channel a snapshot."""
 
-    def __init__(self, crawler: Crawler) -> None:
-        super().__init__(crawler)
+    def __init__(self, crawler: Crawler, run: Run) -> None:
+        super().__init__(crawler, run)
         self._snapshot_id: str | None = None
 
     def process_item(self, item: Item) -> Item:
-        seen = self.spider.seen
+        seen = self.run.seen
         if isinstance(item, LiveChannel) and item.snapshot_id != self._snapshot_id:
             # Snapshots follow each other, so a spider that runs for weeks need not remember the old ones.
             self._snapshot_id = item.snapshot_id
@@ -136,28 +144,28 @@ class DuplicatesPipeline(_Pipeline):
 class VersionsPipeline(_Pipeline):
     """Lets through of an incremental run what no run before has written, or not as it is now."""
 
-    def __init__(self, crawler: Crawler) -> None:
-        super().__init__(crawler)
-        # `scrapy shell` has no spider yet.
-        if crawler.spider is None or self.spider.series is None:
+    def __init__(self, crawler: Crawler, run: Run) -> None:
+        super().__init__(crawler, run)
+        if run.series is None:
             raise NotConfigured
-        self._series = self.spider.series
+        self._series = run.series
         self._written: list[Version] = []
 
     def process_item(self, item: Item) -> Item:
-        if not isinstance(item, Livestream) or self.spider.truncated:
+        if not isinstance(item, Livestream) or self.run.limit.is_reached:
             return item
         version = content_hash(ItemAdapter(item).asdict())
-        known = self.spider.ledger.known(self._series.id, item.event_id)
+        known = self.run.ledger.known(self._series.id, item.event_id)
         if known == version:
             raise DuplicateRecord(str(item.event_id))
+        self.run.tally.add("changed" if known else "new")
         self.crawler.stats.inc_value("parti/incremental/changed" if known else "parti/incremental/new")
         end = item.event_end
-        ended = iso_to_timestamp(end) if end is not None and self.spider.selection.is_credible(end) else None
+        ended = iso_to_timestamp(end) if end is not None and self.run.selection.is_credible(end) else None
         self._written.append(Version(item.event_id, ended, version))
         return item
 
-    def take_written(self) -> list[Version]:
+    def drain_written(self) -> list[Version]:
         """Return what was let through since the last call."""
         written, self._written = self._written, []
         return written
@@ -166,19 +174,12 @@ class VersionsPipeline(_Pipeline):
 class MaxRecordsPipeline(_Pipeline):
     """Stops the run after the argument `max_records`."""
 
-    def __init__(self, crawler: Crawler) -> None:
-        super().__init__(crawler)
-        if crawler.spider is None or self.spider.max_records is None:
+    def __init__(self, crawler: Crawler, run: Run) -> None:
+        super().__init__(crawler, run)
+        if run.limit.most is None:
             raise NotConfigured
-        self._count: int | None = None
 
     def process_item(self, item: Item) -> Item:
-        if self._count is None:
-            # A run that goes on has written some.
-            self._count = self.crawler.stats.get_value("item_scraped_count", 0)
-            self.spider.truncated = self._count == self.spider.max_records
-        if self.spider.truncated:
+        if not self.run.limit.take():
             raise FilteredRecord(str(item.identity))
-        self._count += 1
-        self.spider.truncated = self._count == self.spider.max_records
         return item

@@ -54,7 +54,7 @@ class Ending:
 
     Attributes:
         finish_reason: Scrapy's; "finished" when the spider ran out of requests.
-        endless: the run has no end of its own and is meant to be stopped by a signal.
+        until_stopped: the run has no end of its own and is meant to be stopped by a signal.
         usage_error: text of a usage error found after the start.
         start_error: why nothing could be asked for, found after the start.
         exceptions: in callbacks, pipelines and other components.
@@ -66,7 +66,7 @@ class Ending:
 
     finish_reason: str
     counts: Counts
-    endless: bool = False
+    until_stopped: bool = False
     usage_error: str | None = None
     start_error: str | None = None
     exceptions: int = 0
@@ -107,7 +107,7 @@ def judge(ending: Ending) -> Verdict:
     if ending.exceptions:
         noun = "exception" if ending.exceptions == 1 else "exceptions"
         return Verdict(ExitCode.STOPPED, f"{ending.exceptions} {noun}, see the log", ended=False)
-    expected = {"finished", "shutdown"} if ending.endless else {"finished"}
+    expected = {"finished", "shutdown"} if ending.until_stopped else {"finished"}
     ended = ending.finish_reason in expected
     if ending.storage:
         # Before the finish reason: a run that cannot store closes itself.

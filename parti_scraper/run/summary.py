@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parti_scraper.run.outcome import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from parti_scraper.api.quality import Quality
-    from parti_scraper.extensions.recorder import RunRecorder
+    from parti_scraper.run.context import Identity, Run
+    from parti_scraper.run.datapackage import Feed, File
     from parti_scraper.run.outcome import Counts, Verdict
-    from parti_scraper.spiders.base import PartiSpider
 
 _CATEGORIES_SHOWN = 12
 _FIELDS_SHOWN = 10
@@ -28,48 +30,79 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
-def summarize(recorder: RunRecorder, verdict: Verdict, seconds: float) -> str:
-    """Return the summary of a run, a few lines; of one that could not begin, its one line."""
-    spider = recorder.spider
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a run has left.
+
+    Attributes:
+        files: in its folder.
+        feeds: what the user had stored elsewhere.
+        remarks: of the spider, a line each.
+    """
+
+    files: Sequence[File] = ()
+    feeds: Sequence[Feed] = ()
+    remarks: Sequence[str] = ()
+
+
+def summarize(run: Run, verdict: Verdict, left: Left, seconds: float, *, finished_before: bool = False) -> str:
+    """Return the summary of a run, a few lines; of one that could not begin, its one line.
+
+    Args:
+        run: the run.
+        verdict: how it ended.
+        left: what it has left.
+        seconds: how long it took.
+        finished_before: nothing was done, since the run that was named had finished before.
+    """
+    identity = run.identity
     if verdict.exit_code in {ExitCode.USAGE, ExitCode.NOT_STARTED}:
         return verdict.reason or ""
-    begin = f"{spider.name} {spider.run_id}: "
-    if recorder.finished_before:
+    begin = f"{identity.spider} {identity.run_id}: "
+    if finished_before:
         why = f", {_ending(verdict, truncated=False)}: {verdict.reason}" if verdict.reason else ""
-        return printable(f"{begin}finished before{why}; nothing was requested; see {spider.run_dir}")
+        return printable(f"{begin}finished before{why}; nothing was requested; see {run.folder.path}")
     if verdict.exit_code is ExitCode.INCOMPLETE and not verdict.ended:
         # It could not be stored, so there is nothing to count.
-        hint = f"; {how_to_finish(spider)}" if spider.run_dir.is_dir() else ""
+        hint = f"; {how_to_finish(identity)}" if run.folder.path.is_dir() else ""
         return printable(f"{begin}NOT COMPLETE: {verdict.reason}{hint}")
-    counts = recorder.counts()
-    records = spider.collection.replace("_", " ")
-    ending = _ending(verdict, truncated=spider.truncated)
-    lines = [f"{begin}{ending}: {counts.written:,} {records} in {seconds:.1f} s"]
-    ranking = recorder.records_by_category.most_common()
-    if spider.name != "categories":
-        lines += [f"  {number:>9,}  {printable(name)}" for name, number in ranking[:_CATEGORIES_SHOWN]]
-        others = ranking[_CATEGORIES_SHOWN:]
-        if others:
-            lines.append(f"  {sum(number for _, number in others):>9,}  in other categories ({len(others)})")
-    lines.append(
+    records = run.folder.collection.replace("_", " ")
+    ending = _ending(verdict, truncated=run.limit.is_reached)
+    lines = [f"{begin}{ending}: {run.tally.written:,} {records} in {seconds:.1f} s"]
+    if identity.spider != "categories":
+        lines += _by_category(run.tally.categories)
+    lines.append(_books(run.counts()))
+    lines += _set_aside(run.folder.quarantine, run.tally.quarantined)
+    lines += _fields(run.quality)
+    lines += _stored(run, left)
+    lines += [f"  {printable(remark)}" for remark in left.remarks]
+    if verdict.reason:
+        lines.append(f"  {printable(verdict.reason)}")
+    if not verdict.ended:
+        lines.append(f"  {how_to_finish(identity)}")
+    return "\n".join(lines)
+
+
+def _by_category(categories: Counter[str]) -> list[str]:
+    ranking = categories.most_common()
+    lines = [f"  {number:>9,}  {printable(name)}" for name, number in ranking[:_CATEGORIES_SHOWN]]
+    others = ranking[_CATEGORIES_SHOWN:]
+    if others:
+        lines.append(f"  {sum(number for _, number in others):>9,}  in other categories ({len(others)})")
+    return lines
+
+
+def _books(counts: Counts) -> str:
+    return (
         f"  {counts.pages:,} pages, {counts.served:,} records served: {counts.written:,} written, "
         f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
         + (f", {counts.dropped:,} dropped by other pipelines" if counts.dropped else "")
     )
-    lines += _set_aside(spider.quarantine_path, counts)
-    lines += _fields(spider.quality)
-    lines += _stored(recorder)
-    lines += [f"  {printable(remark)}" for remark in spider.remarks()]
-    if verdict.reason:
-        lines.append(f"  {printable(verdict.reason)}")
-    if not verdict.ended:
-        lines.append(f"  {how_to_finish(spider)}")
-    return "\n".join(lines)
 
 
-def _set_aside(quarantine: Path, counts: Counts) -> list[str]:
+def _set_aside(quarantine: Path, number: int) -> list[str]:
     """Return the most frequent reasons for which records were set aside."""
-    if not counts.quarantined:
+    if not number:
         return []
     try:
         with quarantine.open("rb") as lines:
@@ -97,21 +130,20 @@ def _counted(names: Counter[str]) -> str:
     return ", ".join(shown + more)
 
 
-def _stored(recorder: RunRecorder) -> list[str]:
+def _stored(run: Run, left: Left) -> list[str]:
     lines = []
-    if recorder.spider.series is not None:
-        new, changed = recorder.versions()
-        lines.append(f"  {new:,} new and {changed:,} changed since the incremental runs before")
-    lines += [f"  {file.path}  {file.rows:,} rows, {file.path.stat().st_size:,} bytes" for file in recorder.files]
-    lines += [f"  {printable(feed.uri)}  {feed.rows:,} rows" for feed in recorder.feeds]
+    if run.series is not None:
+        lines.append(f"  {run.tally.new:,} new and {run.tally.changed:,} changed since the incremental runs before")
+    lines += [f"  {file.path}  {file.rows:,} rows, {file.path.stat().st_size:,} bytes" for file in left.files]
+    lines += [f"  {printable(feed.uri)}  {feed.rows:,} rows" for feed in left.feeds]
     return lines
 
 
-def how_to_finish(spider: PartiSpider) -> str:
+def how_to_finish(identity: Identity) -> str:
     """Return what to do about a run that was stopped."""
-    if spider.job:
-        return f"to finish it: schedule {spider.name} again with jobid={spider.run_id}"
-    return f"to finish it: scrapy crawl {spider.name} -a run_id={spider.run_id}"
+    if identity.job:
+        return f"to finish it: schedule {identity.spider} again with jobid={identity.run_id}"
+    return f"to finish it: scrapy crawl {identity.spider} -a run_id={identity.run_id}"
 
 
 def _ending(verdict: Verdict, *, truncated: bool) -> str:

@@ -11,11 +11,12 @@ from scrapy import signals
 from scrapy.exceptions import DontCloseSpider
 from scrapy.utils.asyncio import call_later
 
-from parti_scraper.api.normalize import normalize_live, timestamp_to_iso
+from parti_scraper.api.normalize import normalize_live
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.items import LiveChannel
 from parti_scraper.plan.schedule import SnapshotTimer
 from parti_scraper.run.arguments import LiveArguments
-from parti_scraper.spiders.base import LiveRouteSpider, Walk
+from parti_scraper.spiders.paged import LiveRouteSpider, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
     from scrapy.utils.asyncio import CallLaterResult
 
     from parti_scraper.api.normalize import NormalizedPage
-    from parti_scraper.plan.history import Ask
+    from parti_scraper.plan.plan import PageQuery
+    from parti_scraper.run.context import Run
 
 logger = logging.getLogger(__name__)
 
 
 class LiveSpider(LiveRouteSpider):
-    """Collects the channels that are live, a row per channel and snapshot."""
+    """Collects the channels that are live, a row per channel and snapshot.
+
+    Attributes:
+        snapshots: how many were begun.
+    """
 
     name = "live"
     arguments_class = LiveArguments
@@ -41,9 +47,9 @@ class LiveSpider(LiveRouteSpider):
 
     arguments: LiveArguments
 
-    def __init__(self, started_at: float | None = None, **raw_arguments: Any) -> None:
-        """Parse the arguments, see `PartiSpider`."""
-        super().__init__(started_at, **raw_arguments)
+    def __init__(self, run: Run) -> None:
+        """Collect the records of a run."""
+        super().__init__(run)
         self.snapshots = 0
         self._walks_left = 0
         interval, duration = self.arguments.interval, self.arguments.duration
@@ -52,15 +58,15 @@ class LiveSpider(LiveRouteSpider):
         self._timer: CallLaterResult | None = None
 
     @classmethod
-    def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
+    def from_crawler(cls, crawler: Crawler, *args: Any, run: Run | None = None, **raw_arguments: Any) -> Self:
         """Build the spider; between snapshots it keeps Scrapy from closing it."""
-        spider = super().from_crawler(crawler, *args, **kwargs)
+        spider = super().from_crawler(crawler, *args, run=run, **raw_arguments)
         crawler.signals.connect(spider.stay_open, signals.spider_idle)
         crawler.signals.connect(spider.cancel_timer, signals.spider_closed)
         return spider
 
     @property
-    def endless(self) -> bool:
+    def until_stopped(self) -> bool:
         """A run at intervals may be stopped at any time."""
         return self.arguments.interval is not None
 
@@ -75,7 +81,7 @@ class LiveSpider(LiveRouteSpider):
             self._schedule = replace(self._schedule, tick=self.snapshots - 1)
         self._schedule_snapshot()
 
-    def progress(self) -> Any:
+    def progress(self) -> dict[str, Any]:
         """Return how many snapshots were taken; the next one may have begun."""
         return {**super().progress(), "snapshots": self.snapshots - bool(self._walks_left)}
 
@@ -85,7 +91,7 @@ class LiveSpider(LiveRouteSpider):
         self.snapshots = progress["snapshots"]
 
     @property
-    def at_rest(self) -> bool:
+    def can_checkpoint(self) -> bool:
         """Whether no snapshot is half-way."""
         return self.snapshots > 0 and not self._walks_left
 
@@ -93,7 +99,7 @@ class LiveSpider(LiveRouteSpider):
         """Tell it after each snapshot."""
         return not self._walks_left
 
-    def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[LiveChannel]:
+    def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveChannel]:
         """Return the channels of a page. Raises PageError."""
         return normalize_live(
             response.body,
@@ -101,13 +107,13 @@ class LiveSpider(LiveRouteSpider):
             timestamp_to_iso(time.time()),
             self.index,
             snapshot_id=walk.snapshot_id,
-            offset=ask.request.offset,
+            offset=query.request.offset,
         )
 
     def walk_ended(self, walk: Walk) -> None:
         """Wait for the next snapshot, once the walks of this one have all ended."""
         self._walks_left -= 1
-        if not self._walks_left and not self.truncated:
+        if not self._walks_left and not self.run.limit.is_reached:
             self._schedule_snapshot()
 
     def _snapshot(self) -> Iterator[Request]:

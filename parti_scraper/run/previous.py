@@ -1,0 +1,66 @@
+"""The unfinished run that the arguments name, if they do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parti_scraper.exceptions import NothingToFinish, UsageError
+from parti_scraper.ledger.ledger import SUPERSEDED
+from parti_scraper.run import datapackage
+from parti_scraper.run.arguments import LAST
+from parti_scraper.run.context import default_run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from parti_scraper.ledger.ledger import Ledger, RunRecord
+    from parti_scraper.run.arguments import Arguments
+
+
+def find_previous(
+    spider: str,
+    arguments_class: type[Arguments],
+    raw: Mapping[str, str],
+    output: Path,
+    ledger: Ledger | None,
+    now: float,
+) -> RunRecord | None:
+    """Return the unfinished run that the arguments name, and check that they are its own.
+
+    Args:
+        spider: the name of the spider.
+        arguments_class: how its arguments are parsed.
+        raw: the arguments as typed.
+        output: the folder that runs leave their folders in.
+        ledger: what runs have done; None where there is no ledger yet.
+        now: Unix seconds.
+
+    Raises:
+        UsageError: they are not, or one does not parse.
+        NothingToFinish: `run_id=last`, and there is none.
+    """
+    arguments = arguments_class.parse(raw, spider, now)
+    folder = output / spider
+    run_id = arguments.run_id or (default_run_id(raw["_job"], 0) if raw.get("_job") else None)
+    run = None
+    if run_id == LAST:
+        runs = ledger.running(spider) if ledger else iter(())
+        run = next((each for each in runs if is_unfinished(each) and Path(each.folder).parent == folder.absolute()), None)
+        if run is None:
+            raise NothingToFinish(f"{spider}: no run is unfinished; nothing was requested")
+    elif run_id and ledger:
+        run = ledger.find(folder / run_id)
+    if run is None or not is_unfinished(run):
+        return None
+    if run.state == SUPERSEDED:
+        problem = "left unfinished, and a later incremental run has written what it was to write"
+        raise UsageError.of("argument", "run_id", problem, run.run_id, "another name")
+    arguments_class.check_same(raw, run.arguments, run.run_id, spider, run.started_at)
+    return run
+
+
+def is_unfinished(run: RunRecord) -> bool:
+    """Tell whether the folder of a run is there, and has no data package."""
+    folder = Path(run.folder)
+    return folder.is_dir() and datapackage.read(folder) is None

@@ -1,0 +1,88 @@
+"""What went wrong in a run, and what is to be said of it, noted by whoever finds it."""
+
+from __future__ import annotations
+
+import logging
+
+from parti_scraper.redact import redact_text
+
+logger = logging.getLogger(__name__)
+
+
+class Problems:
+    """What keeps a run from being complete, or from being at all.
+
+    Attributes:
+        gaps: what is missing from the data set, a part of a sentence each.
+        storage: what could not be stored, likewise; the first is the cause of the others.
+        usage_error: a wrong argument that only the API could show.
+        start_error: why nothing can be asked for at all, which only the first request could show.
+        remarks: what is to be said in the summary, though nothing is missing.
+    """
+
+    def __init__(self) -> None:
+        self.gaps: list[str] = []
+        self.storage: list[str] = []
+        self.usage_error: str | None = None
+        self.start_error: str | None = None
+        self.remarks: list[str] = []
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether the run was refused after it had begun, so that nothing of it is to be stored."""
+        return bool(self.usage_error or self.start_error)
+
+    def note_gap(self, gap: str) -> None:
+        """Note that the data set is not complete."""
+        # The API may have redirected to an address with a token.
+        gap = redact_text(gap)
+        logger.error("Not complete: %s", gap)
+        self.gaps.append(gap)
+
+    def presume_gap(self, gap: str) -> None:
+        """Note a gap that is one unless `disprove_gap` is called for it before the end."""
+        self.gaps.append(gap)
+
+    def disprove_gap(self, gap: str) -> None:
+        """Take back what was presumed."""
+        self.gaps.remove(gap)
+
+    def note_storage(self, problem: str) -> None:
+        """Note what could not be stored."""
+        self.storage.append(problem)
+
+    def refuse(self, usage_error: str) -> None:
+        """Note that an argument was wrong."""
+        self.usage_error = usage_error
+
+    def note_start_error(self, reason: str) -> None:
+        """Note that nothing can be asked for."""
+        self.start_error = reason
+
+    def remark(self, line: str) -> None:
+        """Say something now, and in the summary."""
+        logger.warning("%s", line[:1].upper() + line[1:])
+        self.remarks.append(line)
+
+
+class LoggedExceptions(logging.Handler):
+    """Counts the exceptions that Scrapy logs and then goes on, whatever the log level is.
+
+    Nothing else tells of those in signal handlers and of pipelines that cannot be closed.
+    """
+
+    _LOGGERS = ("scrapy.core.engine", "scrapy.core.scraper", "scrapy.utils.signal")
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.count = 0
+        for name in self._LOGGERS:
+            logging.getLogger(name).addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += bool(record.exc_info)
+
+    def close(self) -> None:
+        for name in self._LOGGERS:
+            logging.getLogger(name).removeHandler(self)
+        super().close()

@@ -1,0 +1,84 @@
+"""Where an incremental run stands among those with the same filters: where it starts, and where the next one does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.run import datapackage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from parti_scraper.ledger.ledger import Ledger
+    from parti_scraper.ledger.series import Series
+    from parti_scraper.run.context import Run
+
+WRONG_CLOCK = "the clock of this machine was ahead then"
+BEHIND_CLOCK = "the clock of this machine is behind now"
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPlace:
+    """The place of a run among incremental runs with the same filters.
+
+    Attributes:
+        id: the series, of the ledger.
+        next_since: where the next run starts after this one, in Unix seconds; None: where it did before.
+        versions_since: from when on that run knows the versions of what was written, in Unix seconds.
+    """
+
+    id: int
+    next_since: int | None
+    versions_since: int | None
+
+
+def join_series(run: Run, filters: Mapping[str, Any], until: int | None, overlap: int) -> None:
+    """Find the incremental runs with the same filters, and let the run start where the last of them ended.
+
+    Args:
+        run: the run; its window is the one asked for.
+        filters: what makes two runs parts of one series, as JSON takes it.
+        until: the argument; None: the start of the run.
+        overlap: how far to go back from where the last one ended, in seconds.
+    """
+    assert run.window is not None  # noqa: S101 - only runs about a window of time are incremental
+    since, end = run.window
+    now = math.floor(run.identity.started_at)
+    # None for a window in the past.
+    next_since = None if until is not None and until < now else min(end, now)
+    series = _settle(run.ledger, filters)
+    if run.previous is None and next_since is not None and (series.until or 0) > next_since:
+        series = _lower(run, series, next_since)
+    start = series.since(overlap)
+    if start is not None and next_since is not None:
+        run.freeze_window(min(max(since, start), end), end)
+    run.join(SeriesPlace(series.id, next_since, None if next_since is None else next_since - overlap))
+
+
+def _settle(ledger: Ledger, filters: Mapping[str, Any]) -> Series:
+    """Return the series; runs of it that were killed between their data package and their last note are finished."""
+    series = ledger.series(filters)
+    for run in ledger.running_in(series.id):
+        if package := datapackage.read(Path(run.folder)):
+            ledger.finish(run.id, complete=package["complete"], truncated=package["truncated"])
+            series = ledger.series(filters)
+    return series
+
+
+def _lower(run: Run, series: Series, now: int) -> Series:
+    """Start earlier than the last run ended, where that is still to come."""
+    lowered = run.ledger.lower(series, now)
+    ended = f"the incremental runs before came up to {timestamp_to_iso(series.until or 0)}, which is still to come"
+    if lowered == series:
+        run.problems.remark(
+            f"{ended}, and so do livestreams in them: {BEHIND_CLOCK}; nothing is collected until then"
+        )
+        return lowered
+    start = lowered.until
+    where = "from the beginning" if start is None else f"from {timestamp_to_iso(start)}"
+    run.problems.remark(f"{ended}; {WRONG_CLOCK}; this run looks at all {where} again")
+    return lowered
