@@ -105,15 +105,10 @@ class RunRecorder:
         self._begin()
 
     def _begin(self) -> None:
-        folder = self.run.folder
         try:
             self._checkpoints.lock()
             self._check_finished()  # By another process, meanwhile.
             self._checkpoints.begin()
-            if not folder.is_resumed:
-                for path in folder.path.glob(f"{folder.collection}.*"):
-                    path.unlink()
-                folder.quarantine.unlink(missing_ok=True)
         except UsageError as error:
             self.run.problems.refuse(str(error))
             self._close_at_once("usage_error")

@@ -177,6 +177,10 @@ class FeedExporter(feedexport.FeedExporter):
         forms = {_resumable_form(slot) for slot in [*self.slots, *self._closed_slots]}
         return "jsonl" in forms and None not in forms
 
+    def names_in_run_folder(self) -> list[str]:
+        """Return the names of the files that are to be written there now."""
+        return [self._name_of(slot) for slot in self.slots if isinstance(slot.storage, RunFeedStorage)]
+
     def resume(self, rows: Mapping[str, int]) -> None:
         """Count on from so many rows in each file. Raises OSError where one cannot be opened."""
         for slot in self.slots:
