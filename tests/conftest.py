@@ -16,7 +16,7 @@ from parti_scraper.mockserver import MockServer, Options
 # Before they are imported: their assertions say what they compared, as those of the test files do.
 pytest.register_assert_rewrite("tests.listening", "tests.support")
 
-from tests.hosts import Script, ScriptedServer  # noqa: E402
+from tests.servers import Script, ScriptedServer  # noqa: E402
 from tests.support import (  # noqa: E402
     Crawl,
     Run,

@@ -15,7 +15,7 @@ from scrapy.exceptions import DownloadConnectionRefusedError
 
 from parti_scraper.api.routes import USER_AGENT
 from parti_scraper.network import http
-from tests.hosts import GAMING, IMPATIENT, NOT_FOUND, UNTHROTTLED, Answer, Script, closed_port, to
+from tests.servers import GAMING, IMPATIENT, NOT_FOUND, UNTHROTTLED, Answer, Script, closed_port, to
 from tests.support import CATEGORIES, Run
 
 STATUS, HEADERS, BODY = GAMING

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from parti_scraper.mockserver import MockServer, Options
-from tests.hosts import GAMING, IMPATIENT, SMALL, Script, api_requests, closed_port, to
+from tests.servers import GAMING, IMPATIENT, SMALL, Script, api_requests, closed_port, to
 from tests.support import (
     CATEGORIES,
     TIMEOUT,

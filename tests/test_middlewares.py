@@ -18,7 +18,7 @@ from scrapy.settings import Settings
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.retry import TokenMiddleware, check_settings
 from parti_scraper.redact import Secret
-from tests.hosts import (
+from tests.servers import (
     GAMING,
     IMPATIENT,
     NOT_FOUND,

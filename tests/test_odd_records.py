@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.hosts import GAMING, NOT_FOUND, Answer, Script, json_answer, to
+from tests.servers import GAMING, NOT_FOUND, Answer, Script, json_answer, to
 from tests.support import Run
 
 NEWEST = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp())

@@ -12,7 +12,8 @@ import pytest
 
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.proxies import Proxy, proxy_of
-from tests.hosts import (
+from tests.proxies import ForwardingProxy
+from tests.servers import (
     GAMING,
     IMPATIENT,
     SMALL,
@@ -23,7 +24,6 @@ from tests.hosts import (
     self_signed,
     to,
 )
-from tests.proxies import ForwardingProxy
 from tests.support import Run, Serve, sorted_ids, true_ids
 
 PASSWORD = "pa55/w0rd"

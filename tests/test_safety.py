@@ -16,7 +16,7 @@ from scrapy.settings import Settings
 from parti_scraper import settings as project
 from parti_scraper.mockserver import MockServer
 from parti_scraper.spiders.recent import RecentSpider
-from tests.hosts import Answer, ScriptedServer, json_answer, self_signed
+from tests.servers import Answer, ScriptedServer, json_answer, self_signed
 from tests.support import STILL, Run, RunningCrawl, Serve, environment_of, paths, typed_of, wait_until
 
 # For requests that fail for good: one more try would be no other.

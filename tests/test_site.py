@@ -23,8 +23,8 @@ from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import SECRET
 from parti_scraper.spiders import site
 from parti_scraper.spiders.site import MOST_REPEATS
-from tests.hosts import Answer, ScriptedServer, json_answer
 from tests.processes import descendants, is_alive
+from tests.servers import Answer, ScriptedServer, json_answer
 from tests.support import (
     QUIET,
     ROOT,

@@ -1,4 +1,4 @@
-"""Hosts that a crawl is sent to beside the mock server: scripted ones, with TLS too, and ones that are not there."""
+"""Servers that a crawl is sent to beside the mock server: scripted ones, with TLS too, and ones that are not there."""
 
 from __future__ import annotations
 
