@@ -1,152 +1,38 @@
-"""What the tests share: a mock server at hand, and real crawls in processes of their own."""
+"""The fixtures that the tests share: a mock server at hand, and real crawls in processes of their own."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from parti_scraper.browser.chromium import find_chromium
-from parti_scraper.exceptions import BrowserError
 from parti_scraper.mockserver import MockServer, Options
-from tests import forked
 
-ROOT = forked.ROOT
-SCRAPY = (sys.executable, "-m", "scrapy")
+# Before they are imported: their assertions say what they compared, as those of the test files do.
+pytest.register_assert_rewrite("tests.listening", "tests.support")
+
+from tests.servers import Script, ScriptedServer  # noqa: E402
+from tests.support import (  # noqa: E402
+    Crawl,
+    Run,
+    RunningCrawl,
+    Scrapy,
+    Serve,
+    check_books,
+    environment_of,
+    run_to_its_end,
+    typed_of,
+)
 
 # The same examples on every run: a test that fails now and then would be a bug. Generation is slow where two
 # cores are shared, which says nothing about the code.
 settings.register_profile("project", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
-
-# For a run that ends by itself; far beyond what it takes, so that only a hang is cut off.
-TIMEOUT = 120
-
-
-@dataclass(frozen=True)
-class Crawl:
-    """A crawl that has ended.
-
-    Attributes:
-        code: the exit code.
-        stdout, stderr: what was printed.
-        output: PARTI_OUTPUT_DIR.
-        spider, run_id: as given.
-    """
-
-    code: int
-    stdout: str
-    stderr: str
-    output: Path
-    spider: str
-    run_id: str
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        return self.output / self.spider / self.run_id
-
-    @property
-    def package(self) -> Any:
-        """The data package."""
-        return json.loads((self.folder / "datapackage.json").read_text(encoding="utf-8"))
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The records of the JSON Lines file."""
-        paths = sorted(path for path in self.folder.glob("*.jsonl") if path.name != "quarantine.jsonl")
-        return [row for path in paths for row in read_lines(path)]
-
-    @property
-    def csv_rows(self) -> list[dict[str, str]]:
-        """The records of the CSV file."""
-        return [row for path in sorted(self.folder.glob("*.csv")) for row in read_csv(path)]
-
-    @property
-    def quarantine(self) -> list[dict[str, Any]]:
-        """The records that were set aside."""
-        return read_lines(self.folder / "quarantine.jsonl")
-
-
-def read_lines(path: Path) -> list[Any]:
-    """Return the records of a JSON Lines file."""
-    # Not str.splitlines: titles hold other characters that it takes for the end of a line.
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the records of a CSV file."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-Run = Callable[..., Crawl]
-
-
-def typed_of(spider: str, run_id: str, arguments: Mapping[str, Any], options: tuple[str, ...]) -> list[str]:
-    """Return what is typed after `scrapy` for a crawl."""
-    typed = [
-        part for name, value in ({"run_id": run_id} | dict(arguments)).items() for part in ("-a", f"{name}={value}")
-    ]
-    return ["crawl", spider, *typed, *options]
-
-
-def command_of(spider: str, run_id: str, arguments: Mapping[str, Any], options: tuple[str, ...]) -> list[str]:
-    """Return the command line of a crawl."""
-    return [*SCRAPY, *typed_of(spider, run_id, arguments, options)]
-
-
-def run_to_its_end(
-    typed: list[str],
-    env: Mapping[str, str],
-    preexec_fn: Callable[[], object] | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Run a `scrapy` command in a forked process, or in a new interpreter where its start is what matters."""
-    if preexec_fn or "PYTHONPATH" in env:
-        return subprocess.run(
-            [*SCRAPY, *typed],
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=TIMEOUT,
-            check=False,
-            preexec_fn=preexec_fn,
-        )
-    with closing(forked.Scrapy(typed, env)) as process:
-        stdout, stderr = process.communicate(TIMEOUT)
-        return subprocess.CompletedProcess(typed, process.wait(), stdout, stderr)
-
-
-def environment_of(output: Path, server: MockServer | None, env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a crawl: no setting of the machine's, and warnings of deprecation made errors."""
-    mine = ("PARTI_CHROMIUM",)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PARTI_") or name in mine}
-    base_url = server.base_url if server else "http://127.0.0.1:9"
-    return (
-        kept
-        | {
-            "PARTI_OUTPUT_DIR": str(output),
-            "PARTI_STATE_DIR": str(output.with_name("state")),
-            "PARTI_API_BASE_URLS": base_url,
-            "PARTI_WS_URL": server.ws_url if server else "ws://127.0.0.1:9/",
-            "PARTI_SITE_URL": base_url,
-            "PYTHONWARNINGS": "error::DeprecationWarning",
-        }
-        | dict(env or {})
-    )
 
 
 @pytest.fixture
@@ -170,46 +56,6 @@ def crawl(tmp_path: Path) -> Run:
     return run
 
 
-def check_books(crawl: Crawl) -> None:
-    """Hold the counts of a run that ended against each other and against its files."""
-    if not (crawl.folder / "datapackage.json").exists():
-        return
-    package = crawl.package
-    counts = package["counts"]
-    kept_back = sum(counts[reason] for reason in ("duplicate", "quarantined", "filtered", "dropped"))
-    assert counts["served"] == counts["written"] + kept_back
-    rows: dict[str, int] = {}
-    for resource in package["resources"]:
-        kind = "quarantine" if resource["path"] == "quarantine.jsonl" else resource["format"]
-        rows[kind] = rows.get(kind, 0) + resource.get("rows", counts["written"])
-    for kind, number in rows.items():
-        assert number == counts["quarantined" if kind == "quarantine" else "written"]
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    """Wait until something that is under way has happened."""
-    deadline = time.monotonic() + TIMEOUT
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
-
-
-class RunningCrawl:
-    """A crawl that is still running, in a forked process; it is killed where the test that began it fails."""
-
-    begun: ClassVar[list[forked.Scrapy]] = []
-
-    def __init__(self, typed: list[str], env: dict[str, str]) -> None:
-        self.process = forked.Scrapy(typed, env)
-        self.begun.append(self.process)
-
-    def stop(self, signal_number: int = signal.SIGINT) -> int:
-        """Send a signal and return the exit code."""
-        self.process.send_signal(signal_number)
-        self.stdout, self.stderr = self.process.communicate(timeout=TIMEOUT)
-        return self.process.wait()
-
-
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
     """Kill what a test has begun and not ended."""
@@ -219,7 +65,7 @@ def nothing_left_running() -> Iterator[None]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., MockServer]]:
+def serve() -> Iterator[Serve]:
     """Return a function that starts a mock server with the given options."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(MockServer(Options(**options)))
@@ -231,19 +77,11 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "output"
 
 
-def chromium() -> str | None:
-    """Return the path of the browser that the project would use; None where there is none."""
-    try:
-        return find_chromium(os.environ.get("PARTI_CHROMIUM", ""))
-    except BrowserError:
-        return None
-
-
-CHROMIUM = chromium()
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-
-
-Scrapy = Callable[..., subprocess.CompletedProcess[str]]
+@pytest.fixture
+def script() -> Iterator[Script]:
+    """Return a function that starts a server which answers as a function says."""
+    with ExitStack() as stack:
+        yield lambda answer: stack.enter_context(closing(ScriptedServer(answer)))
 
 
 @pytest.fixture

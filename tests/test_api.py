@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from parti_scraper.api import routes
 from parti_scraper.exceptions import UsageError
-
-SPECIFICATION = Path(__file__).parent / "specification"
-HOST = "https://api-backend.parti.com"
-
-
-def specified_url(name: str) -> str:
-    """Return the URL of one of the specification's curl commands."""
-    match = re.match(r"curl '([^']+)'", (SPECIFICATION / f"{name}.sh").read_text(encoding="utf-8"))
-    assert match
-    return match[1]
+from tests.support import HOST, SPECIFICATION, specified_url
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Crawl, Run, Scrapy, read_lines
-from tests.test_spiders import STILL, Serve, ids, truth
+from tests.support import STILL, Crawl, Run, Scrapy, Serve, ids, read_lines, truth
 
 # One at a time: otherwise the order of the pages is that of the answers.
 ALONE = ("-s", "CONCURRENT_REQUESTS=1", "-s", "CONCURRENT_REQUESTS_PER_DOMAIN=1", "--loglevel", "WARNING")

@@ -15,9 +15,20 @@ import pytest
 from parti_scraper.api import routes
 from parti_scraper.mockserver import MockServer
 from tests import expected
-from tests.conftest import Crawl, Run, RunningCrawl, environment_of, needs_chromium, typed_of, wait_until
 from tests.processes import descendants
-from tests.test_spiders import STILL, Serve, ids, truth
+from tests.support import (
+    STILL,
+    Crawl,
+    Run,
+    RunningCrawl,
+    Serve,
+    environment_of,
+    ids,
+    needs_chromium,
+    truth,
+    typed_of,
+    wait_until,
+)
 
 pytestmark = needs_chromium
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from parti_scraper.mockserver import MockServer
+from tests.support import STILL, Run, Serve, ids, requests
 
-from .conftest import Run
-
-Serve = Callable[..., MockServer]
-
-NOW = "2026-11-01T00:00:00Z"
-STILL: dict[str, Any] = {"now": NOW, "speed": 0, "events": 1_500, "live": 40}
+MANY: dict[str, Any] = STILL | {"events": 1_500}
 
 READINGS: list[dict[str, Any]] = [
     {"page_cap": 15},
@@ -30,19 +24,9 @@ READINGS: list[dict[str, Any]] = [
 ]
 
 
-def requests(server: MockServer, route: str = "/recent") -> list[str]:
-    """Return the queries that a route was asked."""
-    return [seen.query for seen in server.requests if seen.path.endswith(route)]
-
-
-def ids(rows: list[dict[str, Any]]) -> list[int]:
-    """Return the livestreams' numbers."""
-    return [row["event_id"] for row in rows]
-
-
 @pytest.mark.parametrize("reading", READINGS, ids=lambda reading: "-".join(map(str, reading.values())))
 def test_each_reading_of_the_api_gives_the_same_livestreams(reading: dict[str, Any], crawl: Run, serve: Serve) -> None:
-    server = serve(**{**STILL, **reading})
+    server = serve(**{**MANY, **reading})
     run = crawl("recent", server=server)
     assert run.code == 0, run.stderr
     found = ids(run.rows)
@@ -56,7 +40,7 @@ def test_each_reading_of_the_api_gives_the_same_livestreams(reading: dict[str, A
     "reading", [{}, {"time_filter": "start", "bounds": "open"}, {"time_filter": "ignored"}], ids=str
 )
 def test_since_and_until_are_applied_exactly(reading: dict[str, Any], crawl: Run, serve: Serve) -> None:
-    server = serve(**{**STILL, **reading})
+    server = serve(**{**MANY, **reading})
     truth = sorted(server.world.recent_at(), key=lambda record: record["event_end_ts"])
     since, until = truth[400]["event_end_ts"], truth[900]["event_end_ts"]
     run = crawl("recent", server=server, since=since, until=until)
@@ -67,7 +51,7 @@ def test_since_and_until_are_applied_exactly(reading: dict[str, Any], crawl: Run
 
 @pytest.mark.parametrize("reading", ["or", "last", "ignored"])
 def test_several_categories_come_whole_however_the_server_reads_them(reading: str, crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, categories=reading)
+    server = serve(**MANY, categories=reading)
     by_name = {record["category_id"]: record["name"] for record in server.world.categories()}
     run = crawl("recent", server=server, categories="7,10")
     assert run.code == 0
@@ -79,7 +63,7 @@ def test_several_categories_come_whole_however_the_server_reads_them(reading: st
 
 
 def test_one_channel_comes_alone_though_the_server_ignores_the_filter(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, user_filter="ignored")
+    server = serve(**MANY, user_filter="ignored")
     user_id = server.world.recent_at()[0]["user_id"]
     run = crawl("recent", server=server, user_id=user_id)
     assert run.code == 0
@@ -90,7 +74,7 @@ def test_one_channel_comes_alone_though_the_server_ignores_the_filter(crawl: Run
 
 @pytest.mark.parametrize("page_cap", [7, 100])
 def test_a_snapshot_holds_each_live_channel_once(page_cap: int, crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, page_cap=page_cap, tie_order="unstable")
+    server = serve(**MANY, page_cap=page_cap, tie_order="unstable")
     run = crawl("live", server=server)
     assert run.code == 0
     users = [row["user_id"] for row in run.rows]

@@ -9,8 +9,7 @@ import pytest
 
 from parti_scraper.api import routes
 from parti_scraper.mockserver import MockServer
-from tests.conftest import Run, Scrapy, read_lines
-from tests.test_spiders import STILL, Serve
+from tests.support import STILL, Run, Scrapy, Serve, read_lines
 
 OWN = """
 import scrapy

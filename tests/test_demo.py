@@ -17,8 +17,7 @@ import pytest
 from frictionless import validate
 
 from parti_scraper.mockserver import MockServer
-from tests.conftest import ROOT, Run, command_of, environment_of, read_csv, read_lines, wait_until
-from tests.test_spiders import STILL, Serve, paths
+from tests.support import ROOT, STILL, Run, Serve, command_of, environment_of, paths, read_csv, read_lines, wait_until
 
 JOB = (sys.executable, "tools/main_job.py")
 

@@ -6,7 +6,6 @@ import re
 import shlex
 import tomllib
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from scrapy.settings import Settings, default_settings
@@ -15,8 +14,8 @@ from scrapy.spiderloader import SpiderLoader
 from parti_scraper import settings
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.spiders import components
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "parti_scraper"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -15,21 +15,8 @@ from scrapy.exceptions import DownloadConnectionRefusedError
 
 from parti_scraper.api.routes import USER_AGENT
 from parti_scraper.network import http
-from tests.conftest import Run
-from tests.test_middlewares import (
-    CATEGORIES,
-    GAMING,
-    IMPATIENT,
-    NOT_FOUND,
-    UNTHROTTLED,
-    Answer,
-    Script,
-    closed_port,
-    script,
-    to,
-)
-
-__all__ = ["script"]
+from tests.servers import GAMING, IMPATIENT, NOT_FOUND, UNTHROTTLED, Answer, Script, closed_port, to
+from tests.support import CATEGORIES, Run
 
 STATUS, HEADERS, BODY = GAMING
 

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from parti_scraper.mockserver import MockServer
-
-from .conftest import Run
-
-Serve = Callable[..., MockServer]
+from tests.support import STILL, Run, Serve, sorted_ids
 
 NUMBER = int(os.environ.get("PARTI_TEST_COMBINATIONS", "12"))
-NOW = "2026-11-01T00:00:00Z"
-STILL: dict[str, Any] = {"now": NOW, "speed": 0, "events": 3_000, "live": 250, "start_every": 0}
+LARGE: dict[str, Any] = STILL | {"events": 3_000, "live": 250, "start_every": 0}
 
 
 def expected(server: MockServer, spider: str) -> list[int]:
     """Return the livestreams that a spider should find."""
     records = server.world.live_at() if spider == "live" else server.world.recent_at()
-    return sorted(record["event_id"] for record in records)
-
-
-def found(run: Any) -> list[int]:
-    """Return the livestreams that it has found."""
-    return sorted(row["event_id"] for row in run.rows)
+    return sorted_ids(records)
 
 
 HIDDEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -51,7 +41,7 @@ HIDDEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 def test_what_stands_below_a_stretch_that_is_left_out_is_found(
     spider: str, switches: dict[str, Any], arguments: dict[str, Any], crawl: Run, serve: Serve
 ) -> None:
-    server = serve(**STILL | switches)
+    server = serve(**LARGE | switches)
     truth = expected(server, spider)
     if "user_id" in arguments:
         user_id = server.world.recent_at()[-1]["user_id"]
@@ -59,7 +49,7 @@ def test_what_stands_below_a_stretch_that_is_left_out_is_found(
         truth = sorted(each["event_id"] for each in server.world.recent_at() if each["user_id"] == user_id)
     run = crawl(spider, server=server, **arguments)
     assert run.code == 0, run.stderr
-    assert found(run) == truth
+    assert sorted_ids(run.rows) == truth
 
 
 MOMENTS: list[tuple[str, dict[str, Any]]] = [
@@ -80,13 +70,13 @@ MOMENTS: list[tuple[str, dict[str, Any]]] = [
 def test_a_moment_of_empty_or_short_answers_costs_nothing(
     spider: str, switches: dict[str, Any], crawl: Run, serve: Serve
 ) -> None:
-    server = serve(**STILL | switches)
+    server = serve(**LARGE | switches)
     run = crawl(spider, server=server)
     assert run.code == 0, run.stderr
     if spider == "categories":
         assert len(run.rows) == len(server.world.categories())
     else:
-        assert found(run) == expected(server, spider)
+        assert sorted_ids(run.rows) == expected(server, spider)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +90,7 @@ def test_a_moment_of_empty_or_short_answers_costs_nothing(
     ],
 )
 def test_empty_answers_that_last_are_no_end(spider: str, after: int, reason: str, crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, down_as="empty", down_after=after, down_for=600)
+    server = serve(**LARGE, down_as="empty", down_after=after, down_for=600)
     run = crawl(spider, server=server, env={"PARTI_RETRY_PATIENCE": "1"})
     assert run.code == 4
     assert reason in run.stderr
@@ -110,40 +100,40 @@ def test_empty_answers_that_last_are_no_end(spider: str, after: int, reason: str
 @pytest.mark.parametrize("nulls", ["first", "last"])
 @pytest.mark.parametrize("share", [0.002, 0.02, 0.1])
 def test_records_without_an_end_come_once(share: float, nulls: str, crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL | {"events": 1_500}, undated=share, nulls=nulls)
+    server = serve(**LARGE | {"events": 1_500}, undated=share, nulls=nulls)
     run = crawl("recent", server=server)
     assert run.code == 0, run.stderr
-    assert found(run) == expected(server, "recent")
+    assert sorted_ids(run.rows) == expected(server, "recent")
 
 
 def test_the_true_end_costs_few_requests(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL)
+    server = serve(**LARGE)
     # How many windows meet, where a part of a page comes twice, depends on which answer comes first; so one at a time.
     one = ("-s", "CONCURRENT_REQUESTS_PER_DOMAIN=1")
     assert crawl("recent", *one, server=server).code == 0
     pages = [seen for seen in server.requests if seen.path.endswith("/recent")]
     # Pages that overlap, the site's own first request, and 15 for the end.
     assert len(pages) <= 3_000 / 98 + 6 + 15
-    server = serve(**STILL)
+    server = serve(**LARGE)
     since = server.world.recent_at()[500]["event_end_ts"]
     assert crawl("recent", server=server, run_id="new", since=since).code == 0
     assert len([seen for seen in server.requests if seen.path.endswith("/recent")]) <= 8
 
 
 def test_a_server_that_fails_at_the_ascending_order_is_well_otherwise(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, ascending="failing")
+    server = serve(**LARGE, ascending="failing")
     run = crawl("recent", server=server)
     assert run.code == 0, run.stderr
-    assert found(run) == expected(server, "recent")
+    assert sorted_ids(run.rows) == expected(server, "recent")
     assert len([seen for seen in server.requests if "sort_by_date_desc=false" in seen.query]) == 4
 
 
 @pytest.mark.parametrize(("live", "most"), [(1, 5), (2, 5), (40, 4), (100, 4), (250, 10)])
 def test_the_true_end_of_a_live_list_costs_two_requests(live: int, most: int, crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL | {"live": live})
+    server = serve(**LARGE | {"live": live})
     run = crawl("live", server=server)
     assert run.code == 0, run.stderr
-    assert found(run) == expected(server, "live")
+    assert sorted_ids(run.rows) == expected(server, "live")
     assert len([seen for seen in server.requests if seen.path.endswith("/live")]) <= most
 
 
@@ -180,10 +170,10 @@ def combinations(number: int) -> list[dict[str, Any]]:
 # PARTI_TEST_COMBINATIONS sets how many.
 @pytest.mark.parametrize("switches", combinations(NUMBER), ids=lambda switches: str(switches["seed"]))
 def test_a_run_is_complete_and_exact_or_says_that_it_is_not(switches: dict[str, Any], crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL | {"live": 40} | switches)
+    server = serve(**LARGE | {"live": 40} | switches)
     run = crawl("recent", server=server, env={"PARTI_RETRY_PATIENCE": "2"})
     assert run.code in {0, 4}, run.stderr
-    rows = found(run)
+    rows = sorted_ids(run.rows)
     assert len(rows) == len(set(rows))
     truth = set(expected(server, "recent")) - server.world.malformed_ids
     assert set(rows) <= truth

@@ -10,23 +10,20 @@ from typing import Any
 import pytest
 
 from parti_scraper.mockserver import MockServer, Options
-from tests.conftest import TIMEOUT, Crawl, Run, RunningCrawl, environment_of, typed_of, wait_until
-from tests.test_middlewares import (
+from tests.servers import GAMING, IMPATIENT, SMALL, Script, api_requests, closed_port, to
+from tests.support import (
     CATEGORIES,
-    GAMING,
-    IMPATIENT,
-    STILL,
-    Script,
+    TIMEOUT,
+    Crawl,
+    Run,
+    RunningCrawl,
     Serve,
-    api_requests,
-    closed_port,
-    ids,
-    script,
-    to,
-    truth,
+    environment_of,
+    sorted_ids,
+    true_ids,
+    typed_of,
+    wait_until,
 )
-
-__all__ = ["script"]
 
 DOWN = ("404", "500", "challenge", "reset")
 
@@ -42,10 +39,10 @@ def finished(running: RunningCrawl, output: Path, spider: str, run_id: str = "ru
 
 @pytest.mark.parametrize("number", [1, 2, 5, 11])
 def test_a_single_404_costs_requests_and_neither_a_record_nor_the_host(crawl: Run, serve: Serve, number: int) -> None:
-    first, second = serve(**STILL, once_404=number), serve(**STILL)
+    first, second = serve(**SMALL, once_404=number), serve(**SMALL)
     run = crawl("recent", env=to(first.base_url, second.base_url))
     assert run.code == 0
-    assert ids(run.rows) == truth(first)
+    assert sorted_ids(run.rows) == true_ids(first)
     assert (run.package["failovers"], second.requests) == ([], [])
 
 
@@ -54,10 +51,10 @@ def test_a_single_404_costs_requests_and_neither_a_record_nor_the_host(crawl: Ru
 def test_a_host_that_is_alone_and_down_for_a_while_costs_no_record(
     crawl: Run, serve: Serve, down_as: str, after: int
 ) -> None:
-    server = serve(**STILL, down_after=after, down_for=0.5, down_as=down_as)
+    server = serve(**SMALL, down_after=after, down_for=0.5, down_as=down_as)
     run = crawl("recent", server=server)
     assert run.code == 0
-    assert ids(run.rows) == truth(server)
+    assert sorted_ids(run.rows) == true_ids(server)
     assert {seen.fault for seen in api_requests(server)} == {None, down_as}
 
 
@@ -66,24 +63,24 @@ def test_a_host_that_is_alone_and_down_for_a_while_costs_no_record(
 def test_the_first_host_is_come_back_to_where_the_others_are_no_good(
     crawl: Run, serve: Serve, down_as: str, other: str
 ) -> None:
-    first = serve(**STILL, down_after=4, down_for=1, down_as=down_as)
+    first = serve(**SMALL, down_after=4, down_for=1, down_as=down_as)
     dead = {"404": {"gone": True}, "500": {"rate_500": 1.0, "fault_burst": 0}}
-    others = [serve(**STILL, **dead[other]).base_url if other in dead else closed_port() for _ in range(2)]
+    others = [serve(**SMALL, **dead[other]).base_url if other in dead else closed_port() for _ in range(2)]
     run = crawl("recent", env=to(first.base_url, *others) | {"PARTI_RETRY_PATIENCE": "4"})
     assert run.code == 0
-    assert ids(run.rows) == truth(first)
+    assert sorted_ids(run.rows) == true_ids(first)
     assert run.package["host"] == first.base_url
 
 
 def test_a_live_run_comes_back_to_a_host_that_refused_for_a_while(serve: Serve, output: Path) -> None:
-    first = serve(**STILL)
-    port, gone = int(first.base_url.rpartition(":")[2]), serve(**STILL, gone=True)
+    first = serve(**SMALL)
+    port, gone = int(first.base_url.rpartition(":")[2]), serve(**SMALL, gone=True)
     env = environment_of(output, None, to(first.base_url, gone.base_url, closed_port()))
     running = RunningCrawl(typed_of("live", "run", {"interval": 0.2}, ()), env)
     wait_until(lambda: len(api_requests(first)) > 4)
     first.stop()
     wait_until(lambda: len(api_requests(gone)) > 4)
-    with MockServer(Options(**STILL), port=port) as again:
+    with MockServer(Options(**SMALL), port=port) as again:
         before = len(api_requests(gone))
         wait_until(lambda: len(api_requests(again)) > 20)
         assert running.stop() == 0, running.stderr
@@ -98,7 +95,7 @@ def test_a_live_run_comes_back_to_a_host_that_refused_for_a_while(serve: Serve, 
 def test_a_live_run_comes_back_to_its_first_host_though_the_second_one_serves(
     serve: Serve, output: Path, down_as: str
 ) -> None:
-    first, second = serve(**STILL, down_after=6, down_for=1, down_as=down_as), serve(**STILL)
+    first, second = serve(**SMALL, down_after=6, down_for=1, down_as=down_as), serve(**SMALL)
     env = environment_of(output, None, to(first.base_url, second.base_url) | {"PARTI_RETRY_PATIENCE": "0.4"})
     running = RunningCrawl(typed_of("live", "run", {"interval": 0.2}, ()), env)
     wait_until(lambda: bool(api_requests(second)))
@@ -113,7 +110,7 @@ def test_a_live_run_comes_back_to_its_first_host_though_the_second_one_serves(
 
 
 def test_a_live_run_survives_the_death_of_all_hosts(serve: Serve, output: Path) -> None:
-    first = serve(**STILL, down_after=6, down_for=1.5, down_as="500")
+    first = serve(**SMALL, down_after=6, down_for=1.5, down_as="500")
     env = environment_of(output, None, to(first.base_url, closed_port()) | {"PARTI_RETRY_PATIENCE": "0.3"})
     running = RunningCrawl(typed_of("live", "run", {"interval": 0.2}, ()), env)
     wait_until(lambda: "Not complete: " in running.process.stderr)
@@ -142,17 +139,17 @@ def test_a_live_run_survives_the_death_of_all_hosts(serve: Serve, output: Path) 
 def test_a_host_that_is_no_good_is_left_for_one_that_is(
     crawl: Run, serve: Serve, faults: dict[str, Any], reason: str
 ) -> None:
-    first, second = serve(**STILL, fault_burst=0, **faults), serve(**STILL)
+    first, second = serve(**SMALL, fault_burst=0, **faults), serve(**SMALL)
     run = crawl("recent", env=IMPATIENT | to(first.base_url, second.base_url))
     assert run.code == 0
-    assert ids(run.rows) == truth(second)
+    assert sorted_ids(run.rows) == true_ids(second)
     (move,) = run.package["failovers"]
     assert (move["from"], move["to"]) == (first.base_url, second.base_url)
     assert move["reason"].startswith(reason)
 
 
 def test_hosts_that_are_all_dead_are_asked_by_turns_and_not_hammered(crawl: Run, serve: Serve) -> None:
-    hosts = [serve(**STILL, gone=True), serve(**STILL, gone=True), serve(**STILL, rate_500=1.0, fault_burst=0)]
+    hosts = [serve(**SMALL, gone=True), serve(**SMALL, gone=True), serve(**SMALL, rate_500=1.0, fault_burst=0)]
     began = time.monotonic()
     run = crawl(
         "categories",
@@ -186,10 +183,10 @@ def test_hosts_that_are_all_dead_are_asked_by_turns_and_not_hammered(crawl: Run,
 def test_an_empty_result_may_look_like_a_route_that_is_not_there(
     crawl: Run, serve: Serve, spider: str, arguments: dict[str, Any], empty_as: str
 ) -> None:
-    first, second = serve(**STILL, empty_as=empty_as), serve(**STILL)
+    first, second = serve(**SMALL, empty_as=empty_as), serve(**SMALL)
     run = crawl(spider, env=to(first.base_url, second.base_url), **arguments)
     assert run.code == 0, run.stderr
-    expected = len(truth(first)) if spider == "recent" else len(first.world.live_at())
+    expected = len(true_ids(first)) if spider == "recent" else len(first.world.live_at())
     assert len(run.rows) == (0 if "user_id" in arguments or "since" in arguments else expected)
     assert (run.package["failovers"], second.requests) == ([], [])
 
@@ -198,7 +195,7 @@ def test_a_host_that_does_not_have_the_route_is_left_though_what_is_asked_for_is
     crawl: Run, script: Script, serve: Serve
 ) -> None:
     categories_only = script(lambda path: GAMING if path == CATEGORIES else (404, {}, b"<html>not here</html>"))
-    server = serve(**STILL, empty_as="404")
+    server = serve(**SMALL, empty_as="404")
     run = crawl("recent", env=to(categories_only.base_url, server.base_url), user_id=999_999_999)
     assert run.code == 0
     assert run.rows == []
@@ -210,7 +207,7 @@ def test_a_host_that_does_not_have_the_route_is_left_though_what_is_asked_for_is
 
 @pytest.mark.parametrize("spider", ["recent", "live"])
 def test_a_run_that_goes_on_asks_the_host_that_it_was_left_with(serve: Serve, output: Path, spider: str) -> None:
-    gone, server = serve(**STILL, gone=True), serve(**STILL | {"events": 1_500}, latency=0.03)
+    gone, server = serve(**SMALL, gone=True), serve(**SMALL | {"events": 1_500}, latency=0.03)
     env = environment_of(output, None, to(gone.base_url, server.base_url))
     arguments = {"interval": 0.3, "duration": 600} if spider == "live" else {}
     typed = typed_of(spider, "run", arguments, ())
@@ -225,7 +222,7 @@ def test_a_run_that_goes_on_asks_the_host_that_it_was_left_with(serve: Serve, ou
     if spider == "recent":
         assert finished(again, output, spider).code == 0
         assert len(api_requests(gone)) == asked
-        assert ids(Crawl(0, "", "", output, spider, "run").rows) == truth(server)
+        assert sorted_ids(Crawl(0, "", "", output, spider, "run").rows) == true_ids(server)
     else:
         assert again.stop() == 0
     moves = [(each["from"], each["reason"]) for each in Crawl(0, "", "", output, spider, "run").package["failovers"]]

@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 from frictionless import validate
 
-from tests.conftest import Crawl, Run, read_csv, read_lines
-from tests.test_spiders import NOW, STILL, Serve, ids, truth
-
-QUIET = ("--loglevel", "WARNING")
+from tests.support import NOW, QUIET, STILL, Crawl, Run, Serve, ids, read_csv, read_lines, truth
 
 
 def assert_valid(crawl: Crawl) -> None:

@@ -16,12 +16,22 @@ from parti_scraper.api.normalize import timestamp_to_iso
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.world import World
 from tests import forked
-from tests.conftest import Crawl, Run, RunningCrawl, Scrapy, environment_of, read_lines, typed_of, wait_until
-from tests.test_completeness import requests
-from tests.test_spiders import Serve, ids
+from tests.support import (
+    QUIET,
+    Crawl,
+    Run,
+    RunningCrawl,
+    Scrapy,
+    Serve,
+    environment_of,
+    ids,
+    read_lines,
+    requests,
+    typed_of,
+    wait_until,
+)
 
 HOUR = 3_600
-QUIET = ("--loglevel", "WARNING")
 # The crawls' own clock bounds the window, so the server's is the true one.
 STILL: dict[str, Any] = {"speed": 0, "live": 20}
 

@@ -44,8 +44,9 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            head = f"{node.module}." if node.module else ""
+            found |= {node.module or ""} | {head + alias.name for alias in node.names}
     return found
 
 
@@ -90,3 +91,9 @@ def test_the_mock_server_is_an_independent_reading_of_the_contract() -> None:
         if module.startswith("mockserver."):
             foreign = {name for name in imports(path) if name.startswith("parti_scraper.") and "mockserver" not in name}
             assert foreign == set(), module
+
+
+def test_no_test_file_imports_another_or_what_holds_the_fixtures() -> None:
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        parts = {part for name in imports(path) for part in name.split(".")}
+        assert {part for part in parts if part.startswith("test_") or part == "conftest"} == set(), path

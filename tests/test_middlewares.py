@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import json
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +16,36 @@ from scrapy.http import Response
 from scrapy.settings import Settings
 
 from parti_scraper.exceptions import UsageError
-from parti_scraper.mockserver import MockServer
-from parti_scraper.mockserver.app import ReceivedRequest
 from parti_scraper.network.retry import TokenMiddleware, check_settings
 from parti_scraper.redact import Secret
-from tests.conftest import TIMEOUT, Crawl, Run, RunningCrawl, Scrapy, environment_of, typed_of, wait_until
+from tests.servers import (
+    GAMING,
+    IMPATIENT,
+    NOT_FOUND,
+    SMALL,
+    UNTHROTTLED,
+    Answer,
+    Script,
+    api_requests,
+    closed_port,
+    json_answer,
+    to,
+)
+from tests.support import (
+    CATEGORIES,
+    TIMEOUT,
+    Crawl,
+    Run,
+    RunningCrawl,
+    Scrapy,
+    Serve,
+    environment_of,
+    sorted_ids,
+    true_ids,
+    typed_of,
+    wait_until,
+)
 
-Serve = Callable[..., MockServer]
-
-STILL: dict[str, Any] = {
-    "seed": 4,
-    "now": "2026-11-01T00:00:00Z",
-    "speed": 0,
-    "events": 150,
-    "live": 10,
-    "page_cap": 15,
-}
-CATEGORIES = "/parti_v2/profile/livestream_calendar/events/categories"
-# A dead host is given up after a second instead of a minute.
-IMPATIENT = {"PARTI_RETRY_PATIENCE": "1"}
-# For lists of hosts that are not all on this machine.
-UNTHROTTLED = ("-s", "AUTOTHROTTLE_ENABLED=False", "-s", "DOWNLOAD_DELAY=0.001")
 TOKEN = "s3cr3t-t0k3n.of~the+user/=="
 
 FAULTS: dict[str, dict[str, Any]] = {
@@ -61,102 +67,6 @@ FAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
-Answer = tuple[int, dict[str, str], bytes]
-
-
-class ScriptedServer:
-    """A server that answers as a function says, for what the mock server has no switch.
-
-    Attributes:
-        base_url: scheme, host and port.
-        requests: path with query and headers of every request, in the order of arrival.
-    """
-
-    def __init__(self, answer: Callable[[str], Answer]) -> None:
-        """Args: answer: gives status, headers and body for a path with its query; an empty header is not sent."""
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        lock = threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(handler) -> None:  # noqa: N805
-                with lock:
-                    self.requests.append((handler.path, dict(handler.headers)))
-                status, headers, body = answer(handler.path)
-                handler.send_response(status)
-                for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                    if value:
-                        handler.send_header(name, value)
-                handler.end_headers()
-                handler.wfile.write(body)
-
-            do_CONNECT = do_GET  # noqa: N815
-
-            def log_message(handler, *args: Any) -> None:  # noqa: N805
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.base_url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    @property
-    def paths(self) -> list[str]:
-        """The paths with their queries."""
-        return [path for path, _ in self.requests]
-
-    def close(self) -> None:
-        """Stop to serve."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@pytest.fixture
-def script() -> Iterator[Callable[[Callable[[str], Answer]], ScriptedServer]]:
-    """Return a function that starts a server which answers as a function says."""
-    with ExitStack() as stack:
-        yield lambda answer: stack.enter_context(closing(ScriptedServer(answer)))
-
-
-Script = Callable[[Callable[[str], Answer]], ScriptedServer]
-
-
-def json_answer(value: Any, status: int = 200) -> Answer:
-    """Return an answer of the API."""
-    return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
-
-
-GAMING = json_answer([{"category_id": 7, "name": "Gaming", "display_name": "Gaming"}])
-NOT_FOUND = json_answer({"detail": "Not Found"}, 404)
-
-
-def closed_port() -> str:
-    """Return the base URL of a server that is not there."""
-    with closing(socket.socket()) as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{unused.getsockname()[1]}"
-
-
-def to(*base_urls: str) -> dict[str, str]:
-    """Return the environment that points a crawl to these hosts."""
-    return {"PARTI_API_BASE_URLS": ",".join(base_urls)}
-
-
-def ids(rows: list[dict[str, Any]]) -> list[int]:
-    """Return the livestreams' numbers, sorted."""
-    return sorted(row["event_id"] for row in rows)
-
-
-def truth(server: MockServer) -> list[int]:
-    """Return the numbers of the livestreams that the server has."""
-    return ids(list(server.world.recent_at()))
-
-
-def api_requests(server: MockServer) -> list[ReceivedRequest]:
-    """Return the requests for routes of the API."""
-    return [seen for seen in server.requests if seen.path.startswith("/parti_v2/")]
-
 
 def traces(run: Crawl, *folders: Path) -> str:
     """Return everything that a run left or said."""
@@ -169,16 +79,16 @@ def traces(run: Crawl, *folders: Path) -> str:
 
 @pytest.mark.parametrize("faults", FAULTS)
 def test_a_server_in_trouble_costs_requests_but_no_record(crawl: Run, serve: Serve, faults: str) -> None:
-    server = serve(**STILL | FAULTS[faults], fault_burst=0)
+    server = serve(**SMALL | FAULTS[faults], fault_burst=0)
     run = crawl("recent", server=server)
     assert {seen.fault for seen in server.requests} > {None}
     assert run.code == 0
-    assert ids(run.rows) == truth(server)
+    assert sorted_ids(run.rows) == true_ids(server)
     assert "Traceback" not in run.stderr
 
 
 def test_what_is_asked_again_is_the_same_request(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, fault_burst=1, rate_500=0.5)
+    server = serve(**SMALL, fault_burst=1, rate_500=0.5)
     assert crawl("recent", server=server).code == 0
     seen = api_requests(server)
     asked = [(each.method, each.path, each.query) for each in seen]
@@ -189,7 +99,7 @@ def test_what_is_asked_again_is_the_same_request(crawl: Run, serve: Serve) -> No
 
 
 def test_a_429_pauses_every_request_to_the_host_those_in_the_queue_included(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, rate_429=0.03, retry_after="seconds", latency=0.02)
+    server = serve(**SMALL, rate_429=0.03, retry_after="seconds", latency=0.02)
     options = ("-s", "CONCURRENT_REQUESTS=16", "-s", "DOWNLOAD_DELAY=0.005")
     assert crawl("recent", *options, server=server, categories="all").code == 0
     refused = [seen.finished for seen in api_requests(server) if seen.status == 429]
@@ -272,7 +182,7 @@ def test_a_request_that_alone_fails_is_given_up_and_the_others_are_not(crawl: Ru
 def test_a_server_that_serves_nothing_but_errors_is_given_up(
     crawl: Run, serve: Serve, faults: dict[str, float], kind: str
 ) -> None:
-    server = serve(**STILL, fault_burst=0, **faults)
+    server = serve(**SMALL, fault_burst=0, **faults)
     run = crawl("recent", server=server, env=IMPATIENT)
     assert run.code == 4
     assert f"gave up on {server.base_url} after " in run.package["reason"]
@@ -282,7 +192,7 @@ def test_a_server_that_serves_nothing_but_errors_is_given_up(
 
 
 def test_a_server_in_trouble_is_not_hammered(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, fault_burst=0, rate_500=1.0)
+    server = serve(**SMALL, fault_burst=0, rate_500=1.0)
     assert crawl("categories", "-s", "PARTI_RETRY_DELAY=0.5", server=server, env=IMPATIENT).code == 4
     # A hundred without back-off; what is more than twenty with it, chance does not bring about.
     assert 2 <= len(api_requests(server)) < 20
@@ -365,10 +275,10 @@ def test_where_a_host_is_not_to_be_had_the_next_one_is_asked(
         left = gone.base_url
     else:
         left = "http://nowhere.invalid" if first == "unknown" else closed_port()
-    server, unused = serve(**STILL), serve(**STILL)
+    server, unused = serve(**SMALL), serve(**SMALL)
     run = crawl("recent", *UNTHROTTLED, env=to(left, server.base_url, unused.base_url))
     assert run.code == 0
-    assert ids(run.rows) == truth(server)
+    assert sorted_ids(run.rows) == true_ids(server)
     assert run.package["host"] == server.base_url
     assert run.package["failovers"] == [{"from": left, "to": server.base_url, "reason": reason}]
     assert f"WARNING: {reason} from {left}: going on with {server.base_url}" in run.stderr
@@ -377,7 +287,7 @@ def test_where_a_host_is_not_to_be_had_the_next_one_is_asked(
 
 
 def test_a_host_that_goes_away_in_the_middle_is_left_without_losing_a_record(serve: Serve, output: Path) -> None:
-    first, second = serve(**STILL, latency=0.05), serve(**STILL)
+    first, second = serve(**SMALL, latency=0.05), serve(**SMALL)
     env = environment_of(output, None, to(first.base_url, second.base_url))
     running = RunningCrawl(typed_of("recent", "run", {}, ()), env)
     wait_until(lambda: len(api_requests(first)) >= 4)
@@ -385,13 +295,13 @@ def test_a_host_that_goes_away_in_the_middle_is_left_without_losing_a_record(ser
     stderr = running.process.communicate(timeout=TIMEOUT)[1]
     run = Crawl(running.process.returncode, "", stderr, output, "recent", "run")
     assert run.code == 0
-    assert ids(run.rows) == truth(second)
+    assert sorted_ids(run.rows) == true_ids(second)
     assert [each["to"] for each in run.package["failovers"]] == [second.base_url]
 
 
 def test_the_next_host_is_asked_the_same_to_the_letter(crawl: Run, serve: Serve, script: Script) -> None:
     first = script(lambda path: GAMING if path == CATEGORIES else NOT_FOUND)
-    second = serve(**STILL)
+    second = serve(**SMALL)
     run = crawl("recent", env=to(first.base_url, second.base_url), categories="NaN,7,7", limit=15)
     assert run.code == 0
     asked = api_requests(second)[0]
@@ -399,7 +309,7 @@ def test_the_next_host_is_asked_the_same_to_the_letter(crawl: Run, serve: Serve,
 
 
 def test_where_no_host_has_the_route_the_run_ends_and_names_them_all(crawl: Run, serve: Serve) -> None:
-    hosts = [serve(**STILL, gone=True) for _ in range(2)]
+    hosts = [serve(**SMALL, gone=True) for _ in range(2)]
     run = crawl("recent", env=IMPATIENT | to(*(host.base_url for host in hosts)))
     assert run.code == 4
     for host in hosts:
@@ -421,12 +331,12 @@ def test_where_no_host_can_be_reached_all_are_named(crawl: Run) -> None:
 
 def test_the_token_is_sent_and_left_nowhere(crawl: Run, serve: Serve, tmp_path: Path) -> None:
     # Faults, so that requests come back from everywhere; a job folder, which holds requests.
-    server = serve(**STILL, token=TOKEN, rate_500=0.2, rate_reset=0.2, rate_challenge=0.2)
+    server = serve(**SMALL, token=TOKEN, rate_500=0.2, rate_reset=0.2, rate_challenge=0.2)
     run = crawl(
         "recent", "--loglevel", "DEBUG", "-s", f"JOBDIR={tmp_path / 'job'}", server=server, env={"PARTI_TOKEN": TOKEN}
     )
     assert run.code == 0
-    assert ids(run.rows) == truth(server)
+    assert sorted_ids(run.rows) == true_ids(server)
     assert all(dict(seen.headers)["Authorization"] == f"Bearer {TOKEN}" for seen in api_requests(server))
     left = traces(run, tmp_path / "job")
     assert len(left) > 100_000
@@ -435,7 +345,7 @@ def test_the_token_is_sent_and_left_nowhere(crawl: Run, serve: Serve, tmp_path: 
 
 
 def test_without_a_token_none_is_sent(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL, token=TOKEN)
+    server = serve(**SMALL, token=TOKEN)
     run = crawl("recent", server=server)
     assert run.code == 4
     assert "set the environment variable PARTI_TOKEN" in run.package["reason"]
@@ -490,7 +400,7 @@ def test_the_token_is_in_the_request_only_on_its_way_to_a_configured_host(url: s
 
 
 def test_a_token_on_the_command_line_is_a_usage_error(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL)
+    server = serve(**SMALL)
     run = crawl("recent", "-s", f"PARTI_TOKEN={TOKEN}", server=server)
     assert (run.code, run.stdout) == (2, "")
     assert run.stderr == (
@@ -501,7 +411,7 @@ def test_a_token_on_the_command_line_is_a_usage_error(crawl: Run, serve: Serve) 
 
 
 def test_a_token_that_no_header_can_hold_is_a_usage_error_that_does_not_show_it(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL)
+    server = serve(**SMALL)
     run = crawl("recent", server=server, env={"PARTI_TOKEN": "two\nlines"})
     assert (run.code, run.stdout) == (2, "")
     assert run.stderr == (

@@ -26,6 +26,7 @@ from parti_scraper.api.records import parse_page
 from parti_scraper.exceptions import PageError
 from parti_scraper.items import Category, LiveChannel, Livestream
 from parti_scraper.redact import is_secret_name
+from tests.support import SPECIFICATION
 
 HERE = Path(__file__).parent
 URL = "https://api-backend.parti.com/page"
@@ -34,7 +35,7 @@ NOW = "2026-11-23T21:45:00Z"
 
 def specified(name: str) -> bytes:
     """Return one of the specification's demo responses, verbatim."""
-    return (HERE / "specification" / f"{name}.json").read_bytes()
+    return (SPECIFICATION / f"{name}.json").read_bytes()
 
 
 def golden(name: str) -> list[dict[str, Any]]:

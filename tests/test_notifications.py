@@ -7,107 +7,42 @@ import re
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parti_scraper.api.normalize import CategoryIndex, normalize_notification
-from parti_scraper.mockserver import MockServer, Options, ReceivedRequest
+from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.network.backoff import Reconnection
 from parti_scraper.spiders.notifications import SeenLately
 from tests import forked
-from tests.conftest import Crawl, Run, RunningCrawl, check_books, environment_of, read_lines, typed_of, wait_until
-from tests.test_completeness import requests
-from tests.test_spiders import Serve
-
-QUIET = ("--loglevel", "WARNING")
-# Streams last fifteen minutes, so that none is over before the gap is filled in which it began.
-STILL: dict[str, Any] = {"speed": 0, "events": 10, "live": 300, "start_every": 3}
-
-
-def handshakes(server: MockServer) -> list[ReceivedRequest]:
-    """Return those that came to a connection."""
-    sockets = [request for request in server.requests if ("Upgrade", "websocket") in request.headers]
-    return [request for request in sockets if request.status not in {429, 503}]
-
-
-class Listening(RunningCrawl):
-    """A run that listens, with a log of its own."""
-
-    def __init__(self, output: Path, server: MockServer, *options: str, **arguments: Any) -> None:
-        env = arguments.pop("env", {})
-        self.log = output.with_name(f"log-{len(list(output.parent.glob('log-*')))}")
-        typed = typed_of("notifications", "run", arguments, ("--logfile", str(self.log), *options))
-        self.log.touch()
-        self.earlier = len(handshakes(server))
-        super().__init__(typed, environment_of(output, server, env))
-
-
-def listen(output: Path, server: MockServer, *options: str, **arguments: Any) -> Listening:
-    """Begin to listen."""
-    return Listening(output, server, *options, **arguments)
-
-
-def settle(server: MockServer, running: Listening) -> None:
-    """Wait until the line is open, and what went live before was asked for."""
-
-    def is_settled() -> bool:
-        marks = re.findall("Connected to|Nothing is missing", running.log.read_text(encoding="utf-8"))
-        accepted = handshakes(server)[running.earlier :]
-        is_open = bool(accepted) and accepted[-1].finished is None
-        return is_open and marks.count("Connected to") == len(accepted) and marks[-1] == "Nothing is missing"
-
-    wait_until(is_settled)
-
-
-def heard(output: Path) -> list[dict[str, Any]]:
-    """Return what is in the files, whole lines only."""
-    rows = []
-    for path in sorted((output / "notifications/run").glob("live_notifications.*.jsonl")):
-        rows += [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    return rows
-
-
-def ids(output: Path) -> set[int]:
-    """Return the livestreams that are in the files."""
-    return {row["event_id"] for row in heard(output)}
-
-
-def started(server: MockServer) -> set[int]:
-    """Return the livestreams that have begun since the clock was moved."""
-    world = server.world
-    return {record["event_id"] for record in world.notifications_between(world.started_at, world.now())}
-
-
-def live(server: MockServer) -> set[int]:
-    """Return the livestreams that are on air."""
-    return {record["event_id"] for record in server.world.live_at()}
-
-
-def ended(output: Path) -> Crawl:
-    """Return a run that has ended; its records are in no file twice."""
-    run = Crawl(0, "", "", output, "notifications", "run")
-    check_books(run)
-    rows = [row["event_id"] for row in run.rows]
-    assert len(rows) == len(set(rows))
-    assert [int(row["event_id"]) for row in run.csv_rows] == rows
-    return run
+from tests.listening import STARTING, Listening, ended, heard_ids, live, settle, started
+from tests.support import (
+    QUIET,
+    Run,
+    RunningCrawl,
+    Serve,
+    environment_of,
+    read_lines,
+    requests,
+    typed_of,
+    wait_until,
+)
 
 
 def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve: Serve, output: Path) -> None:
-    server = serve(**STILL, ws_drop_every=20, ws_refused=0.3, rate_500=0.2)
-    running = listen(output, server)
-    wait_until(lambda: live(server) <= ids(output))
+    server = serve(**STARTING, ws_drop_every=20, ws_refused=0.3, rate_500=0.2)
+    running = Listening(output, server)
+    wait_until(lambda: live(server) <= heard_ids(output))
     while len(started(server)) < 100:
         before = len(started(server))
         while len(started(server)) == before:
             server.world.advance(1)
         # Some are heard one by one, and some at once.
         if before % 8 == 0:
-            wait_until(lambda: started(server) <= ids(output))
-    wait_until(lambda: started(server) <= ids(output))
+            wait_until(lambda: started(server) <= heard_ids(output))
+    wait_until(lambda: started(server) <= heard_ids(output))
     settle(server, running)
     assert running.stop(signal.SIGINT) == 0
     run = ended(output)
@@ -123,14 +58,14 @@ def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve:
 
 
 def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve, output: Path) -> None:
-    server = serve(**STILL)
+    server = serve(**STARTING)
     for signal_number, code in ((signal.SIGKILL, -9), (signal.SIGKILL, -9), (signal.SIGTERM, 0)):
         before = len(requests(server, "/live"))
-        running = listen(output, server)
+        running = Listening(output, server)
         # The live route is asked after the subscription.
         wait_until(lambda: len(requests(server, "/live")) > before)  # noqa: B023 - called at once
         server.world.advance(60)
-        wait_until(lambda: started(server) | live(server) <= ids(output))
+        wait_until(lambda: started(server) | live(server) <= heard_ids(output))
         settle(server, running)
         assert running.stop(signal_number) == code
     assert ended(output).package["complete"]
@@ -140,7 +75,7 @@ def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve
 def test_a_line_that_was_to_be_seen_is_never_taken_back(
     serve: Serve, output: Path, tmp_path: Path, moment: int
 ) -> None:
-    server = serve(**STILL)
+    server = serve(**STARTING)
     arguments = ["notifications", "-a", "run_id=run", *QUIET]
     # The second crash comes while what the first one left is put right.
     for crash_at in (moment, moment % 4 + 1):
@@ -149,26 +84,26 @@ def test_a_line_that_was_to_be_seen_is_never_taken_back(
             server.world.advance(1)
             process.join(0.05)
         assert process.exitcode == -signal.SIGKILL
-        seen = ids(output)
+        seen = heard_ids(output)
         # What is not on air any more cannot be had again.
         server.world.advance(7_200)
-    running = listen(output, server)
-    wait_until(lambda: live(server) <= ids(output))
+    running = Listening(output, server)
+    wait_until(lambda: live(server) <= heard_ids(output))
     settle(server, running)
     assert running.stop() == 0
     assert seen <= {row["event_id"] for row in ended(output).rows}
 
 
 def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_was(serve: Serve, output: Path) -> None:
-    server = serve(**STILL, ws_malformed=0.3)
-    running = listen(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1", "-s", "PARTI_MAX_REJECTED=1")
-    wait_until(lambda: live(server) <= ids(output))
+    server = serve(**STARTING, ws_malformed=0.3)
+    running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1", "-s", "PARTI_MAX_REJECTED=1")
+    wait_until(lambda: live(server) <= heard_ids(output))
     quarantine = output / "notifications/run/quarantine.jsonl"
     kinds = ("not a JSON object", "event_id: missing")
     while not quarantine.exists() or not all(kind in quarantine.read_text(encoding="utf-8") for kind in kinds):
         server.world.advance(6)
         time.sleep(0.01)
-    wait_until(lambda: live(server) <= ids(output))
+    wait_until(lambda: live(server) <= heard_ids(output))
     assert running.stop(signal.SIGTERM) == 0
     run = ended(output)
     malformed = [each for each in server.notifications if each.malformed]
@@ -176,8 +111,8 @@ def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_w
 
 
 def test_a_silent_line_is_made_anew_and_nothing_is_said_of_it(serve: Serve, output: Path) -> None:
-    server = serve(**STILL)
-    running = listen(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=0.3s")
+    server = serve(**STARTING)
+    running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=0.3s")
     # Each new connection looks once more who is live.
     wait_until(lambda: len(server.requests) > 16)
     assert running.stop() == 0
@@ -185,16 +120,16 @@ def test_a_silent_line_is_made_anew_and_nothing_is_said_of_it(serve: Serve, outp
 
 
 def test_each_day_has_files_of_its_own(serve: Serve, output: Path, tmp_path: Path) -> None:
-    server = serve(**STILL)
+    server = serve(**STARTING)
     now = time.time()
     midnight = (now // 86_400 + 1) * 86_400
     arguments = ["notifications", "-a", "run_id=run", *QUIET]
     process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", clock=midnight - now - 4)
-    wait_until(lambda: live(server) <= ids(output))
+    wait_until(lambda: live(server) <= heard_ids(output))
     folder = output / "notifications/run"
     while len(list(folder.glob("*.jsonl"))) < 2:
         server.world.advance(3)
-        wait_until(lambda: started(server) <= ids(output))
+        wait_until(lambda: started(server) <= heard_ids(output))
     process.terminate()
     process.join()
     assert process.exitcode == 0, (tmp_path / "log").read_text(encoding="utf-8")
@@ -208,11 +143,11 @@ def test_each_day_has_files_of_its_own(serve: Serve, output: Path, tmp_path: Pat
 
 
 def test_listening_goes_on_without_the_http_routes(serve: Serve, output: Path) -> None:
-    server = serve(**STILL, gone=True)
-    running = listen(output, server, "-s", "PARTI_RETRY_PATIENCE=0.1")
+    server = serve(**STARTING, gone=True)
+    running = Listening(output, server, "-s", "PARTI_RETRY_PATIENCE=0.1")
     wait_until(lambda: len(requests(server, "/live")) > 0)
     server.world.advance(30)
-    wait_until(lambda: started(server) <= ids(output))
+    wait_until(lambda: started(server) <= heard_ids(output))
     assert running.stop() == 4
     assert "`category_id` is unknown" in running.stderr
     assert "channels that went live unheard may be missing" in running.stderr
@@ -220,9 +155,9 @@ def test_listening_goes_on_without_the_http_routes(serve: Serve, output: Path) -
 
 
 def test_what_was_heard_is_never_deleted(serve: Serve, output: Path, tmp_path: Path, crawl: Run) -> None:
-    server = serve(**STILL)
-    running = listen(output, server)
-    wait_until(lambda: live(server) <= ids(output))
+    server = serve(**STARTING)
+    running = Listening(output, server)
+    wait_until(lambda: live(server) <= heard_ids(output))
     running.stop(signal.SIGKILL)
     (path,) = (output / "notifications/run").glob("*.jsonl")
     before = path.read_bytes()
@@ -237,19 +172,19 @@ def test_what_was_heard_is_never_deleted(serve: Serve, output: Path, tmp_path: P
 
 
 def test_who_never_listened_does_not_say_that_it_is_complete(serve: Serve, output: Path, crawl: Run) -> None:
-    server = serve(**STILL, ws_refused=1.0)
+    server = serve(**STARTING, ws_refused=1.0)
     deaf = crawl("notifications", *QUIET, server=server, run_id="deaf", duration="1s")
     assert (deaf.code, deaf.package["complete"]) == (4, False)
     assert re.search(r"no connection to ws://\S+ came about: HTTP (429|503) in answer", deaf.package["reason"])
 
 
 def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serve: Serve, output: Path) -> None:
-    api, server = serve(**STILL, latency=600), serve(**STILL)
+    api, server = serve(**STARTING, latency=600), serve(**STARTING)
     env = environment_of(output, api, {"PARTI_WS_URL": server.ws_url})
     options = (*QUIET, "-s", "DOWNLOAD_TIMEOUT=2")
     running = RunningCrawl(typed_of("notifications", "run", {"duration": "8s"}, options), env)
     wait_until(lambda: len(server.requests) > 0)
-    while not ids(output):
+    while not heard_ids(output):
         server.world.advance(3)
         time.sleep(0.05)
     _, stderr = running.process.communicate(timeout=60)
@@ -257,11 +192,11 @@ def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serv
     # It did not go on until they were given up.
     assert "the categories did not come in time, so `category_id` is unknown" in stderr
     assert "could not be had" not in stderr
-    assert ids(output) <= started(server)
+    assert heard_ids(output) <= started(server)
 
 
 def test_it_stops_after_so_many_records_and_after_so_long(serve: Serve, crawl: Run) -> None:
-    server = serve(**STILL)
+    server = serve(**STARTING)
     run = crawl("notifications", server=server, max_records=25)
     assert (run.code, len(run.rows), run.package["truncated"]) == (0, 25, True)
     run = crawl("notifications", server=server, run_id="short", duration="3s")
@@ -270,16 +205,16 @@ def test_it_stops_after_so_many_records_and_after_so_long(serve: Serve, crawl: R
 
 
 def test_a_server_that_is_not_there_yet_is_waited_for(serve: Serve, output: Path) -> None:
-    api = serve(**STILL)
-    with MockServer(Options(**STILL)) as gone:
+    api = serve(**STARTING)
+    with MockServer(Options(**STARTING)) as gone:
         pass
     port = int(gone.ws_url.rsplit(":")[-1].strip("/"))
     running = Listening(output, api, env={"PARTI_WS_URL": gone.ws_url})
     wait_until(lambda: len(api.requests) >= 2)
-    with MockServer(Options(**STILL), port=port) as server:
-        wait_until(lambda: live(api) <= ids(output))
+    with MockServer(Options(**STARTING), port=port) as server:
+        wait_until(lambda: live(api) <= heard_ids(output))
         server.world.advance(30)
-        wait_until(lambda: started(server) <= ids(output))
+        wait_until(lambda: started(server) <= heard_ids(output))
         settle(server, running)
         assert running.stop() == 0
 

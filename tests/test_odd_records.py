@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from .conftest import Run
+from tests.servers import GAMING, NOT_FOUND, Answer, Script, json_answer, to
+from tests.support import Run
 
 NEWEST = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp())
 STEP = 600
-CATEGORIES = [{"category_id": 7, "name": "Gaming", "display_name": "Gaming"}]
 SECRET = "S3CRET"
 
 Record = dict[str, Any]
@@ -36,48 +33,6 @@ def livestream(number: int) -> Record:
     }  # fmt: skip
 
 
-class _Api(http.server.BaseHTTPRequestHandler):
-    records: list[Record]
-    odd: Callable[[int, Record], Record]
-    page: int
-    redirect: bool
-
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        if self.redirect and "token" not in url.query and url.path.endswith("/recent"):
-            self._answer(302, b"", {"Location": f"{self.path}&token={SECRET}"})
-            return
-        found = CATEGORIES if url.path.endswith("/categories") else self._page(parse_qs(url.query))
-        is_known = url.path.endswith(("/categories", "/recent", "/live"))
-        self._answer(200 if is_known else 404, json.dumps(found).encode(), {})
-
-    def _page(self, query: dict[str, list[str]]) -> list[Record]:
-        number = {name: int(query.get(name, [str(default)])[0]) for name, default in _DEFAULTS.items()}
-        found = [
-            (place, record)
-            for place, record in enumerate(self.records)
-            if number["from_ts"] <= record["event_end_ts"] <= number["to_ts"]
-        ]
-        if query.get("sort_by_date_desc") == ["false"]:
-            found.reverse()
-        end = number["offset"] + min(number["limit"], self.page)
-        others = _OF_RECENT if urlsplit(self.path).path.endswith("/live") else _OF_LIVE
-        return [
-            {name: value for name, value in self.odd(place, dict(record)).items() if name not in others}
-            for place, record in found[number["offset"] : end]
-        ]
-
-    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 _OF_LIVE = {"viewers_count", "channel_arn", "playback_url"}
 _OF_RECENT = {
     "event_start_ts", "event_end_ts", "total_viewers", "livestream_visibility_type", "has_access_pass",
@@ -86,31 +41,55 @@ _OF_RECENT = {
 _DEFAULTS = {"from_ts": 0, "to_ts": 2**40, "offset": 0, "limit": 15}
 
 
-@contextmanager
-def _serving(**attributes: Any) -> Iterator[dict[str, str]]:
-    handler = type("Api", (_Api,), {"page": 100, "redirect": False} | attributes)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield {"PARTI_API_BASE_URLS": f"http://127.0.0.1:{server.server_port}"}
-    finally:
-        server.shutdown()
-        server.server_close()
+@dataclass(frozen=True)
+class OddApi:
+    """The API with a list of livestreams in which some are odd.
+
+    Attributes:
+        number: how many there are.
+        odd: makes of a place in the list and a record what is served.
+        page: how many records a page holds at the most.
+        redirect: whether the recent route redirects to an address with a token.
+    """
+
+    number: int
+    odd: Callable[[int, Record], Record]
+    page: int = 100
+    redirect: bool = False
+
+    def answer(self, path: str) -> Answer:
+        """Return the answer to a request."""
+        url = urlsplit(path)
+        if self.redirect and "token" not in url.query and url.path.endswith("/recent"):
+            return 302, {"Location": f"{path}&token={SECRET}"}, b""
+        if url.path.endswith("/categories"):
+            return GAMING
+        others = {"/recent": _OF_LIVE, "/live": _OF_RECENT}.get(url.path[url.path.rindex("/") :])
+        return NOT_FOUND if others is None else json_answer(self._page(parse_qs(url.query), others))
+
+    def _page(self, query: dict[str, list[str]], others: set[str]) -> list[Record]:
+        number = {name: int(query.get(name, [str(default)])[0]) for name, default in _DEFAULTS.items()}
+        found = [
+            (place, record)
+            for place, record in enumerate(map(livestream, range(self.number)))
+            if number["from_ts"] <= record["event_end_ts"] <= number["to_ts"]
+        ]
+        if query.get("sort_by_date_desc") == ["false"]:
+            found.reverse()
+        end = number["offset"] + min(number["limit"], self.page)
+        return [
+            {name: value for name, value in self.odd(place, record).items() if name not in others}
+            for place, record in found[number["offset"] : end]
+        ]
 
 
 Lists = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
-def lists() -> Iterator[Lists]:
-    """Return a function that serves so many livestreams, each as `odd` makes it; it returns the environment."""
-
-    def serve(number: int, odd: Callable[[int, Record], Record], **attributes: Any) -> dict[str, str]:
-        records = list(map(livestream, range(number)))
-        return stack.enter_context(_serving(records=records, odd=staticmethod(odd), **attributes))
-
-    with ExitStack() as stack:
-        yield serve
+def lists(script: Script) -> Lists:
+    """Return a function that serves an `OddApi`; it returns the environment."""
+    return lambda *of, **others: to(script(OddApi(*of, **others).answer).base_url)
 
 
 @pytest.mark.parametrize("end", [0, "1970-01-01", 1_600_000_000, 4_102_444_800], ids=str)

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import os
-import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.proxies import Proxy, proxy_of
-from tests.conftest import Run
 from tests.proxies import ForwardingProxy
-from tests.test_middlewares import (
+from tests.servers import (
     GAMING,
     IMPATIENT,
-    STILL,
+    SMALL,
     UNTHROTTLED,
-    Serve,
+    ScriptedServer,
     api_requests,
     closed_port,
-    ids,
+    self_signed,
     to,
-    truth,
 )
-from tests.test_safety import self_signed
+from tests.support import Run, Serve, sorted_ids, true_ids
 
 PASSWORD = "pa55/w0rd"
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -48,28 +45,11 @@ def proxy() -> Iterator[ForwardingProxy]:
         yield proxy
 
 
-class _Api(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        status, headers, body = GAMING
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def https(tmp_path: Path) -> Iterator[str]:
     """Return the address of an API that speaks TLS."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Api)
-    server.socket = self_signed(tmp_path).wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with closing(ScriptedServer(lambda _path: GAMING, self_signed(tmp_path))) as server:
+        yield server.base_url
 
 
 @pytest.mark.parametrize(
@@ -144,7 +124,7 @@ def test_a_proxy_that_cannot_be_used_is_a_line_that_names_the_variable_and_shows
 def test_a_proxy_that_cannot_be_used_ends_the_run_before_anything_is_requested(
     crawl: Run, serve: Serve, name: str
 ) -> None:
-    server = serve(**STILL)
+    server = serve(**SMALL)
     run = crawl("recent", server=server, env={name: f"socks5://joe:{PASSWORD}@127.0.0.1:1"})
     assert (run.code, run.stdout) == (2, "")
     assert run.stderr == (
@@ -156,7 +136,7 @@ def test_a_proxy_that_cannot_be_used_ends_the_run_before_anything_is_requested(
 
 
 def test_a_proxy_that_cannot_be_used_for_the_websocket_ends_the_run_likewise(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL)
+    server = serve(**SMALL)
     env = {"PARTI_WS_URL": "wss://127.0.0.1:9/", "HTTPS_PROXY": "socks5://p:1"}
     run = crawl("notifications", server=server, env=env, duration=1)
     assert run.code == 2
@@ -168,11 +148,11 @@ def test_a_proxy_that_cannot_be_used_for_the_websocket_ends_the_run_likewise(cra
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
 def test_requests_go_through_the_proxy(crawl: Run, serve: Serve, proxy: ForwardingProxy, name: str) -> None:
-    server = serve(**STILL)
+    server = serve(**SMALL)
     address = proxy.url.replace("http://", "http://joe:pa55%2Fw0rd@")
     run = crawl("recent", "--loglevel", "DEBUG", server=server, env={name: address})
     assert run.code == 0
-    assert ids(run.rows) == truth(server)
+    assert sorted_ids(run.rows) == true_ids(server)
     assert len([each for each in proxy.asked if "/parti_v2/" in each]) == len(api_requests(server))
     assert set(proxy.logins) == {"Basic " + base64.b64encode(b"joe:pa55/w0rd").decode()}
     left = run.stderr + "".join(path.read_text(encoding="utf-8") for path in run.folder.iterdir())
@@ -193,17 +173,17 @@ def test_tls_goes_through_a_tunnel(crawl: Run, https: str, proxy: ForwardingProx
 def test_after_a_failover_it_is_the_next_hosts_proxy_that_counts(
     crawl: Run, serve: Serve, proxy: ForwardingProxy
 ) -> None:
-    server = serve(**STILL)
+    server = serve(**SMALL)
     # The proxy cannot find the first host, and is not for the second one.
     env = to("http://localhost:9", server.base_url) | {"http_proxy": proxy.url, "no_proxy": "127.0.0.1"} | IMPATIENT
     run = crawl("recent", *UNTHROTTLED, env=env)
     assert run.code == 0
-    assert ids(run.rows) == truth(server)
+    assert sorted_ids(run.rows) == true_ids(server)
     assert {each.partition(":9/")[0] for each in proxy.asked} == {"http://localhost"}
 
 
 def test_a_dead_proxy_is_named(crawl: Run, serve: Serve) -> None:
-    server = serve(**STILL)
+    server = serve(**SMALL)
     run = crawl("recent", server=server, env=IMPATIENT | {"ALL_PROXY": closed_port()})
     assert run.code == 4
     assert "no connection to the proxy" in run.package["reason"]

@@ -16,23 +16,24 @@ import pytest
 
 from parti_scraper.mockserver import MockServer
 from tests import forked
-from tests.conftest import (
+from tests.support import (
+    NOW,
+    QUIET,
     Crawl,
     Run,
     RunningCrawl,
     Scrapy,
+    Serve,
     check_books,
     environment_of,
+    ids,
     read_lines,
+    requests,
     typed_of,
     wait_until,
 )
-from tests.test_completeness import requests
-from tests.test_spiders import Serve, ids
 
-NOW = "2026-11-01T00:00:00Z"
 STILL: dict[str, Any] = {"now": NOW, "speed": 0, "live": 20}
-QUIET = ("--loglevel", "WARNING")
 RUN = ["recent", "-a", "run_id=run", *QUIET]
 KILLS = int(os.environ.get("PARTI_TEST_KILLS", "12"))
 

@@ -19,10 +19,23 @@ import pytest
 
 from parti_scraper.mockserver import MockServer
 from parti_scraper.spiders.recent import RecentSpider
-from tests.conftest import Run, RunningCrawl, Scrapy, environment_of, read_csv, read_lines, typed_of, wait_until
-from tests.test_spiders import STILL, Serve, ids, paths, truth
+from tests.support import (
+    QUIET,
+    STILL,
+    Run,
+    RunningCrawl,
+    Scrapy,
+    Serve,
+    environment_of,
+    ids,
+    paths,
+    read_csv,
+    read_lines,
+    truth,
+    typed_of,
+    wait_until,
+)
 
-QUIET = ("--loglevel", "WARNING")
 PACKAGE = "datapackage.json"
 
 

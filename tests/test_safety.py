@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import http.server
-import ipaddress
 import re
 import socket
-import ssl
-import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from scrapy.crawler import Crawler
 from scrapy.settings import Settings
 
 from parti_scraper import settings as project
 from parti_scraper.mockserver import MockServer
 from parti_scraper.spiders.recent import RecentSpider
-from tests.conftest import Run, RunningCrawl, environment_of, typed_of, wait_until
-from tests.test_spiders import STILL, Serve, paths
+from tests.servers import Answer, ScriptedServer, json_answer, self_signed
+from tests.support import STILL, Run, RunningCrawl, Serve, environment_of, paths, typed_of, wait_until
 
 # For requests that fail for good: one more try would be no other.
 SOON = {"PARTI_RETRY_PATIENCE": "0.1", "PARTI_RETRY_DELAY": "0.001"}
@@ -82,49 +75,17 @@ def test_nobody_can_connect_to_a_crawl(serve: Serve, output: Path) -> None:
     assert ports == []
 
 
-class _Page(http.server.BaseHTTPRequestHandler):
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        """Answer with an empty list."""
-        self.asked.append(self.path)
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"[]")
-
-
-def self_signed(folder: Path) -> ssl.SSLContext:
-    """Return what a server on 127.0.0.1 needs to speak TLS with a certificate that nobody vouches for."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "server.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context
-
-
 @pytest.fixture
 def stranger(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield the URL of a server whose certificate is self-signed, and the list of what it was asked."""
     asked: list[str] = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Page", (_Page,), {"asked": asked}))
-    server.socket = self_signed(tmp_path).wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
+
+    def answer(path: str) -> Answer:
+        asked.append(path)
+        return json_answer([])
+
+    with closing(ScriptedServer(answer, self_signed(tmp_path))) as server:
+        yield server.base_url, asked
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(crawl: Run, stranger: tuple[str, list[str]]) -> None:

@@ -28,9 +28,7 @@ from urllib.parse import urlencode
 import pytest
 
 from parti_scraper.mockserver import MockServer
-from tests.conftest import ROOT, TIMEOUT, Crawl, Run, check_books, wait_until
-from tests.test_completeness import requests
-from tests.test_spiders import STILL, Serve, ids, truth
+from tests.support import ROOT, STILL, TIMEOUT, Crawl, Run, Serve, check_books, ids, requests, truth, wait_until
 
 pytestmark = pytest.mark.xdist_group("scrapyd")
 

@@ -9,11 +9,8 @@ import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -26,21 +23,24 @@ from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import SECRET
 from parti_scraper.spiders import site
 from parti_scraper.spiders.site import MOST_REPEATS
-from tests.conftest import (
+from tests.processes import descendants, is_alive
+from tests.servers import Answer, ScriptedServer, json_answer
+from tests.support import (
+    QUIET,
     ROOT,
+    STILL,
     TIMEOUT,
     Crawl,
     Run,
     RunningCrawl,
     Scrapy,
+    Serve,
     command_of,
     environment_of,
     needs_chromium,
     typed_of,
     wait_until,
 )
-from tests.processes import descendants, is_alive
-from tests.test_spiders import STILL, Serve
 
 pytestmark = needs_chromium
 
@@ -147,49 +147,23 @@ def test_robots_txt_is_obeyed(crawl: Run, serve: Serve) -> None:
     assert [request.path for request in server.requests] == ["/robots.txt"]
 
 
-class LeavingPage(BaseHTTPRequestHandler):
-    """A site whose page asks for something, and leaves for the mock server's before it is there as a whole."""
-
-    def __init__(self, server: MockServer, *connection: Any) -> None:
-        self.other = server
-        super().__init__(*connection)
-
-    def do_GET(self) -> None:
-        """Answer a request."""
-        if self.path == "/":
-            script = f"fetch('/data').then(() => {{ location.href = '{self.other.base_url}/categories' }})"
-            self._answer(200, "text/html", f"<!doctype html><script>{script}</script><script src=/held></script>")
-        elif self.path == "/data":
-            self._answer(200, "application/json", "{}")
-        else:
-            if self.path == "/held":
-                wait_until(lambda: any(seen.path == "/categories" for seen in self.other.requests))
-            self._answer(404, "text/plain", "")
-
-    def _answer(self, status: int, kind: str, body: str) -> None:
-        # Nobody waits any more for what was held back.
-        with suppress(ConnectionError):
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @contextmanager
 def leaving_for(server: MockServer) -> Iterator[str]:
-    """Serve a page that leaves for that of the mock server; yields its address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(LeavingPage, server)) as leaving:
-        thread = Thread(target=leaving.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{leaving.server_port}/"
-        finally:
-            leaving.shutdown()
-            thread.join()
+    """Serve a page that leaves for that of the mock server before it is there as a whole; yields its address."""
+
+    def answer(path: str) -> Answer:
+        if path == "/":
+            script = f"fetch('/data').then(() => {{ location.href = '{server.base_url}/categories' }})"
+            page = f"<!doctype html><script>{script}</script><script src=/held></script>"
+            return 200, {"Content-Type": "text/html"}, page.encode()
+        if path == "/data":
+            return json_answer({})
+        if path == "/held":
+            wait_until(lambda: any(seen.path == "/categories" for seen in server.requests))
+        return 404, {"Content-Type": "text/plain"}, b""
+
+    with closing(ScriptedServer(answer)) as leaving:
+        yield f"{leaving.base_url}/"
 
 
 def test_a_page_that_leaves_for_another_by_itself_is_followed(crawl: Run, serve: Serve) -> None:
@@ -201,32 +175,6 @@ def test_a_page_that_leaves_for_another_by_itself_is_followed(crawl: Run, serve:
     assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
     # The visit went on with the other page to its end.
     assert f"'parti/site/clicks': {len(server.world.categories())}," in run.stderr
-
-
-class Pages(BaseHTTPRequestHandler):
-    """A site of a few files, by their paths; `/loop` leads to itself."""
-
-    def __init__(self, files: dict[str, str], *connection: Any) -> None:
-        self.files = files
-        super().__init__(*connection)
-
-    def do_GET(self) -> None:
-        """Answer a request."""
-        if self.path == "/loop":
-            self.send_response(302)
-            self.send_header("Location", "/loop")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        body = self.files.get(self.path, "").encode()
-        self.send_response(200 if body else 404)
-        self.send_header("Content-Type", "text/javascript" if self.path.endswith(".js") else "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 # Asks for everything that this project knows, and shows no category to click on.
@@ -245,18 +193,22 @@ socket.onopen = () => socket.send('{"subscribe_options":{"NewChannelLiveNotify":
 
 @contextmanager
 def pages_of(server: MockServer, script: str, **files: str) -> Iterator[str]:
-    """Serve a page with a script that asks the mock server, and workers; yields its address."""
+    """Serve a page with a script that asks the mock server, workers, and `/loop`, which leads to itself.
+
+    Yields the page's address.
+    """
     texts = {"/": f"<!doctype html><body><script>{ASKS}{SUBSCRIBES}{script}</script>"}
     texts |= {f"/{name}.js": ASKS + text for name, text in files.items()}
-    texts = {path: text.replace("SERVER", server.base_url) for path, text in texts.items()}
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Pages, texts)) as site:
-        thread = Thread(target=site.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{site.server_port}/"
-        finally:
-            site.shutdown()
-            thread.join()
+    bodies = {path: text.replace("SERVER", server.base_url).encode() for path, text in texts.items()}
+
+    def answer(path: str) -> Answer:
+        if path == "/loop":
+            return 302, {"Location": "/loop"}, b""
+        kind = {"Content-Type": "text/javascript" if path.endswith(".js") else "text/html"}
+        return 200 if path in bodies else 404, kind, bodies.get(path, b"")
+
+    with closing(ScriptedServer(answer)) as site:
+        yield f"{site.base_url}/"
 
 
 def test_where_no_category_is_clicked_the_summary_says_what_was_compared(crawl: Run, serve: Serve) -> None:
@@ -463,7 +415,7 @@ class Watched:
 def test_no_process_is_left_behind_and_the_next_run_needs_no_clean_up(serve: Serve, output: Path, spider: str) -> None:
     server = serve(**STILL, latency=0.05, page_cap=30)
     env = environment_of(output, server, {"PARTI_TRANSPORT": "browser"})
-    command = command_of(spider, "run", {}, ("--loglevel", "WARNING"))
+    command = command_of(spider, "run", {}, QUIET)
 
     for number, code in ((signal.SIGTERM, 3), (signal.SIGKILL, -9), (None, 0)):
         asked = len(server.requests)

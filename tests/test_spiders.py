@@ -6,7 +6,6 @@ import json
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,24 @@ import pytest
 
 from parti_scraper.api.normalize import CategoryIndex, normalize_recent
 from parti_scraper.items import RepeatedRecord
-from parti_scraper.mockserver import MockServer
 from parti_scraper.run.rejected import RejectedMarks
 from tests import expected
-from tests.conftest import Run, RunningCrawl, environment_of, typed_of, wait_until
-from tests.test_api import SPECIFICATION, specified_url
-from tests.test_arguments import USAGE_ERRORS
-
-Serve = Callable[..., MockServer]
-
-# Where the simulated clock stands still; the crawls then say until when, since theirs does not.
-NOW = "2026-11-01T00:00:00Z"
-STILL: dict[str, Any] = {"now": NOW, "speed": 0, "events": 300, "live": 40}
-
-
-def paths(server: MockServer, route: str) -> list[str]:
-    """Return path and query of the requests for a route, in the order received."""
-    return [f"{seen.path}?{seen.query}" for seen in server.requests if seen.path.endswith(route)]
-
-
-def ids(rows: list[dict[str, Any]]) -> list[int]:
-    """Return the livestreams' numbers."""
-    return [row["event_id"] for row in rows]
-
-
-def truth(server: MockServer) -> list[dict[str, Any]]:
-    """Return the ended livestreams that the server has, last ended first."""
-    return list(server.world.recent_at())
+from tests.support import (
+    NOW,
+    SPECIFICATION,
+    STILL,
+    Run,
+    RunningCrawl,
+    Serve,
+    environment_of,
+    ids,
+    paths,
+    specified_url,
+    truth,
+    typed_of,
+    wait_until,
+)
+from tests.usage_errors import USAGE_ERRORS
 
 
 def test_categories_are_those_of_the_route(crawl: Run, serve: Serve) -> None:

@@ -12,9 +12,8 @@ import pytest
 from parti_scraper import settings
 from parti_scraper.commands.crawl import Command
 from parti_scraper.run.outcome import ExitCode
-from tests.conftest import Scrapy
-from tests.test_arguments import SPIDERS
-from tests.test_spiders import STILL, Serve
+from tests.support import STILL, Scrapy, Serve
+from tests.usage_errors import SPIDERS
 
 ALL = f"accepted: {', '.join(sorted(SPIDERS))}"
 NUMBER = "(accepted: a number)"

@@ -11,10 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import Run, Scrapy, wait_until
+from tests.listening import STARTING, Listening, ended, handshakes, heard_ids, live, settle, started
 from tests.relay import relay
-from tests.test_notifications import QUIET, STILL, Listening, ended, handshakes, ids, listen, live, settle, started
-from tests.test_spiders import Serve
+from tests.support import QUIET, Run, Scrapy, Serve, wait_until
 
 MEBIBYTE = 1024 * 1024
 
@@ -30,7 +29,7 @@ MEBIBYTE = 1024 * 1024
 def test_a_server_that_lets_nobody_listen_is_named_and_the_live_route_asked(
     serve: Serve, crawl: Run, answer: str, words: str
 ) -> None:
-    server = serve(**STILL, ws_answer=answer)
+    server = serve(**STARTING, ws_answer=answer)
     run = crawl("notifications", *QUIET, "-s", "PARTI_RETRY_DELAY=0.5", server=server, run_id=answer, duration="3s")
     assert (run.code, run.package["complete"]) == (4, False)
     assert words in run.package["reason"]
@@ -40,8 +39,8 @@ def test_a_server_that_lets_nobody_listen_is_named_and_the_live_route_asked(
 
 
 def test_a_server_that_says_nothing_all_the_time_is_believed_and_asked_once_more(serve: Serve, output: Path) -> None:
-    server = serve(**STILL, ws_deaf_after=0.001)
-    running = listen(output, server, duration="3s")
+    server = serve(**STARTING, ws_deaf_after=0.001)
+    running = Listening(output, server, duration="3s")
     settle(server, running)
     server.world.advance(30)
     stdout, stderr = running.process.communicate(timeout=60)
@@ -52,8 +51,8 @@ def test_a_server_that_says_nothing_all_the_time_is_believed_and_asked_once_more
 
 
 def test_a_server_that_told_nobody_of_what_went_live_is_not_believed(serve: Serve, output: Path) -> None:
-    server = serve(**STILL, ws_deaf_after=0.001)
-    running = listen(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3")
+    server = serve(**STARTING, ws_deaf_after=0.001)
+    running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3")
     settle(server, running)
     server.world.advance(30)
     wait_until(lambda: len(re.findall("not heard of: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
@@ -62,7 +61,7 @@ def test_a_server_that_told_nobody_of_what_went_live_is_not_believed(serve: Serv
 
 
 def test_a_line_that_swallows_what_is_sent_is_noticed_within_the_idle_time_out(serve: Serve, output: Path) -> None:
-    server = serve(**STILL)
+    server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as line:
         env = {"PARTI_WS_URL": f"ws://127.0.0.1:{line.port}/"}
         running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1", env=env, duration="5s")
@@ -74,15 +73,15 @@ def test_a_line_that_swallows_what_is_sent_is_noticed_within_the_idle_time_out(s
     assert "not connected from 20" in stderr
     assert "nothing was heard for 1 s" in stderr
     # What could be had all the same.
-    assert started(server) <= ids(output)
+    assert started(server) <= heard_ids(output)
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_a_server_that_pings_without_end_and_does_not_let_go_is_left_in_time(
     serve: Serve, output: Path, is_stopped: bool
 ) -> None:
-    server = serve(**STILL, ws_answer="pings")
-    running = listen(output, server, **({} if is_stopped else {"duration": "3s"}))
+    server = serve(**STARTING, ws_answer="pings")
+    running = Listening(output, server, **({} if is_stopped else {"duration": "3s"}))
     settle(server, running)
     before = time.monotonic()
     if is_stopped:
@@ -93,7 +92,7 @@ def test_a_server_that_pings_without_end_and_does_not_let_go_is_left_in_time(
 
 
 def test_a_signal_ends_it_at_once_whatever_the_line_does(serve: Serve, output: Path) -> None:
-    server = serve(**STILL)
+    server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as line:
         line.frozen = True
         running = Listening(output, server, env={"PARTI_WS_URL": f"ws://127.0.0.1:{line.port}/"})
@@ -105,7 +104,7 @@ def test_a_signal_ends_it_at_once_whatever_the_line_does(serve: Serve, output: P
 
 
 def test_a_run_that_is_stopped_before_it_listens_is_not_complete(serve: Serve, output: Path) -> None:
-    running = listen(output, serve(**STILL, latency=600))
+    running = Listening(output, serve(**STARTING, latency=600))
     wait_until(lambda: "Spider opened" in running.log.read_text(encoding="utf-8"))
     # 3 where the signal came even before the first request.
     assert running.stop(signal.SIGTERM) in {3, 4}
@@ -116,11 +115,11 @@ def test_a_run_that_is_stopped_before_it_listens_is_not_complete(serve: Serve, o
 def test_a_huge_message_is_taken_up_to_16_mib_and_a_larger_one_costs_itself(
     serve: Serve, output: Path, size: int, is_taken: bool
 ) -> None:
-    server = serve(**STILL, ws_padding=size)
-    running = listen(output, server)
+    server = serve(**STARTING, ws_padding=size)
+    running = Listening(output, server)
     settle(server, running)
     server.world.advance(30)
-    wait_until(lambda: started(server) <= ids(output))
+    wait_until(lambda: started(server) <= heard_ids(output))
     settle(server, running)
     assert running.stop() == 0
     csv.field_size_limit(32 * MEBIBYTE)
@@ -134,12 +133,12 @@ def test_a_huge_message_is_taken_up_to_16_mib_and_a_larger_one_costs_itself(
 
 
 def test_the_next_address_is_used_and_remembered_where_one_is_not_there(serve: Serve, output: Path) -> None:
-    server = serve(**STILL)
+    server = serve(**STARTING)
     env = {"PARTI_WS_URL": f"ws://127.0.0.1:9/ws?token=t0p, {server.ws_url}"}
     for signal_number in (signal.SIGKILL, signal.SIGTERM):
         running = Listening(output, server, env=env)
         settle(server, running)
-        wait_until(lambda: live(server) <= ids(output))
+        wait_until(lambda: live(server) <= heard_ids(output))
         running.stop(signal_number)
     package = ended(output).package
     assert (package["complete"], package["websocket"]) == (True, server.ws_url)
@@ -211,14 +210,14 @@ def test_made_up_and_real_servers_are_not_mixed(
 
 def test_a_spider_of_the_api_alone_does_not_look_at_the_other_addresses(serve: Serve, crawl: Run) -> None:
     env = {"PARTI_WS_URL": "", "PARTI_SITE_URL": ""}
-    assert crawl("categories", *QUIET, server=serve(**STILL), env=env).code == 0
+    assert crawl("categories", *QUIET, server=serve(**STARTING), env=env).code == 0
 
 
 # --- Proxies -----------------------------------------------------------------------------------------------
 
 
 def test_the_proxies_of_the_environment_hold_for_the_websocket_too(serve: Serve, crawl: Run) -> None:
-    server = serve(**STILL)
+    server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as proxy:
         env = {
             "PARTI_API_BASE_URLS": "http://api.parti.test",
@@ -235,7 +234,7 @@ def test_the_proxies_of_the_environment_hold_for_the_websocket_too(serve: Serve,
 
 
 def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl: Run) -> None:
-    server = serve(**STILL)
+    server = serve(**STARTING)
     # A mock server that is asked for a tunnel refuses.
     env = {
         "PARTI_API_BASE_URLS": "http://api.parti.test",

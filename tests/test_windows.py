@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from parti_scraper.plan.history import History, Passes, Plan
 from parti_scraper.plan.overlap import Page, PageSize
-
-from .model_server import NOW, ModelServer, history
+from tests.model_server import NOW, ModelServer, history
 
 MAX_REQUESTS = 6_000
 # Shrinking takes minutes, and finds nothing that the seed does not.

@@ -10,15 +10,6 @@ from typing import Any
 
 from parti_scraper.mockserver import MockServer
 
-PREFIX = "/parti_v2/profile/"
-CATEGORIES = PREFIX + "livestream_calendar/events/categories"
-RECENT = PREFIX + "get_livestream_channel_info/recent"
-LIVE = PREFIX + "get_livestream_channel_info/live"
-
-# Where the simulated clock stands still until it is moved.
-NOW = "2026-11-01T00:00:00Z"
-STILL: dict[str, Any] = {"now": NOW, "speed": 0, "events": 300, "live": 40}
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -44,8 +35,3 @@ def get(server: MockServer, path: str, *, method: str = "GET", **headers: str) -
         return Answer(response.status, names, response.read())
     finally:
         connection.close()
-
-
-def ids(records: list[dict[str, Any]]) -> list[int]:
-    """Return the livestreams' numbers."""
-    return [record["event_id"] for record in records]

@@ -16,9 +16,7 @@ import pytest
 
 from parti_scraper.mockserver import Options, World
 from parti_scraper.mockserver.options import switches
-from tests.conftest import ROOT, TIMEOUT, Scrapy
-from tests.mockserver.client import NOW, RECENT
-from tests.test_spiders import Serve
+from tests.support import NOW, RECENT, ROOT, TIMEOUT, Scrapy, Serve
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import pytest
 
 from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.mockserver.faults import FaultPlan
-from tests.mockserver.client import CATEGORIES, LIVE, RECENT, STILL, get
-from tests.test_spiders import Serve
+from tests.mockserver.client import get
+from tests.support import CATEGORIES, LIVE, RECENT, STILL, Serve
 
 ALWAYS = {"fault_burst": 0}
 MIXED = {"rate_429": 0.1, "rate_500": 0.1, "rate_reset": 0.1, "rate_truncated": 0.1, "rate_challenge": 0.1}

@@ -15,9 +15,8 @@ import pytest
 
 from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.mockserver.malformed import BROKEN, NO_JSON, ODD
-from tests.conftest import wait_until
-from tests.mockserver.client import CATEGORIES, LIVE, NOW, PREFIX, RECENT, STILL, Answer, get, ids
-from tests.test_spiders import Serve
+from tests.mockserver.client import Answer, get
+from tests.support import CATEGORIES, LIVE, NOW, PREFIX, RECENT, STILL, Serve, ids, wait_until
 
 Json = dict[str, Any]
 # The contract's table of fields: the types of each, where None is one of them.

@@ -11,10 +11,18 @@ from scrapy.settings import Settings
 
 from parti_scraper.browser.chromium import launch_options
 from parti_scraper.mockserver import MockServer
-from tests.conftest import CHROMIUM, needs_chromium, wait_until
-from tests.mockserver.client import LIVE, NOW, RECENT, STILL
-from tests.test_api import HOST, specified_url
-from tests.test_spiders import Serve
+from tests.support import (
+    CHROMIUM,
+    HOST,
+    LIVE,
+    NOW,
+    RECENT,
+    STILL,
+    Serve,
+    needs_chromium,
+    specified_url,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

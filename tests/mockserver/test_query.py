@@ -15,7 +15,7 @@ from multidict import MultiDict
 from parti_scraper.mockserver import Options, World
 from parti_scraper.mockserver.query import QueryError, parse_live, parse_recent
 from tests.mockserver import model
-from tests.mockserver.client import NOW
+from tests.support import NOW
 
 # Small and full of ties, of livestreams with no category and of long ones, so that every edge is met.
 CROWDED: dict[str, Any] = {

@@ -14,10 +14,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from parti_scraper.mockserver import MockServer, Options
-from tests.conftest import wait_until
-from tests.mockserver.client import STILL, ids
-from tests.test_api import SPECIFICATION
-from tests.test_spiders import Serve
+from tests.support import SPECIFICATION, STILL, Serve, ids, wait_until
 
 SUBSCRIBE = (SPECIFICATION / "subscribe.json").read_text(encoding="utf-8").strip()
 FIELDS = {

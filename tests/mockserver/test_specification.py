@@ -15,10 +15,7 @@ from typing import Any
 import pytest
 
 from parti_scraper.mockserver import MockServer
-from tests.conftest import ROOT, TIMEOUT, read_lines, wait_until
-from tests.mockserver.client import STILL, ids
-from tests.test_api import SPECIFICATION
-from tests.test_spiders import Serve
+from tests.support import ROOT, SPECIFICATION, STILL, TIMEOUT, Serve, ids, read_lines, wait_until
 
 HTTP_HOST, WEBSOCKET = "https://api-backend.parti.com", "wss://ws-backend.parti.com/"
 HTTP_COMMANDS = ["recent-NaN-7", "recent-NaN-7-7", "live-7", "categories"]

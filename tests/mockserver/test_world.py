@@ -15,8 +15,7 @@ import pytest
 from parti_scraper.mockserver import Options, World
 from parti_scraper.mockserver.options import EARLIEST
 from parti_scraper.mockserver.query import Page, RecentQuery
-from tests.conftest import ROOT
-from tests.mockserver.client import NOW, STILL, ids
+from tests.support import NOW, ROOT, STILL, ids
 
 MINUTE, HOUR = 60, 3_600
 # One description of all that a world holds, for every process.
