@@ -29,9 +29,10 @@ from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger.ledger import SUPERSEDED, Ledger
 from parti_scraper.network.retry import OPTIONAL, RetryMiddleware, as_sent, check_proxies, check_settings
-from parti_scraper.plan.history import Passes
 from parti_scraper.plan.identities import Identities
-from parti_scraper.plan.overlap import Key, Page, PageSize
+from parti_scraper.plan.page_size import PageSize
+from parti_scraper.plan.passes import Passes
+from parti_scraper.plan.plan import Key, Page
 from parti_scraper.redact import redact_text
 from parti_scraper.run import datapackage
 from parti_scraper.run.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from parti_scraper.api.normalize import NormalizedPage
     from parti_scraper.items import Category, Item, RejectedRecord
     from parti_scraper.ledger.ledger import Run, Series, WindowDone
-    from parti_scraper.plan.history import Ask, Plan
+    from parti_scraper.plan.plan import PageQuery, Plan
     from parti_scraper.run.arguments import Arguments, LiveArguments, RecentArguments
 
 logger = logging.getLogger(__name__)
@@ -446,11 +447,11 @@ class PagedSpider(PartiSpider):
         """Return the plan for a walk through these categories."""
         raise NotImplementedError
 
-    def url(self, walk: Walk, ask: Ask) -> str:
+    def url(self, walk: Walk, ask: PageQuery) -> str:
         """Return the address of a page."""
         raise NotImplementedError
 
-    def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[Any]:
+    def normalize(self, response: Response, walk: Walk, ask: PageQuery) -> NormalizedPage[Any]:
         """Return the records of a page. Raises PageError."""
         raise NotImplementedError
 
@@ -486,7 +487,7 @@ class PagedSpider(PartiSpider):
             self.walks.append(walk)
         return self.go_on(walk, walk.plan.start())
 
-    def go_on(self, walk: Walk, asks: list[Ask]) -> Iterator[Request]:
+    def go_on(self, walk: Walk, asks: list[PageQuery]) -> Iterator[Request]:
         """Ask for what the plan says, unless `max_records` was reached; end the walk with its last page."""
         for ask in () if self.truncated else asks:
             walk.in_flight += 1
@@ -498,11 +499,11 @@ class PagedSpider(PartiSpider):
             )
             if ask.optional:
                 request.meta[OPTIONAL] = True
-            yield self.retry.later(request, ask.request.attempt) if ask.request.attempt else request
+            yield self.retry.later(request, ask.slice.attempt) if ask.slice.attempt else request
         if not walk.in_flight:
             yield from self.end_walk(walk)
 
-    async def parse_page(self, response: Response, walk: Walk, ask: Ask) -> AsyncIterator[Any]:
+    async def parse_page(self, response: Response, walk: Walk, ask: PageQuery) -> AsyncIterator[Any]:
         """Yield the records of a page, then the requests that follow from it.
 
         One page at a time: between two of them the files hold whole pages, so that the counts are right where a
@@ -532,7 +533,7 @@ class PagedSpider(PartiSpider):
         for request in requests:
             yield request
 
-    def parse_control(self, response: Response, walk: Walk, ask: Ask) -> Iterator[Request]:
+    def parse_control(self, response: Response, walk: Walk, ask: PageQuery) -> Iterator[Request]:
         """Take a page that only shows whether the server serves anything; its records are not collected."""
         try:
             page = self.normalize(response, walk, ask)
@@ -672,10 +673,10 @@ class LiveRouteSpider(PagedSpider):
         """Plan passes over the list, whose order changes all the time."""
         return Passes(self.size, "the live channels", lenient=True, before=self._lengths.get(categories, 0))
 
-    def url(self, walk: Walk, ask: Ask) -> str:
+    def url(self, walk: Walk, ask: PageQuery) -> str:
         """Return the address of a page."""
         categories = () if ask.control else walk.categories
-        return LiveQuery(categories).url(self.base_url, ask.request.offset, ask.request.limit)
+        return LiveQuery(categories).url(self.base_url, ask.slice.offset, ask.slice.limit)
 
     def end_walk(self, walk: Walk) -> Iterator[Request]:
         """Remember how long the list was, see `PagedSpider`."""

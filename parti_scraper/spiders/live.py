@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scrapy.utils.asyncio import CallLaterResult
 
     from parti_scraper.api.normalize import NormalizedPage
-    from parti_scraper.plan.history import Ask
+    from parti_scraper.plan.plan import PageQuery
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class LiveSpider(LiveRouteSpider):
         """Tell it after each snapshot."""
         return not self._walks_left
 
-    def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[LiveChannel]:
+    def normalize(self, response: Response, walk: Walk, ask: PageQuery) -> NormalizedPage[LiveChannel]:
         """Return the channels of a page. Raises PageError."""
         return normalize_live(
             response.body,
@@ -101,7 +101,7 @@ class LiveSpider(LiveRouteSpider):
             timestamp_to_iso(time.time()),
             self.index,
             snapshot_id=walk.snapshot_id,
-            offset=ask.request.offset,
+            offset=ask.slice.offset,
         )
 
     def walk_ended(self, walk: Walk) -> None:

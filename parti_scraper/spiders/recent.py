@@ -14,7 +14,8 @@ from parti_scraper.api.routes import RecentQuery
 from parti_scraper.api.selection import Selection
 from parti_scraper.items import Livestream
 from parti_scraper.ledger.ledger import WindowDone
-from parti_scraper.plan.history import History, Passes
+from parti_scraper.plan.history import History
+from parti_scraper.plan.passes import Passes
 from parti_scraper.run import datapackage
 from parti_scraper.run.arguments import RecentArguments, parse_length
 from parti_scraper.spiders.base import PagedSpider, Walk
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.api.normalize import NormalizedPage
     from parti_scraper.ledger.ledger import Series
-    from parti_scraper.plan.history import Ask, Plan
+    from parti_scraper.plan.plan import PageQuery, Plan
 
 # Pages between two checkpoints.
 CHECKPOINT_PAGES = 10
@@ -194,7 +195,7 @@ class RecentSpider(PagedSpider):
         # 0 is what Scrapy takes for the cap of all hosts together.
         return History(*self.window, self.size, max(width, 1), remaining)
 
-    def url(self, walk: Walk, ask: Ask) -> str:
+    def url(self, walk: Walk, ask: PageQuery) -> str:
         """Return the address of a page."""
         query = RecentQuery(
             from_ts=ask.from_ts,
@@ -204,7 +205,7 @@ class RecentSpider(PagedSpider):
             top_views=self.arguments.sort == "views",
             ascending=ask.ascending,
         )
-        return query.url(self.base_url, ask.request.offset, ask.request.limit)
+        return query.url(self.base_url, ask.slice.offset, ask.slice.limit)
 
     def select(self, categories: frozenset[int] | None, unknown_category: bool) -> Selection:
         """Hold the window and the channel against each record too."""
@@ -217,7 +218,7 @@ class RecentSpider(PagedSpider):
         since, until = self.window
         return max(min(since, routes.FIRST_TS) - 1, 0), max(until, routes.LAST_TS)
 
-    def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[Livestream]:
+    def normalize(self, response: Response, walk: Walk, ask: PageQuery) -> NormalizedPage[Livestream]:
         """Return the livestreams of a page. Raises PageError."""
         page = normalize_recent(response.body, response.url, timestamp_to_iso(time.time()), self.index)
         first, last = self._credible
