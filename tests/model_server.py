@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from operator import itemgetter
 
-from parti_scraper.plan.overlap import Key, Page
+from parti_scraper.plan.plan import Key, Page
 
 NOW = 1_800_000_000
 

@@ -13,8 +13,11 @@ from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from parti_scraper.plan.history import History, Passes, Plan
-from parti_scraper.plan.overlap import Page, PageSize
+from parti_scraper.plan.history import History
+from parti_scraper.plan.page_size import PageSize
+from parti_scraper.plan.passes import Passes
+from parti_scraper.plan.plan import Page, Plan
+
 from tests.model_server import NOW, ModelServer, history
 
 MAX_REQUESTS = 6_000
@@ -31,12 +34,12 @@ def follow(
     while asks and server.requests != stop_at:
         assert server.requests < MAX_REQUESTS, "a loop"
         ask = asks.pop(by_chance.randrange(len(asks)))
-        wait = 0.1 * 2 ** (ask.request.attempt - 1) if ask.request.attempt else 0.0
-        request = ask.request
+        wait = 0.1 * 2 ** (ask.slice.attempt - 1) if ask.slice.attempt else 0.0
+        request = ask.slice
         answer = server.answer(ask.from_ts, ask.to_ts, request.offset, request.limit, wait, ascending=ask.ascending)
         if isinstance(answer, Page) and by_chance.random() >= fail:
             served |= {key.id for key in answer.known if not ask.control}  # type: ignore[misc]
-            asks += plan.page(ask, replace(answer, belonging=answer.known) if ask.control else answer)
+            asks += plan.page(ask, replace(answer, matching=answer.known) if ask.control else answer)
         else:
             asks += plan.failure(ask, "an error", answer if isinstance(answer, int) else 500)
     return served

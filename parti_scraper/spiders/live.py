@@ -107,7 +107,7 @@ class LiveSpider(LiveRouteSpider):
             timestamp_to_iso(time.time()),
             self.index,
             snapshot_id=walk.snapshot_id,
-            offset=query.request.offset,
+            offset=query.slice.offset,
         )
 
     def walk_ended(self, walk: Walk) -> None:

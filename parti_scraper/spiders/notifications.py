@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.api.normalize import NormalizedPage
     from parti_scraper.items import Category
-    from parti_scraper.plan.history import Ask
+    from parti_scraper.plan.plan import PageQuery
 
 logger = logging.getLogger(__name__)
 
@@ -435,7 +435,7 @@ class NotificationsSpider(LiveRouteSpider):
                 return
             await asyncio.sleep(_SLICE / 8)
 
-    def normalize(self, response: Response, walk: Walk, ask: Ask) -> NormalizedPage[LiveNotification]:
+    def normalize(self, response: Response, walk: Walk, ask: PageQuery) -> NormalizedPage[LiveNotification]:
         """Return the channels of a page. Raises PageError."""
         page = normalize_live_notifications(response.body, response.url, timestamp_to_iso(time.time()), self.index)
         self._unheard += sum(item.identity not in self.seen for item in page.items)

@@ -16,8 +16,9 @@ from parti_scraper.api.routes import NAN, LiveQuery
 from parti_scraper.api.selection import ALL, Selection, resolve_categories, select_categories, unknown_ids
 from parti_scraper.exceptions import PageError, UsageError
 from parti_scraper.network.retry import OPTIONAL
-from parti_scraper.plan.overlap import Key, Page, PageSize
+from parti_scraper.plan.page_size import PageSize
 from parti_scraper.plan.passes import Passes
+from parti_scraper.plan.plan import Key, Page
 from parti_scraper.run.arguments import DEFAULT_LIMIT
 from parti_scraper.signals import checkpoint
 from parti_scraper.spiders.base import PartiSpider, describe_failure, request_of
@@ -150,7 +151,7 @@ class PagedSpider(PartiSpider):
             )
             if query.optional:
                 request.meta[OPTIONAL] = True
-            attempt = query.request.attempt
+            attempt = query.slice.attempt
             yield self.retry.later(request, attempt) if attempt else request
         if not walk.in_flight:
             yield from self.end_walk(walk)
@@ -203,8 +204,8 @@ class PagedSpider(PartiSpider):
             return
         walk.in_flight -= 1
         ends = zip(page.items, page.ends, strict=True)
-        belonging = [Key(item.identity, end) for item, end in ends if self.belongs(walk, item)]
-        yield from self.go_on(walk, walk.plan.page(query, Page(_keys(page), belonging)))
+        matching = [Key(item.identity, end) for item, end in ends if self.belongs(walk, item)]
+        yield from self.go_on(walk, walk.plan.page(query, Page(_keys(page), matching)))
 
     def belongs(self, walk: Walk, item: Any) -> bool:
         """Tell whether a record is surely one of those that the walk asks for."""
@@ -301,7 +302,7 @@ class LiveRouteSpider(PagedSpider):
     def url(self, walk: Walk, query: PageQuery) -> str:
         """Return the address of a page."""
         categories = () if query.control else walk.categories
-        return LiveQuery(categories).url(self.run.hosts.current, query.request.offset, query.request.limit)
+        return LiveQuery(categories).url(self.run.hosts.current, query.slice.offset, query.slice.limit)
 
     def end_walk(self, walk: Walk) -> Iterator[Request]:
         """Remember how long the list was, see `PagedSpider`."""

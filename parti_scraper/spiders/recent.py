@@ -152,7 +152,7 @@ class RecentSpider(PagedSpider):
             top_views=self.arguments.sort == "views",
             ascending=query.ascending,
         )
-        return of_page.url(self.run.hosts.current, query.request.offset, query.request.limit)
+        return of_page.url(self.run.hosts.current, query.slice.offset, query.slice.limit)
 
     def select(self, categories: frozenset[int] | None, unknown_category: bool) -> Selection:
         """Hold the window and the channel against each record too."""

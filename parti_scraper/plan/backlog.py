@@ -1,0 +1,108 @@
+"""The windows of time that were not begun, and how long the next one is to be. Pure."""
+
+from __future__ import annotations
+
+from bisect import insort
+from typing import TYPE_CHECKING
+
+from parti_scraper.plan.page_size import BLOCK_PAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from parti_scraper.plan.page_size import PageSize
+    from parti_scraper.plan.plan import Span
+    from parti_scraper.plan.window import Window
+
+_WINDOW_PAGES = 10
+# So many times as long a window may be while much is left.
+_MAX_LENGTHS = 4
+
+
+class Backlog:
+    """Windows that were not begun, cut to a length that follows the density of records.
+
+    Args:
+        spans: the windows.
+        length: how long a window is to be at first, in seconds.
+        width: most windows at a time.
+        size: the page size.
+    """
+
+    def __init__(self, spans: Iterable[Span], length: int, width: int, size: PageSize) -> None:
+        # Always the latest last: `History` begins none below the end of the list.
+        self._spans = sorted(spans)
+        self._length = length
+        self._width = width
+        self._size = size
+
+    @property
+    def spans(self) -> list[Span]:
+        """The windows, the latest last."""
+        return self._spans.copy()
+
+    @property
+    def latest(self) -> int | None:
+        """When the latest window ends, in Unix seconds; None where there is none."""
+        return self._spans[-1][0] if self._spans else None
+
+    def add(self, spans: Iterable[Span]) -> None:
+        """Add windows."""
+        self._spans = sorted([*spans, *self._spans])
+
+    def clear(self) -> list[Span]:
+        """Return the windows and forget them."""
+        spans, self._spans = self._spans, []
+        return spans
+
+    def take(self, *, whole: bool) -> Span:
+        """Return the latest window, whole or as long as the next one is to be."""
+        piece = self._piece
+        high, low = self._spans.pop()
+        if not whole and self._width > 1 and high - low > piece:
+            self._spans.append((high - piece, low))
+            low = high - piece
+        return high, low
+
+    def reached(self, low: int, frontier: int) -> None:
+        """Leave out what a page has shown of the window that begins at `low`."""
+        following = next((each for each in self._spans if each[0] == low), None)
+        if following:
+            self._spans.remove(following)
+            if frontier > following[1]:
+                insort(self._spans, (frontier, following[1]))
+
+    def measure(self, window: Window, frontier: int) -> None:
+        """Let the length of windows follow the density since the last anchor, of what ended after `frontier`."""
+        records = max(window.served_below, 1)
+        self._length = max((window.anchor - frontier) * self._window_pages * self._size.largest // records, 1)
+
+    def was_sparse(self, window: Window) -> bool:
+        """Tell whether a window took half as many pages as it should, or fewer."""
+        return window.pages < self._window_pages // 2
+
+    def lengthen(self) -> None:
+        """Make windows longer, since there are fewer livestreams than thought."""
+        self._length *= 2
+
+    def cut(self, window: Window, frontier: int) -> None:
+        """Take over what is far below, where others can walk it meanwhile."""
+        low = frontier - self._piece
+        if self._width > 1 and low > window.low:
+            insort(self._spans, (low, window.low))
+            window.cut(low)
+
+    @property
+    def _window_pages(self) -> int:
+        # Small pages are proved in blocks, of which a window holds as many.
+        return _WINDOW_PAGES * (BLOCK_PAGES if self._size.small else 1)
+
+    @property
+    def _piece(self) -> int:
+        """How long the next window is to be, in seconds.
+
+        Where two windows meet, a part of a page comes twice, so they are long while much is left, and short in the end,
+        so that all are done at the same time.
+        """
+        left = sum(high - low for high, low in self._spans) // (2 * self._width)
+        return max(self._length, min(left, _MAX_LENGTHS * self._length))
