@@ -21,7 +21,8 @@ from scrapy.settings import Settings
 from parti_scraper.exceptions import UsageError
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import ReceivedRequest
-from parti_scraper.network.retry import TokenMiddleware, check_settings
+from parti_scraper.network.settings import check_settings
+from parti_scraper.network.token import TokenMiddleware
 from parti_scraper.redact import Secret
 from tests.conftest import TIMEOUT, Crawl, Run, RunningCrawl, Scrapy, environment_of, typed_of, wait_until
 

@@ -24,17 +24,21 @@ from parti_scraper.api.normalize import CategoryIndex, normalize_categories, tim
 from parti_scraper.api.quality import Quality, parse_expect_absent, parse_max_rejected
 from parti_scraper.api.routes import NAN, LiveQuery
 from parti_scraper.api.selection import Selection, resolve_categories, select_categories, unknown_ids
+from parti_scraper.api.times import parse_length
 from parti_scraper.browser.chromium import check_browser
 from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.ledger.ledger import SUPERSEDED, Ledger
-from parti_scraper.network.retry import OPTIONAL, RetryMiddleware, as_sent, check_proxies, check_settings
+from parti_scraper.network.meta import OPTIONAL
+from parti_scraper.network.proxies import check_proxies
+from parti_scraper.network.retry import RetryMiddleware
+from parti_scraper.network.settings import check_settings, hosts_from
 from parti_scraper.plan.history import Passes
 from parti_scraper.plan.identities import Identities
 from parti_scraper.plan.overlap import Key, Page, PageSize
 from parti_scraper.redact import redact_text
 from parti_scraper.run import datapackage
-from parti_scraper.run.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
+from parti_scraper.run.arguments import ALL, DEFAULT_LIMIT, LAST, without_run_id
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.signals import checkpoint
 from parti_scraper.spiders import components
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from parti_scraper.api.normalize import NormalizedPage
     from parti_scraper.items import Category, Item, RejectedRecord
     from parti_scraper.ledger.ledger import Run, Series, WindowDone
+    from parti_scraper.network.hosts import Hosts
     from parti_scraper.plan.history import Ask, Plan
     from parti_scraper.run.arguments import Arguments, LiveArguments, RecentArguments
 
@@ -64,8 +69,7 @@ class PartiSpider(Spider):
 
     Attributes:
         arguments: the arguments, parsed.
-        base_url: scheme and host of the API; another one after a failover.
-        failovers: which host was left for which, and why.
+        hosts: the hosts of the API.
         job: scrapyd's id of the job; None on the command line.
         run_id, run_dir: the run's name and folder.
         selection: the filters that the pipelines apply.
@@ -95,7 +99,7 @@ class PartiSpider(Spider):
     # Settings that name other servers than those of the API.
     uses: ClassVar[tuple[str, ...]] = ()
 
-    base_url: str
+    hosts: Hosts
     expect_absent: frozenset[str]
     max_rejected: float
     run_dir: Path
@@ -126,7 +130,6 @@ class PartiSpider(Spider):
         self.selection = Selection()
         self.truncated = False
         self.gaps: list[str] = []
-        self.failovers: list[dict[str, str]] = []
         self.usage_error: str | None = None
         self.start_error: str | None = None
         self.quality = Quality()
@@ -148,7 +151,7 @@ class PartiSpider(Spider):
             kwargs |= {**begun.arguments, "run_id": begun.run_id, "started_at": begun.started_at}
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider.ledger, spider.begun = ledger, begun
-        spider.base_url = as_sent(routes.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0])
+        spider.hosts = hosts_from(settings)
         spider.expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
         spider.max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
         spider.run_dir = output_dir(settings, raw) / cls.name / spider.run_id
@@ -249,6 +252,16 @@ class PartiSpider(Spider):
         return cast("RetryMiddleware", self.crawler.get_downloader_middleware(RetryMiddleware))
 
     @property
+    def base_url(self) -> str:
+        """Scheme and host of the API; another one after a failover."""
+        return self.hosts.current
+
+    @property
+    def failovers(self) -> list[dict[str, str]]:
+        """Which host was left for which, and why."""
+        return self.hosts.failovers
+
+    @property
     def quarantine_path(self) -> Path:
         """Where records go that could not be normalized."""
         return self.run_dir / "quarantine.jsonl"
@@ -304,16 +317,14 @@ class PartiSpider(Spider):
         """Return how far the run has come, as JSON takes it."""
         return {
             "failovers": self.failovers,
-            "hosts": self.retry.progress(),
+            "hosts": self.hosts.as_json(time.monotonic()),
             "quality": self.quality.as_json(),
         }
 
     def restore(self, progress: Any) -> None:
         """Go on from there; called before anything is requested."""
-        self.failovers = progress["failovers"]
-        # Earlier versions had neither.
-        if "hosts" in progress:
-            self.retry.restore(progress["hosts"])
+        # Earlier versions had neither `hosts` nor `quality`.
+        self.hosts.restore(progress.get("hosts"), time.monotonic(), progress["failovers"])
         if "quality" in progress:
             self.quality.restore(progress["quality"])
 
@@ -346,13 +357,13 @@ class PartiSpider(Spider):
         try:
             page = normalize_categories(response.body, response.url, timestamp_to_iso(time.time()))
         except PageError as error:
-            yield self.retry.again(_request_of(response), str(error))
+            yield self.retry.retry(_request_of(response), str(error))
             return
         if not page.served:
             # There are some twenty (reported), so this is no answer.
-            yield self.retry.again(_request_of(response), "the list of categories is empty")
+            yield self.retry.retry(_request_of(response), "the list of categories is empty")
             return
-        self.retry.parsed(_request_of(response))
+        self.retry.succeeded(_request_of(response))
         yield from self.categories_received(page)
 
     def categories_received(self, page: NormalizedPage[Category]) -> Iterator[Any]:
@@ -512,9 +523,9 @@ class PagedSpider(PartiSpider):
             try:
                 page = self.normalize(response, walk, ask)
             except PageError as error:
-                yield self.retry.again(_request_of(response), str(error))
+                yield self.retry.retry(_request_of(response), str(error))
                 return
-            self.retry.parsed(_request_of(response))
+            self.retry.succeeded(_request_of(response))
             # Those of another snapshot are others.
             self.count(page, self.seen if walk.snapshot_id == self._rejected_in else ())
             for item in page.items:
@@ -537,9 +548,9 @@ class PagedSpider(PartiSpider):
         try:
             page = self.normalize(response, walk, ask)
         except PageError as error:
-            yield self.retry.again(_request_of(response), str(error))
+            yield self.retry.retry(_request_of(response), str(error))
             return
-        self.retry.parsed(_request_of(response))
+        self.retry.succeeded(_request_of(response))
         walk.in_flight -= 1
         ends = zip(page.items, page.ends, strict=True)
         belonging = [Key(item.identity, end) for item, end in ends if self.belongs(walk, item)]

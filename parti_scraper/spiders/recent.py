@@ -12,11 +12,12 @@ from parti_scraper.api import routes
 from parti_scraper.api.normalize import normalize_recent, timestamp_to_iso
 from parti_scraper.api.routes import RecentQuery
 from parti_scraper.api.selection import Selection
+from parti_scraper.api.times import parse_length
 from parti_scraper.items import Livestream
 from parti_scraper.ledger.ledger import WindowDone
 from parti_scraper.plan.history import History, Passes
 from parti_scraper.run import datapackage
-from parti_scraper.run.arguments import RecentArguments, parse_length
+from parti_scraper.run.arguments import RecentArguments
 from parti_scraper.spiders.base import PagedSpider, Walk
 
 if TYPE_CHECKING:
