@@ -16,7 +16,8 @@ from scrapy.http import Response
 from scrapy.settings import Settings
 
 from parti_scraper.exceptions import UsageError
-from parti_scraper.network.retry import TokenMiddleware, check_settings
+from parti_scraper.network.settings import check_settings
+from parti_scraper.network.token import TokenMiddleware
 from parti_scraper.redact import Secret
 from tests.servers import (
     GAMING,

@@ -11,7 +11,7 @@ import base64
 import itertools
 import logging
 import time
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from scrapy.exceptions import (
     CannotResolveHostError,
@@ -28,8 +28,8 @@ from scrapy.responsetypes import responsetypes
 from parti_scraper.api import routes
 from parti_scraper.browser.chromium import Chromium, Network, first_line, launch_options
 from parti_scraper.exceptions import BrowserError
+from parti_scraper.network.errors import SitePageError, is_challenge
 from parti_scraper.network.http import HttpDownloadHandler
-from parti_scraper.network.retry import SitePageError, is_challenge
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
     from parti_scraper.browser.chromium import Exchange
-    from parti_scraper.spiders.base import PartiSpider
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +94,12 @@ _FETCH = """async ({url, method, headers, credentials, timeout, most}) => {
     return {error: error.name};
   }
 }"""
+
+
+class _Spider(Protocol):
+    """What this module needs of the spider."""
+
+    def cannot_start(self, reason: str) -> None: ...
 
 
 class Tab:
@@ -276,7 +281,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         """Download the request, later where it must be."""
         if routes.base_of(request.url) is None:
             return await super().download_request(request)
-        await self.hold(request)
+        await self.wait_for_turn(request)
         tab = await self._open_tab()
         began, loads = time.monotonic(), tab.loads
         response = await self._fetch(tab, request)
@@ -330,7 +335,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
             if self._has_started:
                 # What could be started once may be again.
                 raise SitePageError(str(error)) from None
-            cast("PartiSpider", self.crawler.spider).cannot_start(str(error))
+            cast("_Spider", self.crawler.spider).cannot_start(str(error))
             raise IgnoreRequest(str(error)) from None
         except BaseException:
             await tab.close()

@@ -1,4 +1,4 @@
-"""When to try again: back-off, `Retry-After`, and what became of a request.
+"""When to try again: back-off, `Retry-After`, and how often a request has failed.
 
 Pure: the time and the random number are passed in. Times are seconds of any one clock.
 """
@@ -12,13 +12,13 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import inf
 
-# The longest pause that a server's Retry-After is granted: what counts requests counts them by the minute.
+# The longest pause, in seconds, that a Retry-After can ask for: rate limits count requests by the minute.
 MAX_RETRY_AFTER = 60.0
-# Back-off doubles up to so many times the first delay.
+# Back-off grows up to so many times the first delay.
 _MAX_GROWTH = 16
 _BY_BROWSER = ", or through a browser with -s PARTI_TRANSPORT=browser"
 _DETAIL_SHOWN = 200
-# What to try, by the kind of failure that was met most.
+# What to try, by the most frequent kind of failure.
 _ADVICE = (
     (r"HTTP 429", "the server wants fewer requests: try again later, or with a larger DOWNLOAD_DELAY"),
     (r"HTTP 4(04|10)", "it does not have this route: set PARTI_API_BASE_URLS to where the API is now"),
@@ -59,7 +59,7 @@ def equal_jitter(attempt: int, delay: float, random: float) -> float:
 
 
 def parse_retry_after(value: str, now: float) -> float | None:
-    """Return the seconds that a `Retry-After` asks to wait, at most MAX_RETRY_AFTER; None where it is nonsense.
+    """Return the seconds that a `Retry-After` asks to wait, at most MAX_RETRY_AFTER; None where it is invalid.
 
     Args:
         value: a number of seconds, or a date in any of the three forms of RFC 9110.
@@ -69,7 +69,7 @@ def parse_retry_after(value: str, now: float) -> float | None:
     if value.isascii() and value.isdigit():
         # Not int(), which takes no more than 4,300 digits.
         return min(float(value), MAX_RETRY_AFTER)
-    # Without a weekday it is none of the three forms, and the parser below takes nearly anything for a date.
+    # Without a weekday it is none of the three forms, and the parser below accepts nearly anything as a date.
     if not re.match(r"[A-Z][a-z]{2}", value):
         return None
     try:
@@ -82,16 +82,16 @@ def parse_retry_after(value: str, now: float) -> float | None:
 
 @dataclass(frozen=True)
 class Attempts:
-    """What has become of a request so far.
+    """How often a request has failed so far, and where.
 
     Attributes:
         since: when it failed first.
         kinds: how often it failed, by kind.
         not_before: when it may be sent again.
-        by_host: the same by host.
+        by_host: how often it failed, by host.
         host: where it failed last.
-        in_a_row: how often it failed there since it failed elsewhere, or the route was seen to be there.
-        contradicted: how often in a row it was answered as where there is no such route, which there is.
+        in_a_row: how often it failed there since it failed elsewhere, or since the route was seen to exist.
+        contradicted: how often in a row the answer was that there is no such route, though there is.
     """
 
     since: float
@@ -125,14 +125,14 @@ def listing(kinds: Counter[str]) -> str:
 
 
 def advice(kinds: Counter[str], transport: str = "http") -> str:
-    """Return what to try against the kind of failure that was met most, where requests are sent by `transport`."""
+    """Return what to try against the most frequent kind of failure, where requests are sent by `transport`."""
     worst = kinds.most_common(1)[0][0] if kinds else ""
     text = next(text for pattern, text in _ADVICE if re.match(pattern, worst))
     return text + (_BY_BROWSER if worst == "challenge page" and transport == "http" else "")
 
 
 def one_line(text: str) -> str:
-    """Return the text without line breaks, and without what is too much to read."""
+    """Return the text on one line, cut to a readable length."""
     text = " ".join(text.split())
     return text if len(text) <= _DETAIL_SHOWN else text[:_DETAIL_SHOWN] + "…"
 
@@ -143,7 +143,7 @@ _HELD = 30.0
 
 @dataclass
 class Reconnection:
-    """When to connect again to a server that is to be listened to.
+    """When to connect again to a server that sends messages.
 
     Attributes:
         delay: longest wait before the first attempt, in seconds; doubled with each up to 64 times.
@@ -155,15 +155,15 @@ class Reconnection:
     _connected_at: float | None = None
 
     def connected(self, now: float) -> None:
-        """Take note of a connection."""
+        """Record a connection."""
         self._connected_at = now
 
     def heard(self) -> None:
-        """Take note of a message."""
+        """Record a message."""
         self.attempts = 0
 
     def lost(self, now: float, random: float, retry_after: float | None = None) -> float:
-        """Return how long to wait after a connection was lost or did not come about, in seconds.
+        """Return how long to wait after a connection was lost or could not be opened, in seconds.
 
         Args:
             now: of any one clock.

@@ -1,4 +1,4 @@
-"""Which host of the API is asked: how each of them does, when one is left for another, and when all are given up.
+"""Which host of the API is asked: the health of each, when one is left for another, and when all are given up.
 
 A host that has served nothing in this run is left as soon as it cannot be reached; one that has is asked a few times
 more. One that is in trouble is left after half of the patience. From then on they are asked by turns, until one serves
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parti_scraper.network.backoff import advice, listing, one_line
 
@@ -21,29 +21,31 @@ if TYPE_CHECKING:
 # with 404, though the route is there, before that means that there is nothing.
 TRIES = 3
 UNREACHABLE = frozenset({"connection refused", "host name not found"})
-# What no other host would do better.
+# Failures that say nothing about the host, so that another one would not help.
 OF_ALL_HOSTS = frozenset({"no connection to the proxy", "site not open"})
 _MOVED = frozenset({"HTTP 404", "HTTP 410"})
 # A single failure gives nothing up, however long it took.
 _MIN_FAILURES = 2
-# A host that was left is not come back to sooner while another one serves pages: for as long as it has been failing.
+# While another host serves pages, one that was left is tried again only after a rest as long as it has been failing.
 _SHORTEST_REST, _LONGEST_REST = 1.0, 300.0
+# Why a host that was left is used again.
+_RETURN = "an earlier host may be back"
 
 
 @dataclass
 class Host:
-    """What the requests to one host say about it.
+    """The health of one host, as its answers show it.
 
     A success is a page that could be parsed, and nothing less: a host that answers everything with a web page
-    and status 200 is as good as dead.
+    and status 200 is of no more use than a dead one.
 
     Attributes:
-        served: it has had a success in this run.
+        served: it has served a page in this run.
         failures: failures since the last success, by kind.
-        failing_since: when the first of these was; None where the last request succeeded.
-        failed_at: when the last one was.
-        paused_until: before that moment nothing is to be sent.
-        rests_until: before that moment it is not come back to while another one serves pages.
+        failing_since: time of the first of these; None where the last request succeeded.
+        failed_at: time of the last one.
+        paused_until: nothing is to be sent before that time.
+        rests_until: it is not tried again before that time while another host serves pages.
         detail: the text of the last failure.
     """
 
@@ -57,18 +59,18 @@ class Host:
 
     @property
     def is_well(self) -> bool:
-        """Whether the last that was heard of it was a page."""
+        """Whether its last answer was a page."""
         return self.served and self.failing_since is None
 
     def succeeded(self) -> None:
-        """Take note of a page."""
+        """Record a page."""
         self.served = True
         self.failures.clear()
         self.failing_since = None
         self.rests_until = -inf
 
     def failed(self, kind: str, now: float, detail: str = "") -> None:
-        """Take note of a failure."""
+        """Record a failure."""
         if self.failing_since is None:
             self.failing_since = now
         self.failures[kind] += 1
@@ -76,19 +78,35 @@ class Host:
         self.detail = one_line(detail)
 
     def pause(self, until: float, now: float) -> float:
-        """Send nothing before `until`; return by how many seconds that is longer than before."""
+        """Send nothing before `until`; return how many seconds that adds to the pause."""
         longer = max(0.0, until - max(now, self.paused_until))
         self.paused_until = max(self.paused_until, until)
         return longer
 
     def rest(self, now: float) -> None:
-        """Leave it alone for as long as it has been failing."""
+        """Do not try it again for as long as it has been failing."""
         failing = 0.0 if self.failing_since is None else now - self.failing_since
         self.rests_until = now + min(max(failing, _SHORTEST_REST), _LONGEST_REST)
 
 
+class Failover(NamedTuple):
+    """A move from one host to another.
+
+    Attributes:
+        left: the host used before.
+        reason: why it was left.
+        is_new: the same move, for the same reason, was not made before in this run.
+    """
+
+    left: str
+    reason: str
+    is_new: bool
+
+
 class Hosts:
     """The hosts of the API, of which one is used at a time.
+
+    A run has one such object, which spider, middleware and download handler share: hence its 13 public names.
 
     Args:
         urls: scheme and host of each, in the order in which they are preferred.
@@ -96,14 +114,17 @@ class Hosts:
         transport: how requests are sent: http or browser.
 
     Attributes:
+        urls: scheme and host of each, without repetitions.
         current: the host used now.
         given_up_at: when all were given up; None where they were not.
+        failovers: which host was left for which, and why: `{"from": …, "to": …, "reason": …}`, each of them once.
     """
 
     def __init__(self, urls: Sequence[str], patience: float, transport: str = "http") -> None:
         self.urls = tuple(dict.fromkeys(urls))
         self.current = self.urls[0]
         self.given_up_at: float | None = None
+        self.failovers: list[dict[str, str]] = []
         self._patience = patience
         self._transport = transport
         self._hosts = {url: Host() for url in self.urls}
@@ -111,7 +132,7 @@ class Hosts:
         self._failing_since: float | None = None
         self._left: set[str] = set()
         self._last_success = -inf
-        # Whether the host used now has served a page since it was chosen, and since when it fails.
+        # Whether the host used now has served a page since it was chosen, and since when it has been failing.
         self._is_proved = False
         self._current_failing_since: float | None = None
 
@@ -120,15 +141,15 @@ class Hosts:
         return self._hosts.setdefault(url, Host())
 
     def succeeded(self, url: str, now: float) -> None:
-        """Take note of a page."""
+        """Record a page."""
         self.host(url).succeeded()
         self._last_success = now
         self._begin()
         if url == self.current:
             self._is_proved = True
 
-    def failed(self, url: str, kind: str, attempt: int, now: float, detail: str = "") -> None:
-        """Take note of a failure; the host may be left for it, or all of them given up.
+    def failed(self, url: str, kind: str, attempt: int, now: float, detail: str = "") -> Failover | None:
+        """Record a failure; return the failover that follows from it, if any. All hosts may be given up instead.
 
         Args:
             url: the host.
@@ -143,22 +164,29 @@ class Hosts:
         if url == self.current and self._current_failing_since is None:
             self._current_failing_since = now
         if self.given_up_at is not None:
-            return
+            return None
         if self._is_hopeless(kind):
             self.given_up_at = now
         elif url == self.current and self._is_to_be_left(kind, attempt, now):
             self.host(url).rest(now)
             self._left.add(url)
-            self._choose(min((other for other in self.urls if other != url), key=self._rank))
+            return self._move(min((other for other in self.urls if other != url), key=self._rank), kind)
+        return None
 
-    def begin_round(self, now: float) -> None:
-        """Begin something new in a run without end: come back to an earlier host, or to all that were given up."""
+    def begin_round(self, now: float) -> Failover | None:
+        """Begin a new round of a run without end: try an earlier host again, or all that were given up.
+
+        Returns:
+            the failover, where another host is used from now on.
+        """
         if self.given_up_at is not None:
             self._begin()
-            self._choose(min(self.urls, key=self._rank))
-        elif self._failing_since is None:
+            return self._move(min(self.urls, key=self._rank), _RETURN)
+        if self._failing_since is None:
             earlier = self.urls[: self.urls.index(self.current)]
-            self._choose(next((url for url in earlier if self.host(url).rests_until <= now), self.current))
+            url = next((url for url in earlier if self.host(url).rests_until <= now), self.current)
+            return self._move(url, _RETURN)
+        return None
 
     def may_be_sent_at(self, wait: float) -> float:
         """Return when the host used now may be asked, `wait` seconds after it failed last."""
@@ -166,9 +194,9 @@ class Hosts:
         return -inf if host.is_well else host.failed_at + wait
 
     def is_exhausted(self, since: float) -> bool:
-        """Tell whether others have succeeded since a request failed first: then it is the request that is at fault.
+        """Tell whether other requests have succeeded since this one failed first: then the cause is the request.
 
-        Where no other succeeds, it is for the patience to end it.
+        Where no other succeeds, the patience ends it.
         """
         return self._last_success >= since
 
@@ -185,7 +213,7 @@ class Hosts:
         return f"{reasons}; {advice(kinds, self._transport)}"
 
     def as_json(self, now: float) -> dict[str, Any]:
-        """Return what another process goes on from: the host used, those that served, and how long others rest."""
+        """Return what another process continues from: the host used, those that served, and how long others rest."""
         failing = {url: host for url, host in self._hosts.items() if host.failing_since is not None}
         return {
             "current": self.current,
@@ -193,8 +221,17 @@ class Hosts:
             "rests": {url: max(host.rests_until - now, 0.0) for url, host in failing.items()},
         }
 
-    def restore(self, noted: Mapping[str, Any], now: float) -> None:
-        """Go on from there, as far as the hosts are still the same."""
+    def restore(self, noted: Mapping[str, Any] | None, now: float, failovers: Sequence[Mapping[str, str]] = ()) -> None:
+        """Continue from what `as_json` has returned, as far as the hosts are still the same.
+
+        Args:
+            noted: what it has returned; None where there is nothing.
+            now: the time.
+            failovers: those of the earlier process.
+        """
+        self.failovers = list(map(dict, failovers))
+        if noted is None:
+            return
         for url in self.urls:
             host = self.host(url)
             host.served = url in noted["served"]
@@ -207,6 +244,18 @@ class Hosts:
         self.given_up_at = self._failing_since = self._current_failing_since = None
         self._left.clear()
 
+    def _move(self, url: str, reason: str) -> Failover | None:
+        """Use a host from now on; return the failover, None where that one is used already."""
+        left = self.current
+        if url == left:
+            return None
+        self._choose(url)
+        failover = {"from": left, "to": url, "reason": reason}
+        is_new = failover not in self.failovers
+        if is_new:
+            self.failovers.append(failover)
+        return Failover(left, reason, is_new)
+
     def _choose(self, url: str) -> None:
         if url != self.current:
             self.current = url
@@ -214,7 +263,7 @@ class Hosts:
             self._current_failing_since = None
 
     def _is_hopeless(self, kind: str) -> bool:
-        """Tell whether every host has failed after the patience had run out: one that served by then was found."""
+        """Tell whether every host has failed since the patience ran out: one that serves again was asked by then."""
         assert self._failing_since is not None  # noqa: S101 - `failed` sets it
         end = self._failing_since + self._patience
         hosts = [self.host(url) for url in ((self.current,) if kind in OF_ALL_HOSTS else self.urls)]
@@ -227,7 +276,7 @@ class Hosts:
         assert self._current_failing_since is not None  # noqa: S101
         another_is_well = any(self.host(url).is_well for url in self.urls if url != self.current)
         if another_is_well and not self._is_proved:
-            # It was only looked whether this one is back.
+            # This one was only tried, to see whether it is back.
             return True
         if self.current in self._left or now - self._failing_since >= self._patience:
             return True
@@ -240,6 +289,6 @@ class Hosts:
         return now - self._current_failing_since >= self._patience / 2
 
     def _rank(self, url: str) -> tuple[bool, bool, float]:
-        """Return a key by which the host to be asked next is the least: no host is asked twice before all were once."""
+        """Return a sort key: the least is the host to ask next. None is asked twice before each was asked once."""
         host, was_left = self.host(url), url in self._left
         return not host.is_well, was_left, host.failed_at if was_left else not host.served

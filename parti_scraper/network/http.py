@@ -1,4 +1,4 @@
-"""How requests are sent: by aiohttp, in half of the time that Scrapy's own way through Twisted takes."""
+"""How requests are sent and bodies decompressed: with aiohttp, in half the time that Scrapy takes with Twisted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import aiohttp
 from scrapy import signals
 from scrapy.core.downloader.handlers._aiohttp import AiohttpDownloadHandler
+from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
 from scrapy.exceptions import (
     CannotResolveHostError,
     DownloadConnectionRefusedError,
     DownloadFailedError,
     DownloadTimeoutError,
+    IgnoreRequest,
     ResponseDataLossError,
     UnsupportedURLSchemeError,
 )
@@ -23,7 +25,9 @@ from scrapy.http import Headers
 from scrapy.utils._download_handlers import make_response
 from yarl import URL
 
-from parti_scraper.network.retry import NoConnectionError, NoProxyError, RetryMiddleware
+from parti_scraper.network import meta
+from parti_scraper.network.errors import NoConnectionError, NoProxyError
+from parti_scraper.network.retry import RetryMiddleware
 from parti_scraper.signals import receivers
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
     from scrapy import Request
     from scrapy.core.downloader.handlers._aiohttp import _ClientResponse
+    from scrapy.crawler import Crawler
     from scrapy.http import Response
 
 # zlib's number for what has gzip's header and checksum.
@@ -43,34 +48,34 @@ _ERRORS: tuple[tuple[type[Exception], type[Exception]], ...] = (
     (aiohttp.InvalidURL, UnsupportedURLSchemeError),
     (aiohttp.ClientError, DownloadFailedError),
 )
-# Behind a proxy, it is the proxy that these are about.
+# Where there is a proxy, these are errors of the proxy.
 _OF_PROXIES = {CannotResolveHostError, DownloadConnectionRefusedError, NoConnectionError}
 _PASSWORD_WANTED = 407
-# In bytes; aiohttp's own limits are half of what servers and other clients take.
+# In bytes; aiohttp's own limits are half of what servers and other clients accept.
 _LONGEST_HEADER = 16_384
 
 
 class HttpDownloadHandler(AiohttpDownloadHandler):
-    """Scrapy's on aiohttp, but quicker, and what was queued for a host before it asked for a pause waits for its end.
+    """Scrapy's on aiohttp, but faster, and requests queued for a host before it asked for a pause wait for its end.
 
-    Scrapy calls its own experimental; what this project expects of it stands in the tests. Unlike that, this one tells
-    errors apart that mean different things for a retry, and says nothing of a body where there is none.
+    Scrapy calls its own experimental; the tests say what this project expects of it. Unlike Scrapy's, this one
+    distinguishes errors that mean different things for a retry, and sends no headers of a body where there is none.
     """
 
     experimental: ClassVar[bool] = False
-    # What was made is closed only where the crawl got as far as to start.
+    # Scrapy closes handlers only where the crawl has started, so this one is built no sooner.
     lazy = True
 
     async def download_request(self, request: Request) -> Response:
-        """Download the request, later where it must be."""
-        await self.hold(request)
+        """Download the request, once the host's pause is over."""
+        await self.wait_for_turn(request)
         return await super().download_request(request)
 
-    async def hold(self, request: Request) -> None:
-        """Wait for the end of the host's pause. Raises IgnoreRequest where it is not to be asked any more."""
+    async def wait_for_turn(self, request: Request) -> None:
+        """Wait for the end of the host's pause. Raises IgnoreRequest where the host is not to be asked any more."""
         retry = self.crawler.get_downloader_middleware(RetryMiddleware)
         if retry:
-            await retry.hold(request)
+            await retry.wait_for_turn(request)
 
     @asynccontextmanager
     async def _make_request(
@@ -82,7 +87,7 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
         proxy, authorization = self._extract_proxy(request)
         headers, for_tunnel = request.headers, None
         if proxy and url.scheme == "https":
-            # The proxy sees no other headers than these.
+            # The proxy sees only these headers.
             headers = self._request_headers(request)
             for_tunnel = {"User-Agent": (headers.get("User-Agent") or b"").decode("latin-1")}
             if authorization:
@@ -107,10 +112,10 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
         except TimeoutError as error:
             raise DownloadTimeoutError(f"Getting {request.url} took longer than {timeout} seconds") from error
         except aiohttp.ClientError as error:
-            raise _as_scrapy_has_it(error, proxy) from error
+            raise _as_scrapy_error(error, proxy) from error
 
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
-        """Read the body in one piece, and decompress it, where nobody wants to see its pieces."""
+        """Read the body in one piece, and decompress it, where nobody listens for its parts."""
         most = min(
             request.meta.get("download_maxsize", self._default_maxsize) or inf,
             request.meta.get("download_warnsize", self._default_warnsize) or inf,
@@ -132,26 +137,49 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
         return make_response(**self._build_base_response_args(response, request, headers), body=body)
 
     def _is_watched(self) -> bool:
-        """Tell whether somebody listens for the parts of an answer as they come."""
+        """Tell whether a signal handler listens for the parts of an answer as they arrive."""
         watched = (signals.headers_received, signals.bytes_received)
         return any(receivers(self.crawler, signal) for signal in watched)
 
 
-def _as_scrapy_has_it(error: aiohttp.ClientError, proxy: str | None) -> Exception:
+class DecompressionMiddleware(HttpCompressionMiddleware):
+    """Scrapy's, but a body that cannot be decompressed was cut short on the way, and is asked for again."""
+
+    def __init__(self, *, crawler: Crawler) -> None:
+        super().__init__(crawler=crawler)
+        self.crawler = crawler
+
+    def process_response(self, request: Request, response: Response) -> Response | Request:  # type: ignore[override]
+        """Decompress the body."""
+        try:
+            return super().process_response(request, response)
+        except IgnoreRequest:
+            raise
+        except Exception as error:  # each encoding has errors of its own
+            retry = self.crawler.get_downloader_middleware(RetryMiddleware)
+            if retry is None or not meta.base_of(request):
+                raise
+            if meta.is_control(request):
+                return response
+            return retry.retry(request, f"it cannot be decompressed: {error}")
+
+
+def _as_scrapy_error(error: aiohttp.ClientError, proxy: str | None) -> Exception:
+    """Return Scrapy's error, or the project's own, for an error of aiohttp."""
     kind = next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
     text = str(error)
     if isinstance(error, aiohttp.ClientConnectorError):
-        # Its own text shows an object of Python's.
+        # Its own text shows a Python object.
         cause = getattr(error, "certificate_error", None) or error.os_error
         text = f"{error.host}:{error.port}: {cause}"
-        # Where a name has several addresses, errors of all of them are in one text.
+        # Where a name has several addresses, the errors of all of them are in one text.
         if f"[Errno {errno.ECONNREFUSED}]" in text:
             kind = DownloadConnectionRefusedError
     elif isinstance(error, aiohttp.ServerDisconnectedError):
-        # Its own text may be all headers that came until then.
+        # Its own text may be all headers that had arrived.
         text = "the connection was closed"
     if proxy and isinstance(error, aiohttp.ClientHttpProxyError):
-        # Unless it wants a password, it says of the host that there is no way to it.
+        # Unless it asks for a password, it says that it cannot reach the host.
         kind = NoProxyError if error.status == _PASSWORD_WANTED else NoConnectionError
         return kind(f"proxy: {text}")
     if proxy and kind in _OF_PROXIES:
@@ -160,7 +188,7 @@ def _as_scrapy_has_it(error: aiohttp.ClientError, proxy: str | None) -> Exceptio
 
 
 def _gunzip(body: bytes, most: float) -> bytes | None:
-    """Return what was compressed; None where it is damaged or too large, which others know what to say of."""
+    """Return the decompressed body; None where it is damaged or too large, which Scrapy's middleware reports."""
     decompressor = zlib.decompressobj(_GZIP)
     try:
         whole = decompressor.decompress(body, 0 if most == inf else int(most))

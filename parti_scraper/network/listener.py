@@ -1,35 +1,31 @@
-"""What a listener knows of its line: where to connect and when, when to ask the live route, and what was missed.
+"""A run that listens to the WebSocket: where and when to connect, when to ask the live route, what is missing.
 
-A notification comes once, to those who are connected. What went live unheard is filled in from the live route: a walk
-through it, a *fill*, finds whatever is on air when it begins. So every moment of a run is proved either by a fill that
+A notification is sent once, to those who are connected. What went live unheard is added from the live route: a walk
+through it, a *fill*, finds whatever is live when it begins. So every moment of a run is proved either by a fill that
 began later, or by a notification that came later on the same connection, which keeps the order of what it carries.
-Silence proves nothing, though it may be normal: for as long as the idle time-out it is believed, and then the
+Silence proves nothing, though it may be normal: it is accepted for as long as the idle time-out, and then the
 connection is opened again. Pure: the spider connects, asks, and says when.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 
-from parti_scraper.network.backoff import Reconnection
+from parti_scraper.network.addresses import Addresses
+from parti_scraper.network.fills import RETRY_AFTER, Fills
 
 # A connection that held for so long, in seconds, was a good one.
 _HELD = 30.0
 # The server does not say when it has read the subscription, so the live route is asked a little later, in seconds.
 _SETTLE = 0.5
-# After a fill that failed; while nobody is connected, no sooner than this after the last one, in seconds.
-_FILL_AGAIN = 30.0
-# So long, in seconds, another address is listened to before the first one is tried again.
-_COME_BACK = 600.0
-# What opening a silent connection again, and the fill after it, may take at the moment of a signal, in seconds.
+# Opening a silent connection again, and the fill after it, may take so long, in seconds, when a signal arrives.
 _GRACE = 3.0
-# So many connections in a row that are refused in words or closed at once tell of more than a bad moment.
-_STRIKES = 10
+# So many connections in a row that are refused in words or closed at once mean more than a short disturbance.
+_MANY_REFUSALS = 10
 
 
 @dataclass(slots=True)
-class _Line:
+class _Connection:
     """A connection.
 
     Attributes:
@@ -46,6 +42,54 @@ class _Line:
     is_joined: bool = False
     refused: str = ""
 
+    def was_useful(self, now: float) -> bool:
+        """Tell, once it is lost, whether it brought notifications, or held."""
+        return self.is_usable or (now - self.opened >= _HELD and not self.refused)
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """Connections since the last notification that the server refused in words or closed at once.
+
+    Attributes:
+        since: when the first of them was opened.
+        count: how many they are.
+        longest: how long it took the slowest of them to show it, in seconds.
+        last: what the server said or did the last time; empty where there was none.
+        has_heard: a notification has come in this run.
+    """
+
+    since: float
+    count: int = 0
+    longest: float = 0.0
+    last: str = ""
+    has_heard: bool = False
+
+    def add(self, now: float, connection: _Connection, what: str) -> None:
+        """Record one more."""
+        if not self.count:
+            self.since = connection.opened
+        self.count += 1
+        self.longest = max(self.longest, now - connection.opened)
+        self.last = what
+
+    def heard(self) -> None:
+        """Record a notification, which ends them."""
+        self.has_heard = True
+        self.count, self.longest, self.last = 0, 0.0, ""
+
+    def are_final(self, now: float, connection: _Connection | None) -> bool:
+        """Tell whether the server lets nobody listen, as far as its behaviour so far shows.
+
+        Args:
+            now: when the run ends.
+            connection: the one that is open, if any.
+        """
+        if not self.last or (self.has_heard and self.count < _MANY_REFUSALS):
+            return False
+        # An open connection differs from those that were closed in how long it holds.
+        return connection is None or bool(connection.refused) or now - connection.opened <= 2 * self.longest + 1
+
 
 @dataclass(frozen=True, slots=True)
 class Missed:
@@ -59,9 +103,11 @@ class Missed:
 class Listener:
     """The state of a run that listens. Every `now` is of one clock that never goes back.
 
+    It has 19 public names, since the spider reports each event of connection and live route to this one object: what is
+    proved, and so what is missing, depends on both.
+
     Attributes:
         connections, failures: how many were made, and how many attempts or connections failed.
-        unfilled: why the last fill failed; empty where it did not.
         reason: why there was no connection the last time.
     """
 
@@ -78,189 +124,155 @@ class Listener:
             position: of the address to begin with.
         """
         self.connections = self.failures = 0
-        self.unfilled = self.reason = ""
-        self._addresses = addresses
+        self.reason = ""
+        self._addresses = Addresses(addresses, delay, now, position)
+        self._fills = Fills(now)
+        self._refusals = _Refusals(now)
         self._idle_timeout = idle_timeout
         self._settle = min(_SETTLE, idle_timeout / 2)
-        self._reconnection = Reconnection(delay)
-        # Addresses in a row that were of no use, and the longest wait that one of them asked for.
-        self._useless, self._retry_after = 0, 0.0
-        self._position = self._used = position
-        self._used_since, self._left_for = now, ""
-        self._line: _Line | None = None
+        self._connection: _Connection | None = None
         self._lost_at = now
         # Every moment before is proved; and whether more is known to be missed since than silence may hide.
         self._proved, self._is_broken = now, False
-        # What was silent for too long, and then turned out to have been deaf.
-        self._was_silent = self._is_deaf = False
-        # When a fill is due; from when on one must begin to prove all there is; when the last one and the one under way
-        # began.
-        self._due, self._wanted, self._asked = inf, now, -inf
-        self._filling: float | None = None
-        # Since the last notification: connections that were of no use, and how long it took them to show it.
-        self._strikes, self._useless_after, self._refused_since = 0, 0.0, now
-        self._has_heard, self._refusal = False, ""
+        # A connection was silent for too long; channels went live meanwhile that it should have told of.
+        self._was_silent = self._missed_in_silence = False
 
     # The connection:
 
     @property
     def address(self) -> str:
         """The address that is connected to, or is to be tried next."""
-        return self._addresses[self._position]
+        return self._addresses.current
 
     def connected(self, now: float) -> tuple[str, str] | None:
-        """Take note of a connection; return which address was left for this one, and why, where there was another."""
-        self._line = _Line(now, now)
+        """Record a connection; return which address was left for this one, and why, where there was another."""
+        self._connection = _Connection(now, now)
         self.connections += 1
-        self._wanted = now + self._settle
-        # One that is due already is not put off.
-        self._due = min(self._due, self._wanted)
-        left = None if self._used == self._position else (self._addresses[self._used], self._left_for)
-        if left:
-            self._used, self._used_since = self._position, now
-        return left
+        self._fills.want(now + self._settle)
+        return self._addresses.connected(now)
 
     def heard(self, now: float, *, is_new: bool = True) -> None:
-        """Take note of a notification, the one thing that shows that the line is of use.
+        """Record a notification, the only thing that shows that the connection works.
 
         Only one that is new ends the back-off: a server may repeat the last ones, and close.
         """
-        if self._line is None:
+        if self._connection is None:
             return
-        self._line.heard, self._line.is_usable, self._line.refused = now, True, ""
-        self._has_heard, self._is_deaf = True, False
-        self._strikes, self._useless_after, self._refusal = 0, 0.0, ""
-        self._useless = 0
-        if is_new:
-            self._reconnection.heard()
+        self._connection.heard, self._connection.is_usable, self._connection.refused = now, True, ""
+        self._missed_in_silence = False
+        self._refusals.heard()
+        self._addresses.heard(is_new=is_new)
 
     def refused(self, now: float, what: str) -> None:
-        """Take note that the server sent an error in place of a notification."""
-        if self._line is not None and not self._line.refused:
-            self._line.refused = what
-            self._strike(now, self._line, what)
+        """Record that the server sent an error in place of a notification."""
+        if self._connection is not None and not self._connection.refused:
+            self._connection.refused = what
+            self._refusals.add(now, self._connection, what)
 
     def is_idle(self, now: float) -> bool:
         """Tell whether the connection was silent for too long."""
-        if self._line is None:
+        if self._connection is None:
             return False
-        # From who has said no, nothing is to be expected.
-        patience = min(self._idle_timeout, _HELD) if self._line.refused else self._idle_timeout
-        return now - self._line.heard >= patience
+        # After a refusal nothing is to be expected.
+        patience = min(self._idle_timeout, _HELD) if self._connection.refused else self._idle_timeout
+        return now - self._connection.heard >= patience
 
     def closed(self, now: float, random: float) -> float:
-        """Take note that a silent connection was closed, to be opened again; return the wait in seconds."""
-        refused = self._line.refused if self._line else ""
+        """Record that a silent connection was closed, to be opened again; return the wait in seconds."""
+        connection = self._connection
+        refused = connection.refused if connection else ""
         self.reason = refused or f"nothing was heard for {self._idle_timeout:g} s"
-        self._was_silent = self._was_silent or (self._line is not None and self._line.is_joined)
+        self._was_silent = self._was_silent or (connection is not None and connection.is_joined)
         return self._next_wait(now, random)
 
     def lost(
         self, now: float, random: float, reason: str, retry_after: float | None = None, *, by_us: bool = False
     ) -> float:
-        """Take note that the connection was lost, or failed; return the wait before the next attempt, in seconds.
+        """Record that the connection was lost, or failed; return the wait before the next attempt, in seconds.
 
         Args:
             now: when.
             random: from 0 to 1.
             reason: how.
             retry_after: what the server asks for.
-            by_us: it was closed on this side, which says nothing of the server.
+            by_us: it was closed on this side, which says nothing about the server.
         """
         self.failures += 1
         self.reason = reason
         self._is_broken, self._was_silent = True, False
-        self._retry_after = max(self._retry_after, retry_after or 0.0)
-        line = self._line
-        if line is None:
-            # For as long as nobody is connected, at least what stays on air is found.
-            self._due = min(self._due, max(now, self._asked + max(self._idle_timeout, _FILL_AGAIN)))
-        is_silent = line is not None and not line.is_usable and not line.refused
-        if line is not None and is_silent and not by_us and now - line.opened < _HELD:
-            self._strike(now, line, reason)
+        self._addresses.asked_to_wait(retry_after)
+        connection = self._connection
+        if connection is None:
+            # While there is no connection, at least what stays live is found.
+            self._fills.want_early(max(now, self._fills.last_began + max(self._idle_timeout, RETRY_AFTER)))
+        elif not (connection.is_usable or connection.refused or by_us) and now - connection.opened < _HELD:
+            self._refusals.add(now, connection, reason)
         return self._next_wait(now, random)
 
-    def _strike(self, now: float, line: _Line, what: str) -> None:
-        if not self._strikes:
-            self._refused_since = line.opened
-        self._strikes += 1
-        self._useless_after = max(self._useless_after, now - line.opened)
-        self._refusal = what
-
     def _next_wait(self, now: float, random: float) -> float:
-        """Leave the line; go to the next address at once where this one is of no use, and wait after the last one."""
-        line = self._line
-        if self._position == self._used:
-            self._left_for = self.reason
+        """Forget the connection; return the wait before the next attempt, in seconds."""
+        connection = self._connection
         self._proved = self._proved_until()
-        self._line = None
-        self._lost_at = now if line else self._lost_at
-        if line and (line.is_usable or (now - line.opened >= _HELD and not line.refused)):
-            self._useless = 0
-            self._reconnection.heard()
-            if now - self._used_since >= _COME_BACK:
-                self._position, self._used_since = 0, now
-        else:
-            self._useless += 1
-            self._position = (self._position + 1) % len(self._addresses)
-            if self._useless % len(self._addresses):
-                return 0.0
-        retry_after, self._retry_after = self._retry_after, 0.0
-        return self._reconnection.lost(now, random, retry_after)
+        self._connection = None
+        self._lost_at = now if connection else self._lost_at
+        was_useful = connection is not None and connection.was_useful(now)
+        return self._addresses.next_wait(now, random, self.reason, was_useful=was_useful)
 
     # The live route:
 
-    def is_fill_due(self, now: float) -> bool:
-        """Tell whether the live route is to be asked now."""
-        return self._filling is None and now >= self._due
-
-    def want_fill(self, now: float) -> None:
-        """Have the live route asked, whatever is proved."""
-        self._due = min(self._due, now)
-        self._wanted = max(self._wanted, now)
-
-    def fill_began(self, now: float) -> None:
-        """Take note that the live route is being asked; once more after that, where this one is too early."""
-        self._filling = self._asked = now
-        self._due = self._wanted if self._wanted > now else inf
-
-    def filled(self, unheard: int) -> bool:
-        """Take note that the live route was asked to its end; tell whether nothing is missing before the connection.
-
-        Args:
-            unheard: how many channels were on it that nobody had told of.
-        """
-        assert self._filling is not None  # noqa: S101 - `fill_began`
-        began, self._filling, self.unfilled = self._filling, None, ""
-        self._proved = max(self._proved, began)
-        line = self._line
-        if line is None or began < line.opened + self._settle:
-            return False
-        line.is_joined, self._is_broken = True, False
-        if self._was_silent:
-            # What began while the line was silent, and was not told, shows that it was deaf.
-            self._is_deaf = unheard > 0 and not line.is_usable
-            self._was_silent = False
-        return True
-
-    def fill_failed(self, now: float, why: str) -> None:
-        """Take note that the live route was not had; it is asked again later."""
-        self._filling, self.unfilled = None, why
-        self._wanted = max(self._wanted, now)
-        self._due = min(self._due, now + _FILL_AGAIN)
+    @property
+    def unfilled(self) -> str:
+        """Why the last fill failed; empty where it did not."""
+        return self._fills.failure
 
     @property
     def is_filling(self) -> bool:
         """Whether the live route is being asked."""
-        return self._filling is not None
+        return self._fills.is_under_way
+
+    def is_fill_due(self, now: float) -> bool:
+        """Tell whether the live route is to be asked now."""
+        return self._fills.is_due(now)
+
+    def want_fill(self, now: float) -> None:
+        """Have the live route asked, whatever is proved."""
+        self._fills.want(now)
+
+    def fill_began(self, now: float) -> None:
+        """Record that the live route is being asked; once more after that, where this one is too early."""
+        self._fills.began(now)
+
+    def filled(self, unheard: int) -> bool:
+        """Record that the live route was asked to its end; tell whether nothing is missing before the connection.
+
+        Args:
+            unheard: how many channels were on it that no notification had told of.
+        """
+        began = self._fills.ended()
+        self._proved = max(self._proved, began)
+        connection = self._connection
+        if connection is None or began < connection.opened + self._settle:
+            return False
+        connection.is_joined, self._is_broken = True, False
+        if self._was_silent:
+            # Channels went live while it was silent, so it was not silent for lack of them.
+            self._missed_in_silence = unheard > 0 and not connection.is_usable
+            self._was_silent = False
+        return True
+
+    def fill_failed(self, now: float, why: str) -> None:
+        """Record that the live route could not be read; it is asked again later."""
+        self._fills.failed(now, why)
 
     def is_proved(self, moment: float) -> bool:
         """Tell whether nothing that went live before is missing."""
         return self._proved_until() >= moment
 
     def _proved_until(self) -> float:
-        joined = self._line is not None and self._line.is_joined
-        return max(self._proved, self._line.heard) if self._line and joined else self._proved
+        connection = self._connection
+        if connection is None or not connection.is_joined:
+            return self._proved
+        return max(self._proved, connection.heard)
 
     # The end:
 
@@ -269,17 +281,16 @@ class Listener:
 
         Args:
             now: when the listening ended; a fill may have ended since.
-            stopped: by a signal, which leaves no time for a last fill: then silence is believed as long as ever.
+            stopped: by a signal, which leaves no time for a last fill: then silence is accepted as usual.
         """
         since = self._proved_until()
-        if self._refusal and self._is_of_no_use(now):
-            return Missed(
-                min(since, self._refused_since), now, f"no connection was of use, the last one: {self._refusal}"
-            )
-        if self._line is None and not (stopped and self._is_opening_again(now)):
+        if self._refusals.are_final(now, self._connection):
+            reason = f"no connection was of use, the last one: {self._refusals.last}"
+            return Missed(min(since, self._refusals.since), now, reason)
+        if self._connection is None and not (stopped and self._is_opening_again(now)):
             return Missed(min(since, self._lost_at), now, self.reason or "no connection")
-        is_believed = stopped and not (self._is_broken or self._is_deaf or self.unfilled)
-        allowed = self._idle_timeout + _GRACE if is_believed else 0.0
+        is_accepted = stopped and not (self._is_broken or self._missed_in_silence or self.unfilled)
+        allowed = self._idle_timeout + _GRACE if is_accepted else 0.0
         if now - since <= allowed:
             return None
         return Missed(since, now, self._why_not_proved())
@@ -287,18 +298,10 @@ class Listener:
     def _is_opening_again(self, now: float) -> bool:
         return bool(self.connections) and not self._is_broken and now - self._lost_at <= _GRACE
 
-    def _is_of_no_use(self, now: float) -> bool:
-        """Tell whether the server lets nobody listen, as far as can be told from what it did until now."""
-        if self._has_heard and self._strikes < _STRIKES:
-            return False
-        line = self._line
-        # An open connection is told from those that were closed by how long it holds.
-        return line is None or bool(line.refused) or now - line.opened <= 2 * self._useless_after + 1
-
     def _why_not_proved(self) -> str:
         if self.unfilled:
             return f"channels that went live unheard may be missing: {self.unfilled}"
-        if self._is_deaf:
+        if self._missed_in_silence:
             return "channels went live unheard while it was connected"
         why = f" after this: {self.reason}" if self.reason else ""
         return f"the live route was not asked{why}"

@@ -1,24 +1,33 @@
-"""Which proxy of the environment a request goes through: `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY`, less `NO_PROXY`.
+"""Which proxy a request goes through: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment.
 
-Their names may be in small letters too, which count first. They hold for the API and for the WebSocket.
+Their names may be in small letters too, which come first. They apply to the API and to the WebSocket.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
 import os
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+from scrapy.downloadermiddlewares.httpproxy import HttpProxyMiddleware
+
+from parti_scraper.api import routes
 from parti_scraper.exceptions import UsageError
+
+if TYPE_CHECKING:
+    from scrapy import Request
+    from scrapy.settings import BaseSettings
 
 _SECURE = {"https", "wss"}
 _ACCEPTED = "http://host:port, https://host:port"
 
 
 class Proxy(NamedTuple):
-    """A proxy: its address, which holds no password, and what it wants to be told; empty where that is nothing."""
+    """A proxy: its address, without the password, and user and password, empty where it asks for none."""
 
     url: str
     user: str = ""
@@ -26,7 +35,7 @@ class Proxy(NamedTuple):
 
 
 def proxy_of(url: str) -> Proxy | None:
-    """Return the proxy that the environment names for an address of HTTP or of a WebSocket; None: straight there.
+    """Return the proxy that the environment names for an address of HTTP or of a WebSocket; None: no proxy.
 
     Raises:
         UsageError: it is of a kind that cannot be used; the text never holds its password.
@@ -43,8 +52,37 @@ def proxy_of(url: str) -> Proxy | None:
     return _parse(kind, proxies[kind])
 
 
+def check_proxies(settings: BaseSettings) -> None:
+    """Check the proxies of the environment that are for hosts of the API. Raises UsageError; it shows no password."""
+    if settings.getbool("HTTPPROXY_ENABLED"):
+        for base_url in routes.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
+            proxy_of(base_url)
+
+
+class ProxyMiddleware(HttpProxyMiddleware):
+    """Scrapy's, but `ALL_PROXY` applies too, and a proxy without a scheme is one of HTTP."""
+
+    def __init__(self, auth_encoding: str | None = "latin-1") -> None:
+        super().__init__(auth_encoding)
+        # Reading the environment anew for each request would take too long.
+        self._proxy_of = functools.cache(proxy_of)
+
+    def process_request(self, request: Request) -> None:  # type: ignore[override]
+        """Send the request through the proxy that the environment names for it, unless its meta names one."""
+        if "proxy" in request.meta:
+            super().process_request(request)
+            return
+        proxy = self._proxy_of(routes.origin_of(request.url))
+        if proxy is None:
+            self._set_proxy_and_creds(request, None, None, None)
+            return
+        login = f"{proxy.user}:{proxy.password}".encode(self.auth_encoding or "latin-1", "replace")
+        creds = base64.b64encode(login) if proxy.user else None
+        self._set_proxy_and_creds(request, proxy.url, creds, urlsplit(request.url).scheme)
+
+
 def _parse(kind: str, text: str) -> Proxy:
-    # Without a scheme it is one of HTTP, as other programs have it.
+    # Without a scheme it is one of HTTP, as in other programs.
     whole = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(whole)

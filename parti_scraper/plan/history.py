@@ -51,7 +51,6 @@ class History:
         self.gaps: list[str] = []
         self.warnings: list[str] = []
         self.shifts = 0
-        self.done: list[Done] = []
         self._since, self._until = since, until
         self._size = size
         self._width = width
@@ -182,14 +181,10 @@ class History:
 
     def _close(self, window: Window, reached: int) -> list[PageQuery]:
         del self._windows[window.number]
-        self._finish(window, reached)
+        self._remember_counted(window, reached)
         if self._backlog.was_sparse(window):
             self._backlog.lengthen()
         return self._begin_windows()
-
-    def _finish(self, window: Window, reached: int) -> None:
-        self.done.append(window.done())
-        self._remember_counted(window, reached)
 
     def _give_up(self, window: Window, reason: str) -> list[PageQuery]:
         del self._windows[window.number]
@@ -251,7 +246,7 @@ class History:
         """Note that all of it was served."""
         self._probe = None
         for window in self._ended:
-            self._finish(window, window.reached)
+            self._remember_counted(window, window.reached)
         self._forget_below()
         return []
 

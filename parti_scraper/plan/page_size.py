@@ -40,6 +40,10 @@ class PageSize:
         """Note how many records a page has held."""
         self.largest = max(self.largest, records)
 
+    def restore(self, limit: int, largest: int) -> None:
+        """Go on with what was known of a run that was stopped."""
+        self.limit, self.largest = limit, largest
+
     def cannot_overlap(self) -> None:
         """Note that a page was too small for the overlap that was needed."""
         self.crowded = True

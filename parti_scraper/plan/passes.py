@@ -46,7 +46,6 @@ class Passes:
         self.gaps: list[str] = []
         self.warnings: list[str] = []
         self.shifts = 0
-        self.done: list[Done] = []
         self._size, self._what, self._lenient, self._expected = size, what, lenient, before
         self._window = window
         self._bounds = window or (0, 0)

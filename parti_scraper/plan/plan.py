@@ -118,16 +118,6 @@ class PageQuery:
         return self.purpose is Purpose.CONTROL
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A window that was walked to its end: what ended after `low`, at `high` at the latest, and what it took."""
-
-    high: int
-    low: int
-    pages: int
-    records: int
-
-
 class Plan(Protocol):
     """What a spider follows: it sends each `PageQuery` and gives back the page, or why there is none.
 
@@ -135,13 +125,11 @@ class Plan(Protocol):
         gaps: what could not be shown to be complete, a part of a sentence each.
         warnings: what the server did not do as asked.
         shifts: how often records were seen to have moved.
-        done: windows of time that were walked to their end.
     """
 
     gaps: list[str]
     warnings: list[str]
     shifts: int
-    done: list[Done]
 
     def remaining(self) -> list[Span] | None:
         """Return what is left of the windows, from which another plan can go on; None: only as a whole."""

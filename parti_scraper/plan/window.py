@@ -255,7 +255,3 @@ class Window:
         if self.lowest is None:
             return key.end <= self.anchor
         return key.end < self.lowest or (key.end == self.lowest and key.id not in self._lowest_ids)
-
-    def done(self) -> Done:
-        """Return what it took."""
-        return Done(self.high, self.low, self._pages_in_all, self.records)

@@ -14,14 +14,16 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from parti_scraper.api.routes import CATEGORIES_PAGE, FIRST_TS, NAN, SITE_URL
+from parti_scraper.api.times import DAY as _DAY
+from parti_scraper.api.times import LENGTHS as _LENGTHS
+from parti_scraper.api.times import UNITS as _UNITS
+from parti_scraper.api.times import UnparsableError as _UnparsableError
+from parti_scraper.api.times import length as _length
 from parti_scraper.exceptions import UsageError, did_you_mean
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 
-_DAY = 86_400
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}
-_LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw]?)", re.ASCII)
 _AGE = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 # Days that are named from the one on which it is typed, and how many before it they are.
 _NAMED_DAYS = {"today": 0, "yesterday": 1}
@@ -34,10 +36,6 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _MAX_TS = 253_402_300_799
 
 Parser = Callable[[str, float], Any]
-
-
-class _UnparsableError(ValueError):
-    """A value that a parser does not take; the text is what is wrong with it."""
 
 
 def _argument(parser: Parser, accepted: str, description: str, default: Any = None) -> Any:
@@ -54,16 +52,6 @@ def _whole_number(minimum: int, maximum: int = 10**18) -> Parser:
         return int(text)
 
     return parse
-
-
-def _length(text: str, _now: float) -> float:
-    match = _LENGTH.fullmatch(text)
-    if not match:
-        raise _UnparsableError("not a length of time")
-    seconds = float(match[1]) * _UNITS[match[2] or "s"]
-    if not seconds:
-        raise _UnparsableError("not longer than nothing")
-    return seconds
 
 
 def without_run_id(raw: Mapping[str, str]) -> dict[str, str]:
@@ -106,14 +94,6 @@ def check_words(
             raise UsageError(f"not an option: {word!r} (accepted: {show(name, value)})")
         if word.startswith("-"):
             raise UsageError(f"unknown option: {word!r} (accepted: see scrapy crawl --help)")
-
-
-def parse_length(setting: str, text: str) -> float:
-    """Return the seconds of a setting that is a length of time. Raises UsageError."""
-    try:
-        return _length(text, 0)
-    except _UnparsableError as problem:
-        raise UsageError.of("setting", setting, str(problem), text, _LENGTHS) from None
 
 
 def _time(text: str, now: float) -> float:
@@ -207,7 +187,6 @@ def _categories(text: str, _now: float) -> tuple[str, ...]:
 
 ALL = "all"
 _TIME = "2026-01-31, 2026-01-31T12:00Z, 1769860800, 7d, 2w, today, yesterday"
-_LENGTHS = "seconds, or 90s, 5m, 24h, 7d, 2w"
 
 
 def _iso(ts: float) -> str:

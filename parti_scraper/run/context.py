@@ -235,7 +235,7 @@ class Run:
     def restore(self, progress: Mapping[str, Any]) -> None:
         """Go on from there; called before anything is requested."""
         # Earlier versions had no hosts and no quality.
-        self.hosts.restore(progress.get("hosts", {}) | {"failovers": progress["failovers"]}, time.monotonic())
+        self.hosts.restore(progress.get("hosts"), time.monotonic(), progress["failovers"])
         if "quality" in progress:
             self.quality.restore(progress["quality"])
 

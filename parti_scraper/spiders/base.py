@@ -17,7 +17,8 @@ from parti_scraper.browser.chromium import check_browser
 from parti_scraper.exceptions import PageError, UsageError
 from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.network.proxies import check_proxies
-from parti_scraper.network.retry import RetryMiddleware, check_settings, hosts_from
+from parti_scraper.network.retry import RetryMiddleware
+from parti_scraper.network.settings import check_settings, hosts_from
 from parti_scraper.run.arguments import without_run_id
 from parti_scraper.run.context import Identity, Run, RunFolder, default_run_id
 from parti_scraper.run.folders import output_dir, state_dir
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.api.normalize import NormalizedPage
     from parti_scraper.items import Category, Item
+    from parti_scraper.network.hosts import Hosts
     from parti_scraper.run import datapackage
     from parti_scraper.run.arguments import Arguments
 
@@ -231,6 +233,11 @@ class PartiSpider(Spider):
     def made_progress(self) -> bool:
         """Whether a run that is to be finished could go on at all; else it stays unfinished."""
         return True
+
+    @property
+    def hosts(self) -> Hosts:
+        """Which host of the API is asked; the middleware looks for it here."""
+        return self.run.hosts
 
     # What names of feeds may hold, beside the class attributes:
 

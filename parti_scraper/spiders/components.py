@@ -41,11 +41,11 @@ _DOWNLOADER_MIDDLEWARES = {
     "parti_scraper.network.retry.RetryMiddleware": 550,
     # So is the one that does not know ALL_PROXY.
     "scrapy.downloadermiddlewares.httpproxy.HttpProxyMiddleware": None,
-    "parti_scraper.network.retry.ProxyMiddleware": 750,
+    "parti_scraper.network.proxies.ProxyMiddleware": 750,
     "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
-    "parti_scraper.network.retry.DecompressionMiddleware": 590,
+    "parti_scraper.network.http.DecompressionMiddleware": 590,
     # Behind all of Scrapy's, the last of which is the cache at 900, so that none sees the token.
-    "parti_scraper.network.retry.TokenMiddleware": 950,
+    "parti_scraper.network.token.TokenMiddleware": 950,
     # Cookies are disabled. To load it would import requests with it: a tenth of the start.
     "scrapy.downloadermiddlewares.cookies.CookiesMiddleware": None,
 }

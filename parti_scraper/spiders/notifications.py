@@ -25,13 +25,15 @@ from parti_scraper.api.normalize import (
     normalize_notification,
     timestamp_to_iso,
 )
+from parti_scraper.api.times import parse_length
 from parti_scraper.items import LiveNotification, RejectedRecord
 from parti_scraper.network.backoff import one_line, parse_retry_after
 from parti_scraper.network.listener import Listener
 from parti_scraper.network.proxies import proxy_of
-from parti_scraper.network.retry import is_closing, retry_delay
+from parti_scraper.network.retry import is_closing
+from parti_scraper.network.settings import retry_delay
 from parti_scraper.redact import redact_text, redact_url
-from parti_scraper.run.arguments import NotificationsArguments, parse_length
+from parti_scraper.run.arguments import NotificationsArguments
 from parti_scraper.signals import checkpoint
 from parti_scraper.spiders.base import LiveRouteSpider, Walk, describe_failure
 

@@ -15,7 +15,7 @@ from parti_scraper.api.normalize import NormalizedPage
 from parti_scraper.api.routes import NAN, LiveQuery
 from parti_scraper.api.selection import ALL, Selection, resolve_categories, select_categories, unknown_ids
 from parti_scraper.exceptions import PageError, UsageError
-from parti_scraper.network.retry import OPTIONAL
+from parti_scraper.network.meta import OPTIONAL
 from parti_scraper.plan.page_size import PageSize
 from parti_scraper.plan.passes import Passes
 from parti_scraper.plan.plan import Key, Page

@@ -1,0 +1,93 @@
+"""The settings of retries and failover, each parsed once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from scrapy import Request
+
+from parti_scraper.api import routes
+from parti_scraper.api.times import parse_length
+from parti_scraper.exceptions import UsageError
+from parti_scraper.network.hosts import Hosts
+from parti_scraper.network.token import token_from
+
+if TYPE_CHECKING:
+    from scrapy.settings import BaseSettings
+
+# Before the first retry, in seconds; for a server on this machine, which need not be spared.
+_DELAY, _LOOPBACK_DELAY = 0.5, 0.005
+_TRANSPORTS = ("http", "browser")
+
+
+@dataclass(frozen=True)
+class RetrySettings:
+    """How long to try, and how long to wait in between.
+
+    Attributes:
+        patience: seconds without a page of any host, after which all are given up.
+        delay: longest wait before a first retry, in seconds; None: it depends on the host.
+        transport: how requests are sent: http or browser.
+    """
+
+    patience: float
+    delay: float | None
+    transport: str
+
+    @classmethod
+    def read(cls, settings: BaseSettings) -> Self:
+        """Read the settings. Raises UsageError."""
+        patience = _seconds(settings, "PARTI_RETRY_PATIENCE")
+        delay = _seconds(settings, "PARTI_RETRY_DELAY")
+        return cls(0.0 if patience is None else patience, delay, _transport(settings))
+
+    def delay_at(self, url: str) -> float:
+        """Return the longest wait before a first retry at a server, in seconds."""
+        if self.delay is not None:
+            return self.delay
+        return _LOOPBACK_DELAY if routes.is_loopback(url) else _DELAY
+
+
+def check_settings(settings: BaseSettings) -> None:
+    """Check the settings of the middlewares. Raises UsageError, whose text never holds the token."""
+    token_from(settings)
+    RetrySettings.read(settings)
+
+
+def hosts_from(settings: BaseSettings) -> Hosts:
+    """Return the hosts of the API. Raises UsageError."""
+    base_urls = routes.parse_base_urls(settings["PARTI_API_BASE_URLS"])
+    read = RetrySettings.read(settings)
+    return Hosts(list(map(_as_sent, base_urls)), read.patience, read.transport)
+
+
+def retry_delay(settings: BaseSettings, url: str) -> float:
+    """Return the longest wait before a first retry at a server, in seconds. Raises UsageError."""
+    return RetrySettings.read(settings).delay_at(url)
+
+
+def _as_sent(base_url: str) -> str:
+    """Return the base URL as it stands in the URLs of requests: Scrapy normalizes host names."""
+    return routes.base_of(Request(routes.categories_url(base_url)).url) or base_url
+
+
+def _transport(settings: BaseSettings) -> str:
+    transport = str(settings.get("PARTI_TRANSPORT") or _TRANSPORTS[0])
+    if transport not in _TRANSPORTS:
+        raise UsageError.of("setting", "PARTI_TRANSPORT", "not one of the choices", transport, ", ".join(_TRANSPORTS))
+    return transport
+
+
+def _seconds(settings: BaseSettings, name: str) -> float | None:
+    """Return the seconds of a setting that is a length of time, or 0; None where it is empty. Raises UsageError."""
+    text = str(settings.get(name) or "")
+    if not text:
+        return None
+    if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text, re.ASCII):
+        return float(text)
+    try:
+        return parse_length(name, text)
+    except UsageError:
+        raise UsageError.of("setting", name, "not a number of seconds", text, "such as 0.5 or 60") from None
