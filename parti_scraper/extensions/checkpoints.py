@@ -11,7 +11,8 @@ from parti_scraper.exceptions import UsageError
 from parti_scraper.feeds.exporter import FeedExporter
 from parti_scraper.feeds.exporters import close_on_disk, encode_line
 from parti_scraper.feeds.pipelines import QuarantinePipeline, VersionsPipeline
-from parti_scraper.ledger.ledger import Checkpoint, Lock, Run
+from parti_scraper.ledger.ledger import Checkpoint, RunRecord
+from parti_scraper.ledger.locks import Lock
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -27,17 +28,17 @@ logger = logging.getLogger(__name__)
 # Records that came after the last checkpoint, while their files are put right.
 RECOVERED = "recovered.jsonl"
 # What is counted of records: a run that goes on counts on.
-COUNTS = (
-    "item_scraped_count",
-    "item_dropped_count",
-    "item_dropped_reasons_count/BadRecord",
-    "item_dropped_reasons_count/DuplicateRecord",
-    "item_dropped_reasons_count/FilteredRecord",
-    "parti/incremental/changed",
-    "parti/incremental/new",
-    "parti/spider/pages",
-    "parti/spider/served",
-)
+COUNTS = {
+    "written": "item_scraped_count",
+    "quarantined": "item_dropped_reasons_count/BadRecord",
+    "duplicate": "item_dropped_reasons_count/DuplicateRecord",
+    "filtered": "item_dropped_reasons_count/FilteredRecord",
+    "changed": "parti/incremental/changed",
+    "new": "parti/incremental/new",
+    "pages": "parti/spider/pages",
+    "served": "parti/spider/served",
+}
+_DROPPED = ("quarantined", "duplicate", "filtered", "dropped")
 
 
 class Checkpoints:
@@ -89,7 +90,7 @@ class Checkpoints:
         if spider.begun is None:
             self._refuse_to_lose()
             self._run = spider.ledger.begin(
-                Run(
+                RunRecord(
                     str(spider.run_dir.absolute()),
                     spider.name,
                     spider.run_id,
@@ -97,8 +98,8 @@ class Checkpoints:
                     spider.started_at,
                     spider.window,
                     None if spider.series is None else spider.series.id,
-                    spider.moves_to,
-                    spider.known_from,
+                    spider.next_since,
+                    spider.versions_since,
                 )
             )
             return
@@ -113,7 +114,7 @@ class Checkpoints:
     def _refuse_to_lose(self) -> None:
         """Raise UsageError where records would be deleted that cannot be asked for again."""
         spider = self.spider
-        if not spider.repeatable and any(map(_size, spider.run_dir.glob(f"{spider.collection}.*"))):
+        if not spider.can_refetch and any(map(_size, spider.run_dir.glob(f"{spider.collection}.*"))):
             problem = (
                 "its folder holds records that cannot be had again, and it cannot go on with them as it was called"
             )
@@ -158,7 +159,7 @@ class Checkpoints:
         self._exporter.count_as(self._rows_of_feeds(noted))
         categories.clear()
         categories.update(self._noted_categories)
-        if not noted.counts["item_dropped_reasons_count/BadRecord"]:
+        if not noted.counts["quarantined"]:
             self.spider.quarantine_path.unlink(missing_ok=True)
 
     def finish(self, *, complete: bool, truncated: bool) -> None:
@@ -176,15 +177,15 @@ class Checkpoints:
     def _note(self, files: dict[str, tuple[int, int]]) -> None:
         spider = self.spider
         count = self.crawler.stats.get_value
-        windows, rejected = spider.take_done()
+        counts = {key: count(name, 0) for key, name in COUNTS.items()}
+        counts["dropped"] = count("item_dropped_count", 0) - sum(counts.get(key, 0) for key in _DROPPED)
         versions = self.crawler.get_item_pipeline(VersionsPipeline)
         checkpoint = Checkpoint(
             spider.progress(),
-            {name: count(name, 0) for name in COUNTS},
+            counts,
             files,
             spider.base_url,
-            windows,
-            rejected,
+            spider.take_done(),
             versions.take_written() if versions else [],
         )
         spider.ledger.checkpoint(self._run, checkpoint)
@@ -207,14 +208,14 @@ class Checkpoints:
 
     def _go_on(self, noted: Checkpoint, categories: Counter[str]) -> None:
         spider = self.spider
-        tail = [] if spider.repeatable else self._save_tail(noted)
+        tail = [] if spider.can_refetch else self._save_tail(noted)
         for name, (size, _) in noted.files.items():
-            if not spider.repeatable and name == spider.quarantine_path.name:
+            if not spider.can_refetch and name == spider.quarantine_path.name:
                 continue
             # What came after was not noted, so it is asked for again; the last line may be torn.
             if _size(spider.run_dir / name) > size:
                 os.truncate(spider.run_dir / name, size)
-        if spider.repeatable and spider.quarantine_path.name not in noted.files:
+        if spider.can_refetch and spider.quarantine_path.name not in noted.files:
             spider.quarantine_path.unlink(missing_ok=True)
         for name in sorted(self._rows_of_feeds(noted)):
             for row in _rows(spider.run_dir / name) if name.endswith(".jsonl") else ():
@@ -225,16 +226,14 @@ class Checkpoints:
         assert self._exporter is not None  # noqa: S101 - `_are_as_noted`
         self._noted_categories = dict(categories)
         spider.resumed = True
-        spider.truncated = noted.counts["item_scraped_count"] == spider.max_records
+        spider.truncated = noted.counts["written"] == spider.max_records
         spider.rejected = set(noted.rejected)
         spider.restore(noted.progress)
         self._exporter.go_on(self._rows_of_feeds(noted))
-        if not spider.repeatable:
+        if not spider.can_refetch:
             self._count_quarantine(noted)
             self._bring_back(tail, categories)
-        logger.info(
-            "The run %s goes on after %d records", spider.run_id, noted.counts["item_scraped_count"] + len(tail)
-        )
+        logger.info("The run %s goes on after %d records", spider.run_id, noted.counts["written"] + len(tail))
 
     def _save_tail(self, noted: Checkpoint) -> list[dict[str, Any]]:
         """Put aside what came since the checkpoint, whole lines only, and return it."""
@@ -283,8 +282,9 @@ class Checkpoints:
         (spider.run_dir / RECOVERED).unlink(missing_ok=True)
 
     def _count_as(self, noted: Checkpoint) -> None:
-        for name, number in noted.counts.items():
-            self.crawler.stats.set_value(name, number)
+        for key, name in COUNTS.items():
+            self.crawler.stats.set_value(name, noted.counts[key])
+        self.crawler.stats.set_value("item_dropped_count", sum(noted.counts[key] for key in _DROPPED))
 
     def _rows_of_feeds(self, noted: Checkpoint) -> dict[str, int]:
         return {name: rows for name, (_, rows) in noted.files.items() if name.startswith(self.spider.collection)}

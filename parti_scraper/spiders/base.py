@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
     from parti_scraper.api.normalize import NormalizedPage
     from parti_scraper.items import Category, Item, RejectedRecord
-    from parti_scraper.ledger.ledger import Run, Series, WindowDone
+    from parti_scraper.ledger.ledger import RunRecord
+    from parti_scraper.ledger.series import Series
     from parti_scraper.plan.history import Ask, Plan
     from parti_scraper.run.arguments import Arguments, LiveArguments, RecentArguments
 
@@ -91,7 +92,7 @@ class PartiSpider(Spider):
     # The stem of the files' names; the setting FEEDS reads it from here.
     collection: ClassVar[str]
     # Whether what came since the last checkpoint can be asked for again; else every whole line is kept.
-    repeatable: ClassVar[bool] = True
+    can_refetch: ClassVar[bool] = True
     # Settings that name other servers than those of the API.
     uses: ClassVar[tuple[str, ...]] = ()
 
@@ -115,7 +116,7 @@ class PartiSpider(Spider):
         self.arguments = self.arguments_class.parse(raw, self.name, self.started_at)
         self.job = raw.get("_job")
         self.run_id = self.arguments.run_id or _default_run_id(self.job, self.started_at)
-        self.begun: Run | None = None
+        self.begun: RunRecord | None = None
         self.resumed = False
         self.part = ""
         self.window: tuple[int, int] | None = None
@@ -193,7 +194,7 @@ class PartiSpider(Spider):
         routes.check_same_machine({name: urls for name, urls in addresses.items() if name in names})
 
     @classmethod
-    def find_begun(cls, settings: BaseSettings, raw: Mapping[str, str], ledger: Ledger | None) -> Run | None:
+    def find_begun(cls, settings: BaseSettings, raw: Mapping[str, str], ledger: Ledger | None) -> RunRecord | None:
         """Return the unfinished run that the arguments name, and check that they are its own.
 
         Raises:
@@ -275,12 +276,12 @@ class PartiSpider(Spider):
         return {"since": timestamp_to_iso(since), "until": timestamp_to_iso(until)}
 
     @property
-    def moves_to(self) -> int | None:
+    def next_since(self) -> int | None:
         """Where the next run of the series starts after this one, in Unix seconds; None: where it did before."""
         return None
 
     @property
-    def known_from(self) -> int | None:
+    def versions_since(self) -> int | None:
         """From when on that run knows the versions of what was written, in Unix seconds."""
         return None
 
@@ -317,9 +318,9 @@ class PartiSpider(Spider):
         if "quality" in progress:
             self.quality.restore(progress["quality"])
 
-    def take_done(self) -> tuple[list[WindowDone], list[bytes]]:
-        """Return the windows done and the marks of rejected records since the last call."""
-        return [], []
+    def take_done(self) -> list[bytes]:
+        """Return the marks of rejected records since the last call."""
+        return []
 
     @property
     def at_rest(self) -> bool:
@@ -732,7 +733,7 @@ def _check_batching(settings: BaseSettings) -> None:
         ) from None
 
 
-def is_unfinished(run: Run) -> bool:
+def is_unfinished(run: RunRecord) -> bool:
     """Tell whether the folder of a run is there, and has no data package."""
     folder = Path(run.folder)
     return folder.is_dir() and datapackage.read(folder) is None

@@ -13,7 +13,6 @@ from parti_scraper.api.normalize import normalize_recent, timestamp_to_iso
 from parti_scraper.api.routes import RecentQuery
 from parti_scraper.api.selection import Selection
 from parti_scraper.items import Livestream
-from parti_scraper.ledger.ledger import WindowDone
 from parti_scraper.plan.history import History, Passes
 from parti_scraper.run import datapackage
 from parti_scraper.run.arguments import RecentArguments, parse_length
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
     from parti_scraper.api.normalize import NormalizedPage
-    from parti_scraper.ledger.ledger import Series
+    from parti_scraper.ledger.series import Series
     from parti_scraper.plan.history import Ask, Plan
 
 # Pages between two checkpoints.
@@ -90,10 +89,10 @@ class RecentSpider(PagedSpider):
                 self.series = self.ledger.series(filters)
         self.overlap = overlap
         since, until = self.window
-        if self.begun is None and self.moves_to is not None and (self.series.until or 0) > self.moves_to:
-            self._lower_series(self.series, self.moves_to)
+        if self.begun is None and self.next_since is not None and (self.series.until or 0) > self.next_since:
+            self._lower_series(self.series, self.next_since)
         start = self.series.since(overlap)
-        if start is not None and self.moves_to is not None:
+        if start is not None and self.next_since is not None:
             self.window = (min(max(since, start), until), until)
 
     def _lower_series(self, series: Series, now: int) -> None:
@@ -117,16 +116,16 @@ class RecentSpider(PagedSpider):
         return self._remarks
 
     @property
-    def moves_to(self) -> int | None:
+    def next_since(self) -> int | None:
         """The end of the window, or the start of the run if that is earlier; None for a window in the past."""
         until = self.arguments.until
         now = math.floor(self.started_at)
         return None if self.series is None or (until is not None and until < now) else min(self.window[1], now)
 
     @property
-    def known_from(self) -> int | None:
+    def versions_since(self) -> int | None:
         """The start of the next run, its overlap included."""
-        return None if self.moves_to is None else self.moves_to - self.overlap
+        return None if self.next_since is None else self.next_since - self.overlap
 
     def begin(self) -> Iterator[Request]:
         """Begin a walk for each group of categories, or go on with those of the run that is to be finished."""
@@ -172,18 +171,11 @@ class RecentSpider(PagedSpider):
         self._pages_since_checkpoint = 0
         return True
 
-    def take_done(self) -> tuple[list[WindowDone], list[bytes]]:
-        """Return the windows done and the marks of rejected records since the last call."""
-        windows = [
-            WindowDone(number, done.high, done.low, done.pages, done.records)
-            for number, walk in enumerate(self.walks)
-            for done in walk.plan.done
-        ]
-        for walk in self.walks:
-            walk.plan.done.clear()
+    def take_done(self) -> list[bytes]:
+        """Return the marks of rejected records since the last call."""
         rejected = self._new_rejected.copy()
         self._new_rejected.clear()
-        return windows, rejected
+        return rejected
 
     def plan(self, categories: tuple[str, ...], remaining: list[tuple[int, int]] | None = None) -> Plan:
         """Plan windows of time, or for the order by viewers one list."""
