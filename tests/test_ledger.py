@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,16 +15,71 @@ from parti_scraper.ledger.ledger import (
     FILE_NAME,
     Checkpoint,
     Ledger,
-    Lock,
-    Run,
-    Series,
-    Version,
-    WindowDone,
-    content_hash,
+    RunRecord,
 )
+from parti_scraper.ledger.locks import Lock
+from parti_scraper.ledger.series import Series, Version, content_hash
 
 NOW = 1_800_000_000
 FILTERS = {"categories": ["7"], "user_id": None}
+TABLES_OF_VERSION_1 = """
+CREATE TABLE series (
+    id INTEGER PRIMARY KEY,
+    filters TEXT NOT NULL UNIQUE,
+    until INTEGER,      -- all that ended up to here was written, in Unix seconds
+    known_from INTEGER  -- the versions of all that ended from here on are known
+);
+CREATE TABLE version (
+    series INTEGER NOT NULL, event_id INTEGER NOT NULL, ended INTEGER, hash BLOB NOT NULL,
+    PRIMARY KEY (series, event_id)
+) WITHOUT ROWID;
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY,
+    folder TEXT NOT NULL UNIQUE,
+    spider TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    arguments TEXT NOT NULL, -- as typed, JSON
+    started_at REAL NOT NULL,
+    since INTEGER,
+    until INTEGER,
+    series INTEGER,
+    moves_to INTEGER,        -- where the next run of the series starts after this one
+    known_from INTEGER,
+    state TEXT NOT NULL,     -- running, complete, incomplete, superseded
+    host TEXT,
+    progress TEXT,           -- of the last checkpoint, JSON
+    counts TEXT,
+    files TEXT
+);
+CREATE TABLE time_window ( -- those that are done; what is left is in the progress
+    run INTEGER NOT NULL, walk INTEGER NOT NULL, high INTEGER NOT NULL, low INTEGER NOT NULL,
+    pages INTEGER NOT NULL, records INTEGER NOT NULL
+);
+CREATE TABLE rejected (run INTEGER NOT NULL, mark BLOB NOT NULL);
+CREATE TABLE written (run INTEGER NOT NULL, event_id INTEGER NOT NULL, ended INTEGER, hash BLOB NOT NULL);
+"""
+COUNTS_OF_VERSION_1 = {
+    "item_scraped_count": 10,
+    "item_dropped_count": 15,
+    "item_dropped_reasons_count/BadRecord": 1,
+    "item_dropped_reasons_count/DuplicateRecord": 2,
+    "item_dropped_reasons_count/FilteredRecord": 4,
+    "parti/incremental/changed": 3,
+    "parti/incremental/new": 7,
+    "parti/spider/pages": 5,
+    "parti/spider/served": 25,
+}
+COUNTS = {
+    "pages": 5,
+    "served": 25,
+    "written": 10,
+    "duplicate": 2,
+    "quarantined": 1,
+    "filtered": 4,
+    "dropped": 8,
+    "new": 7,
+    "changed": 3,
+}
 
 
 @pytest.fixture
@@ -29,10 +88,10 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "state")
 
 
-def run_of(series: Series | None = None, name: str = "one", **more: int | None) -> Run:
+def run_of(series: Series | None = None, name: str = "one", **more: int | None) -> RunRecord:
     """Return a run to begin."""
     identity = None if series is None else series.id
-    return Run(f"/output/recent/{name}", "recent", name, {"since": "7d"}, NOW, (NOW - 60, NOW), identity, **more)
+    return RunRecord(f"/output/recent/{name}", "recent", name, {"since": "7d"}, NOW, (NOW - 60, NOW), identity, **more)
 
 
 def noted(*written: Version) -> Checkpoint:
@@ -43,7 +102,7 @@ def noted(*written: Version) -> Checkpoint:
 def test_a_run_is_found_as_it_was_begun(ledger: Ledger, tmp_path: Path) -> None:
     number = ledger.begin(run_of())
     again = Ledger(tmp_path / "state").find(Path("/output/recent/one"))
-    assert again == Run("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, (NOW - 60, NOW), id=number)
+    assert again == RunRecord("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, (NOW - 60, NOW), id=number)
     assert ledger.find(Path("/output/recent/other")) is None
     assert list(ledger.running("recent")) == [again]
     assert list(ledger.running("live")) == []
@@ -53,7 +112,7 @@ def test_a_checkpoint_comes_back_with_all_marks_until_the_run_begins_from_the_st
     number = ledger.begin(run_of())
     assert ledger.last_checkpoint(number) is None
     first = noted()
-    first.rejected, first.windows = [b"a"], [WindowDone(0, NOW, NOW - 60, 3, 250)]
+    first.rejected = [b"a"]
     ledger.checkpoint(number, first)
     second = noted()
     second.rejected, second.files = [b"b"], {"x.jsonl": (20, 4)}
@@ -67,7 +126,7 @@ def test_a_checkpoint_comes_back_with_all_marks_until_the_run_begins_from_the_st
 
 
 @pytest.mark.parametrize(
-    ("complete", "truncated", "moves_to", "until"),
+    ("complete", "truncated", "next_since", "until"),
     [
         (True, False, NOW, NOW),
         (True, True, NOW, None),
@@ -76,9 +135,9 @@ def test_a_checkpoint_comes_back_with_all_marks_until_the_run_begins_from_the_st
     ],
 )
 def test_the_start_moves_over_what_is_proved_complete(
-    ledger: Ledger, *, complete: bool, truncated: bool, moves_to: int | None, until: int | None
+    ledger: Ledger, *, complete: bool, truncated: bool, next_since: int | None, until: int | None
 ) -> None:
-    number = ledger.begin(run_of(ledger.series(FILTERS), moves_to=moves_to, known_from=NOW - 100))
+    number = ledger.begin(run_of(ledger.series(FILTERS), next_since=next_since, versions_since=NOW - 100))
     ledger.checkpoint(number, noted(Version(1, NOW - 200, b"old"), Version(2, NOW - 50, b"new")))
     series = ledger.series(FILTERS)
     assert (series.until, ledger.known(series.id, 2)) == (None, None)
@@ -93,8 +152,10 @@ def test_the_start_moves_over_what_is_proved_complete(
 
 
 def test_the_start_never_moves_back(ledger: Ledger) -> None:
-    for name, moves_to in (("late", NOW), ("early", NOW - 500)):
-        number = ledger.begin(run_of(ledger.series(FILTERS), name, moves_to=moves_to, known_from=moves_to - 100))
+    for name, next_since in (("late", NOW), ("early", NOW - 500)):
+        number = ledger.begin(
+            run_of(ledger.series(FILTERS), name, next_since=next_since, versions_since=next_since - 100)
+        )
         ledger.finish(number, complete=True, truncated=False)
     assert ledger.series(FILTERS) == Series(1, NOW, NOW - 100)
 
@@ -105,7 +166,7 @@ YEARS = 100_000_000
 def series_after(ledger: Ledger, now: int, *written: Version, name: str = "ahead") -> Series:
     """Return the series after a complete run, by whose clock it was so late."""
     series = ledger.series(FILTERS)
-    number = ledger.begin(run_of(series, name, moves_to=now, known_from=now - 100))
+    number = ledger.begin(run_of(series, name, next_since=now, versions_since=now - 100))
     ledger.checkpoint(number, noted(*written))
     ledger.finish(number, complete=True, truncated=False)
     return ledger.series(FILTERS)
@@ -131,19 +192,19 @@ def test_a_clock_that_is_behind_leaves_the_start_where_it_is(ledger: Ledger) -> 
 
 def test_a_series_whose_versions_were_forgotten_by_a_wrong_clock_begins_from_the_start(ledger: Ledger) -> None:
     series = series_after(ledger, NOW + YEARS)
-    assert series.known_from == NOW + YEARS - 100
+    assert series.versions_since == NOW + YEARS - 100
     assert ledger.lower(series, NOW) == ledger.series(FILTERS) == Series(series.id)
 
 
 def test_what_was_forgotten_once_is_not_known_again(ledger: Ledger) -> None:
     series_after(ledger, NOW, Version(1, NOW - 150, b"one"), Version(2, NOW - 1, b"two"), name="one")
-    number = ledger.begin(run_of(ledger.series(FILTERS), "two", moves_to=NOW + 10, known_from=NOW - 500))
+    number = ledger.begin(run_of(ledger.series(FILTERS), "two", next_since=NOW + 10, versions_since=NOW - 500))
     ledger.finish(number, complete=True, truncated=False)
     assert ledger.series(FILTERS).since(500) == NOW - 101
 
 
 def test_a_run_begun_over_an_unfinished_one_of_its_series_supersedes_it(ledger: Ledger) -> None:
-    left = ledger.begin(run_of(ledger.series(FILTERS), "left", moves_to=NOW, known_from=NOW))
+    left = ledger.begin(run_of(ledger.series(FILTERS), "left", next_since=NOW, versions_since=NOW))
     ledger.checkpoint(left, noted(Version(1, NOW, b"x")))
     other = ledger.begin(run_of(ledger.series({}), "other"))
     ledger.begin(run_of(ledger.series(FILTERS), "next"))
@@ -203,3 +264,129 @@ def test_a_ledger_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LedgerError, match=r"^the folder \S+/file/state cannot be made: Not a directory$"):
         Ledger(tmp_path / "file" / "state")
+
+
+def version_1(folder: Path, run_folder: str = "/output/recent/one", counts: Any = COUNTS_OF_VERSION_1) -> Path:
+    """Make a ledger of version 1 with a series, and an unfinished run of it that has noted how far it has come."""
+    connection = sqlite3.connect(folder / FILE_NAME)
+    connection.executescript(TABLES_OF_VERSION_1)
+    execute = connection.execute
+    execute("INSERT INTO series VALUES (1, ?, ?, ?)", (json.dumps(FILTERS, sort_keys=True), NOW - 60, NOW - 160))
+    execute("INSERT INTO version VALUES (1, 8, ?, ?)", (NOW - 100, b"eight"))
+    run = (run_folder, "recent", "one", '{"since": "7d"}', float(NOW), NOW - 160, NOW, 1, NOW, NOW - 100, "running")
+    noted = ("http://host", '{"walks": []}', json.dumps(counts), '{"x.jsonl": [10, 2]}')
+    execute("INSERT INTO run VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*run, *noted))
+    execute(
+        "INSERT INTO run (id, folder, spider, run_id, arguments, started_at, state) VALUES "
+        "(2, '/output/live/two', 'live', 'two', '{}', 1.5, 'complete')"
+    )
+    execute("INSERT INTO time_window VALUES (1, 0, 9, 8, 7, 6)")
+    execute("INSERT INTO rejected VALUES (1, ?)", (b"mark",))
+    execute("INSERT INTO written VALUES (1, 9, ?, ?)", (NOW - 50, b"nine"))
+    execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    return folder
+
+
+def schema_of(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the columns of each table of a ledger."""
+    connection = sqlite3.connect(folder / FILE_NAME)
+    names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    columns = {name: connection.execute(f"PRAGMA table_info({name})").fetchall() for name in sorted(names)}
+    columns["version of the tables"] = connection.execute("PRAGMA user_version").fetchall()
+    connection.close()
+    return columns
+
+
+def test_a_ledger_of_version_1_has_the_tables_of_a_new_one_once_it_was_opened(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    version_1(tmp_path / "old")
+    for name in ("old", "old", "new"):
+        Ledger(tmp_path / name).close()
+    assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
+
+
+def test_a_run_of_a_ledger_of_version_1_goes_on_and_moves_its_series(tmp_path: Path) -> None:
+    ledger = Ledger(version_1(tmp_path))
+    window = (NOW - 160, NOW)
+    run = RunRecord("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, window, 1, NOW, NOW - 100, id=1)
+    assert list(ledger.running("recent")) == [run]
+    assert ledger.last_checkpoint(1) == Checkpoint(
+        {"walks": []}, COUNTS, {"x.jsonl": (10, 2)}, "http://host", rejected=[b"mark"]
+    )
+    assert ledger.series(FILTERS) == Series(1, NOW - 60, NOW - 160)
+    assert ledger.known(1, 8) == b"eight"
+    finished = ledger.find(Path("/output/live/two"))
+    assert finished == RunRecord("/output/live/two", "live", "two", {}, 1.5, state="complete", id=2)
+    ledger.checkpoint(1, noted(Version(10, NOW, b"ten")))
+    ledger.finish(1, complete=True, truncated=False)
+    assert ledger.series(FILTERS) == Series(1, NOW, NOW - 100)
+    assert [ledger.known(1, event_id) for event_id in (8, 9, 10)] == [b"eight", b"nine", b"ten"]
+
+
+def test_counts_that_a_ledger_of_version_1_does_not_have_are_0(tmp_path: Path) -> None:
+    version_1(tmp_path, counts={"item_scraped_count": 2, "parti/spider/served": 2})
+    checkpoint = Ledger(tmp_path).last_checkpoint(1)
+    assert checkpoint is not None
+    assert checkpoint.counts == dict.fromkeys(COUNTS, 0) | {"written": 2, "served": 2}
+
+
+def test_a_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+    before = schema_of(version_1(tmp_path, counts=["no object"]))
+    with pytest.raises(AttributeError):
+        Ledger(tmp_path)
+    assert schema_of(tmp_path) == before
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    assert connection.execute("SELECT moves_to, counts FROM run WHERE id = 1").fetchone() == (NOW, '["no object"]')
+    connection.close()
+
+
+def open_at_once(folder: Path, barrier: Any, results: Any) -> None:
+    """Open a ledger together with other processes, and send what its run had counted."""
+    barrier.wait()
+    try:
+        checkpoint = Ledger(folder).last_checkpoint(1)
+        results.put(checkpoint and checkpoint.counts)
+    except Exception as error:  # noqa: BLE001 - the test says which
+        results.put(repr(error))
+
+
+def test_processes_that_open_a_ledger_of_version_1_at_once_migrate_it_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        version_1(folder)
+        barrier, results = context.Barrier(4), context.Queue()
+        processes = [context.Process(target=open_at_once, args=(folder, barrier, results)) for _ in range(4)]
+        for process in processes:
+            process.start()
+        # One that migrated it once more would find no column to rename.
+        assert [results.get(timeout=60) for _ in processes] == [COUNTS] * 4
+        for process in processes:
+            process.join()
+
+
+def test_a_ledger_of_version_1_is_left_alone_while_a_run_is_at_work_with_it(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    before = schema_of(version_1(tmp_path, str(tmp_path / "run")))
+    lock = Lock.take(tmp_path / "run")
+    assert lock is not None
+    line = "is of version 1, not 2, and the run `one` is at work with it: wait until it has ended, or stop it"
+    with pytest.raises(LedgerFormatError, match=line):
+        Ledger(tmp_path)
+    assert schema_of(tmp_path) == before
+    lock.release()
+    Ledger(tmp_path).close()
+    assert schema_of(tmp_path) != before
+
+
+@pytest.mark.parametrize("version", [3, 99, -1])
+def test_a_ledger_of_a_version_that_is_not_known_is_refused(tmp_path: Path, version: int) -> None:
+    Ledger(tmp_path).close()
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    with pytest.raises(LedgerFormatError, match=f"is of version {version}, not 2: move it away"):
+        Ledger(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_degraded_run_is_complete_and_makes_itself_heard() -> None:
 @pytest.mark.parametrize("name", ["served", "written", "duplicate", "quarantined", "filtered"])
 def test_a_record_that_is_not_accounted_for_is_noticed(name: str) -> None:
     counts = Counts(pages=3, served=10, written=5, duplicate=2, quarantined=1, filtered=2)
-    setattr(counts, name, getattr(counts, name) + 1)
+    counts = replace(counts, **{name: getattr(counts, name) + 1})
     verdict = judge(ending(counts=counts))
     assert verdict.exit_code is ExitCode.INCOMPLETE
     assert verdict.reason is not None

@@ -12,7 +12,7 @@ from scrapy.exceptions import DropItem, NotConfigured
 from parti_scraper.api.normalize import iso_to_timestamp
 from parti_scraper.feeds.exporters import close_on_disk, encode_line
 from parti_scraper.items import LiveChannel, Livestream, RejectedRecord, RepeatedRecord
-from parti_scraper.ledger.ledger import Version, content_hash
+from parti_scraper.ledger.series import Version, content_hash
 from parti_scraper.run.context import run_of
 from parti_scraper.signals import send_storage_failed
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from parti_scraper.plan.page_size import PageSize
-    from parti_scraper.plan.plan import Done, Page, Span
+    from parti_scraper.plan.plan import Page, Span
     from parti_scraper.plan.walker import Step
     from parti_scraper.plan.window_end import GoesOn, Outcome
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from parti_scraper.plan.page_size import PageSize
-    from parti_scraper.plan.plan import Done
     from parti_scraper.plan.walker import Step, Walker
 
 _MAX_PASSES = 3

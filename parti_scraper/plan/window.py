@@ -10,7 +10,7 @@ from parti_scraper.plan.blocks import Blocks
 from parti_scraper.plan.ends import lower_of
 from parti_scraper.plan.identities import Identities
 from parti_scraper.plan.overlap import Paging
-from parti_scraper.plan.plan import Done, PageQuery, Purpose
+from parti_scraper.plan.plan import PageQuery, Purpose
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -124,7 +124,6 @@ class Window:
         self.found_end: int | None = None
         self.ended_empty = False
         self._overview = overview
-        self._pages_in_all = 0
         self._lowest_ids: frozenset[Hashable] = frozenset()
         # The server repeats too much of what was served to go on by time.
         self._by_offset = False
@@ -162,7 +161,6 @@ class Window:
     def take(self, page: Page) -> Step:
         """Take a page; return the next step of the walker."""
         self.pages += 1
-        self._pages_in_all += 1
         self._served += len(page.keys)
         self.records += len(page.keys)
         self._above += sum(end > self.anchor for end in page.ends)

@@ -19,9 +19,9 @@ class ExitCode(IntEnum):
     INCOMPLETE = 4
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the records of a run.
+    """What became of the records of a run, at one moment; `run.tally.Tally` counts them.
 
     Attributes:
         pages: answers that were a page of records.
@@ -43,9 +43,14 @@ class Counts:
     dropped: int = 0
     unknown_fields: int = 0
 
+    @property
+    def accounted_for(self) -> int:
+        """Of how many records it is known what became of them."""
+        return self.written + self.duplicate + self.quarantined + self.filtered + self.dropped
+
     def balance(self) -> bool:
         """Tell whether every record served is accounted for."""
-        return self.served == self.written + self.duplicate + self.quarantined + self.filtered + self.dropped
+        return self.served == self.accounted_for
 
 
 @dataclass(slots=True)

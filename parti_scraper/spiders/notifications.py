@@ -123,7 +123,7 @@ class NotificationsSpider(LiveRouteSpider):
     arguments_class = NotificationsArguments
     item_class = LiveNotification
     collection = LiveNotification.collection
-    repeatable = False
+    can_refetch = False
     uses = ("PARTI_WS_URL",)
 
     arguments: NotificationsArguments  # type: ignore[assignment]

@@ -1,0 +1,98 @@
+"""The tables of the ledger, and how one of an earlier version comes to have them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_TABLES = """
+CREATE TABLE series (
+    id INTEGER PRIMARY KEY,
+    filters TEXT NOT NULL UNIQUE,
+    until INTEGER,         -- all that ended up to here was written, in Unix seconds
+    versions_since INTEGER -- the versions of all that ended from here on are known
+);
+CREATE TABLE version (
+    series INTEGER NOT NULL, event_id INTEGER NOT NULL, ended INTEGER, hash BLOB NOT NULL,
+    PRIMARY KEY (series, event_id)
+) WITHOUT ROWID;
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY,
+    folder TEXT NOT NULL UNIQUE,
+    spider TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    arguments TEXT NOT NULL, -- as typed, JSON
+    started_at REAL NOT NULL,
+    since INTEGER,
+    until INTEGER,
+    series INTEGER,
+    next_since INTEGER,      -- where the next run of the series starts after this one
+    versions_since INTEGER,
+    state TEXT NOT NULL,     -- running, complete, incomplete, superseded
+    host TEXT,
+    progress TEXT,           -- of the last checkpoint, JSON
+    counts TEXT,             -- by the keys of `run.tally.Tally`
+    files TEXT
+);
+CREATE TABLE rejected (run INTEGER NOT NULL, mark BLOB NOT NULL);
+CREATE TABLE written (run INTEGER NOT NULL, event_id INTEGER NOT NULL, ended INTEGER, hash BLOB NOT NULL);
+"""
+
+# The names of Scrapy's stats under which version 1 had what it counted.
+_COUNTS_OF_VERSION_1 = {
+    "pages": "parti/spider/pages",
+    "served": "parti/spider/served",
+    "written": "item_scraped_count",
+    "duplicate": "item_dropped_reasons_count/DuplicateRecord",
+    "quarantined": "item_dropped_reasons_count/BadRecord",
+    "filtered": "item_dropped_reasons_count/FilteredRecord",
+    "new": "parti/incremental/new",
+    "changed": "parti/incremental/changed",
+}
+# Those of them that `item_dropped_count` includes.
+_OUR_REASONS = ("duplicate", "quarantined", "filtered")
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make the tables, in the transaction that the caller has begun."""
+    for statement in _TABLES.split(";\n"):
+        connection.execute(statement)
+    _note_version(connection)
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the tables from a version, 1 or later, to this one, in the transaction that the caller has begun."""
+    for step in _STEPS[version - 1 :]:
+        step(connection)
+    _note_version(connection)
+
+
+def _note_version(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _from_1_to_2(connection: sqlite3.Connection) -> None:
+    """Rename columns and counts; what windows were done, nobody read."""
+    connection.execute("ALTER TABLE series RENAME COLUMN known_from TO versions_since")
+    connection.execute("ALTER TABLE run RENAME COLUMN known_from TO versions_since")
+    connection.execute("ALTER TABLE run RENAME COLUMN moves_to TO next_since")
+    connection.execute("DROP TABLE time_window")
+    for run, counts in connection.execute("SELECT id, counts FROM run WHERE counts IS NOT NULL").fetchall():
+        renamed = json.dumps(_counts_from_version_1(json.loads(counts)))
+        connection.execute("UPDATE run SET counts = ? WHERE id = ?", (renamed, run))
+
+
+def _counts_from_version_1(stats: dict[str, int]) -> dict[str, int]:
+    counts = {key: stats.get(name, 0) for key, name in _COUNTS_OF_VERSION_1.items()}
+    # What the user's own pipelines dropped was not counted apart.
+    counts["dropped"] = stats.get("item_dropped_count", 0) - sum(counts[reason] for reason in _OUR_REASONS)
+    return counts
+
+
+# One for each version but the last, from it to the next; a change of the tables adds another.
+_STEPS = (_from_1_to_2,)
+# Stands in PRAGMA user_version; a later one is refused.
+VERSION = len(_STEPS) + 1
