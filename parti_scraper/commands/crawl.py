@@ -119,9 +119,9 @@ class Command(crawl.Command):
         if issubclass(crawler.spidercls, PartiSpider):
             try:
                 run = crawler.spidercls.new_run(crawler.settings, opts.spargs)
-            except PartiError as error:
-                # Something has changed since it was checked.
-                self.exitcode = self._say(_code_of(error), printable(str(error)))
+            except PartiError as changed:
+                # Since it was checked.
+                self.exitcode = self._say(_code_of(changed), printable(str(changed)))
                 return
         exceptions = LoggedExceptions()
         crawling: Any = self.crawler_process.crawl(crawler, **({"run": run} if run else opts.spargs))

@@ -69,8 +69,8 @@ class Checkpoints:
         noted = None if run.previous is None else run.ledger.last_checkpoint(run.previous.id)
         files = self._files()
         folder = run.folder.path
-        found = recovery.look(folder, files, noted and noted.files)
-        plan = recovery.plan(files, found, noted and noted.files)
+        files_noted = None if noted is None else noted.files
+        plan = recovery.plan(files, recovery.look(folder, files, files_noted), files_noted)
         if noted is not None and isinstance(plan, recovery.GoOn):
             self._id = run.previous.id if run.previous else 0
             recovery.carry_out(folder, plan.steps)

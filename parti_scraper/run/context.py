@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from parti_scraper.api.quality import Quality
 from parti_scraper.api.selection import Selection
 from parti_scraper.api.times import timestamp_to_iso
-from parti_scraper.plan.identities import Identities
 from parti_scraper.run.problems import Problems
 from parti_scraper.run.rejected import RejectedMarks
 from parti_scraper.run.tally import Tally
@@ -173,8 +172,8 @@ class Run:
         folder: RunFolder,
         ledger: Ledger,
         hosts: Hosts,
+        seen: Seen,
         previous: RunRecord | None = None,
-        seen: Seen | None = None,
     ) -> None:
         """Compose the run; nothing is read or written yet.
 
@@ -183,8 +182,8 @@ class Run:
             folder: where its files are.
             ledger: what runs have done.
             hosts: which host of the API is asked.
+            seen: what remembers the records that were written.
             previous: the run as the ledger has it, where this one is to finish it.
-            seen: what remembers identities; None: all of them, in little memory.
         """
         self.identity = identity
         self.folder = folder
@@ -195,7 +194,7 @@ class Run:
         self.series: SeriesPlace | None = None
         self.selection = Selection()
         self.limit = RecordLimit(getattr(identity.arguments, "max_records", None))
-        self.seen: Seen = Identities() if seen is None else seen
+        self.seen = seen
         self.rejected = RejectedMarks()
         self.tally = Tally()
         self.quality = Quality()

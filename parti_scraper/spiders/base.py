@@ -19,6 +19,7 @@ from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.network.proxies import check_proxies
 from parti_scraper.network.retry import RetryMiddleware
 from parti_scraper.network.settings import check_settings, hosts_from
+from parti_scraper.plan.identities import Identities
 from parti_scraper.run.arguments import without_run_id
 from parti_scraper.run.context import Identity, Run, RunFolder, default_run_id
 from parti_scraper.run.folders import output_dir, state_dir
@@ -28,6 +29,7 @@ from parti_scraper.spiders import components
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Container, Hashable, Iterator, Mapping
+    from pathlib import Path
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from parti_scraper.network.hosts import Hosts
     from parti_scraper.run import datapackage
     from parti_scraper.run.arguments import Arguments
+    from parti_scraper.run.context import Seen
 
 
 class PartiSpider(Spider):
@@ -103,7 +106,8 @@ class PartiSpider(Spider):
         if previous:
             now, raw = previous.started_at, {**raw, **previous.arguments, "run_id": previous.run_id}
         identity = cls.identify(raw, now)
-        run = Run(identity, cls.folder(output / cls.name / identity.run_id), ledger, hosts_from(settings), previous)
+        folder = cls.folder(output / cls.name / identity.run_id)
+        run = Run(identity, folder, ledger, hosts_from(settings), cls.new_seen(), previous)
         cls.prepare(run, settings)
         return run
 
@@ -181,6 +185,11 @@ class PartiSpider(Spider):
     def folder(cls, path: Path) -> RunFolder:
         """Return what the folder of a run is to hold."""
         return RunFolder(path, cls.collection, cls.item_class)
+
+    @classmethod
+    def new_seen(cls) -> Seen:
+        """Return what is to remember the records that were written."""
+        return Identities()
 
     @classmethod
     def prepare(cls, run: Run, settings: BaseSettings) -> None:
