@@ -157,12 +157,12 @@ def write(folder: Path, descriptor: Mapping[str, Any]) -> Path:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
     return path
 
 
-def _sync_folder(folder: Path) -> None:
-    # The new name is on disk only once the folder is.
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: that of a file is there only once its folder is. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
