@@ -1,0 +1,396 @@
+"""Recovery: how the files of a run that was stopped are put right, killed again in the middle or not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parti_scraper.run.recovery import (
+    RECOVERED,
+    Cut,
+    Found,
+    GoOn,
+    Obstacle,
+    Remove,
+    RunFiles,
+    Save,
+    StartOver,
+    Step,
+    carry_out,
+    forget_tail,
+    look,
+    plan,
+    roll_back,
+    rows_before,
+)
+
+QUARANTINE = "quarantine.jsonl"
+# A run of the recent route: its pages can be asked for again.
+PAGES = RunFiles(
+    "streams", QUARANTINE, can_refetch=True, rotates=False, feeds=frozenset({"streams.jsonl", "streams.csv"})
+)
+# A run that listens: what was heard cannot be heard again, and each day has files of its own.
+HEARD = RunFiles(
+    "streams", QUARANTINE, can_refetch=False, rotates=True, feeds=frozenset({"streams.3.jsonl", "streams.3.csv"})
+)
+# What is none of the run's, though some of it looks like it.
+FOREIGN = {
+    "notes.txt": b"mine\n",
+    "streams-2.jsonl": b'{"id": -1}\n',
+    "my.streams.jsonl": b'{"id": -2}\n',
+    "recovered.csv": b"id\r\n",
+    "quarantine.csv": b"id\r\n",
+    "datapackage.json.tmp": b"{",
+    "pages/streams.jsonl": b'{"id": -3}\n',
+    "pages/recovered.jsonl": b'{"id": -4}\n',
+}
+TWO = {"streams.jsonl": (20, 2), "streams.csv": (30, 2)}
+DAYS = {"streams.1.jsonl": (20, 2), "streams.1.csv": (30, 2)}
+AS_NOTED = {name: Found(size) for name, (size, _) in TWO.items()}
+
+
+# The rules, one by one:
+
+
+def test_files_that_are_as_they_were_noted_stay_so() -> None:
+    assert plan(PAGES, AS_NOTED, TWO) == GoOn((), {"streams.jsonl": 2, "streams.csv": 2})
+
+
+def test_what_came_since_is_cut_off_where_it_can_be_asked_for_again() -> None:
+    found = AS_NOTED | {"streams.csv": Found(31), QUARANTINE: Found(15)}
+    noted = TWO | {QUARANTINE: (12, 1)}
+    assert plan(PAGES, found, noted) == GoOn(
+        (Cut("streams.csv", 30), Cut(QUARANTINE, 12)), {"streams.jsonl": 2, "streams.csv": 2}
+    )
+
+
+def test_a_quarantine_that_was_not_there_at_the_checkpoint_is_removed_where_it_can_be_asked_for_again() -> None:
+    going_on = plan(PAGES, AS_NOTED | {QUARANTINE: Found(15)}, TWO)
+    assert going_on.steps == (Remove(QUARANTINE),)
+
+
+def test_other_files_of_the_collection_stay_where_it_can_be_asked_for_again() -> None:
+    assert plan(PAGES, AS_NOTED | {"streams.xml": Found(15)}, TWO).steps == ()
+
+
+def test_a_name_that_only_begins_like_the_runs_own_is_none_of_its_files() -> None:
+    found = {"streams.1.jsonl": Found(20), "streams.1.csv": Found(30), "streams-2.jsonl": Found(10, b'{"id": 3}\n')}
+    assert plan(HEARD, found, DAYS).steps == ()
+    assert plan(replace(HEARD, can_refetch=True), {"streams-2.jsonl": Found(10)}, None).steps == ()
+
+
+def test_what_cannot_be_asked_for_again_is_saved_before_anything_is_cut() -> None:
+    found = {
+        "streams.1.jsonl": Found(36, b'{"id": 3}\n{"id"'),
+        "streams.1.csv": Found(40),
+        "streams.2.jsonl": Found(10, b'{"id": 4}\n'),
+        "streams.2.csv": Found(9),
+        QUARANTINE: Found(19, b'"b"\n"c"\n"d'),
+        RECOVERED: Found(10, b'{"id": 2}\n'),
+    }
+    assert plan(HEARD, found, DAYS | {QUARANTINE: (8, 2)}) == GoOn(
+        (
+            Save((b'{"id": 2}', b'{"id": 3}', b'{"id": 4}')),
+            Remove("streams.2.csv"),
+            Remove("streams.2.jsonl"),
+            Cut("streams.1.jsonl", 20),
+            Cut("streams.1.csv", 30),
+            Cut(QUARANTINE, 17),
+        ),
+        {"streams.1.jsonl": 2, "streams.1.csv": 2},
+        ({"id": 2}, {"id": 3}, {"id": 4}),
+        quarantined=2,
+    )
+
+
+def test_a_line_that_was_saved_and_is_not_cut_off_yet_comes_once() -> None:
+    found = {"streams.1.jsonl": Found(40, b'{"id": 3}\n{"id": 4}\n'), "streams.1.csv": Found(30)}
+    saved = Found(20, b'{"id": 3}\n{"id": 4}\n')
+    going_on = plan(HEARD, found | {RECOVERED: saved}, DAYS)
+    assert isinstance(going_on, GoOn)
+    assert going_on.tail == ({"id": 3}, {"id": 4})
+
+
+def test_a_quarantine_that_cannot_be_asked_for_again_is_counted_from_its_beginning_where_it_was_not_noted() -> None:
+    found = {"streams.1.jsonl": Found(20), "streams.1.csv": Found(30), QUARANTINE: Found(8, b'"a"\n"b"\n')}
+    assert plan(HEARD, found, DAYS) == GoOn((), {"streams.1.jsonl": 2, "streams.1.csv": 2}, quarantined=2)
+
+
+def test_a_whole_line_that_is_no_json_is_an_error_before_anything_is_touched() -> None:
+    found = {"streams.1.jsonl": Found(24, b"abc\n"), "streams.1.csv": Found(30)}
+    with pytest.raises(ValueError, match="Expecting value"):
+        plan(HEARD, found, DAYS)
+
+
+@pytest.mark.parametrize(
+    ("files", "found", "noted", "obstacle"),
+    [
+        (PAGES, AS_NOTED, None, Obstacle.NOTHING_NOTED),
+        (replace(PAGES, feeds=None), AS_NOTED, TWO, Obstacle.FEEDS_ELSEWHERE),
+        (PAGES, AS_NOTED | {"streams.csv": Found(29)}, TWO, Obstacle.FILES_CHANGED),
+        (PAGES, {"streams.csv": Found(30)}, TWO, Obstacle.FILES_CHANGED),
+        (PAGES, AS_NOTED, TWO | {QUARANTINE: (5, 1)}, Obstacle.FILES_CHANGED),
+        # A feed that the run did not have before lacks what was written until then.
+        (PAGES, AS_NOTED, {"streams.jsonl": (20, 2)}, Obstacle.FILES_CHANGED),
+        (PAGES, {}, {}, Obstacle.FILES_CHANGED),
+    ],
+)
+def test_a_run_that_cannot_go_on_begins_from_the_start(
+    files: RunFiles, found: Mapping[str, Found], noted: Mapping[str, tuple[int, int]] | None, obstacle: Obstacle
+) -> None:
+    removed = tuple(Remove(name) for name in sorted(found))
+    assert plan(files, found, noted) == StartOver(obstacle, loses_records=False, steps=removed)
+    kept = plan(replace(files, can_refetch=False), found, noted)
+    loses_records = bool(found)
+    assert kept == StartOver(obstacle, loses_records=loses_records, steps=() if loses_records else removed)
+
+
+def test_fewer_feeds_than_before_are_no_reason_to_begin_from_the_start() -> None:
+    assert isinstance(plan(replace(PAGES, feeds=frozenset({"streams.jsonl"})), AS_NOTED, TWO), GoOn)
+
+
+def test_a_file_that_had_nothing_at_the_checkpoint_may_be_missing(tmp_path: Path) -> None:
+    noted = {"streams.3.jsonl": (0, 0), "streams.3.csv": (0, 0)}
+    going_on = plan(HEARD, look(tmp_path, HEARD, noted), noted)
+    assert going_on == GoOn((), {"streams.3.jsonl": 0, "streams.3.csv": 0})
+    carry_out(tmp_path, going_on.steps)
+    assert isinstance(going_on, GoOn)
+    assert list(rows_before(tmp_path, going_on)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_files_are_no_records_that_could_be_lost() -> None:
+    over = plan(HEARD, {"streams.3.jsonl": Found(0), QUARANTINE: Found(4)}, None)
+    assert over == StartOver(
+        Obstacle.NOTHING_NOTED, loses_records=False, steps=(Remove("streams.3.jsonl"), Remove(QUARANTINE))
+    )
+
+
+@pytest.mark.parametrize("quarantined", [0, 1])
+def test_what_is_half_is_rolled_back_to_the_checkpoint(tmp_path: Path, quarantined: int) -> None:
+    noted = {"streams.1.jsonl": (4, 1)} | ({QUARANTINE: (2, quarantined)} if quarantined else {})
+    written = {"streams.1.jsonl": b"one\ntwo\n", "streams.2.jsonl": b"three\n", QUARANTINE: b"a\nb\n"}
+    with folder_of(written | FOREIGN) as folder:
+        steps = roll_back(written, noted, QUARANTINE)
+        carry_out(folder, steps)
+        left = {"streams.1.jsonl": b"one\n", "streams.2.jsonl": b""} | ({QUARANTINE: b"a\n"} if quarantined else {})
+        assert content_of(folder) == left | FOREIGN
+
+
+# What holds for every run:
+
+
+@dataclass
+class Stopped:
+    """A run that was killed: its files, those it had noted, and the records that were written at all, whole."""
+
+    files: RunFiles
+    content: dict[str, bytes]
+    noted: dict[str, tuple[int, int]]
+    whole: list[Any]
+    set_aside: list[bytes]
+
+
+@st.composite
+def stopped_runs(draw: Callable[[Any], Any], files: RunFiles) -> Stopped:
+    """Return a run that was killed at some moment, perhaps once more while it was put right."""
+    identities = itertools.count()
+    stopped = Stopped(files, {}, {}, [], [])
+
+    def lines() -> list[bytes]:
+        rows = [{"id": next(identities), "text": draw(st.text(max_size=3))} for _ in range(draw(st.integers(0, 3)))]
+        return [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+
+    days = ["streams.1", "streams.2", "streams.3"] if files.rotates else ["streams"]
+    for name in (f"{day}{suffix}" for day in days for suffix in (".jsonl", ".csv")):
+        is_noted = not files.rotates or draw(st.booleans())
+        before, after = lines() if is_noted else [], lines()
+        stopped.content[name] = b"".join([*before, *after, draw(st.sampled_from([b"", b'{"id": 1', b'"']))])
+        if is_noted:
+            stopped.noted[name] = (sum(map(len, before)), len(before))
+        if name.endswith(".jsonl"):
+            stopped.whole += map(json.loads, before + ([] if files.can_refetch else after))
+    before, after = lines() if draw(st.booleans()) else [], lines()
+    if before or after:
+        stopped.content[QUARANTINE] = b"".join([*before, *after, draw(st.sampled_from([b"", b"{"]))])
+    if before:
+        stopped.noted[QUARANTINE] = (sum(map(len, before)), len(before))
+    stopped.set_aside = before + ([] if files.can_refetch else after)
+    if not files.can_refetch and draw(st.booleans()):
+        # That of a recovery that was killed, after any number of them was written again.
+        again = draw(st.lists(st.sampled_from(stopped.whole), max_size=2)) if stopped.whole else []
+        saved = [*lines(), *map(encode, again)]
+        stopped.content[RECOVERED] = b"".join(saved)
+        stopped.whole += [row for row in map(json.loads, saved) if row not in stopped.whole]
+    return stopped
+
+
+def encode(row: Any) -> bytes:
+    """Return a line."""
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+@contextmanager
+def folder_of(content: Mapping[str, bytes]) -> Iterator[Path]:
+    """Return a folder with these files."""
+    with tempfile.TemporaryDirectory() as name:
+        for path, written in content.items():
+            (Path(name) / path).parent.mkdir(exist_ok=True)
+            (Path(name) / path).write_bytes(written)
+        yield Path(name)
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def plan_in(folder: Path, stopped: Stopped) -> GoOn:
+    """Return the plan for what is in a folder."""
+    going_on = plan(stopped.files, look(folder, stopped.files, stopped.noted), stopped.noted)
+    assert isinstance(going_on, GoOn)
+    return going_on
+
+
+def noted_part(stopped: Stopped, name: str) -> bytes:
+    """Return what a file held at the checkpoint."""
+    return stopped.content[name][: stopped.noted[name][0]]
+
+
+ANY_RUN = st.one_of(stopped_runs(PAGES), stopped_runs(HEARD))
+
+
+@given(stopped_runs(PAGES))
+def test_files_that_can_be_asked_for_again_are_exactly_as_they_were_noted(stopped: Stopped) -> None:
+    with folder_of(stopped.content | FOREIGN) as folder:
+        going_on = plan_in(folder, stopped)
+        carry_out(folder, going_on.steps)
+        assert content_of(folder) == {name: noted_part(stopped, name) for name in stopped.noted} | FOREIGN
+        assert list(rows_before(folder, going_on)) == stopped.whole
+
+
+@given(stopped_runs(HEARD))
+def test_no_whole_line_is_lost_that_cannot_be_asked_for_again(stopped: Stopped) -> None:
+    with folder_of(stopped.content | FOREIGN) as folder:
+        going_on = plan_in(folder, stopped)
+        carry_out(folder, going_on.steps)
+        left = content_of(folder)
+        saved = left.pop(RECOVERED, b"")
+        assert left.pop(QUARANTINE, b"") == b"".join(stopped.set_aside)
+        feeds = stopped.noted.keys() - {QUARANTINE}
+        assert left == {name: noted_part(stopped, name) for name in feeds} | FOREIGN
+        assert b"".join(map(encode, going_on.tail)) == saved
+        before = list(rows_before(folder, going_on))
+        assert sorted_rows([*before, *(row for row in going_on.tail if row not in before)]) == sorted_rows(
+            stopped.whole
+        )
+        assert going_on.quarantined == len(stopped.set_aside) - stopped.noted.get(QUARANTINE, (0, 0))[1]
+
+
+def sorted_rows(rows: list[Any]) -> list[Any]:
+    """Return rows in an order of their own."""
+    return sorted(rows, key=lambda row: (row.get("id", -1), row.get("text", "")))
+
+
+@given(ANY_RUN)
+def test_a_recovery_that_is_killed_after_any_step_or_done_twice_ends_the_same(stopped: Stopped) -> None:
+    with folder_of(stopped.content | FOREIGN) as folder:
+        expected = plan_in(folder, stopped)
+        carry_out(folder, expected.steps)
+        left = content_of(folder)
+    for done in range(len(expected.steps) + 1):
+        with folder_of(stopped.content | FOREIGN) as folder:
+            steps = expected.steps[:done]
+            carry_out(folder, steps)
+            if isinstance(dict(enumerate(expected.steps)).get(done), Save):
+                # Killed while they were written.
+                (folder / RECOVERED).with_suffix(".tmp").write_bytes(b'{"id')
+            again = plan_in(folder, stopped)
+            carry_out(folder, again.steps)
+            assert content_of(folder) == left
+            assert replace(again, steps=expected.steps) == expected
+
+
+@given(stopped_runs(HEARD), st.lists(st.integers(0, 12), max_size=4))
+@settings(deadline=None)
+def test_a_run_that_is_killed_again_and_again_while_it_is_put_right_ends_with_each_record_once(
+    stopped: Stopped, kills: list[int]
+) -> None:
+    with folder_of(stopped.content | FOREIGN) as folder:
+        for moments in [*kills, 1_000]:
+            recover(folder, stopped, moments)
+        left = content_of(folder)
+        assert RECOVERED not in left
+        written = [line for name in left if is_own(name) for line in left[name].splitlines()]
+        # A record that only an earlier recovery knew was written once, too.
+        assert sorted_rows(list(map(json.loads, written))) == sorted_rows(stopped.whole)
+        assert left.get(QUARANTINE, b"") == b"".join(stopped.set_aside)
+        assert {name: left[name] for name in FOREIGN} == FOREIGN
+
+
+def is_own(name: str) -> bool:
+    """Tell whether a file holds records of the run as JSON Lines."""
+    return name.startswith("streams.") and name.endswith(".jsonl")
+
+
+def recover(folder: Path, stopped: Stopped, moments: int) -> None:
+    """Recover as a run does, unless it is killed before: put the files right, write the tail again, note, forget it."""
+    going_on = plan_in(folder, stopped)
+    carry_out(folder, going_on.steps[:moments])
+    if moments < len(going_on.steps):
+        return
+    moments -= len(going_on.steps)
+    before = list(rows_before(folder, going_on))
+    rows = [row for row in going_on.tail if row not in before]
+    path = folder / "streams.3.jsonl"
+    with path.open("ab") as file:
+        file.writelines(map(encode, rows[:moments]))
+        if moments < len(rows):
+            file.write(b'{"id"')
+            return
+    moments -= len(rows)
+    if moments > 0:
+        size, count = stopped.noted.get(path.name, (0, 0))
+        stopped.noted[path.name] = (size + sum(map(len, map(encode, rows))), count + len(rows))
+        if QUARANTINE in stopped.content:
+            stopped.noted[QUARANTINE] = ((folder / QUARANTINE).stat().st_size, len(stopped.set_aside))
+    if moments > 1:
+        forget_tail(folder)
+
+
+@given(ANY_RUN, st.booleans(), st.sampled_from(["nothing noted", "elsewhere", "shorter"]))
+def test_a_run_that_begins_from_the_start_removes_its_own_files_and_none_that_cannot_be_had_again(
+    stopped: Stopped, can_refetch: bool, obstacle: str
+) -> None:
+    files = replace(stopped.files, can_refetch=can_refetch)
+    files = replace(files, feeds=None) if obstacle == "elsewhere" else files
+    noted = None if obstacle == "nothing noted" else dict(stopped.noted)
+    if noted is not None and obstacle == "shorter":
+        noted["streams.4.csv"] = (1, 1)
+    with folder_of(stopped.content | FOREIGN) as folder:
+        over = plan(files, look(folder, files, noted), noted)
+        assert isinstance(over, StartOver)
+        carry_out(folder, over.steps)
+        feeds = {name: written for name, written in stopped.content.items() if name.startswith("streams.")}
+        assert over.loses_records == (not can_refetch and any(feeds.values()))
+        left = stopped.content if over.loses_records else {RECOVERED: stopped.content.get(RECOVERED)}
+        assert content_of(folder) == {name: written for name, written in left.items() if written is not None} | FOREIGN
+
+
+def test_a_step_that_cannot_be_done_names_the_file(tmp_path: Path) -> None:
+    steps: list[Step] = [Remove("gone"), Cut("missing.jsonl", 3)]
+    with pytest.raises(FileNotFoundError) as raised:
+        carry_out(tmp_path, steps)
+    assert str(raised.value.filename) == str(tmp_path / "missing.jsonl")
