@@ -18,11 +18,12 @@ import pytest
 from frictionless import validate
 
 from parti_scraper.api.drift import Configuration
-from parti_scraper.browser.chromium import Exchange
+from parti_scraper.browser import visit as visits
+from parti_scraper.browser.requests import Exchange
+from parti_scraper.browser.visit import MOST_REPEATS, Visit
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import SECRET
-from parti_scraper.spiders import site
-from parti_scraper.spiders.site import MOST_REPEATS
+from parti_scraper.spiders.site import SiteSpider
 from tests.processes import descendants, is_alive
 from tests.servers import Answer, ScriptedServer, json_answer
 from tests.support import (
@@ -323,14 +324,15 @@ def test_a_busy_page_is_left_at_a_signal(serve: Serve, output: Path) -> None:
 def test_where_requests_have_no_row_that_were_made_once_the_run_is_not_complete(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(site, "MOST_CALLS", 10)
-    visit = site.Visit(Any, Configuration(("http://127.0.0.1",), "ws://127.0.0.1/"))  # type: ignore[arg-type]
+    monkeypatch.setattr(visits, "MOST_CALLS", 10)
+    configuration = Configuration(("http://127.0.0.1",), "ws://127.0.0.1/")
+    visit = Visit(Any, configuration, lambda: False)  # type: ignore[arg-type]
     for number in range(100):
-        visit._begun(
+        visit.calls._begun(
             Exchange(str(number), "GET", f"http://127.0.0.1/{number}", kind="Fetch", page_url="/"), is_worker=False
         )
-    assert (visit.made, len(visit.calls)) == (100, 10)
-    spider = site.SiteSpider()
+    assert (visit.calls.made, len(visit.calls.rows)) == (100, 10)
+    spider = SiteSpider()
     spider._conclude(visit)
     assert spider.gaps[0] == " made 100 requests, of which 10 have a row"
 

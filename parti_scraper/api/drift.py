@@ -1,6 +1,6 @@
-"""Where the site and this project have drifted apart: what the site's own requests say that the project does not know.
+"""Where the site has changed and this project has not followed, as the requests of the site's own page show.
 
-Pure: it is given what was seen, and what is configured. What is known of routes and parameters stands in `api`.
+Pure: it compares given calls with a given configuration. Which routes and parameters are known is in `routes`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     from parti_scraper.items import Category
 
 HTTP, WEBSOCKET = "http", "websocket"
-# Of a site that names things at random only so many are told, and only so many of a kind remembered.
+# How many names of a kind are reported, and how many are remembered: a site may make them up at random.
 _MOST, _MOST_REMEMBERED = 50, 1_000
 _LONGEST_NAME = 300
+# In the message with which a page subscribes to channels that go live.
+_SUBSCRIPTION = "NewChannelLiveNotify"
+# Chromium's error where the page gave up a request, or was left.
+_ABORTED = "net::ERR_ABORTED"
 
 
 @dataclass(slots=True)
@@ -41,12 +45,12 @@ class Call:
 
     Attributes:
         method: such as GET.
-        url: as it was sent, secrets included: it is not to be stored.
+        url: as it was sent, with its secrets: it must not be stored.
         resource: `http` or `websocket`.
-        status: of the answer, 101 of a WebSocket; None where none came.
+        status: of the answer, 101 of a WebSocket; None if there was none.
         dropped: the page did not wait for the answer.
-        is_json: whether the answer says that it is JSON.
-        subscribed: of a WebSocket: the page asked it who goes live.
+        is_json: whether the answer claims to be JSON.
+        subscribed: of a WebSocket: the page subscribed to channels that go live.
         unknown_fields: names of fields that no item declares, and how many of its records have them.
         problem: why the answer is of no use, a part of a sentence.
     """
@@ -63,7 +67,7 @@ class Call:
 
     @property
     def route(self) -> str | None:
-        """The name of the route that it is of, whatever the host; None where this project knows none."""
+        """The name of its route, whatever the host; None if this project knows no such route."""
         if self.resource == WEBSOCKET:
             return WEBSOCKET if self.subscribed else None
         route = routes.route_of(self.url) if self.method == "GET" else None
@@ -71,44 +75,94 @@ class Call:
 
     @property
     def failure(self) -> str:
-        """What was wrong with the answer; empty where nothing was."""
+        """What was wrong with the answer; empty if nothing was."""
         if self.status is None:
             return "no answer"
         return self.problem if self.status < 400 else f"HTTP {self.status}"
 
+    def answered(self, status: int | None, media_type: str = "", error: str = "", *, is_withheld: bool = False) -> None:
+        """Note how the request ended, or the WebSocket.
+
+        Args:
+            status: of the answer; None if there was none.
+            media_type: of the answer.
+            error: Chromium's name of what went wrong; empty if nothing did.
+            is_withheld: the page may not read the answer.
+        """
+        self.status = status
+        if self.resource != HTTP:
+            return
+        # The page was left, or has seen enough of the answer.
+        is_given_up = error == _ABORTED
+        self.dropped = is_given_up and status is None
+        self.is_json = "json" in media_type
+        if error and not is_withheld and not is_given_up:
+            self.problem = f"cut short, {error}"
+
+    def page_left(self, status: int | None) -> None:
+        """Note that the page was left meanwhile: Chromium may never report the end of the call.
+
+        A request counts if it was answered by then, even if the rest of the answer never comes; a WebSocket counts if
+        the page has subscribed on it.
+
+        Args:
+            status: of the answer until then; None if there was none.
+        """
+        self.status = status
+        self.dropped = not self.subscribed if self.resource == WEBSOCKET else status is None
+
+    def visit_ended(self, status: int | None) -> None:
+        """Note that the visit ended before the request, or the WebSocket, did; arguments as in `page_left`."""
+        if self.resource == WEBSOCKET or self.dropped:
+            self.status = status
+
+    def take_body(self, body: bytes) -> None:
+        """Read the body of the answer; the route of the call is a known one of HTTP."""
+        assert self.route is not None  # noqa: S101 - see above
+        self.unknown_fields, self.problem = read(self.route, body)
+
+    def take_sent(self, text: str) -> None:
+        """Note a message that the page sent on its WebSocket."""
+        if _SUBSCRIPTION in text:
+            self.subscribed, self.dropped = True, False
+
+    def take_received(self, text: str) -> None:
+        """Read a message that the page received on its WebSocket."""
+        self.unknown_fields += read_message(text)
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What this project would ask: the settings PARTI_API_BASE_URLS and PARTI_WS_URL."""
+    """Which hosts this project asks: the settings PARTI_API_BASE_URLS and PARTI_WS_URL."""
 
     base_urls: tuple[str, ...]
     ws_url: str
 
     def has_host_of(self, call: Call) -> bool:
-        """Tell whether the host of a call is one of them."""
+        """Return whether the host of a call is one of them."""
         if call.resource == WEBSOCKET:
             return _socket_of(call.url) in _sockets(self.ws_url)
         return routes.origin_of(call.url) in _origins(self.base_urls)
 
     def knows(self, call: Call) -> bool:
-        """Tell whether this project would make such a call: a known route on a host that is configured."""
+        """Return whether this project could make such a call: to a known route of a configured host."""
         return call.route is not None and self.has_host_of(call)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found; every list is empty where site and project agree.
+    """The differences; every list is empty if site and project agree.
 
     Attributes:
-        unknown_hosts: where the site has the API, and this project is not configured for.
-        unknown_routes: method and address of requests to the API that are of no known route.
+        unknown_hosts: hosts of the site's API that this project is not configured for.
+        unknown_routes: method and address of requests to the API whose route is not known.
         unknown_parameters: by route, those that this project does not know.
         missing_parameters: by route, those that the site no longer sends.
         unknown_fields: by route, fields of records that no item declares.
-        routes_not_seen: known routes that the page did not ask for.
+        routes_not_seen: known routes that the page did not request.
         routes_failed: known routes that never answered as they should, with the reason.
         settings: lines to set, so that the project follows the site.
-        other_hosts: other hosts that the page called; nothing is wrong with that.
+        other_hosts: other hosts that the page called, which is no difference.
     """
 
     unknown_hosts: list[str]
@@ -131,7 +185,7 @@ class Report:
         return {"agrees": self.agrees, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """Return the findings but for the gaps, one line each; what to set comes last."""
+        """Return the differences except the gaps, one line each; the settings come last."""
         lines = [f"host not configured: {host}" for host in self.unknown_hosts]
         lines += [f"route unknown: {route}" for route in self.unknown_routes]
         for text, by_route in (
@@ -143,13 +197,13 @@ class Report:
         return lines + [f"to follow the site, set {line}" for line in self.settings]
 
     def gaps(self) -> list[str]:
-        """Return what keeps the project from working as the site does, a part of a sentence each."""
+        """Return which routes could not be compared, a part of a sentence each."""
         gaps = [f"route not seen: {route}" for route in self.routes_not_seen]
         return gaps + [f"route answered with errors: {route} ({why})" for route, why in self.routes_failed.items()]
 
 
 def read(route: str, body: bytes) -> tuple[Counter[str], str]:
-    """Return what an answer of a known route says: the unknown fields of its records, and why it is of no use."""
+    """Return the unknown fields of the records in an answer, and why it is of no use; the route is known."""
     try:
         page: NormalizedPage[Any]
         if route == routes.CATEGORIES.name:
@@ -160,7 +214,7 @@ def read(route: str, body: bytes) -> tuple[Counter[str], str]:
             page = normalize_live(body, "", "", CategoryIndex(), snapshot_id="", offset=0)
     except PageError as error:
         return Counter(), str(error)
-    # A record here and there is broken; where all are, the API has changed.
+    # Single broken records are normal; if all are broken, the API has changed.
     useless = page.rejected[0].reason if page.rejected and not page.items else ""
     return page.unknown_fields, f"no record can be read, {useless}" if useless else ""
 
@@ -171,7 +225,7 @@ def read_message(text: str) -> Counter[str]:
 
 
 def names_of_categories(body: bytes) -> list[tuple[str, ...]]:
-    """Return of each category the names under which a page may show it; none where the body has no categories."""
+    """Return for each category the names under which a page may show it; none if the body has no categories."""
     try:
         categories: list[Category] = normalize_categories(body, "", "").items
     except PageError:
@@ -184,7 +238,7 @@ def names_of_categories(body: bytes) -> list[tuple[str, ...]]:
 
 
 def compare(calls: Iterable[Call], configuration: Configuration) -> Report:
-    """Return where the calls of the site's page differ from what this project knows and is configured for."""
+    """Return how the calls of the site's page differ from what this project knows and is configured for."""
     comparison = Comparison(configuration)
     for call in calls:
         comparison.add(call)
@@ -192,7 +246,7 @@ def compare(calls: Iterable[Call], configuration: Configuration) -> Report:
 
 
 class Comparison:
-    """The same for calls that come one by one: a page may make any number, and what is held of them is bounded."""
+    """The same for calls that are added one by one. A page may make any number of them: memory is bounded."""
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
@@ -202,7 +256,7 @@ class Comparison:
         self._other_hosts: set[str] = set()
 
     def add(self, call: Call) -> None:
-        """Take a call of which no more will be known."""
+        """Add a call of which nothing more will be known."""
         if call.dropped:
             return
         has_host, route = self._configuration.has_host_of(call), call.route
@@ -217,20 +271,20 @@ class Comparison:
             _remember(self._unknown_hosts, routes.origin_of(call.url))
 
     def report(self) -> Report:
-        """Return what was found."""
+        """Return the differences found so far."""
         routes = self._routes
         return Report(
-            unknown_hosts=_told(self._unknown_hosts),
-            unknown_routes=_told(self._unknown_routes),
-            unknown_parameters={name: _told(seen.unknown) for name, seen in routes.items() if seen.unknown},
+            unknown_hosts=_listed(self._unknown_hosts),
+            unknown_routes=_listed(self._unknown_routes),
+            unknown_parameters={name: _listed(seen.unknown) for name, seen in routes.items() if seen.unknown},
             missing_parameters={
-                name: _told(seen.missing) for name, seen in routes.items() if seen.failures and seen.missing
+                name: _listed(seen.missing) for name, seen in routes.items() if seen.failures and seen.missing
             },
-            unknown_fields={name: _told(set(seen.fields)) for name, seen in routes.items() if seen.fields},
+            unknown_fields={name: _listed(set(seen.fields)) for name, seen in routes.items() if seen.fields},
             routes_not_seen=[name for name, seen in routes.items() if not seen.failures],
             routes_failed={name: why for name, seen in routes.items() if (why := seen.why_failed())},
             settings=self._settings(),
-            other_hosts=_told(self._other_hosts),
+            other_hosts=_listed(self._other_hosts),
         )
 
     @property
@@ -239,13 +293,13 @@ class Comparison:
         return sum((seen.fields for seen in self._routes.values()), Counter())
 
     def _settings(self) -> list[str]:
-        """Return the lines that make the project follow the site; only hosts that served known routes are in them."""
+        """Return the settings with which the project follows the site: with hosts that served known routes only."""
         numbers: Counter[str] = Counter()
         for route in routes.ROUTES:
             numbers.update(self._routes[route.name].served.keys())
         lines = []
         if not numbers.keys() <= _origins(self._configuration.base_urls):
-            # The host with most of the routes first; where they are spread, it takes several.
+            # The host with most of the routes comes first; if no host has all of them, it takes several.
             lines.append(f"PARTI_API_BASE_URLS={','.join(host for host, _ in numbers.most_common())}")
         sockets = self._routes[WEBSOCKET].served
         if sockets and not any(sockets.values()):
@@ -258,10 +312,10 @@ class _Seen:
 
     Attributes:
         unknown: parameters that this project does not know.
-        missing: parameters that the site sends as far as is known, and that no call had; it may leave one out.
+        missing: parameters that the site always sends, as far as this project knows, and that no call had.
         fields: unknown fields of records.
-        served: where it answered as it should, the first first, and whether this project is configured for that.
-        failures: how many calls failed in what way; the empty text counts those that did not.
+        served: hosts, or addresses of WebSockets, that answered well, in order, and whether each is configured.
+        failures: how many calls failed in which way; the empty text counts those that did not fail.
     """
 
     def __init__(self, route: routes.Route) -> None:
@@ -274,16 +328,16 @@ class _Seen:
         self.failures: Counter[str] = Counter()
 
     def add(self, call: Call, *, has_host: bool) -> None:
-        """Take a call."""
-        failure = _shown(call.failure)
+        """Add a call."""
+        failure = _printable(call.failure)
         if failure in self.failures or len(self.failures) < _MOST_REMEMBERED:
             self.failures[failure] += 1
         for unknown, number in call.unknown_fields.items():
-            name = _shown(unknown)
+            name = _printable(unknown)
             if name in self.fields or len(self.fields) < _MOST_REMEMBERED:
                 self.fields[name] += number
         if not failure and len(self.served) < _MOST:
-            where = _shown(redact_url(call.url)) if self._is_socket else routes.origin_of(call.url)
+            where = _printable(redact_url(call.url)) if self._is_socket else routes.origin_of(call.url)
             self.served.setdefault(where, has_host)
         if not self._is_socket:
             names = _parameters(call.url)
@@ -292,14 +346,14 @@ class _Seen:
                 _remember(self.unknown, name)
 
     def why_failed(self) -> str:
-        """Return how the calls failed; empty where one of them did not, or there were none."""
+        """Return how the calls failed; empty if one of them did not, or there were none."""
         if self.failures[""]:
             return ""
         return ", ".join(f"{number} × {failure}" for failure, number in self.failures.most_common(_MOST))
 
 
 def _is_of_the_api(call: Call, *, has_host: bool) -> bool:
-    """Tell whether a call that is of no known route is one to the API all the same, and not to somebody else's."""
+    """Return whether a call to an unknown route is one to the site's API, and not to somebody else's."""
     if call.resource == WEBSOCKET:
         return has_host
     return routes.is_like_a_route(call.url) or (has_host and call.is_json)
@@ -314,7 +368,7 @@ def _parameters(url: str) -> set[str]:
 
 def _remember(names: set[str], name: str) -> None:
     if len(names) < _MOST_REMEMBERED:
-        names.add(_shown(name))
+        names.add(_printable(name))
 
 
 @lru_cache
@@ -337,12 +391,12 @@ def _address(url: str) -> str:
     return routes.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
 
 
-def _told(names: Iterable[str]) -> list[str]:
-    """Return each name once, in order, and not more than can be read."""
+def _listed(names: Iterable[str]) -> list[str]:
+    """Return the names in order, and no more than somebody would read."""
     return sorted(names)[:_MOST]
 
 
-def _shown(name: str) -> str:
-    # The site decides what these are: a line break would forge a line of the log.
+def _printable(name: str) -> str:
+    # The site chooses these names: one with a line break could fake a line of the log.
     text = "".join(character if character.isprintable() else "\ufffd" for character in name)
     return text if len(text) <= _LONGEST_NAME else text[:_LONGEST_NAME] + "…"

@@ -1,6 +1,6 @@
-"""The transport `browser`: requests for the API made from within a page of the site, where plain HTTP is refused.
+"""The transport `browser`: requests to the API made from within a page of the site, for when plain HTTP is refused.
 
-They have the browser's own headers, cookies and TLS. Everything around them stays as it is: robots.txt, retries and
+They have the browser's own headers, cookies and TLS. Everything else is as with plain HTTP: robots.txt, retries and
 pauses, the rules for the token.
 """
 
@@ -26,26 +26,31 @@ from scrapy.http import Headers
 from scrapy.responsetypes import responsetypes
 
 from parti_scraper.api import routes
-from parti_scraper.browser.chromium import Chromium, Network, first_line, launch_options
+from parti_scraper.browser.chromium import Chromium, first_line, launch_options
+from parti_scraper.browser.requests import Network
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.network.errors import SitePageError, is_challenge
 from parti_scraper.network.http import HttpDownloadHandler
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from playwright.async_api import Page
     from scrapy import Request
     from scrapy.crawler import Crawler
     from scrapy.http import Response
 
-    from parti_scraper.browser.chromium import Exchange
+    from parti_scraper.browser.requests import Exchange
 
 logger = logging.getLogger(__name__)
 
-# In seconds: for the site's page to open, challenges and all; for a challenge to let the browser in; for what Chromium
-# tells of an answer after it is there; between two looks.
-_OPEN, _CHALLENGE, _TOLD, _SLICE = 30.0, 8.0, 5.0, 0.05
-# What only the browser may set; the request of the spider has the specification's.
-_BROWSERS_OWN = {
+# In seconds: for the site's page to open, challenges included; for a challenge to let the browser in; for Chromium to
+# report what the page already has; between two looks whether something has happened.
+_OPEN, _CHALLENGE, _REPORTED, _SLICE = 30.0, 8.0, 5.0, 0.05
+# The fragment of a request made here. It is never sent, and tells the request from those of the page.
+_MARK = "#parti-"
+# Headers that only the browser may set; those of the spider's request are left out.
+_BROWSER_HEADERS = {
     b"Accept-Encoding",
     b"Connection",
     b"Cookie",
@@ -55,8 +60,8 @@ _BROWSERS_OWN = {
     b"Referer",
     b"User-Agent",
 }
-# What does not hold for a body that was decoded; and what is nobody else's business.
-_NOT_PASSED_ON = {"content-encoding", "content-length", "transfer-encoding", "set-cookie"}
+# Of an answer: headers that do not describe the decoded body, and cookies, which are the browser's.
+_DROPPED_HEADERS = {"content-encoding", "content-length", "transfer-encoding", "set-cookie"}
 _ERRORS: dict[str, type[Exception]] = {
     "net::ERR_CONNECTION_REFUSED": DownloadConnectionRefusedError,
     "net::ERR_NAME_NOT_RESOLVED": CannotResolveHostError,
@@ -66,7 +71,7 @@ _ERRORS: dict[str, type[Exception]] = {
     "net::ERR_INCOMPLETE_CHUNKED_ENCODING": ResponseDataLossError,
     "net::ERR_CONTENT_DECODING_FAILED": ResponseDataLossError,
 }
-# A body is decoded by the browser, and comes as base64 since it may be anything.
+# The browser decodes the body, which may be any bytes; so it is returned as base64.
 _FETCH = """async ({url, method, headers, credentials, timeout, most}) => {
   try {
     const signal = AbortSignal.timeout(timeout);
@@ -106,9 +111,9 @@ class Tab:
     """A browser with one page of the site, in which requests are made.
 
     Attributes:
-        lost: why nothing can be had from it any more; empty while it can.
+        lost: why it can no longer be used; empty as long as it can.
         loads: how often the page was loaded.
-        is_open: whether that could be done the last time.
+        is_open: whether the last attempt to load it succeeded.
     """
 
     def __init__(self, options: dict[str, Any], site_url: str) -> None:
@@ -120,20 +125,20 @@ class Tab:
         self._page: Page | None = None
         self._gone = asyncio.Event()
         self._network: Network | None = None
-        # Of the page itself, and not of one within it: its name, and the status that it was last answered with.
+        # The main frame of the page, to tell it from the frames within, and the status of its last answer.
         self._frame = ""
         self._status: int | None = None
         self._numbers = itertools.count(1)
         self._begun: dict[str, Exchange] = {}
 
     async def open(self) -> None:
-        """Start the browser, with an empty page. Raises BrowserError."""
+        """Start the browser with an empty page. Raises BrowserError."""
         browser = await self._chromium.start()
         from playwright.async_api import Error  # noqa: PLC0415 - an extra, to be imported by `Chromium` first
 
         browser.on("disconnected", lambda _: self._lose("the browser has ended"))
         try:
-            # No worker and no policy of the site's stands between the request and the API.
+            # Neither a service worker nor the site's content security policy may block or change the requests.
             context = await browser.new_context(
                 service_workers="block", bypass_csp=True, user_agent=self._chromium.user_agent
             )
@@ -149,7 +154,7 @@ class Tab:
             raise BrowserError(f"Chromium could not be started: {first_line(error)}") from None
 
     async def load(self) -> None:
-        """Open the page, or open it anew: cookies that have run out are made again. Raises SitePageError."""
+        """Load the page, or reload it, which renews expired cookies. Raises SitePageError."""
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
         assert self._page is not None  # noqa: S101 - `open`
@@ -169,7 +174,7 @@ class Tab:
         while True:
             self._status = None
             await page.goto(self._site_url, wait_until="domcontentloaded", timeout=_OPEN * 1_000)
-            # A challenge is a page with a status of its own, which lets a browser in and then loads itself anew.
+            # A challenge is a page with a status of 400 or more, which checks the browser and then reloads itself.
             until = time.monotonic() + _CHALLENGE
             while time.monotonic() < until:
                 if self._is_let_in():
@@ -178,7 +183,7 @@ class Tab:
                 await asyncio.sleep(_SLICE)
 
     async def fetch(self, argument: dict[str, Any]) -> tuple[Exchange, dict[str, str]]:
-        """Make a request; return what the browser knows of it, and either the `body` in base64 or the `error`.
+        """Make a request; return what the browser reports of it, and either the `body` in base64 or the `error`.
 
         Args:
             argument: what `_FETCH` takes.
@@ -189,35 +194,39 @@ class Tab:
         """
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
-        # The fragment is never sent, and tells the request from those of the page.
-        mark = f"#parti-{next(self._numbers)}"
-        call = asyncio.ensure_future(self._call({**argument, "url": argument["url"].partition("#")[0] + mark}))
+        mark = f"{_MARK}{next(self._numbers)}"
+        call = self._call({**argument, "url": argument["url"].partition("#")[0] + mark})
+        try:
+            result = await self._unless_lost(call, argument["timeout"] / 1_000 + _REPORTED)
+            exchange = self._begun[mark]
+            async with asyncio.timeout(_REPORTED):
+                await exchange.ended.wait()
+        except (Error, KeyError, TimeoutError) as error:
+            # As when the page has left for another one meanwhile.
+            raise DownloadFailedError(f"lost with the page: {first_line(error)}") from None
+        finally:
+            self._begun.pop(mark, None)
+        return exchange, result
+
+    async def _unless_lost(self, work: Coroutine[Any, Any, dict[str, str]], seconds: float) -> dict[str, str]:
+        """Return the result of a call; arguments and errors as in `fetch`, besides those of the call."""
+        call = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(self._gone.wait())
         try:
-            await asyncio.wait(
-                {call, gone}, timeout=argument["timeout"] / 1_000 + _TOLD, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({call, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
                 if self.lost:
                     raise DownloadFailedError(self.lost)
                 self._lose("the page does not answer")
                 raise DownloadTimeoutError(self.lost)
-            result = call.result()
-            exchange = self._begun[mark]
-            async with asyncio.timeout(_TOLD):
-                await exchange.ended.wait()
-        except (Error, KeyError, TimeoutError) as error:
-            # As where the page was left for another meanwhile.
-            raise DownloadFailedError(f"lost with the page: {first_line(error)}") from None
+            return call.result()
         finally:
-            self._begun.pop(mark, None)
             for task in (call, gone):
                 task.cancel()
             await asyncio.gather(call, gone, return_exceptions=True)
-        return exchange, result
 
     async def _call(self, argument: dict[str, Any]) -> dict[str, str]:
-        """Run the function in a world of its own, in which no script of the page sees the token."""
+        """Run `_FETCH` in an isolated JavaScript world, in which no script of the page sees the token."""
         assert self._network is not None  # noqa: S101 - `open`
         session = self._network.session
         world = await session.send("Page.createIsolatedWorld", {"frameId": self._frame, "worldName": "parti_scraper"})
@@ -234,7 +243,7 @@ class Tab:
         return dict(answer["result"]["value"])
 
     async def close(self) -> None:
-        """End the browser."""
+        """Close the browser."""
         self._lose("the browser was closed")
         await self._chromium.close()
 
@@ -246,8 +255,8 @@ class Tab:
         return self._status is not None and self._status < 400
 
     def _request_begun(self, exchange: Exchange) -> None:
-        # What follows a redirect, or asks for leave first, has the same fragment.
-        if exchange.kind == "Fetch" and exchange.fragment.startswith("#parti-"):
+        # A request that follows a redirect has the same fragment, and so has a CORS preflight.
+        if exchange.kind == "Fetch" and exchange.fragment.startswith(_MARK):
             self._begun.setdefault(exchange.fragment, exchange)
 
     def _request_ended(self, exchange: Exchange) -> None:
@@ -256,10 +265,10 @@ class Tab:
 
 
 class BrowserDownloadHandler(HttpDownloadHandler):
-    """Asks for routes of the API from within a page of the site; for robots.txt by HTTP.
+    """Requests routes of the API from within a page of the site, and robots.txt by plain HTTP.
 
-    To a page of the site, the robots.txt of another host is no answer that it may read; and what a robot may ask for
-    is a matter between the host and this program, whatever it asks through.
+    A page of the site may not read the robots.txt of another host; and the rules in it are for this program, whatever
+    it sends its requests through.
     """
 
     def __init__(self, crawler: Crawler) -> None:
@@ -272,27 +281,27 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         self._tab: Tab | None = None
         self._has_started = False
         self._opening: asyncio.Task[Tab] | None = None
-        # How often the page had been loaded when an answer was a challenge all the same.
+        # How often the page had been loaded when an answer was a challenge nevertheless.
         self._refused_after = 0
-        # Of each host, whether the page may have its cookies sent there.
+        # For each host, the value of `credentials`: whether the site's cookies are sent there.
         self._credentials: dict[str, str] = {}
 
     async def download_request(self, request: Request) -> Response:
-        """Download the request, later where it must be."""
+        """Download the request, after the host's pause if there is one."""
         if routes.base_of(request.url) is None:
             return await super().download_request(request)
         await self.wait_for_turn(request)
         tab = await self._open_tab()
         began, loads = time.monotonic(), tab.loads
         response = await self._fetch(tab, request)
-        # AutoThrottle follows it.
+        # AutoThrottle reads it.
         request.meta["download_latency"] = time.monotonic() - began
         if is_challenge(response):
             self._refused_after = max(self._refused_after, loads)
         return response
 
     async def close(self) -> None:
-        """End the browser."""
+        """Close the browser."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
@@ -301,7 +310,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         await super().close()
 
     async def _open_tab(self) -> Tab:
-        """Return the page, opened where need be; all that wait for it share what comes of that.
+        """Return the page, which is opened first if necessary; concurrent callers share one attempt and its outcome.
 
         Raises:
             IgnoreRequest: there is no browser.
@@ -333,7 +342,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
             await tab.open()
         except BrowserError as error:
             if self._has_started:
-                # What could be started once may be again.
+                # It could be started once, so a retry may succeed.
                 raise SitePageError(str(error)) from None
             cast("_Spider", self.crawler.spider).cannot_start(str(error))
             raise IgnoreRequest(str(error)) from None
@@ -348,7 +357,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         headers = {
             name.decode("latin-1"): b", ".join(values).decode("latin-1")
             for name, values in request.headers.items()
-            if name not in _BROWSERS_OWN
+            if name not in _BROWSER_HEADERS
         }
         argument = {
             "url": request.url,
@@ -366,12 +375,12 @@ class BrowserDownloadHandler(HttpDownloadHandler):
             return self._response(request, exchange, result)
 
     def _response(self, request: Request, exchange: Exchange, result: dict[str, str]) -> Response:
-        headers = Headers({n: v for n, v in exchange.headers.items() if n.lower() not in _NOT_PASSED_ON})
+        headers = Headers({n: v for n, v in exchange.headers.items() if n.lower() not in _DROPPED_HEADERS})
         status = exchange.status
         if "body" in result:
             body = base64.b64decode(result["body"])
         elif exchange.cors_error and status is not None and status >= 400:
-            # An error page that says to nobody that it may be read; what it is can be told by its headers.
+            # The page may not read an error page without CORS headers; the other headers show what it is.
             body = b"<!-- withheld by the browser -->" if b"html" in (headers.get("Content-Type") or b"") else b""
         else:
             _fail(exchange, result, self._most)
@@ -380,7 +389,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
 
 
 def _refuses_cookies(exchange: Exchange) -> bool:
-    """Tell whether a host lets pages of the site read its answers, but only to requests without cookies."""
+    """Return whether a host lets pages of the site read its answers to requests without cookies only."""
     return "Wildcard" in exchange.cors_error or "AllowCredentials" in exchange.cors_error
 
 

@@ -303,10 +303,14 @@ class PartiSpider(Spider):
 
     def count(self, page: NormalizedPage[Any], seen: Container[Hashable] = ()) -> None:
         """Count a page and its records; `seen` has the identities of those that came before."""
-        self.run.tally.add("pages")
+        self.count_page()
         self.count_served(page.served)
-        self.crawler.stats.inc_value("parti/spider/pages")
         self.run.quality.add(page, seen, self.run.selection.takes)
+
+    def count_page(self) -> None:
+        """Count an answer that was a page of records."""
+        self.run.tally.add("pages")
+        self.crawler.stats.inc_value("parti/spider/pages")
 
     def count_served(self, number: int) -> None:
         """Count records that are about to be yielded."""

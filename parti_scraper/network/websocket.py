@@ -1,0 +1,262 @@
+"""The connection to the WebSocket: open it, subscribe, receive, and open it again as `Listener` says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import aiohttp
+from aiohttp import WSCloseCode, WSMsgType
+from yarl import URL
+
+from parti_scraper.api import routes
+from parti_scraper.network.backoff import one_line, parse_retry_after
+from parti_scraper.network.proxies import proxy_of
+from parti_scraper.redact import redact_text, redact_url
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+    from scrapy.crawler import Crawler
+
+    from parti_scraper.network.listener import Listener
+
+logger = logging.getLogger(__name__)
+
+# How long a wait goes on, in seconds, before it looks whether the run is over and whether something else is due.
+SLICE = 0.4
+_CONNECT_TIMEOUT = 30.0
+# In seconds, for what is only polite: to answer a ping, and to close the connection in both directions.
+_COURTESY_TIMEOUT = 1.0
+# Bytes; a notification has about a thousand.
+_MAX_MESSAGE = 16 * 1024 * 1024
+_SECONDS_BETWEEN_WARNINGS = 600.0
+# A dead connection is silent, as a good one may be. With these, in seconds except for the count, the kernel finds out
+# within a minute, unless something in between answers in the server's place.
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+# For which messages aiohttp closes a connection, and what is said of the message.
+_NOT_TAKEN: dict[int, str] = {
+    WSCloseCode.MESSAGE_TOO_BIG: f"a message larger than {_MAX_MESSAGE} bytes",
+    WSCloseCode.INVALID_TEXT: "a message that is not UTF-8",
+}
+
+
+class Message(NamedTuple):
+    """A message of the server: its text, or what was wrong with it, which also ends the connection."""
+
+    text: str
+    problem: str = ""
+
+
+class _LostError(Exception):
+    """The connection ended; the text says how. Raised and caught here."""
+
+
+class _NotTakenError(_LostError):
+    """The connection was closed on this side because of a message; the text says what was wrong with it."""
+
+
+class WebSocket:
+    """Stays connected to the server as long as the run goes on.
+
+    It tells the listener of each connection and of how it ended; of what the messages say, the caller has to tell it.
+
+    Attributes:
+        failovers: which address was left for which, and why, without secrets.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        crawler: Crawler,
+        failovers: list[dict[str, str]],
+        *,
+        idle_timeout: float,
+        is_over: Callable[[], bool],
+        tick: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Begin without a connection.
+
+        Args:
+            listener: decides where and when to connect, and when a connection was silent for too long.
+            crawler: for the stats.
+            failovers: those until now.
+            idle_timeout: what is too long, in seconds, for the log.
+            is_over: returns whether to stop.
+            tick: called every `SLICE` seconds at least, whatever is waited for.
+        """
+        self.failovers = list(failovers)
+        self._listener = listener
+        self._crawler = crawler
+        self._idle_timeout = idle_timeout
+        self._is_over = is_over
+        self._tick = tick
+        self._quiet_until = 0.0
+
+    @property
+    def shown_url(self) -> str:
+        """The address that is connected to, or tried next, as it is logged and stored."""
+        return redact_url(self._listener.address)
+
+    async def messages(self) -> AsyncGenerator[Message]:
+        """Stay connected until the run is over; yields what is received."""
+        async with aiohttp.ClientSession() as session:
+            while not self._is_over():
+                async for message in self._attempt(session):
+                    yield message
+
+    async def _attempt(self, session: aiohttp.ClientSession) -> AsyncIterator[Message]:
+        """Connect and receive; if the connection ends before the run, wait until it is time for the next one."""
+        try:
+            async for message in self._connection(session):
+                yield message
+            wait = 0.0 if self._is_over() else self._listener.closed(time.monotonic(), random.random())  # noqa: S311
+        except aiohttp.ClientResponseError as error:
+            is_proxy = isinstance(error, aiohttp.ClientHttpProxyError)
+            where = "from the proxy" if is_proxy else "in answer to the handshake"
+            header = error.headers.get("Retry-After", "") if error.headers else ""
+            wait = self._lost(f"HTTP {error.status} {where}", parse_retry_after(header, time.time()))
+        except (aiohttp.ClientError, OSError, TimeoutError, _LostError) as error:
+            text = str(error).replace(self._listener.address, self.shown_url)
+            wait = self._lost(one_line(text) or type(error).__name__, by_us=isinstance(error, _NotTakenError))
+        await self._sleep(wait)
+
+    async def _connection(self, session: aiohttp.ClientSession) -> AsyncIterator[Message]:
+        """Connect, subscribe, and receive until the connection ends or is silent for too long.
+
+        Raises:
+            _LostError, and what aiohttp raises: the connection was lost, or failed.
+        """
+        connection = await self._unless_over(_connect(session, self._listener.address))
+        if connection is None:
+            return
+        try:
+            _keep_alive(connection)
+            await connection.send_str(routes.SUBSCRIBE)
+            self._connected()
+            async for message in self._received(connection):
+                yield message
+        finally:
+            # aiohttp's own time-out begins again with each message that still comes.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(connection.close(), _COURTESY_TIMEOUT)
+
+    async def _unless_over(
+        self, connecting: Awaitable[aiohttp.ClientWebSocketResponse]
+    ) -> aiohttp.ClientWebSocketResponse | None:
+        """Wait for a connection; None if the run is over. Raises TimeoutError if it takes too long."""
+        task = asyncio.ensure_future(connecting)
+        until = time.monotonic() + _CONNECT_TIMEOUT
+        while not task.done() and time.monotonic() < until and not self._is_over():
+            await asyncio.wait({task}, timeout=SLICE)
+            await self._tick()
+        if task.done():
+            return task.result()
+        task.cancel()
+        if self._is_over():
+            return None
+        raise TimeoutError("no answer to the handshake")
+
+    async def _received(self, connection: aiohttp.ClientWebSocketResponse) -> AsyncIterator[Message]:
+        while not self._is_over():
+            await self._tick()
+            if self._listener.is_idle(time.monotonic()):
+                self._crawler.stats.inc_value("parti/websocket/idle")
+                logger.info("No notification for %g s: connecting again", self._idle_timeout)
+                return
+            try:
+                message = await connection.receive(SLICE)
+            except TimeoutError:
+                continue
+            if message.type is WSMsgType.PING:
+                await asyncio.wait_for(connection.pong(message.data), _COURTESY_TIMEOUT)
+            if message.type in {WSMsgType.PING, WSMsgType.PONG}:
+                continue
+            if message.type is WSMsgType.TEXT:
+                yield Message(message.data)
+            elif message.type is WSMsgType.BINARY:
+                yield Message(message.data.decode(errors="backslashreplace"))
+            elif problem := _problem_of(message):
+                yield Message("", problem)
+                raise _NotTakenError(problem)
+            else:
+                raise _LostError(_ending_of(message))
+
+    def _connected(self) -> None:
+        left = self._listener.connected(time.monotonic())
+        self._crawler.stats.inc_value("parti/websocket/connections")
+        logger.info("Connected to %s", self.shown_url)
+        if left:
+            address, reason = redact_url(left[0]), left[1]
+            self.failovers.append({"from": address, "to": self.shown_url, "reason": reason})
+            self._crawler.stats.inc_value("parti/websocket/failovers")
+            logger.warning("%s from %s: going on with %s", reason, address, self.shown_url)
+
+    def _lost(self, reason: str, retry_after: float | None = None, *, by_us: bool = False) -> float:
+        """Return how long to wait before the next attempt; arguments as in `Listener.lost`.
+
+        What went wrong is logged as a warning now and then only: a server in trouble would flood the log.
+        """
+        # The server chooses the text, which may hold anything.
+        reason = redact_text(reason)
+        address, now = self.shown_url, time.monotonic()
+        wait = self._listener.lost(now, random.random(), reason, retry_after, by_us=by_us)  # noqa: S311
+        self._crawler.stats.inc_value("parti/websocket/failures")
+        level = logging.DEBUG if now < self._quiet_until else logging.WARNING
+        if level == logging.WARNING:
+            self._quiet_until = now + _SECONDS_BETWEEN_WARNINGS
+        text = "No connection to %s: %s; trying again (failures so far: %d)"
+        logger.log(level, text, address, reason, self._listener.failures)
+        return wait
+
+    async def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._is_over():
+            await self._tick()
+            await asyncio.sleep(min(left, SLICE))
+
+
+def _connect(session: aiohttp.ClientSession, address: str) -> Awaitable[aiohttp.ClientWebSocketResponse]:
+    """Return what connects, through the proxy of the environment if it names one."""
+    # aiohttp by itself reads WS_PROXY only.
+    proxy = proxy_of(address)
+    return session.ws_connect(
+        address,
+        headers=routes.WS_HEADERS,
+        # aiohttp accepts only messages that are smaller than this.
+        max_msg_size=_MAX_MESSAGE + 1,
+        timeout=aiohttp.ClientWSTimeout(ws_close=_COURTESY_TIMEOUT),
+        # With it, `receive` would never return while pings come more often than its time-out.
+        autoping=False,
+        proxy=proxy and URL(proxy.url).with_user(proxy.user or None).with_password(proxy.password or None),
+    )
+
+
+def _keep_alive(connection: aiohttp.ClientWebSocketResponse) -> None:
+    """Have the kernel check from time to time whether the other end is still there."""
+    line = connection.get_extra_info("socket")
+    if line is None:
+        return
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _ending_of(message: aiohttp.WSMessage) -> str:
+    """Return in a few words how the connection ended."""
+    if message.type is WSMsgType.ERROR:
+        return one_line(str(message.data))
+    if message.type is WSMsgType.CLOSE:
+        return f"closed by the server ({message.data}{f': {one_line(message.extra)}' if message.extra else ''})"
+    return "closed"
+
+
+def _problem_of(message: aiohttp.WSMessage) -> str:
+    """Return what is wrong with a message for which aiohttp closed the connection; empty if it is no such message."""
+    return _NOT_TAKEN.get(getattr(message.data, "code", 0), "") if message.type is WSMsgType.ERROR else ""
