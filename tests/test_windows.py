@@ -17,7 +17,6 @@ from parti_scraper.plan.history import History
 from parti_scraper.plan.page_size import PageSize
 from parti_scraper.plan.passes import Passes
 from parti_scraper.plan.plan import Page, Plan
-
 from tests.model_server import NOW, ModelServer, history
 
 MAX_REQUESTS = 6_000

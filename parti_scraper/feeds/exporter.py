@@ -23,8 +23,8 @@ from scrapy.utils.conf import feed_complete_default_values_from_settings
 from parti_scraper.exceptions import UsageError
 from parti_scraper.feeds.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
 from parti_scraper.redact import redact_url
-from parti_scraper.run.datapackage import Feed, File
 from parti_scraper.run.context import run_of
+from parti_scraper.run.datapackage import Feed, File
 from parti_scraper.signals import close_spider, items_scraped, send_storage_failed
 
 if TYPE_CHECKING:
