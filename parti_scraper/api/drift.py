@@ -12,21 +12,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
 
-from parti_scraper.api import routes
-from parti_scraper.api.normalize import (
-    CategoryIndex,
-    normalize_categories,
-    normalize_live,
-    normalize_notification,
-    normalize_recent,
-)
+from parti_scraper.api import registry, urls
+from parti_scraper.api.build import Context
+from parti_scraper.api.categories import CategoryIndex
+from parti_scraper.api.normalize import normalize_categories, normalize_notification
 from parti_scraper.exceptions import PageError
 from parti_scraper.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.routes import Route
     from parti_scraper.items import Category
 
 HTTP, WEBSOCKET = "http", "websocket"
@@ -66,8 +62,8 @@ class Call:
         """The name of the route that it is of, whatever the host; None where this project knows none."""
         if self.resource == WEBSOCKET:
             return WEBSOCKET if self.subscribed else None
-        route = routes.route_of(self.url) if self.method == "GET" else None
-        return route.name if route else None
+        source = registry.source_of(self.url) if self.method == "GET" else None
+        return source.route.name if source else None
 
     @property
     def failure(self) -> str:
@@ -88,7 +84,7 @@ class Configuration:
         """Tell whether the host of a call is one of them."""
         if call.resource == WEBSOCKET:
             return _socket_of(call.url) in _sockets(self.ws_url)
-        return routes.origin_of(call.url) in _origins(self.base_urls)
+        return urls.origin_of(call.url) in _origins(self.base_urls)
 
     def knows(self, call: Call) -> bool:
         """Tell whether this project would make such a call: a known route on a host that is configured."""
@@ -151,13 +147,7 @@ class Report:
 def read(route: str, body: bytes) -> tuple[Counter[str], str]:
     """Return what an answer of a known route says: the unknown fields of its records, and why it is of no use."""
     try:
-        page: NormalizedPage[Any]
-        if route == routes.CATEGORIES.name:
-            page = normalize_categories(body, "", "")
-        elif route == routes.RECENT.name:
-            page = normalize_recent(body, "", "", CategoryIndex())
-        else:
-            page = normalize_live(body, "", "", CategoryIndex(), snapshot_id="", offset=0)
+        page = registry.source_named(route).normalize(body, "", Context("", CategoryIndex()))
     except PageError as error:
         return Counter(), str(error)
     # A record here and there is broken; where all are, the API has changed.
@@ -196,7 +186,7 @@ class Comparison:
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
-        self._routes = {route.name: _Seen(route) for route in (*routes.ROUTES, routes.Route(WEBSOCKET, ""))}
+        self._routes = {source.route.name: _Seen(source.route) for source in registry.SOURCES}
         self._unknown_hosts: set[str] = set()
         self._unknown_routes: set[str] = set()
         self._other_hosts: set[str] = set()
@@ -211,10 +201,10 @@ class Comparison:
         elif _is_of_the_api(call, has_host=has_host):
             _remember(self._unknown_routes, f"{call.method} {_address(call.url)}")
         else:
-            _remember(self._other_hosts, routes.origin_of(call.url))
+            _remember(self._other_hosts, urls.origin_of(call.url))
             return
         if not has_host:
-            _remember(self._unknown_hosts, routes.origin_of(call.url))
+            _remember(self._unknown_hosts, urls.origin_of(call.url))
 
     def report(self) -> Report:
         """Return what was found."""
@@ -241,8 +231,9 @@ class Comparison:
     def _settings(self) -> list[str]:
         """Return the lines that make the project follow the site; only hosts that served known routes are in them."""
         numbers: Counter[str] = Counter()
-        for route in routes.ROUTES:
-            numbers.update(self._routes[route.name].served.keys())
+        for name, seen in self._routes.items():
+            if name != WEBSOCKET:
+                numbers.update(seen.served.keys())
         lines = []
         if not numbers.keys() <= _origins(self._configuration.base_urls):
             # The host with most of the routes first; where they are spread, it takes several.
@@ -264,7 +255,7 @@ class _Seen:
         failures: how many calls failed in what way; the empty text counts those that did not.
     """
 
-    def __init__(self, route: routes.Route) -> None:
+    def __init__(self, route: Route) -> None:
         self._known = route.always | route.sometimes
         self._is_socket = route.name == WEBSOCKET
         self.unknown: set[str] = set()
@@ -283,7 +274,7 @@ class _Seen:
             if name in self.fields or len(self.fields) < _MOST_REMEMBERED:
                 self.fields[name] += number
         if not failure and len(self.served) < _MOST:
-            where = _shown(redact_url(call.url)) if self._is_socket else routes.origin_of(call.url)
+            where = _shown(redact_url(call.url)) if self._is_socket else urls.origin_of(call.url)
             self.served.setdefault(where, has_host)
         if not self._is_socket:
             names = _parameters(call.url)
@@ -302,7 +293,7 @@ def _is_of_the_api(call: Call, *, has_host: bool) -> bool:
     """Tell whether a call that is of no known route is one to the API all the same, and not to somebody else's."""
     if call.resource == WEBSOCKET:
         return has_host
-    return routes.is_like_a_route(call.url) or (has_host and call.is_json)
+    return registry.is_like_a_route(call.url) or (has_host and call.is_json)
 
 
 def _parameters(url: str) -> set[str]:
@@ -319,7 +310,7 @@ def _remember(names: set[str], name: str) -> None:
 
 @lru_cache
 def _origins(base_urls: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(routes.origin_of, base_urls))
+    return frozenset(map(urls.origin_of, base_urls))
 
 
 @lru_cache
@@ -328,13 +319,13 @@ def _sockets(ws_url: str) -> frozenset[tuple[str, str]]:
 
 
 def _socket_of(url: str) -> tuple[str, str]:
-    return routes.origin_of(url), urlsplit(url).path or "/"
+    return urls.origin_of(url), urlsplit(url).path or "/"
 
 
 def _address(url: str) -> str:
     """Return a URL without query, and without the numbers in its path that make each another one."""
     parts = urlsplit(redact_url(url.partition("?")[0]))
-    return routes.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
+    return urls.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
 
 
 def _told(names: Iterable[str]) -> list[str]:
