@@ -9,8 +9,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from parti_scraper.api import drift, routes
+from parti_scraper.api import drift, routes, urls
 from parti_scraper.api.drift import WEBSOCKET, Call, Configuration, Report, compare
+from parti_scraper.api.registry import source_of
 from parti_scraper.api.routes import LiveQuery, RecentQuery
 
 HOST, NEW = "https://api-backend.parti.com", "https://new.parti.com"
@@ -44,7 +45,9 @@ def test_the_parameters_that_are_known_are_those_that_this_project_sends() -> No
         (routes.RECENT, RecentQuery(1, 2, ("7",), user_id=5).url(HOST, 0, 1)),
         (routes.LIVE, LiveQuery(("7",)).url(HOST, 0, 1)),
     ):
-        assert routes.route_of(url) is route
+        source = source_of(url)
+        assert source is not None
+        assert source.route is route
         assert {name for name, _ in parse_qsl(urlsplit(url).query)} == route.always | route.sometimes
 
 
@@ -52,7 +55,7 @@ def test_the_parameters_that_are_known_are_those_that_this_project_sends() -> No
 def test_of_a_host_that_moved_the_setting_to_use_is_named(host: str) -> None:
     found = report(*seen(host))
     assert found.lines() == [f"host not configured: {host}", f"to follow the site, set PARTI_API_BASE_URLS={host}"]
-    assert routes.parse_base_urls(found.settings[0].partition("=")[2]) == (host,)
+    assert urls.parse_base_urls(found.settings[0].partition("=")[2]) == (host,)
     assert found.gaps() == []
     assert not any(CONFIGURED.knows(call) for call in seen(host)[:3])
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from parti_scraper.api.normalize import CategoryIndex, normalize_recent
+from parti_scraper.api.categories import CategoryIndex
+from parti_scraper.api.normalize import normalize_recent
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.run.rejected import RejectedMarks
 from tests import expected

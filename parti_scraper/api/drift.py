@@ -12,21 +12,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
 
-from parti_scraper.api import routes
-from parti_scraper.api.normalize import (
-    CategoryIndex,
-    normalize_categories,
-    normalize_live,
-    normalize_notification,
-    normalize_recent,
-)
+from parti_scraper.api import registry, urls
+from parti_scraper.api.build import Context
+from parti_scraper.api.categories import CategoryIndex
+from parti_scraper.api.normalize import normalize_categories, normalize_notification
 from parti_scraper.exceptions import PageError
 from parti_scraper.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.routes import Route
     from parti_scraper.items import Category
 
 HTTP, WEBSOCKET = "http", "websocket"
@@ -70,8 +66,8 @@ class Call:
         """The name of its route, whatever the host; None if this project knows no such route."""
         if self.resource == WEBSOCKET:
             return WEBSOCKET if self.subscribed else None
-        route = routes.route_of(self.url) if self.method == "GET" else None
-        return route.name if route else None
+        source = registry.source_of(self.url) if self.method == "GET" else None
+        return source.route.name if source else None
 
     @property
     def failure(self) -> str:
@@ -142,7 +138,7 @@ class Configuration:
         """Return whether the host of a call is one of them."""
         if call.resource == WEBSOCKET:
             return _socket_of(call.url) in _sockets(self.ws_url)
-        return routes.origin_of(call.url) in _origins(self.base_urls)
+        return urls.origin_of(call.url) in _origins(self.base_urls)
 
     def knows(self, call: Call) -> bool:
         """Return whether this project could make such a call: to a known route of a configured host."""
@@ -205,13 +201,7 @@ class Report:
 def read(route: str, body: bytes) -> tuple[Counter[str], str]:
     """Return the unknown fields of the records in an answer, and why it is of no use; the route is known."""
     try:
-        page: NormalizedPage[Any]
-        if route == routes.CATEGORIES.name:
-            page = normalize_categories(body, "", "")
-        elif route == routes.RECENT.name:
-            page = normalize_recent(body, "", "", CategoryIndex())
-        else:
-            page = normalize_live(body, "", "", CategoryIndex(), snapshot_id="", offset=0)
+        page = registry.source_named(route).normalize(body, "", Context("", CategoryIndex()))
     except PageError as error:
         return Counter(), str(error)
     # Single broken records are normal; if all are broken, the API has changed.
@@ -250,7 +240,7 @@ class Comparison:
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
-        self._routes = {route.name: _Seen(route) for route in (*routes.ROUTES, routes.Route(WEBSOCKET, ""))}
+        self._routes = {source.route.name: _Seen(source.route) for source in registry.SOURCES}
         self._unknown_hosts: set[str] = set()
         self._unknown_routes: set[str] = set()
         self._other_hosts: set[str] = set()
@@ -265,10 +255,10 @@ class Comparison:
         elif _is_of_the_api(call, has_host=has_host):
             _remember(self._unknown_routes, f"{call.method} {_address(call.url)}")
         else:
-            _remember(self._other_hosts, routes.origin_of(call.url))
+            _remember(self._other_hosts, urls.origin_of(call.url))
             return
         if not has_host:
-            _remember(self._unknown_hosts, routes.origin_of(call.url))
+            _remember(self._unknown_hosts, urls.origin_of(call.url))
 
     def report(self) -> Report:
         """Return the differences found so far."""
@@ -295,8 +285,9 @@ class Comparison:
     def _settings(self) -> list[str]:
         """Return the settings with which the project follows the site: with hosts that served known routes only."""
         numbers: Counter[str] = Counter()
-        for route in routes.ROUTES:
-            numbers.update(self._routes[route.name].served.keys())
+        for name, seen in self._routes.items():
+            if name != WEBSOCKET:
+                numbers.update(seen.served.keys())
         lines = []
         if not numbers.keys() <= _origins(self._configuration.base_urls):
             # The host with most of the routes comes first; if no host has all of them, it takes several.
@@ -318,7 +309,7 @@ class _Seen:
         failures: how many calls failed in which way; the empty text counts those that did not fail.
     """
 
-    def __init__(self, route: routes.Route) -> None:
+    def __init__(self, route: Route) -> None:
         self._known = route.always | route.sometimes
         self._is_socket = route.name == WEBSOCKET
         self.unknown: set[str] = set()
@@ -337,7 +328,7 @@ class _Seen:
             if name in self.fields or len(self.fields) < _MOST_REMEMBERED:
                 self.fields[name] += number
         if not failure and len(self.served) < _MOST:
-            where = _printable(redact_url(call.url)) if self._is_socket else routes.origin_of(call.url)
+            where = _printable(redact_url(call.url)) if self._is_socket else urls.origin_of(call.url)
             self.served.setdefault(where, has_host)
         if not self._is_socket:
             names = _parameters(call.url)
@@ -356,7 +347,7 @@ def _is_of_the_api(call: Call, *, has_host: bool) -> bool:
     """Return whether a call to an unknown route is one to the site's API, and not to somebody else's."""
     if call.resource == WEBSOCKET:
         return has_host
-    return routes.is_like_a_route(call.url) or (has_host and call.is_json)
+    return registry.is_like_a_route(call.url) or (has_host and call.is_json)
 
 
 def _parameters(url: str) -> set[str]:
@@ -373,7 +364,7 @@ def _remember(names: set[str], name: str) -> None:
 
 @lru_cache
 def _origins(base_urls: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(routes.origin_of, base_urls))
+    return frozenset(map(urls.origin_of, base_urls))
 
 
 @lru_cache
@@ -382,13 +373,13 @@ def _sockets(ws_url: str) -> frozenset[tuple[str, str]]:
 
 
 def _socket_of(url: str) -> tuple[str, str]:
-    return routes.origin_of(url), urlsplit(url).path or "/"
+    return urls.origin_of(url), urlsplit(url).path or "/"
 
 
 def _address(url: str) -> str:
     """Return a URL without query, and without the numbers in its path that make each another one."""
     parts = urlsplit(redact_url(url.partition("?")[0]))
-    return routes.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
+    return urls.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
 
 
 def _listed(names: Iterable[str]) -> list[str]:

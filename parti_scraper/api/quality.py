@@ -14,7 +14,7 @@ from parti_scraper.exceptions import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.pages import NormalizedPage
 
 # Of fewer records, a share says nothing.
 MIN_RECORDS = 20
@@ -62,6 +62,10 @@ class Quality:
                 _count(self.unknown, remark.unknown)
                 _count(self.unreadable, remark.unreadable)
                 _count(self.absent, remark.absent)
+
+    def replace_unknown(self, counts: Counter[str]) -> None:
+        """Take the counts of unknown fields from elsewhere: of answers that are no pages of this run."""
+        self.unknown = counts
 
     def flaws(self, expected_absent: Container[str]) -> list[str]:
         """Return for each field of the specification that most records lack a part of a sentence.

@@ -247,7 +247,7 @@ class RunRecorder:
             self.files = [file for file in self.files if file.path not in gone]
 
     def _leave_out_what_is_half(self) -> None:
-        """Where a run that goes on until it is stopped was stopped, leave out what it had not finished: a snapshot is whole or not there."""
+        """Leave out what a run without end had not finished when it was stopped: a snapshot is whole or not there."""
         failed = self.run.problems.storage or self.run.problems.keeps_nothing
         if failed or self.spider.can_checkpoint or not self.spider.until_stopped:
             return

@@ -15,7 +15,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from scrapy.downloadermiddlewares.httpproxy import HttpProxyMiddleware
 
-from parti_scraper.api import routes
+from parti_scraper.api import urls
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def proxy_of(url: str) -> Proxy | None:
 def check_proxies(settings: BaseSettings) -> None:
     """Check the proxies of the environment that are for hosts of the API. Raises UsageError; it shows no password."""
     if settings.getbool("HTTPPROXY_ENABLED"):
-        for base_url in routes.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
+        for base_url in urls.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
             proxy_of(base_url)
 
 
@@ -72,7 +72,7 @@ class ProxyMiddleware(HttpProxyMiddleware):
         if "proxy" in request.meta:
             super().process_request(request)
             return
-        proxy = self._proxy_of(routes.origin_of(request.url))
+        proxy = self._proxy_of(urls.origin_of(request.url))
         if proxy is None:
             self._set_proxy_and_creds(request, None, None, None)
             return

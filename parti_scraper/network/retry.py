@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from scrapy import signals
 from scrapy.exceptions import IgnoreRequest
 
-from parti_scraper.api import routes
+from parti_scraper.api import registry
 from parti_scraper.network import meta
 from parti_scraper.network.backoff import (
     Attempts,
@@ -273,7 +273,7 @@ class RetryMiddleware:
 
     async def _has_route(self, request: Request) -> bool:
         """Ask the host for the first page of the route; tell whether it serves one."""
-        url = routes.first_page_url(meta.first_url(request))
+        url = registry.first_page_url(meta.first_url(request))
         if url is None:
             return False
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from scrapy import Request
 
-from parti_scraper.api import routes
+from parti_scraper.api import routes, urls
 from parti_scraper.api.times import parse_length
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.hosts import Hosts
@@ -47,7 +47,7 @@ class RetrySettings:
         """Return the longest wait before a first retry at a server, in seconds."""
         if self.delay is not None:
             return self.delay
-        return _LOOPBACK_DELAY if routes.is_loopback(url) else _DELAY
+        return _LOOPBACK_DELAY if urls.is_loopback(url) else _DELAY
 
 
 def check_settings(settings: BaseSettings) -> None:
@@ -58,7 +58,7 @@ def check_settings(settings: BaseSettings) -> None:
 
 def hosts_from(settings: BaseSettings) -> Hosts:
     """Return the hosts of the API. Raises UsageError."""
-    base_urls = routes.parse_base_urls(settings["PARTI_API_BASE_URLS"])
+    base_urls = urls.parse_base_urls(settings["PARTI_API_BASE_URLS"])
     read = RetrySettings.read(settings)
     return Hosts(list(map(_as_sent, base_urls)), read.patience, read.transport)
 

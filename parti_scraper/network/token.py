@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from scrapy.exceptions import NotConfigured
 
-from parti_scraper.api import routes
+from parti_scraper.api import urls
 from parti_scraper.exceptions import UsageError
 from parti_scraper.redact import Secret
 
@@ -29,7 +29,7 @@ class TokenMiddleware:
 
     def __init__(self, token: Secret, base_urls: tuple[str, ...]) -> None:
         self._header = b"Bearer " + token.reveal().encode("ascii")
-        self._origins = {_origin(url) for url in base_urls if url.startswith("https:") or routes.is_loopback(url)}
+        self._origins = {_origin(url) for url in base_urls if url.startswith("https:") or urls.is_loopback(url)}
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -37,7 +37,7 @@ class TokenMiddleware:
         token = token_from(crawler.settings)
         if not token:
             raise NotConfigured
-        return cls(token, routes.parse_base_urls(crawler.settings["PARTI_API_BASE_URLS"]))
+        return cls(token, urls.parse_base_urls(crawler.settings["PARTI_API_BASE_URLS"]))
 
     def process_request(self, request: Request) -> None:
         """Add the token where it may be sent."""

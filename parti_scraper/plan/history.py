@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from parti_scraper.api.normalize import timestamp_to_iso
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.plan.backlog import Backlog
 from parti_scraper.plan.blocks import Blocks
 from parti_scraper.plan.ends import InDoubt

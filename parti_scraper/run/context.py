@@ -173,6 +173,7 @@ class Run:
         ledger: Ledger,
         hosts: Hosts,
         seen: Seen,
+        *,
         previous: RunRecord | None = None,
     ) -> None:
         """Compose the run; nothing is read or written yet.

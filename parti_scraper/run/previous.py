@@ -19,20 +19,18 @@ if TYPE_CHECKING:
 
 
 def find_previous(
-    spider: str,
     arguments_class: type[Arguments],
     raw: Mapping[str, str],
-    output: Path,
+    folder: Path,
     ledger: Ledger | None,
     now: float,
 ) -> RunRecord | None:
     """Return the unfinished run that the arguments name, and check that they are its own.
 
     Args:
-        spider: the name of the spider.
-        arguments_class: how its arguments are parsed.
+        arguments_class: how they are parsed.
         raw: the arguments as typed.
-        output: the folder that runs leave their folders in.
+        folder: the one that the runs of the spider have theirs in, which is named as it is.
         ledger: what runs have done; None where there is no ledger yet.
         now: Unix seconds.
 
@@ -40,13 +38,15 @@ def find_previous(
         UsageError: they are not, or one does not parse.
         NothingToFinish: `run_id=last`, and there is none.
     """
+    spider = folder.name
     arguments = arguments_class.parse(raw, spider, now)
-    folder = output / spider
     run_id = arguments.run_id or (default_run_id(raw["_job"], 0) if raw.get("_job") else None)
     run = None
     if run_id == LAST:
         runs = ledger.running(spider) if ledger else iter(())
-        run = next((each for each in runs if is_unfinished(each) and Path(each.folder).parent == folder.absolute()), None)
+        run = next(
+            (each for each in runs if is_unfinished(each) and Path(each.folder).parent == folder.absolute()), None
+        )
         if run is None:
             raise NothingToFinish(f"{spider}: no run is unfinished; nothing was requested")
     elif run_id and ledger:

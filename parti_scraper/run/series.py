@@ -74,9 +74,7 @@ def _lower(run: Run, series: Series, now: int) -> Series:
     lowered = run.ledger.lower(series, now)
     ended = f"the incremental runs before came up to {timestamp_to_iso(series.until or 0)}, which is still to come"
     if lowered == series:
-        run.problems.remark(
-            f"{ended}, and so do livestreams in them: {BEHIND_CLOCK}; nothing is collected until then"
-        )
+        run.problems.remark(f"{ended}, and so do livestreams in them: {BEHIND_CLOCK}; nothing is collected until then")
         return lowered
     start = lowered.until
     where = "from the beginning" if start is None else f"from {timestamp_to_iso(start)}"

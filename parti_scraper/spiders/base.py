@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.pages import NormalizedPage
     from parti_scraper.items import Category, Item
     from parti_scraper.network.hosts import Hosts
     from parti_scraper.run import datapackage
@@ -100,14 +100,14 @@ class PartiSpider(Spider):
             LedgerError: the ledger cannot be used.
         """
         now = time.time()
-        output = output_dir(settings, raw)
+        folder = output_dir(settings, raw) / cls.name
         ledger = Ledger(state_dir(settings, raw))
-        previous = find_previous(cls.name, cls.arguments_class, raw, output, ledger, now)
+        previous = find_previous(cls.arguments_class, raw, folder, ledger, now)
         if previous:
             now, raw = previous.started_at, {**raw, **previous.arguments, "run_id": previous.run_id}
         identity = cls.identify(raw, now)
-        folder = cls.folder(output / cls.name / identity.run_id)
-        run = Run(identity, folder, ledger, hosts_from(settings), cls.new_seen(), previous)
+        run_folder = cls.folder(folder / identity.run_id)
+        run = Run(identity, run_folder, ledger, hosts_from(settings), cls.new_seen(), previous=previous)
         cls.prepare(run, settings)
         return run
 
@@ -140,7 +140,7 @@ class PartiSpider(Spider):
         parse_max_rejected(settings["PARTI_MAX_REJECTED"])
         _check_batching(settings)
         ledger = Ledger.existing(state_dir(settings, raw))
-        find_previous(cls.name, cls.arguments_class, raw, output_dir(settings, raw), ledger, time.time())
+        find_previous(cls.arguments_class, raw, output_dir(settings, raw) / cls.name, ledger, time.time())
         if ledger:
             ledger.close()
 

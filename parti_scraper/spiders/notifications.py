@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scrapy import Request
 from scrapy.exceptions import CloseSpider
 
-from parti_scraper.api import routes
+from parti_scraper.api import routes, urls
 from parti_scraper.api.categories import CategoryIndex
 from parti_scraper.api.normalize import normalize_live_notifications, normalize_notification
 from parti_scraper.api.times import parse_length, timestamp_to_iso
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.pages import NormalizedPage
     from parti_scraper.items import Category
     from parti_scraper.network.websocket import Message
     from parti_scraper.plan.plan import PageQuery
@@ -125,7 +125,7 @@ class NotificationsSpider(LiveRouteSpider):
     def check(cls, settings: BaseSettings, raw: Mapping[str, str]) -> None:
         """Check settings and arguments, and that the proxy for the WebSocket can be used; see `PartiSpider`."""
         super().check(settings, raw)
-        for url in routes.parse_ws_urls(settings["PARTI_WS_URL"]):
+        for url in urls.parse_ws_urls(settings["PARTI_WS_URL"]):
             proxy_of(url)
 
     @classmethod
@@ -141,7 +141,7 @@ class NotificationsSpider(LiveRouteSpider):
 
     def read_settings(self, settings: BaseSettings) -> None:
         """Read the settings, and prepare to listen."""
-        self.ws_urls = routes.parse_ws_urls(settings["PARTI_WS_URL"])
+        self.ws_urls = urls.parse_ws_urls(settings["PARTI_WS_URL"])
         self.idle_timeout = parse_length("PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
         self.reconnect_delay = retry_delay(settings, self.ws_urls[0])
         self.last_fill_timeout = settings.getfloat("DOWNLOAD_TIMEOUT")
@@ -209,7 +209,9 @@ class NotificationsSpider(LiveRouteSpider):
     def categories_failed(self, failure: Failure) -> None:
         """Go on without them: what goes live now is not told again later."""
         self._told.set()
-        self.run.problems.note_gap(f"the categories could not be had, so `category_id` is unknown: {describe_failure(failure)}")
+        self.run.problems.note_gap(
+            f"the categories could not be had, so `category_id` is unknown: {describe_failure(failure)}"
+        )
 
     async def _wait_for_categories(self) -> None:
         until = time.monotonic() + _CATEGORIES_TIMEOUT
@@ -333,7 +335,9 @@ class NotificationsSpider(LiveRouteSpider):
         missed = self.listener.missed(ended, stopped=is_closing(self.crawler))
         if not self.listener.connections:
             tried = ", ".join(map(redact_url, self.ws_urls))
-            self.run.problems.note_gap(f"no connection to {tried} came about: {self.listener.reason or 'the run was over before'}")
+            self.run.problems.note_gap(
+                f"no connection to {tried} came about: {self.listener.reason or 'the run was over before'}"
+            )
         if missed and (self.listener.connections or self.listener.unfilled):
             # The listener's times are of the monotonic clock, which means nothing to users.
             offset = time.time() - time.monotonic()

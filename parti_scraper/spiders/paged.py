@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from scrapy.exceptions import CloseSpider
 from scrapy.spidermiddlewares.httperror import HttpError
 
-from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import NormalizedPage
+from parti_scraper.api.categories import ALL, CategoryIndex, resolve_categories, unknown_ids
+from parti_scraper.api.pages import NormalizedPage
 from parti_scraper.api.routes import NAN, LiveQuery
-from parti_scraper.api.selection import ALL, Selection, resolve_categories, select_categories, unknown_ids
+from parti_scraper.api.selection import Selection, select_categories
 from parti_scraper.exceptions import PageError, UsageError
 from parti_scraper.network.meta import OPTIONAL
 from parti_scraper.plan.page_size import PageSize

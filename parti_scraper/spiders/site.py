@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
 from scrapy.exceptions import IgnoreRequest
 
-from parti_scraper.api import routes
+from parti_scraper.api import routes, urls
 from parti_scraper.api.drift import Configuration
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.browser.chromium import CONTEXT_OPTIONS, check_browser, first_line, launch_options
@@ -98,7 +98,7 @@ class SiteSpider(PartiSpider):
     @property
     def page_url(self) -> str:
         """The page to open."""
-        site_url = routes.check_site_url(self.settings["PARTI_SITE_URL"])
+        site_url = urls.check_site_url(self.settings["PARTI_SITE_URL"])
         return self.arguments.url or f"{site_url}{routes.CATEGORIES_PAGE}"
 
     async def start(self) -> AsyncIterator[Any]:
@@ -121,7 +121,7 @@ class SiteSpider(PartiSpider):
 
     async def visit(self, response: Response) -> AsyncIterator[Any]:
         """Open the page and look around as a visitor would; yields the requests that it made."""
-        base_urls = routes.parse_base_urls(self.settings["PARTI_API_BASE_URLS"])
+        base_urls = urls.parse_base_urls(self.settings["PARTI_API_BASE_URLS"])
         configuration = Configuration(base_urls, self.settings["PARTI_WS_URL"])
         self._visit = visit = Visit(response.meta["playwright_page"], configuration, partial(is_closing, self.crawler))
         await self._bounded(visit, self._see(visit))
@@ -209,12 +209,14 @@ class SiteSpider(PartiSpider):
         """Report how the site differs from what this project knows."""
         calls = visit.calls
         self.report = calls.comparison.report()
-        self.run.quality.take_unknown(calls.comparison.unknown_fields)
+        self.run.quality.replace_unknown(calls.comparison.unknown_fields)
         if not calls.made:
             self.run.problems.note_gap(f"{visit.opened} asked for no data; see {SCREENSHOT}")
             return
         if calls.is_cut_off:
-            self.run.problems.note_gap(f"{visit.opened} made {calls.made:,} requests, of which {len(calls.rows):,} have a row")
+            self.run.problems.note_gap(
+                f"{visit.opened} made {calls.made:,} requests, of which {len(calls.rows):,} have a row"
+            )
         for line in self.report.lines():
             logger.warning("Drift: %s", line)
         for gap in self.report.gaps():
@@ -256,7 +258,7 @@ class SiteSpider(PartiSpider):
                 "clicked": self._visit.clicked,
             }
         return {
-            "host": routes.origin_of(self.page_url),
+            "host": urls.origin_of(self.page_url),
             "visit": visit,
             "drift": self.report and self.report.as_json(),
         }
@@ -265,7 +267,9 @@ class SiteSpider(PartiSpider):
         """Return the screenshot."""
         if not self._has_screenshot:
             return []
-        return [datapackage.File(self.run.folder.path / SCREENSHOT, ApiCall, 0, form="png", encoding=None, is_table=False)]
+        return [
+            datapackage.File(self.run.folder.path / SCREENSHOT, ApiCall, 0, form="png", encoding=None, is_table=False)
+        ]
 
 
 def _agreement(visit: Visit) -> str:
