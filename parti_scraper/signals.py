@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 # Sent with `problem`, a part of a sentence, where something cannot be stored.
 storage_failed = object()
-# Sent with `items` that were scraped together, and `reasons`, a Counter of the exceptions' classes for which others were
-# dropped: in place of Scrapy's `item_scraped` and `item_dropped` for each. Who listens to those and not to these gets those.
+# Sent with `items` that were scraped together, and `reasons`, a Counter of the exceptions' classes for which others
+# were dropped: in place of Scrapy's `item_scraped` and `item_dropped` for each. Who listens to those and not to these
+# gets those.
 items_scraped = object()
 items_dropped = object()
 # Sent by the spiders where a run that is killed from here on could go on.

@@ -16,7 +16,9 @@ from urllib.parse import parse_qs
 
 import pytest
 from frictionless import validate
+from scrapy.settings import Settings
 
+from parti_scraper import settings as project
 from parti_scraper.api.drift import Configuration
 from parti_scraper.browser import visit as visits
 from parti_scraper.browser.requests import Exchange
@@ -322,7 +324,7 @@ def test_a_busy_page_is_left_at_a_signal(serve: Serve, output: Path) -> None:
 
 
 def test_where_requests_have_no_row_that_were_made_once_the_run_is_not_complete(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(visits, "MOST_CALLS", 10)
     configuration = Configuration(("http://127.0.0.1",), "ws://127.0.0.1/")
@@ -332,9 +334,11 @@ def test_where_requests_have_no_row_that_were_made_once_the_run_is_not_complete(
             Exchange(str(number), "GET", f"http://127.0.0.1/{number}", kind="Fetch", page_url="/"), is_worker=False
         )
     assert (visit.calls.made, len(visit.calls.rows)) == (100, 10)
-    spider = SiteSpider()
+    folders = {"PARTI_OUTPUT_DIR": tmp_path / "output", "PARTI_STATE_DIR": tmp_path / "state"}
+    settings = Settings({name: getattr(project, name) for name in dir(project) if name.isupper()} | folders)
+    spider = SiteSpider(SiteSpider.new_run(settings, {}))
     spider._conclude(visit)
-    assert spider.gaps[0] == " made 100 requests, of which 10 have a row"
+    assert spider.run.problems.gaps[0] == " made 100 requests, of which 10 have a row"
 
 
 @pytest.mark.parametrize(

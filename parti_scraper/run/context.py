@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from parti_scraper.network.hosts import Hosts
     from parti_scraper.run.arguments import Arguments
     from parti_scraper.run.outcome import Counts
-    from parti_scraper.run.series import SeriesPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +104,21 @@ class RunFolder:
     def resume(self) -> None:
         """Go on with the files that are there."""
         self.is_resumed = True
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPlace:
+    """The place of a run among incremental runs with the same filters.
+
+    Attributes:
+        id: the series, of the ledger.
+        next_since: where the next run starts after this one, in Unix seconds; None: where it did before.
+        versions_since: from when on that run knows the versions of what was written, in Unix seconds.
+    """
+
+    id: int
+    next_since: int | None
+    versions_since: int | None
 
 
 class Seen(Protocol):

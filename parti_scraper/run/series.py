@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.run import datapackage
+from parti_scraper.run.context import SeriesPlace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,21 +19,6 @@ if TYPE_CHECKING:
 
 WRONG_CLOCK = "the clock of this machine was ahead then"
 BEHIND_CLOCK = "the clock of this machine is behind now"
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesPlace:
-    """The place of a run among incremental runs with the same filters.
-
-    Attributes:
-        id: the series, of the ledger.
-        next_since: where the next run starts after this one, in Unix seconds; None: where it did before.
-        versions_since: from when on that run knows the versions of what was written, in Unix seconds.
-    """
-
-    id: int
-    next_since: int | None
-    versions_since: int | None
 
 
 def join_series(run: Run, filters: Mapping[str, Any], until: int | None, overlap: int) -> None:

@@ -71,12 +71,11 @@ class PartiSpider(Spider):
         self.arguments = run.identity.arguments
 
     @classmethod
-    def from_crawler(cls, crawler: Crawler, *args: Any, run: Run | None = None, **raw_arguments: Any) -> Self:
+    def from_crawler(cls, crawler: Crawler, *, run: Run | None = None, **raw_arguments: Any) -> Self:
         """Build the spider.
 
         Args:
             crawler: Scrapy's.
-            args: none.
             run: the run; None: a new one, see `new_run`, which may raise.
             raw_arguments: as typed, where there is no run yet.
         """

@@ -58,9 +58,9 @@ class LiveSpider(LiveRouteSpider):
         self._timer: CallLaterResult | None = None
 
     @classmethod
-    def from_crawler(cls, crawler: Crawler, *args: Any, run: Run | None = None, **raw_arguments: Any) -> Self:
+    def from_crawler(cls, crawler: Crawler, *, run: Run | None = None, **raw_arguments: Any) -> Self:
         """Build the spider; between snapshots it keeps Scrapy from closing it."""
-        spider = super().from_crawler(crawler, *args, run=run, **raw_arguments)
+        spider = super().from_crawler(crawler, run=run, **raw_arguments)
         crawler.signals.connect(spider.stay_open, signals.spider_idle)
         crawler.signals.connect(spider.cancel_timer, signals.spider_closed)
         return spider
