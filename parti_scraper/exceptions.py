@@ -18,7 +18,7 @@ class PartiError(Exception):
 class UsageError(PartiError, ValueError):
     """Something that the user typed is wrong; the text is one line that says what is accepted.
 
-    Raised by `arguments` and `api.parse_base_urls` before anything is requested, and by the spiders for a
+    Raised by `arguments` and `urls.parse_base_urls` before anything is requested, and by the spiders for a
     category name that the categories route does not know. `scrapy crawl` prints it and ends with code 2.
     """
 
@@ -48,7 +48,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 class PageError(PartiError):
     """The body of an answer is not a page of records: HTML, cut JSON, an object instead of a list.
 
-    Raised by `normalize.parse_page`; the spiders count the page as failed.
+    Raised by `records.parse_page`; the spiders count the page as failed.
     """
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parti_scraper.api import routes
+from parti_scraper.api import routes, urls
 from parti_scraper.exceptions import UsageError
 
 SPECIFICATION = Path(__file__).parent / "specification"
@@ -68,7 +68,7 @@ def test_a_channels_page_is_told_from_its_name(user_name: str | None, url: str |
 
 
 def test_base_urls_are_split_and_trimmed() -> None:
-    assert routes.parse_base_urls(" https://a.example/ , http://127.0.0.1:8765,") == (
+    assert urls.parse_base_urls(" https://a.example/ , http://127.0.0.1:8765,") == (
         "https://a.example",
         "http://127.0.0.1:8765",
     )
@@ -92,7 +92,7 @@ def test_base_urls_are_split_and_trimmed() -> None:
 )
 def test_what_is_no_base_url_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^setting `PARTI_API_BASE_URLS`: not a scheme and host: '.*' \(accepted: "):
-        routes.parse_base_urls(text)
+        urls.parse_base_urls(text)
 
 
 @pytest.mark.parametrize(
@@ -108,4 +108,4 @@ def test_what_is_no_base_url_is_refused(text: str) -> None:
     ],
 )
 def test_only_servers_of_this_machine_are_loopback(url: str, expected: bool) -> None:
-    assert routes.is_loopback(url) is expected
+    assert urls.is_loopback(url) is expected

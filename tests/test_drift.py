@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from parti_scraper.api import drift, routes
+from parti_scraper.api import drift, routes, urls
 from parti_scraper.api.drift import WEBSOCKET, Call, Configuration, Report, compare
 from parti_scraper.api.routes import LiveQuery, RecentQuery
 
@@ -52,7 +52,7 @@ def test_the_parameters_that_are_known_are_those_that_this_project_sends() -> No
 def test_of_a_host_that_moved_the_setting_to_use_is_named(host: str) -> None:
     found = report(*seen(host))
     assert found.lines() == [f"host not configured: {host}", f"to follow the site, set PARTI_API_BASE_URLS={host}"]
-    assert routes.parse_base_urls(found.settings[0].partition("=")[2]) == (host,)
+    assert urls.parse_base_urls(found.settings[0].partition("=")[2]) == (host,)
     assert found.gaps() == []
     assert not any(CONFIGURED.knows(call) for call in seen(host)[:3])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from parti_scraper.api.normalize import timestamp_to_iso
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.world import World
 from tests import forked

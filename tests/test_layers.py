@@ -23,6 +23,7 @@ PURE = (
     "network.listener",
     "run.arguments",
     "run.outcome",
+    "run.parsers",
 )
 FORBIDDEN = {"scrapy", "twisted", "aiohttp", "asyncio", "socket", "time", "os", "requests", "urllib.request"}
 

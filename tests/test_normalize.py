@@ -14,15 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parti_scraper.api import normalize, records
-from parti_scraper.api.normalize import (
-    CategoryIndex,
-    NormalizedPage,
-    normalize_categories,
-    normalize_live,
-    normalize_recent,
-    timestamp_to_iso,
-)
+from parti_scraper.api.categories import CategoryIndex
+from parti_scraper.api.normalize import NormalizedPage, normalize_categories, normalize_live, normalize_recent
 from parti_scraper.api.records import parse_page
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import PageError
 from parti_scraper.items import Category, LiveChannel, Livestream
 from parti_scraper.redact import is_secret_name

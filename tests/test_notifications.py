@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.api.normalize import CategoryIndex, normalize_notification
+from parti_scraper.api.categories import CategoryIndex
+from parti_scraper.api.normalize import normalize_notification
 from parti_scraper.mockserver import MockServer, Options, ReceivedRequest
 from parti_scraper.network.backoff import Reconnection
 from parti_scraper.spiders.notifications import SeenLately

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from parti_scraper.api.normalize import CategoryIndex, normalize_live, normalize_live_notifications, normalize_recent
+from parti_scraper.api.categories import CategoryIndex
+from parti_scraper.api.normalize import normalize_live, normalize_live_notifications, normalize_recent
 from parti_scraper.api.quality import (
     MAX_NAMES,
     SPECIFIED,

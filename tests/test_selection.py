@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.api.normalize import CategoryIndex, normalize_categories, normalize_recent, timestamp_to_iso
-from parti_scraper.api.selection import Selection, resolve_categories, select_categories, unknown_ids
+from parti_scraper.api.categories import CategoryIndex, resolve_categories, unknown_ids
+from parti_scraper.api.normalize import normalize_categories, normalize_recent
+from parti_scraper.api.selection import Selection, select_categories
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import UsageError
 from parti_scraper.items import Livestream
 

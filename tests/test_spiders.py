@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from parti_scraper.api.normalize import CategoryIndex, normalize_recent
+from parti_scraper.api.categories import CategoryIndex
+from parti_scraper.api.normalize import normalize_recent
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.mockserver import MockServer
 from parti_scraper.spiders.recent import RecentSpider

@@ -12,14 +12,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
 
-from parti_scraper.api import routes
-from parti_scraper.api.normalize import (
-    CategoryIndex,
-    normalize_categories,
-    normalize_live,
-    normalize_notification,
-    normalize_recent,
-)
+from parti_scraper.api import routes, urls
+from parti_scraper.api.categories import CategoryIndex
+from parti_scraper.api.normalize import normalize_categories, normalize_live, normalize_notification, normalize_recent
 from parti_scraper.exceptions import PageError
 from parti_scraper.redact import redact_url
 
@@ -88,7 +83,7 @@ class Configuration:
         """Tell whether the host of a call is one of them."""
         if call.resource == WEBSOCKET:
             return _socket_of(call.url) in _sockets(self.ws_url)
-        return routes.origin_of(call.url) in _origins(self.base_urls)
+        return urls.origin_of(call.url) in _origins(self.base_urls)
 
     def knows(self, call: Call) -> bool:
         """Tell whether this project would make such a call: a known route on a host that is configured."""
@@ -211,10 +206,10 @@ class Comparison:
         elif _is_of_the_api(call, has_host=has_host):
             _remember(self._unknown_routes, f"{call.method} {_address(call.url)}")
         else:
-            _remember(self._other_hosts, routes.origin_of(call.url))
+            _remember(self._other_hosts, urls.origin_of(call.url))
             return
         if not has_host:
-            _remember(self._unknown_hosts, routes.origin_of(call.url))
+            _remember(self._unknown_hosts, urls.origin_of(call.url))
 
     def report(self) -> Report:
         """Return what was found."""
@@ -283,7 +278,7 @@ class _Seen:
             if name in self.fields or len(self.fields) < _MOST_REMEMBERED:
                 self.fields[name] += number
         if not failure and len(self.served) < _MOST:
-            where = _shown(redact_url(call.url)) if self._is_socket else routes.origin_of(call.url)
+            where = _shown(redact_url(call.url)) if self._is_socket else urls.origin_of(call.url)
             self.served.setdefault(where, has_host)
         if not self._is_socket:
             names = _parameters(call.url)
@@ -319,7 +314,7 @@ def _remember(names: set[str], name: str) -> None:
 
 @lru_cache
 def _origins(base_urls: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(routes.origin_of, base_urls))
+    return frozenset(map(urls.origin_of, base_urls))
 
 
 @lru_cache
@@ -328,13 +323,13 @@ def _sockets(ws_url: str) -> frozenset[tuple[str, str]]:
 
 
 def _socket_of(url: str) -> tuple[str, str]:
-    return routes.origin_of(url), urlsplit(url).path or "/"
+    return urls.origin_of(url), urlsplit(url).path or "/"
 
 
 def _address(url: str) -> str:
     """Return a URL without query, and without the numbers in its path that make each another one."""
     parts = urlsplit(redact_url(url.partition("?")[0]))
-    return routes.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
+    return urls.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
 
 
 def _told(names: Iterable[str]) -> list[str]:

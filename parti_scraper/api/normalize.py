@@ -11,30 +11,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cache, lru_cache
-from math import floor
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from parti_scraper.api import routes
 from parti_scraper.api.records import Unparsable, kind_of, parse_page
-from parti_scraper.api.values import (
-    MAX_INTEGER,
-    MAX_TS,
-    MIN_INTEGER,
-    read_boolean,
-    read_integer,
-    read_text,
-    read_timestamp,
-)
+from parti_scraper.api.times import MAX_TS, read_timestamp, seconds_to_iso
+from parti_scraper.api.values import MAX_INTEGER, MIN_INTEGER, read_boolean, read_integer, read_text
 from parti_scraper.exceptions import PageError, RecordError
 from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
 from parti_scraper.redact import may_hide_secrets, redact, redact_text, redact_unparsed, redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from parti_scraper.api.categories import CategoryIndex
 
 ItemT = TypeVar("ItemT", bound=ApiRecord)
 
@@ -160,75 +153,6 @@ class NormalizedPage(Generic[ItemT]):
         return Counter(name for remark in self.remarks.values() for name in remark.unreadable)
 
 
-class CategoryIndex:
-    """Finds a category's number by a name, ignoring case: first by `name`, then by `display_name`.
-
-    Several categories have no `name` (reported), so an empty name finds nothing.
-    """
-
-    def __init__(self, categories: Iterable[Category] = ()) -> None:
-        self.ids: list[int] = []
-        self._by_name: dict[str, int] = {}
-        by_display_name: dict[str, int] = {}
-        spelled: list[str] = []
-        self._named: set[int] = set()
-        self._names: list[str] = []
-        for category in categories:
-            self.ids.append(category.category_id)
-            spelled += filter(None, (category.name, category.display_name))
-            self._names.append(category.name or category.display_name or str(category.category_id))
-            if category.name:
-                self._named.add(category.category_id)
-                self._by_name.setdefault(category.name.casefold(), category.category_id)
-            if category.display_name:
-                by_display_name.setdefault(category.display_name.casefold(), category.category_id)
-        self._by_name = by_display_name | self._by_name
-        # As they are written too, which is how most records have them.
-        self._by_name |= {name: self._by_name[name.casefold()] for name in spelled}
-
-    def find(self, name: str | None) -> int | None:
-        """Return the number of the category of this name, or None."""
-        if not name:
-            return None
-        category_id = self._by_name.get(name)
-        return self._by_name.get(name.casefold()) if category_id is None else category_id
-
-    def names(self) -> list[str]:
-        """Return the names that `find` knows, in the order of the route, each in its own case."""
-        return list(self._names)
-
-    def is_tellable(self, category_id: int) -> bool:
-        """Tell whether a record of this category can be known by the name that it carries."""
-        return category_id in self._named
-
-
-def timestamp_to_iso(ts: float) -> str:
-    """Return Unix seconds as ISO 8601 in UTC, to the second."""
-    return _to_iso(floor(ts))
-
-
-def _to_iso(ts: int) -> str:
-    minute, second = divmod(ts, 60)
-    day, minute = divmod(minute, _MINUTES_PER_DAY)
-    return f"{_day_to_iso(day)}T{_MINUTES[minute]}:{_SECONDS[second]}Z"
-
-
-_MINUTES_PER_DAY = 24 * 60
-_MINUTES = [f"{minute // 60:02}:{minute % 60:02}" for minute in range(_MINUTES_PER_DAY)]
-_SECONDS = [f"{second:02}" for second in range(60)]
-
-
-# Writing the date is what takes the time, and the livestreams of a page ended on the same few days.
-@lru_cache(maxsize=1024)
-def _day_to_iso(day: int) -> str:
-    return datetime.fromtimestamp(day * _MINUTES_PER_DAY * 60, UTC).strftime("%Y-%m-%d")
-
-
-def iso_to_timestamp(text: str) -> int:
-    """Return the Unix seconds that `timestamp_to_iso` made the text of."""
-    return int(datetime.fromisoformat(text).timestamp())
-
-
 def normalize_categories(body: bytes, url: str, scraped_at: str) -> NormalizedPage[Category]:
     """Normalize the answer of the categories route. Raises PageError where it is no list of records."""
 
@@ -261,8 +185,8 @@ def normalize_recent(body: bytes, url: str, scraped_at: str, categories: Categor
             record.event_title,
             categories.find(record.category_name) if category_id is None else category_id,
             record.category_name,
-            None if start is None else _to_iso(start),
-            None if end is None else _to_iso(end),
+            None if start is None else seconds_to_iso(start),
+            None if end is None else seconds_to_iso(end),
             None if start is None or end is None or end < start else end - start,
             record.total_viewers,
             record.livestream_visibility_type,

@@ -1,4 +1,4 @@
-"""What a run is to hold: the categories asked for, and the filters applied again to what the server sends.
+"""What a run is to hold: its filters, applied again to what the server sends.
 
 The server is never trusted to filter: nobody has documented whether, and by what, it does.
 """
@@ -9,43 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parti_scraper.api.routes import NAN
-from parti_scraper.exceptions import UsageError
 from parti_scraper.items import LiveChannel, Livestream
-from parti_scraper.run.arguments import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from parti_scraper.api.normalize import CategoryIndex
-
-
-def resolve_categories(names: Sequence[str], index: CategoryIndex) -> tuple[str, ...]:
-    """Return the values of the `categories` parameter: ids as they are, names as ids, NaN; order and repeats kept.
-
-    `all` gives every category of the route.
-
-    Raises:
-        UsageError: a name is not that of a category.
-    """
-    if tuple(names) == (ALL,):
-        return tuple(map(str, index.ids))
-    return tuple(_resolve(name, index) for name in names)
-
-
-def unknown_ids(values: Sequence[str], index: CategoryIndex) -> list[str]:
-    """Return the ids among the values that the categories route does not have."""
-    return [value for value in values if value != NAN and int(value) not in index.ids]
-
-
-def _resolve(name: str, index: CategoryIndex) -> str:
-    if name == NAN:
-        return name
-    if name.isascii() and name.isdigit():
-        return name.lstrip("0") or "0"
-    category_id = index.find(name)
-    if category_id is None:
-        raise UsageError.of("argument", "categories", "no such category", name, ", ".join(index.names()))
-    return str(category_id)
+    from parti_scraper.api.categories import CategoryIndex
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,6 @@ Pure: no Scrapy, no network, no clock.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
-from math import floor
 from typing import Any, NoReturn
 
 from parti_scraper.api.records import kind_of
@@ -17,13 +15,10 @@ from parti_scraper.exceptions import RecordError
 
 # What a signed 64-bit number holds; a database or a spreadsheet takes no more.
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
-# 9999-12-31T23:59:59Z; milliseconds, taken for seconds, are beyond it.
-MAX_TS = 253_402_300_799
 
 _INTEGER = re.compile(r"\s*([+-]?[0-9]+)(?:\.0*)?\s*", re.ASCII)
 # More digits than any number has that is read, leading zeros included.
 _MAX_DIGITS = 40
-_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,40}(?:\.[0-9]*)?\s*", re.ASCII)
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -33,7 +28,7 @@ def read_text(value: Any) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    _refuse("not a text", value)
+    refuse("not a text", value)
 
 
 def read_boolean(value: Any) -> bool:
@@ -44,7 +39,7 @@ def read_boolean(value: Any) -> bool:
         return bool(value)
     if isinstance(value, str) and value.strip().lower() in _TRUTHS:
         return _TRUTHS[value.strip().lower()]
-    _refuse("not true or false", value)
+    refuse("not true or false", value)
 
 
 def read_integer(value: Any) -> int:
@@ -55,36 +50,12 @@ def read_integer(value: Any) -> int:
     else:
         number = int(value) if isinstance(value, float) and value.is_integer() else value
     if not isinstance(number, int) or isinstance(number, bool):
-        _refuse("not a whole number", value)
+        refuse("not a whole number", value)
     if not MIN_INTEGER <= number <= MAX_INTEGER:
         raise RecordError("a number out of range")
     return number
 
 
-def read_timestamp(value: Any) -> int:
-    """Return a time in whole Unix seconds, from seconds, milliseconds or ISO 8601. Raises RecordError."""
-    seconds = _seconds(value)
-    if MAX_TS < seconds < (MAX_TS + 1) * 1000:
-        seconds /= 1000
-    if not 0 <= seconds < MAX_TS + 1:
-        raise RecordError("not a time in Unix seconds")
-    return floor(seconds)
-
-
-def _seconds(value: Any) -> float:
-    """Return what a time is as a number. Raises RecordError."""
-    if isinstance(value, str):
-        if _NUMBER.fullmatch(value):
-            return float(value)
-        try:
-            moment = datetime.fromisoformat(value.strip().upper())
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            _refuse("not a time", value)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        _refuse("not a time", value)
-    return value
-
-
-def _refuse(problem: str, value: Any) -> NoReturn:
+def refuse(problem: str, value: Any) -> NoReturn:
+    """Raise RecordError with what a value is instead, without quoting it."""
     raise RecordError(f"{problem} but {kind_of(value)}")

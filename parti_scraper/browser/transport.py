@@ -25,7 +25,7 @@ from scrapy.exceptions import (
 from scrapy.http import Headers
 from scrapy.responsetypes import responsetypes
 
-from parti_scraper.api import routes
+from parti_scraper.api import routes, urls
 from parti_scraper.browser.chromium import Chromium, Network, first_line, launch_options
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.network.http import HttpDownloadHandler
@@ -261,7 +261,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         super().__init__(crawler)
         settings = crawler.settings
         self._options = launch_options(settings)
-        self._site_url = routes.check_site_url(settings["PARTI_SITE_URL"])
+        self._site_url = urls.check_site_url(settings["PARTI_SITE_URL"])
         self._timeout = settings.getfloat("DOWNLOAD_TIMEOUT")
         self._most = settings.getint("DOWNLOAD_MAXSIZE") or 2**31
         self._tab: Tab | None = None
@@ -339,7 +339,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         return tab
 
     async def _fetch(self, tab: Tab, request: Request) -> Response:
-        base_url = routes.origin_of(request.url)
+        base_url = urls.origin_of(request.url)
         headers = {
             name.decode("latin-1"): b", ".join(values).decode("latin-1")
             for name, values in request.headers.items()

@@ -15,8 +15,8 @@ from scrapy import signals
 from scrapy.exceptions import CloseSpider, NotConfigured
 from scrapy.utils.defer import deferred_from_coro
 
-from parti_scraper.api.normalize import timestamp_to_iso
 from parti_scraper.api.quality import too_many_set_aside
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import LedgerError, UsageError
 from parti_scraper.extensions.checkpoints import Checkpoints, category_of
 from parti_scraper.feeds.exporter import FeedExporter

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Self, cast
 from itemadapter import ItemAdapter
 from scrapy.exceptions import DropItem, NotConfigured
 
-from parti_scraper.api.normalize import iso_to_timestamp
+from parti_scraper.api.times import iso_to_timestamp
 from parti_scraper.feeds.exporters import close_on_disk, encode_line
 from parti_scraper.items import LiveChannel, Livestream, RejectedRecord, RepeatedRecord
 from parti_scraper.ledger.ledger import Version, content_hash

@@ -32,7 +32,8 @@ from scrapy.exceptions import (
 from scrapy.http.request import NO_CALLBACK
 from twisted.internet.error import ConnectError, ConnectionClosed
 
-from parti_scraper.api import routes
+from parti_scraper.api import routes, urls
+from parti_scraper.api.times import parse_length
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.backoff import (
     Attempts,
@@ -46,7 +47,6 @@ from parti_scraper.network.backoff import (
 from parti_scraper.network.hosts import TRIES, UNREACHABLE, Hosts
 from parti_scraper.network.proxies import proxy_of
 from parti_scraper.redact import Secret
-from parti_scraper.run.arguments import parse_length
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -123,7 +123,7 @@ def check_settings(settings: BaseSettings) -> None:
 def check_proxies(settings: BaseSettings) -> None:
     """Check the proxies of the environment that are for hosts of the API. Raises UsageError; it shows no password."""
     if settings.getbool("HTTPPROXY_ENABLED"):
-        for base_url in routes.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
+        for base_url in urls.parse_base_urls(settings["PARTI_API_BASE_URLS"]):
             proxy_of(base_url)
 
 
@@ -160,7 +160,7 @@ class RetryMiddleware:
     def __init__(self, crawler: Crawler) -> None:
         settings = crawler.settings
         self.crawler = crawler
-        base_urls = routes.parse_base_urls(settings["PARTI_API_BASE_URLS"])
+        base_urls = urls.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         self.delay = _delay(settings)
         self.transport = _transport(settings)
         # As they are in the URLs of requests.
@@ -436,7 +436,7 @@ class ProxyMiddleware(HttpProxyMiddleware):
         if "proxy" in request.meta:
             super().process_request(request)
             return
-        proxy = self._proxy_of(routes.origin_of(request.url))
+        proxy = self._proxy_of(urls.origin_of(request.url))
         if proxy is None:
             self._set_proxy_and_creds(request, None, None, None)
             return
@@ -475,7 +475,7 @@ class TokenMiddleware:
 
     def __init__(self, token: Secret, base_urls: tuple[str, ...]) -> None:
         self._header = b"Bearer " + token.reveal().encode("ascii")
-        self._origins = {_origin(url) for url in base_urls if url.startswith("https:") or routes.is_loopback(url)}
+        self._origins = {_origin(url) for url in base_urls if url.startswith("https:") or urls.is_loopback(url)}
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -483,7 +483,7 @@ class TokenMiddleware:
         token = _token(crawler.settings)
         if not token:
             raise NotConfigured
-        return cls(token, routes.parse_base_urls(crawler.settings["PARTI_API_BASE_URLS"]))
+        return cls(token, urls.parse_base_urls(crawler.settings["PARTI_API_BASE_URLS"]))
 
     def process_request(self, request: Request) -> None:
         """Add the token where it belongs."""
@@ -574,7 +574,7 @@ def _delay_at(url: str, delay: float | None) -> float:
     """Return the delay that is set, or the one for a server there."""
     if delay is not None:
         return delay
-    return _LOOPBACK_DELAY if routes.is_loopback(url) else _DELAY
+    return _LOOPBACK_DELAY if urls.is_loopback(url) else _DELAY
 
 
 def _seconds(settings: BaseSettings, name: str) -> float | None:

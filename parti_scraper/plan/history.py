@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
-from parti_scraper.api.normalize import timestamp_to_iso
 from parti_scraper.api.routes import FIRST_TS, LAST_TS
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.plan.identities import Identities
 from parti_scraper.plan.overlap import (
     BLOCK_PAGES,

@@ -6,64 +6,28 @@ The declaration serves the parser, the one-line errors and `scrapy crawl --help`
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from datetime import UTC, date, datetime
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self
 
-from parti_scraper.api.routes import CATEGORIES_PAGE, FIRST_TS, NAN, SITE_URL
+from parti_scraper.api.categories import parse_categories
+from parti_scraper.api.routes import CATEGORIES_PAGE, FIRST_TS, SITE_URL
+from parti_scraper.api.times import LENGTHS, TIMES, UnparsableError, first_second, last_second, length, timestamp_to_iso
 from parti_scraper.exceptions import UsageError, did_you_mean
+from parti_scraper.run.parsers import Parser, choice, flag, folder_name, page_url, whole_number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 
-_DAY = 86_400
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}
-_LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw]?)", re.ASCII)
-_AGE = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
-# Days that are named from the one on which it is typed, and how many before it they are.
-_NAMED_DAYS = {"today": 0, "yesterday": 1}
-_WHOLE_NUMBER = re.compile(r"\d{1,19}", re.ASCII)
 # The last run of the spider that did not finish, whatever its name.
 LAST = "last"
-# One part of a path, readable everywhere, and never hidden.
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-# 9999-12-31T23:59:59Z: milliseconds are beyond it, so they are not taken for seconds.
-_MAX_TS = 253_402_300_799
-
-Parser = Callable[[str, float], Any]
-
-
-class _UnparsableError(ValueError):
-    """A value that a parser does not take; the text is what is wrong with it."""
 
 
 def _argument(parser: Parser, accepted: str, description: str, default: Any = None) -> Any:
     metadata = {"parser": parser, "accepted": accepted, "description": description}
     return field(default=default, metadata=metadata)
-
-
-def _whole_number(minimum: int, maximum: int = 10**18) -> Parser:
-    def parse(text: str, _now: float) -> int:
-        if not _WHOLE_NUMBER.fullmatch(text):
-            raise _UnparsableError("not a whole number")
-        if not minimum <= int(text) <= maximum:
-            raise _UnparsableError("out of range")
-        return int(text)
-
-    return parse
-
-
-def _length(text: str, _now: float) -> float:
-    match = _LENGTH.fullmatch(text)
-    if not match:
-        raise _UnparsableError("not a length of time")
-    seconds = float(match[1]) * _UNITS[match[2] or "s"]
-    if not seconds:
-        raise _UnparsableError("not longer than nothing")
-    return seconds
 
 
 def without_run_id(raw: Mapping[str, str]) -> dict[str, str]:
@@ -108,115 +72,9 @@ def check_words(
             raise UsageError(f"unknown option: {word!r} (accepted: see scrapy crawl --help)")
 
 
-def parse_length(setting: str, text: str) -> float:
-    """Return the seconds of a setting that is a length of time. Raises UsageError."""
-    try:
-        return _length(text, 0)
-    except _UnparsableError as problem:
-        raise UsageError.of("setting", setting, str(problem), text, _LENGTHS) from None
-
-
-def _time(text: str, now: float) -> float:
-    """Return Unix seconds, with a fraction where the text has one; of a day, its midnight (UTC)."""
-    if text in _NAMED_DAYS:
-        seconds = float(now // _DAY - _NAMED_DAYS[text]) * _DAY
-    elif age := _AGE.fullmatch(text):
-        seconds = math.floor(now) - float(int(age[1]) * _UNITS[age[2]])
-    elif re.fullmatch(r"\d{8}", text, re.ASCII):
-        raise _UnparsableError("a date or Unix seconds, it could be either")
-    elif re.fullmatch(r"\d{1,12}", text, re.ASCII):
-        seconds = float(text)
-    else:
-        seconds = _iso_8601(text)
-    if not 0 <= seconds <= _MAX_TS:
-        raise _UnparsableError("a time before 1970 or after 9999")
-    return seconds
-
-
-def _iso_8601(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise _UnparsableError("not a date or an age") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    try:
-        return moment.timestamp()
-    except (OverflowError, ValueError):
-        raise _UnparsableError("a time before 1970 or after 9999") from None
-
-
-def _since(text: str, now: float) -> int:
-    return math.ceil(_time(text, now))
-
-
-def _until(text: str, now: float) -> int:
-    """Return the last second; of a day, its own last one."""
-    return math.floor(_time(text, now)) + (_DAY - 1 if _is_day(text) else 0)
-
-
-def _is_day(text: str) -> bool:
-    try:
-        return text in _NAMED_DAYS or bool(date.fromisoformat(text))
-    except ValueError:
-        return False
-
-
-def _choice(*choices: str) -> Parser:
-    def parse(text: str, _now: float) -> str:
-        if text not in choices:
-            raise _UnparsableError("not one of the choices")
-        return text
-
-    return parse
-
-
-def _flag(text: str, _now: float) -> bool:
-    if text not in {"true", "false"}:
-        raise _UnparsableError("neither true nor false")
-    return text == "true"
-
-
-def _page_url(text: str, _now: float) -> str:
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or re.search(r"[\s\x00-\x1f]", text):
-        raise _UnparsableError("not the address of a page")
-    if "@" in parts.netloc:
-        raise _UnparsableError("an address with a user's name, which would be stored")
-    return text
-
-
-def _run_id(text: str, _now: float) -> str:
-    if not _RUN_ID.fullmatch(text):
-        raise _UnparsableError("not usable as the name of a folder")
-    return text
-
-
-def _categories(text: str, _now: float) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        raise _UnparsableError("an empty name in the list" if len(names) > 1 else "an empty list")
-    if ALL in names and len(names) > 1:
-        raise _UnparsableError(f"`{ALL}` stands alone")
-    return tuple(NAN if name.casefold() == NAN.casefold() else name for name in names)
-
-
-ALL = "all"
-_TIME = "2026-01-31, 2026-01-31T12:00Z, 1769860800, 7d, 2w, today, yesterday"
-_LENGTHS = "seconds, or 90s, 5m, 24h, 7d, 2w"
-
-
-def _iso(ts: float) -> str:
-    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _categories_argument() -> Any:
     return _argument(
-        _categories,
+        parse_categories,
         "comma-separated ids, names or NaN, or `all` alone",
         "categories to collect, by id, name or NaN, comma-separated, sent in the order given; `all`: every "
         "category, each crawled on its own (default: no filter)",
@@ -226,7 +84,7 @@ def _categories_argument() -> Any:
 
 def _limit_argument() -> Any:
     return _argument(
-        _whole_number(1, MAX_LIMIT),
+        whole_number(1, MAX_LIMIT),
         f"1 to {MAX_LIMIT}",
         f"records to ask for a page, 1 to {MAX_LIMIT} (default: {DEFAULT_LIMIT})",
         DEFAULT_LIMIT,
@@ -234,7 +92,7 @@ def _limit_argument() -> Any:
 
 
 def _max_records_argument() -> Any:
-    return _argument(_whole_number(1), "1 or more", "stop after so many records (default: all)")
+    return _argument(whole_number(1), "1 or more", "stop after so many records (default: all)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +100,7 @@ class Arguments:
     """The arguments of every spider; each spider's own class adds to them."""
 
     run_id: str | None = _argument(
-        _run_id,
+        folder_name,
         "letters, digits, `.`, `_` and `-`, at most 100",
         "name of the run's folder; that of a run that did not finish finishes it, with its own arguments, and `last` "
         "the last such run (default: the start time and a suffix; under scrapyd the job's id)",
@@ -274,7 +132,7 @@ class Arguments:
             metadata = declared[name].metadata
             try:
                 values[name] = metadata["parser"](text, now)
-            except _UnparsableError as problem:
+            except UnparsableError as problem:
                 raise UsageError.of("argument", name, str(problem), text, metadata["accepted"]) from None
         arguments = cls(**values)
         arguments._check(raw, now)
@@ -331,34 +189,34 @@ class CategoriesArguments(Arguments):
 
 @dataclass(frozen=True, kw_only=True)
 class RecentArguments(Arguments):
-    """Arguments of the spider `recent`. Times are Unix seconds, both bounds belong to the window."""
+    """Arguments of the spider `recent`, an attribute each. Times are Unix seconds, both bounds belong to the window."""
 
     categories: tuple[str, ...] = _categories_argument()
     since: int = _argument(
-        _since,
-        _TIME,
+        first_second,
+        TIMES,
         "only livestreams that ended at or after: a date or datetime (ISO 8601, UTC unless it says otherwise; a "
         "date alone is its midnight), Unix seconds, an age such as 90m, 24h, 7d, 2w, or today or yesterday "
         "(default: 2021-08-03)",
         FIRST_TS,
     )
     until: int | None = _argument(
-        _until,
-        _TIME,
+        last_second,
+        TIMES,
         "only livestreams that ended at or before, given likewise, but a date alone includes that whole day "
         "(default: now)",
     )
     sort: str = _argument(
-        _choice("date", "views"),
+        choice("date", "views"),
         "date, views",
         "`date`: last ended first; `views`: the site's order by viewers (default: date)",
         "date",
     )
     limit: int = _limit_argument()
     max_records: int | None = _max_records_argument()
-    user_id: int | None = _argument(_whole_number(0), "a channel's number", "one channel's livestreams only")
+    user_id: int | None = _argument(whole_number(0), "a channel's number", "one channel's livestreams only")
     incremental: bool = _argument(
-        _flag,
+        flag,
         "true, false",
         "`true`: start where the last complete incremental run with the same filters ended, less the setting "
         "PARTI_INCREMENTAL_OVERLAP, and write only what is new or changed since; the first one takes all "
@@ -372,9 +230,9 @@ class RecentArguments(Arguments):
             return
         # Of the two, name one that was typed.
         if "since" in raw:
-            name, problem, accepted = "since", "later than `until`", f"at or before {_iso(until)}"
+            name, problem, accepted = "since", "later than `until`", f"at or before {timestamp_to_iso(until)}"
         else:
-            name, problem, accepted = "until", "earlier than `since`", f"at or after {_iso(self.since)}"
+            name, problem, accepted = "until", "earlier than `since`", f"at or after {timestamp_to_iso(self.since)}"
         raise UsageError.of("argument", name, problem, raw.get(name, ""), accepted)
 
 
@@ -386,10 +244,10 @@ class LiveArguments(Arguments):
     limit: int = _limit_argument()
     max_records: int | None = _max_records_argument()
     interval: float | None = _argument(
-        _length, _LENGTHS, "a snapshot every so often: seconds, or 90s, 5m, 24h, 7d, 2w (default: one snapshot)"
+        length, LENGTHS, "a snapshot every so often: seconds, or 90s, 5m, 24h, 7d, 2w (default: one snapshot)"
     )
     duration: float | None = _argument(
-        _length, _LENGTHS, "for how long to take snapshots, given likewise (default: until stopped)"
+        length, LENGTHS, "for how long to take snapshots, given likewise (default: until stopped)"
     )
 
     def _check(self, raw: Mapping[str, str], _now: float) -> None:
@@ -403,7 +261,7 @@ class NotificationsArguments(Arguments):
 
     max_records: int | None = _max_records_argument()
     duration: float | None = _argument(
-        _length, _LENGTHS, "for how long to listen: seconds, or 90s, 5m, 24h, 7d, 2w (default: until stopped)"
+        length, LENGTHS, "for how long to listen: seconds, or 90s, 5m, 24h, 7d, 2w (default: until stopped)"
     )
 
 
@@ -412,7 +270,7 @@ class SiteArguments(Arguments):
     """Arguments of the spider `site`."""
 
     url: str | None = _argument(
-        _page_url,
+        page_url,
         f"such as {SITE_URL}{CATEGORIES_PAGE}",
         f"page to open (default: {CATEGORIES_PAGE} of the setting PARTI_SITE_URL)",
     )

@@ -19,11 +19,13 @@ from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
 from scrapy.utils.defer import deferred_from_coro
 
-from parti_scraper.api import routes
-from parti_scraper.api.normalize import CategoryIndex, normalize_categories, timestamp_to_iso
+from parti_scraper.api import routes, urls
+from parti_scraper.api.categories import ALL, CategoryIndex, resolve_categories, unknown_ids
+from parti_scraper.api.normalize import normalize_categories
 from parti_scraper.api.quality import Quality, parse_expect_absent, parse_max_rejected
 from parti_scraper.api.routes import NAN, LiveQuery
-from parti_scraper.api.selection import Selection, resolve_categories, select_categories, unknown_ids
+from parti_scraper.api.selection import Selection, select_categories
+from parti_scraper.api.times import parse_length, timestamp_to_iso
 from parti_scraper.browser.chromium import check_browser
 from parti_scraper.exceptions import NothingToFinish, PageError, UsageError
 from parti_scraper.items import RepeatedRecord
@@ -34,7 +36,7 @@ from parti_scraper.plan.identities import Identities
 from parti_scraper.plan.overlap import Key, Page, PageSize
 from parti_scraper.redact import redact_text
 from parti_scraper.run import datapackage
-from parti_scraper.run.arguments import ALL, DEFAULT_LIMIT, LAST, parse_length, without_run_id
+from parti_scraper.run.arguments import DEFAULT_LIMIT, LAST, without_run_id
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.signals import checkpoint
 from parti_scraper.spiders import components
@@ -148,7 +150,7 @@ class PartiSpider(Spider):
             kwargs |= {**begun.arguments, "run_id": begun.run_id, "started_at": begun.started_at}
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider.ledger, spider.begun = ledger, begun
-        spider.base_url = as_sent(routes.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0])
+        spider.base_url = as_sent(urls.parse_base_urls(settings["PARTI_API_BASE_URLS"])[0])
         spider.expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
         spider.max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
         spider.run_dir = output_dir(settings, raw) / cls.name / spider.run_id
@@ -162,7 +164,7 @@ class PartiSpider(Spider):
             settings: with those of the spider.
             raw_arguments: as typed.
         """
-        routes.parse_base_urls(settings["PARTI_API_BASE_URLS"])
+        urls.parse_base_urls(settings["PARTI_API_BASE_URLS"])
         components.check(settings)
         check_settings(settings)
         check_proxies(settings)
@@ -186,11 +188,11 @@ class PartiSpider(Spider):
         if settings["PARTI_TRANSPORT"] == "browser":
             names.add("PARTI_SITE_URL")
         addresses = {
-            "PARTI_API_BASE_URLS": routes.parse_base_urls(settings["PARTI_API_BASE_URLS"]),
-            "PARTI_WS_URL": routes.parse_ws_urls(settings["PARTI_WS_URL"]),
-            "PARTI_SITE_URL": (routes.check_site_url(settings["PARTI_SITE_URL"]),),
+            "PARTI_API_BASE_URLS": urls.parse_base_urls(settings["PARTI_API_BASE_URLS"]),
+            "PARTI_WS_URL": urls.parse_ws_urls(settings["PARTI_WS_URL"]),
+            "PARTI_SITE_URL": (urls.check_site_url(settings["PARTI_SITE_URL"]),),
         }
-        routes.check_same_machine({name: urls for name, urls in addresses.items() if name in names})
+        urls.check_same_machine({name: value for name, value in addresses.items() if name in names})
 
     @classmethod
     def find_begun(cls, settings: BaseSettings, raw: Mapping[str, str], ledger: Ledger | None) -> Run | None:
@@ -229,7 +231,7 @@ class PartiSpider(Spider):
         """
         super().update_settings(settings)
         components.install(settings, is_run=cls.is_run())
-        if all(map(routes.is_loopback, routes.parse_base_urls(settings["PARTI_API_BASE_URLS"]))):
+        if all(map(urls.is_loopback, urls.parse_base_urls(settings["PARTI_API_BASE_URLS"]))):
             settings.set("AUTOTHROTTLE_ENABLED", False, priority="spider")
             # Not 0: see DOWNLOAD_DELAY in settings.py.
             settings.set("DOWNLOAD_DELAY", 0.001, priority="spider")

@@ -11,7 +11,8 @@ from scrapy import signals
 from scrapy.exceptions import DontCloseSpider
 from scrapy.utils.asyncio import call_later
 
-from parti_scraper.api.normalize import normalize_live, timestamp_to_iso
+from parti_scraper.api.normalize import normalize_live
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.items import LiveChannel
 from parti_scraper.plan.schedule import SnapshotTimer
 from parti_scraper.run.arguments import LiveArguments

@@ -18,20 +18,17 @@ from scrapy import Request
 from scrapy.exceptions import CloseSpider
 from yarl import URL
 
-from parti_scraper.api import routes
-from parti_scraper.api.normalize import (
-    CategoryIndex,
-    normalize_live_notifications,
-    normalize_notification,
-    timestamp_to_iso,
-)
+from parti_scraper.api import routes, urls
+from parti_scraper.api.categories import CategoryIndex
+from parti_scraper.api.normalize import normalize_live_notifications, normalize_notification
+from parti_scraper.api.times import parse_length, timestamp_to_iso
 from parti_scraper.items import LiveNotification, RejectedRecord
 from parti_scraper.network.backoff import one_line, parse_retry_after
 from parti_scraper.network.listener import Listener
 from parti_scraper.network.proxies import proxy_of
 from parti_scraper.network.retry import is_closing, retry_delay
 from parti_scraper.redact import redact_text, redact_url
-from parti_scraper.run.arguments import NotificationsArguments, parse_length
+from parti_scraper.run.arguments import NotificationsArguments
 from parti_scraper.signals import checkpoint
 from parti_scraper.spiders.base import LiveRouteSpider, Walk, describe_failure
 
@@ -147,7 +144,7 @@ class NotificationsSpider(LiveRouteSpider):
         """Build the spider and read the settings."""
         spider = super().from_crawler(crawler, *args, **kwargs)
         settings = crawler.settings
-        spider.ws_urls = routes.parse_ws_urls(settings["PARTI_WS_URL"])
+        spider.ws_urls = urls.parse_ws_urls(settings["PARTI_WS_URL"])
         spider.idle_timeout = parse_length("PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
         spider.reconnect_delay = retry_delay(settings, spider.ws_urls[0])
         spider.last_fill_timeout = settings.getfloat("DOWNLOAD_TIMEOUT")
@@ -158,7 +155,7 @@ class NotificationsSpider(LiveRouteSpider):
     def check(cls, settings: BaseSettings, raw_arguments: Mapping[str, str]) -> None:
         """Check settings and arguments, and whether the proxy for the WebSocket can be used."""
         super().check(settings, raw_arguments)
-        for url in routes.parse_ws_urls(settings["PARTI_WS_URL"]):
+        for url in urls.parse_ws_urls(settings["PARTI_WS_URL"]):
             proxy_of(url)
 
     ws_urls: tuple[str, ...]

@@ -8,15 +8,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parti_scraper.api import routes
-from parti_scraper.api.normalize import normalize_recent, timestamp_to_iso
+from parti_scraper.api import routes, urls
+from parti_scraper.api.normalize import normalize_recent
 from parti_scraper.api.routes import RecentQuery
 from parti_scraper.api.selection import Selection
+from parti_scraper.api.times import parse_length, timestamp_to_iso
 from parti_scraper.items import Livestream
 from parti_scraper.ledger.ledger import WindowDone
 from parti_scraper.plan.history import History, Passes
 from parti_scraper.run import datapackage
-from parti_scraper.run.arguments import RecentArguments, parse_length
+from parti_scraper.run.arguments import RecentArguments
 from parti_scraper.spiders.base import PagedSpider, Walk
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class RecentSpider(PagedSpider):
         """Find the incremental runs with the same filters, and start where the last of them ended."""
         filters = {
             # What is found on this machine is made up, and says nothing about the real API.
-            "site": "this machine" if routes.is_loopback(self.base_url) else "parti.com",
+            "site": "this machine" if urls.is_loopback(self.base_url) else "parti.com",
             "categories": sorted(set(self.arguments.categories)),
             "user_id": self.arguments.user_id,
             "since": self.raw_arguments.get("since"),

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
 from scrapy.exceptions import IgnoreRequest
 
-from parti_scraper.api import drift, routes
+from parti_scraper.api import drift, routes, urls
 from parti_scraper.api.drift import WEBSOCKET, Call, Comparison, Configuration
-from parti_scraper.api.normalize import timestamp_to_iso
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.browser.chromium import (
     CONTEXT_OPTIONS,
     Background,
@@ -285,7 +285,7 @@ class SiteSpider(PartiSpider):
     @property
     def page_url(self) -> str:
         """The page to open."""
-        site_url = routes.check_site_url(self.settings["PARTI_SITE_URL"])
+        site_url = urls.check_site_url(self.settings["PARTI_SITE_URL"])
         return self.arguments.url or f"{site_url}{routes.CATEGORIES_PAGE}"
 
     async def start(self) -> AsyncIterator[Any]:
@@ -309,7 +309,7 @@ class SiteSpider(PartiSpider):
     async def visit(self, response: Response) -> AsyncIterator[Any]:
         """Open the page and look around as a visitor would; yields what was asked for."""
         self._until = time.monotonic() + _VISIT
-        base_urls = routes.parse_base_urls(self.settings["PARTI_API_BASE_URLS"])
+        base_urls = urls.parse_base_urls(self.settings["PARTI_API_BASE_URLS"])
         configuration = Configuration(base_urls, self.settings["PARTI_WS_URL"])
         self._visit = visit = Visit(response.meta["playwright_page"], configuration)
         await self._bounded(self._see(visit))
@@ -497,7 +497,7 @@ class SiteSpider(PartiSpider):
                 "clicked": self._visit.clicked,
             }
         return {
-            "host": routes.origin_of(self.page_url),
+            "host": urls.origin_of(self.page_url),
             "visit": visit,
             "drift": self.report and self.report.as_json(),
         }
