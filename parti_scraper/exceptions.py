@@ -55,7 +55,7 @@ class PageError(PartiError):
 class RecordError(PartiError):
     """A record cannot be normalized; the text says why, without any value of the record.
 
-    Raised and caught inside `normalize`, which returns the record with the reason.
+    Raised and caught inside `pages`, which returns the record with the reason.
     """
 
 

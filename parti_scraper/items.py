@@ -49,7 +49,7 @@ class Category:
 
 @dataclass(slots=True)
 class Livestream:
-    """A livestream that has ended, from the recent route."""
+    """A livestream that has ended, from the recent route; an attribute for each column of the files."""
 
     collection: ClassVar[str] = "livestreams"
 
@@ -85,7 +85,7 @@ class Livestream:
 
 @dataclass(slots=True)
 class LiveChannel:
-    """A channel that is live, as seen in one snapshot of the live route."""
+    """A channel that is live, as seen in one snapshot of the live route; an attribute for each column of the files."""
 
     collection: ClassVar[str] = "live_channels"
 
@@ -118,7 +118,7 @@ class LiveChannel:
 
 @dataclass(slots=True)
 class LiveNotification:
-    """A channel that went live, as the WebSocket announced it or the live route showed it."""
+    """A channel that went live, as the WebSocket or the live route said; an attribute for each column of the files."""
 
     collection: ClassVar[str] = "live_notifications"
 

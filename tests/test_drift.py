@@ -11,6 +11,7 @@ import pytest
 
 from parti_scraper.api import drift, routes, urls
 from parti_scraper.api.drift import WEBSOCKET, Call, Configuration, Report, compare
+from parti_scraper.api.registry import source_of
 from parti_scraper.api.routes import LiveQuery, RecentQuery
 
 HOST, NEW = "https://api-backend.parti.com", "https://new.parti.com"
@@ -44,7 +45,9 @@ def test_the_parameters_that_are_known_are_those_that_this_project_sends() -> No
         (routes.RECENT, RecentQuery(1, 2, ("7",), user_id=5).url(HOST, 0, 1)),
         (routes.LIVE, LiveQuery(("7",)).url(HOST, 0, 1)),
     ):
-        assert routes.route_of(url) is route
+        source = source_of(url)
+        assert source is not None
+        assert source.route is route
         assert {name for name, _ in parse_qsl(urlsplit(url).query)} == route.always | route.sometimes
 
 

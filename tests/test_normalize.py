@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.api import normalize, records
+from parti_scraper.api import pages, records, schema
 from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import NormalizedPage, normalize_categories, normalize_live, normalize_recent
+from parti_scraper.api.normalize import normalize_categories, normalize_live, normalize_recent
+from parti_scraper.api.pages import NormalizedPage
 from parti_scraper.api.records import parse_page
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import PageError
@@ -470,7 +471,7 @@ def integers(value: Any) -> Iterator[int]:
         yield from integers(inner)
 
 
-@given(st.sampled_from(sorted({*normalize._RecentRecord.__struct_fields__} - {"event_id"})), VALUES)
+@given(st.sampled_from(sorted({*schema.RecentRecord.__struct_fields__} - {"event_id"})), VALUES)
 def test_whatever_comes_in_a_field_is_read_or_kept_and_costs_no_other_field(name: str, value: Any) -> None:
     whole: dict[str, Any] = {
         "event_id": 5, "user_name": "n", "total_viewers": 3, "has_access_pass": True, "event_start_ts": 7,
@@ -512,10 +513,10 @@ def test_a_page_that_was_cut_off_is_no_page(records: list[Any], data: st.DataObj
 
 
 RECORD_CLASSES = [
-    normalize._CategoryRecord,
-    normalize._RecentRecord,
-    normalize._LiveRecord,
-    normalize._NotificationRecord,
+    schema.CategoryRecord,
+    schema.RecentRecord,
+    schema.LiveRecord,
+    schema.NotificationRecord,
 ]
 
 
@@ -553,7 +554,7 @@ def test_the_quick_check_and_the_patient_one_agree(record: Any, record_class: ty
         quick = msgspec.convert(record, record_class)
     except msgspec.ValidationError:
         return
-    assert (quick, frozenset()) == normalize._read(record, record_class)
+    assert (quick, frozenset()) == pages._read(record, record_class)
 
 
 @given(

@@ -12,16 +12,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
 
-from parti_scraper.api import routes, urls
+from parti_scraper.api import registry, urls
+from parti_scraper.api.build import Context
 from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import normalize_categories, normalize_live, normalize_notification, normalize_recent
+from parti_scraper.api.normalize import normalize_categories, normalize_notification
 from parti_scraper.exceptions import PageError
 from parti_scraper.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.routes import Route
     from parti_scraper.items import Category
 
 HTTP, WEBSOCKET = "http", "websocket"
@@ -61,8 +62,8 @@ class Call:
         """The name of the route that it is of, whatever the host; None where this project knows none."""
         if self.resource == WEBSOCKET:
             return WEBSOCKET if self.subscribed else None
-        route = routes.route_of(self.url) if self.method == "GET" else None
-        return route.name if route else None
+        source = registry.source_of(self.url) if self.method == "GET" else None
+        return source.route.name if source else None
 
     @property
     def failure(self) -> str:
@@ -146,13 +147,7 @@ class Report:
 def read(route: str, body: bytes) -> tuple[Counter[str], str]:
     """Return what an answer of a known route says: the unknown fields of its records, and why it is of no use."""
     try:
-        page: NormalizedPage[Any]
-        if route == routes.CATEGORIES.name:
-            page = normalize_categories(body, "", "")
-        elif route == routes.RECENT.name:
-            page = normalize_recent(body, "", "", CategoryIndex())
-        else:
-            page = normalize_live(body, "", "", CategoryIndex(), snapshot_id="", offset=0)
+        page = registry.source_named(route).normalize(body, "", Context("", CategoryIndex()))
     except PageError as error:
         return Counter(), str(error)
     # A record here and there is broken; where all are, the API has changed.
@@ -191,7 +186,7 @@ class Comparison:
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
-        self._routes = {route.name: _Seen(route) for route in (*routes.ROUTES, routes.Route(WEBSOCKET, ""))}
+        self._routes = {source.route.name: _Seen(source.route) for source in registry.SOURCES}
         self._unknown_hosts: set[str] = set()
         self._unknown_routes: set[str] = set()
         self._other_hosts: set[str] = set()
@@ -236,8 +231,9 @@ class Comparison:
     def _settings(self) -> list[str]:
         """Return the lines that make the project follow the site; only hosts that served known routes are in them."""
         numbers: Counter[str] = Counter()
-        for route in routes.ROUTES:
-            numbers.update(self._routes[route.name].served.keys())
+        for name, seen in self._routes.items():
+            if name != WEBSOCKET:
+                numbers.update(seen.served.keys())
         lines = []
         if not numbers.keys() <= _origins(self._configuration.base_urls):
             # The host with most of the routes first; where they are spread, it takes several.
@@ -259,7 +255,7 @@ class _Seen:
         failures: how many calls failed in what way; the empty text counts those that did not.
     """
 
-    def __init__(self, route: routes.Route) -> None:
+    def __init__(self, route: Route) -> None:
         self._known = route.always | route.sometimes
         self._is_socket = route.name == WEBSOCKET
         self.unknown: set[str] = set()
@@ -297,7 +293,7 @@ def _is_of_the_api(call: Call, *, has_host: bool) -> bool:
     """Tell whether a call that is of no known route is one to the API all the same, and not to somebody else's."""
     if call.resource == WEBSOCKET:
         return has_host
-    return routes.is_like_a_route(call.url) or (has_host and call.is_json)
+    return registry.is_like_a_route(call.url) or (has_host and call.is_json)
 
 
 def _parameters(url: str) -> set[str]:

@@ -14,7 +14,7 @@ from parti_scraper.exceptions import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.pages import NormalizedPage
 
 # Of fewer records, a share says nothing.
 MIN_RECORDS = 20

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ WS_HEADERS = {"Origin": HEADERS["Origin"], "User-Agent": USER_AGENT}
 # How the site spells "no category" in a query; what the server makes of it is unknown.
 NAN = "NaN"
 
-_PROFILE = "/parti_v2/profile/"
+PROFILE = "/parti_v2/profile/"
 SITE_URL = "https://parti.com"
 # Where the site's pages that make these requests begin; its exact path was not reported.
 CATEGORIES_PAGE = "/categories"
@@ -61,7 +61,7 @@ class Route:
 
     Attributes:
         name: what this project calls it.
-        path: within the host.
+        path: within the host; empty where the address is a setting of its own.
         always: parameters that the site sends with every request.
         sometimes: other parameters that this project knows.
     """
@@ -72,20 +72,21 @@ class Route:
     sometimes: frozenset[str] = frozenset()
 
 
-CATEGORIES = Route("categories", f"{_PROFILE}livestream_calendar/events/categories")
+CATEGORIES = Route("categories", f"{PROFILE}livestream_calendar/events/categories")
 RECENT = Route(
     "recent",
-    f"{_PROFILE}get_livestream_channel_info/recent",
+    f"{PROFILE}get_livestream_channel_info/recent",
     frozenset({"sort_by_date_desc", "from_ts", "to_ts", "followed_only", "offset", "limit", "top_views_sort"}),
     frozenset({"categories", "by_user_id"}),
 )
 LIVE = Route(
     "live",
-    f"{_PROFILE}get_livestream_channel_info/live",
+    f"{PROFILE}get_livestream_channel_info/live",
     frozenset({"limit", "offset"}),
     frozenset({"categories"}),
 )
-ROUTES = (CATEGORIES, RECENT, LIVE)
+# No request, but messages with who goes live; known by the name alone.
+WEBSOCKET = Route("websocket", "")
 
 
 def categories_url(base_url: str) -> str:
@@ -145,14 +146,6 @@ class LiveQuery:
         return _url(base_url, LIVE, parameters)
 
 
-def first_page_url(url: str) -> str | None:
-    """Return the URL of the page that the site itself asks for first, of the same route; None where it has but one."""
-    base_url, route = base_of(url) or "", route_of(url)
-    if route is RECENT:
-        return RecentQuery(FIRST_TS, LAST_TS).url(base_url, 0, 15)
-    return LiveQuery().url(base_url, 0, 12) if route is LIVE else None
-
-
 def channel_url(user_name: str | None) -> str | None:
     """Return the address of a channel's page, or None where it cannot be told.
 
@@ -177,21 +170,8 @@ def video_url(event_id: int) -> str:
 
 def base_of(url: str) -> str | None:
     """Return scheme and host of the URL of a route; None where it is no route of the API."""
-    base_url, profile, _ = url.partition(_PROFILE)
+    base_url, profile, _ = url.partition(PROFILE)
     return base_url if profile else None
-
-
-def route_of(url: str) -> Route | None:
-    """Return the route that a URL is of, whatever its host; None where this project knows none."""
-    path = urlsplit(url).path
-    return next((route for route in ROUTES if route.path == path), None)
-
-
-def is_like_a_route(url: str) -> bool:
-    """Tell whether a URL is most likely of this API, be it a route that is not known or a known one that moved."""
-    path = urlsplit(url).path
-    names = (route.path.removeprefix(_PROFILE) for route in ROUTES)
-    return path.startswith(_PROFILE) or any(path.endswith(f"/{name}") for name in names)
 
 
 def _boolean(value: bool) -> str:

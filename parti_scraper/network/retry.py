@@ -33,6 +33,7 @@ from scrapy.http.request import NO_CALLBACK
 from twisted.internet.error import ConnectError, ConnectionClosed
 
 from parti_scraper.api import routes, urls
+from parti_scraper.api.registry import first_page_url
 from parti_scraper.api.times import parse_length
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.backoff import (
@@ -373,7 +374,7 @@ class RetryMiddleware:
 
     async def _has_route(self, request: Request) -> bool:
         """Ask the host for the first page of the route; tell whether it has one."""
-        url = routes.first_page_url(_first_url(request))
+        url = first_page_url(_first_url(request))
         if url is None:
             return False
         control = Request(url, callback=NO_CALLBACK, dont_filter=True, meta={"verbatim_url": True, _IS_CONTROL: True})

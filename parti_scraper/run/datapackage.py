@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from parti_scraper.items import ApiCall, Category, LiveChannel, LiveNotification, Livestream, RejectedRecord
+from parti_scraper.api.registry import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,15 +36,8 @@ _CSV_DIALECT = {
     "doubleQuote": True,
     "skipInitialSpace": False,
 }
-_PRIMARY_KEYS: dict[type, list[str]] = {
-    Category: ["category_id"],
-    Livestream: ["event_id"],
-    LiveChannel: ["snapshot_id", "user_id", "event_id"],
-    LiveNotification: ["event_id"],
-    # The same page may be asked for again.
-    ApiCall: [],
-    RejectedRecord: [],
-}
+# Of calls and of records that were set aside there is none: the same page may be asked for again.
+_PRIMARY_KEYS = {source.item_class: source.key for source in SOURCES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +83,8 @@ def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> 
     hints = get_type_hints(item_class)
     documented = {column.name: column.metadata["json_schema_extra"] for column in fields(item_class)}
     labels = columns or {name: name for name in documented}
-    key = [name for name in _PRIMARY_KEYS[item_class] if name in labels]
+    primary_key = _PRIMARY_KEYS.get(item_class, ())
+    key = tuple(name for name in primary_key if name in labels)
     described = []
     for name, label in labels.items():
         about = documented.get(name, {})
@@ -102,7 +96,7 @@ def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> 
             column["constraints"] = {"required": True}
         described.append(column)
     schema: dict[str, Any] = {"fields": described, "missingValues": [""]}
-    if key and key == _PRIMARY_KEYS[item_class]:  # A part of one says nothing about what is unique.
+    if key and key == primary_key:  # A part of one says nothing about what is unique.
         schema["primaryKey"] = [labels[name] for name in key]
     return schema
 

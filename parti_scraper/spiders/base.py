@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
     from twisted.python.failure import Failure
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.pages import NormalizedPage
     from parti_scraper.items import Category, Item, RejectedRecord
     from parti_scraper.ledger.ledger import Run, Series, WindowDone
     from parti_scraper.plan.history import Ask, Plan

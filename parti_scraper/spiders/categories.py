@@ -11,7 +11,7 @@ from parti_scraper.spiders.base import PartiSpider
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.pages import NormalizedPage
 
 
 class CategoriesSpider(PartiSpider):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from scrapy.utils.asyncio import CallLaterResult
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.pages import NormalizedPage
     from parti_scraper.plan.history import Ask
 
 logger = logging.getLogger(__name__)

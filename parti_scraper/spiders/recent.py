@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
     from scrapy.http import Response
 
-    from parti_scraper.api.normalize import NormalizedPage
+    from parti_scraper.api.pages import NormalizedPage
     from parti_scraper.ledger.ledger import Series
     from parti_scraper.plan.history import Ask, Plan
 

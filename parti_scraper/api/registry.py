@@ -1,0 +1,104 @@
+"""The routes of the API, a row each: whatever has to know all of them reads it here.
+
+Items that come from no route (`ApiCall`, `RejectedRecord`) have no row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic
+from urllib.parse import urlsplit
+
+from parti_scraper.api import routes
+from parti_scraper.api.build import (
+    Build,
+    Context,
+    ItemT,
+    category_builder,
+    live_channel_builder,
+    livestream_builder,
+    notification_builder,
+)
+from parti_scraper.api.pages import normalize_page
+from parti_scraper.api.routes import FIRST_TS, LAST_TS, PROFILE, LiveQuery, RecentQuery, Route
+from parti_scraper.api.schema import CategoryRecord, LiveRecord, NotificationRecord, RecentRecord, RecordT
+from parti_scraper.items import Category, LiveChannel, LiveNotification, Livestream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parti_scraper.api.pages import NormalizedPage
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Generic[RecordT, ItemT]):
+    """A route, and what comes of its records.
+
+    Attributes:
+        route: where they come from.
+        record_class: what they are.
+        item_class: what becomes of them; its `collection` is the stem of the files' names.
+        key: the fields of the item that make two the same one: the primary key in the data package. Within a
+            snapshot, `identity` of the item is the same without `snapshot_id`.
+        builder: how an item is made of a record.
+        first_page: the URL of the page that the site itself asks for first, at a base URL; None where it has but one.
+    """
+
+    route: Route
+    record_class: type[RecordT]
+    item_class: type[ItemT]
+    key: tuple[str, ...]
+    builder: Callable[[Context], Build[RecordT, ItemT]]
+    first_page: Callable[[str], str] | None = None
+
+    def normalize(self, body: bytes, url: str, context: Context) -> NormalizedPage[ItemT]:
+        """Normalize a page of the route. Raises PageError where it is no list of records."""
+        return normalize_page(body, url, self.record_class, self.builder(context))
+
+
+CATEGORIES = Source(routes.CATEGORIES, CategoryRecord, Category, ("category_id",), category_builder)
+LIVESTREAMS = Source(
+    routes.RECENT,
+    RecentRecord,
+    Livestream,
+    ("event_id",),
+    livestream_builder,
+    partial(RecentQuery(FIRST_TS, LAST_TS).url, offset=0, limit=15),
+)
+LIVE_CHANNELS = Source(
+    routes.LIVE,
+    LiveRecord,
+    LiveChannel,
+    ("snapshot_id", "user_id", "event_id"),
+    live_channel_builder,
+    partial(LiveQuery().url, offset=0, limit=12),
+)
+LIVE_NOTIFICATIONS = Source(routes.WEBSOCKET, NotificationRecord, LiveNotification, ("event_id",), notification_builder)
+SOURCES: tuple[Source[Any, Any], ...] = (CATEGORIES, LIVESTREAMS, LIVE_CHANNELS, LIVE_NOTIFICATIONS)
+
+_BY_NAME = {source.route.name: source for source in SOURCES}
+# The WebSocket has none.
+_BY_PATH = {source.route.path: source for source in SOURCES if source.route.path}
+
+
+def source_named(name: str) -> Source[Any, Any]:
+    """Return the row of the route of that name. Raises KeyError."""
+    return _BY_NAME[name]
+
+
+def source_of(url: str) -> Source[Any, Any] | None:
+    """Return the row of the route that a URL is of, whatever its host; None where this project knows none."""
+    return _BY_PATH.get(urlsplit(url).path)
+
+
+def first_page_url(url: str) -> str | None:
+    """Return the URL of the page that the site itself asks for first, of the same route; None where it has but one."""
+    source = source_of(url)
+    return source.first_page(routes.base_of(url) or "") if source and source.first_page else None
+
+
+def is_like_a_route(url: str) -> bool:
+    """Tell whether a URL is most likely of this API, be it a route that is not known or a known one that moved."""
+    path = urlsplit(url).path
+    return path.startswith(PROFILE) or any(path.endswith(f"/{known.removeprefix(PROFILE)}") for known in _BY_PATH)
