@@ -39,6 +39,8 @@ _ABORTED = "net::ERR_ABORTED"
 class Call:
     """A request that a page of the site made, or a WebSocket that it opened.
 
+    A field for each thing that is seen of a request, and a property for each that is told from these.
+
     Attributes:
         method: such as GET.
         url: as it was sent, with its secrets: it must not be stored.
@@ -148,6 +150,8 @@ class Configuration:
 @dataclass(frozen=True, slots=True)
 class Report:
     """The differences; every list is empty if site and project agree.
+
+    A field for each kind of difference.
 
     Attributes:
         unknown_hosts: hosts of the site's API that this project is not configured for.

@@ -61,6 +61,8 @@ class CallRow(NamedTuple):
 class CallLog:
     """What a page and its workers have requested so far; each call is compared when it has ended.
 
+    Its attributes are what the spider reports of a visit, one by one.
+
     Attributes:
         made: how many requests for data and WebSockets there were.
         earlier: how many of them were made by pages that were left for the one that is open, or about to open, now.

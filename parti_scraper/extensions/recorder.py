@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from scrapy import signals
@@ -20,6 +20,7 @@ from parti_scraper.feeds.exporter import FeedExporter
 from parti_scraper.feeds.pipelines import KEYS
 from parti_scraper.items import RejectedRecord
 from parti_scraper.run import datapackage
+from parti_scraper.run.description import describe_run
 from parti_scraper.run.outcome import Ending, ExitCode, Verdict, judge, judge_fields
 from parti_scraper.run.problems import LoggedExceptions
 from parti_scraper.signals import (
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 class RunRecorder:
     """Makes the run's folder, counts its records, and when the feeds are stored judges the run and describes its files.
+
+    Its public methods are the handlers of the signals of a run, one each.
 
     Attributes:
         verdict: how the run ended; None until it has.
@@ -268,42 +271,16 @@ class RunRecorder:
 
     def _describe(self, ending: Ending, verdict: Verdict) -> None:
         try:
-            datapackage.write(self.run.folder.path, self._descriptor(ending, verdict))
+            files = [*self.files, *self.spider.other_files()]
+            now = timestamp_to_iso(time.time())
+            descriptor = describe_run(self.run, ending, verdict, files, self.feeds, created=now)
+            datapackage.write(self.run.folder.path, descriptor | self.spider.description())
             self._checkpoints.finish(complete=verdict.complete, truncated=self.run.limit.is_reached)
         except OSError as error:
             problem = f"{datapackage.FILE_NAME} cannot be written: {error.strerror}"
             self.verdict = Verdict(ExitCode.INCOMPLETE, problem, ended=False)
         except LedgerError as error:
             self.verdict = Verdict(ExitCode.INCOMPLETE, str(error))
-
-    def _descriptor(self, ending: Ending, verdict: Verdict) -> dict[str, Any]:
-        run, identity = self.run, self.run.identity
-        counts = asdict(ending.counts)
-        if run.series is not None:
-            counts |= {"new": run.tally.new, "changed": run.tally.changed}
-        descriptor: dict[str, Any] = {
-            "name": f"parti-{identity.spider}-{identity.run_id}".lower(),
-            "title": f"{run.folder.collection.replace('_', ' ')} of parti.com",
-            "created": timestamp_to_iso(time.time()),
-            "spider": identity.spider,
-            "run_id": identity.run_id,
-            "arguments": identity.arguments.given(),
-            "window": run.window_as_json(),
-            "host": run.hosts.current,
-            "failovers": run.hosts.failovers,
-            "counts": counts,
-            "unknown_fields": dict(sorted(run.quality.unknown.items())),
-            "unreadable_fields": dict(sorted(run.quality.unreadable.items())),
-            "complete": verdict.complete,
-            "degraded": ending.degraded,
-            "truncated": run.limit.is_reached,
-            "reason": verdict.reason,
-            "resources": [datapackage.describe(file) for file in (*self.files, *self.spider.other_files())],
-            **self.spider.description(),
-        }
-        if self.feeds:
-            descriptor["feeds"] = [asdict(feed) for feed in self.feeds]
-        return descriptor
 
     def _remove_folders(self) -> None:
         """Remove the run's folder, and those above it, where the run made them and nobody else uses them."""

@@ -78,6 +78,8 @@ class Ledger:
     """What runs have done. Every method that writes does so in one transaction, which is on disk when it returns.
 
     Runs and series share it, since a run that ends moves its series on in the same transaction.
+
+    It has a method of a few lines for each thing that is noted or asked: more than a dozen, all on the same tables.
     """
 
     def __init__(self, folder: Path) -> None:

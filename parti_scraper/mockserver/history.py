@@ -29,7 +29,10 @@ _GROUP_SIZES = (2, 2, 3, 2, 2, 4, 2, 2, 2, 5)
 
 
 class Channel(NamedTuple):
-    """A channel and its habits."""
+    """A channel and its habits.
+
+    A field for each habit.
+    """
 
     user_id: int
     name: str

@@ -35,6 +35,8 @@ class World:
     Every answer is as of the simulated clock, which runs from `--now` at `--speed`. All records are plain dicts as
     the contract has them, before `--malformed` does anything to them.
 
+    It is large since history and live channels change together, and each answer needs both as of one moment.
+
     Attributes:
         options: what it was made from.
         started_at: where the simulated clock started, in Unix seconds.

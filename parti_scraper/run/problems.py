@@ -12,6 +12,8 @@ logger = logging.getLogger(__name__)
 class Problems:
     """What keeps a run from being complete, or from being at all.
 
+    A method for each kind of problem, so that nobody writes the attributes.
+
     Attributes:
         gaps: what is missing from the data set, a part of a sentence each.
         storage: what could not be stored, likewise; the first is the cause of the others.

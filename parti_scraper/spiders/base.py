@@ -11,14 +11,11 @@ from scrapy.spidermiddlewares.httperror import HttpError
 
 from parti_scraper.api import routes, urls
 from parti_scraper.api.normalize import normalize_categories
-from parti_scraper.api.quality import parse_expect_absent, parse_max_rejected
-from parti_scraper.api.times import parse_length, timestamp_to_iso
-from parti_scraper.browser.chromium import check_browser
-from parti_scraper.exceptions import PageError, UsageError
+from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.exceptions import PageError
 from parti_scraper.ledger.ledger import Ledger
-from parti_scraper.network.proxies import check_proxies
 from parti_scraper.network.retry import RetryMiddleware
-from parti_scraper.network.settings import check_settings, hosts_from
+from parti_scraper.network.settings import hosts_from
 from parti_scraper.plan.identities import Identities
 from parti_scraper.run.arguments import without_run_id
 from parti_scraper.run.context import Identity, Run, RunFolder, default_run_id
@@ -26,6 +23,7 @@ from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.previous import find_previous
 from parti_scraper.signals import close_spider
 from parti_scraper.spiders import components
+from parti_scraper.spiders.checks import check_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Container, Hashable, Iterator, Mapping
@@ -126,35 +124,11 @@ class PartiSpider(Spider):
             settings: with those of the spider.
             raw: the arguments as typed.
         """
-        urls.parse_base_urls(settings["PARTI_API_BASE_URLS"])
-        components.check(settings)
-        check_settings(settings)
-        check_proxies(settings)
-        cls.check_same_machine(settings)
-        if settings["PARTI_TRANSPORT"] == "browser":
-            check_browser(settings)
-        for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
-            parse_length(name, settings[name])
-        parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
-        parse_max_rejected(settings["PARTI_MAX_REJECTED"])
-        _check_batching(settings)
+        check_settings(settings, cls.uses)
         ledger = Ledger.existing(state_dir(settings, raw))
         find_previous(cls.arguments_class, raw, output_dir(settings, raw) / cls.name, ledger, time.time())
         if ledger:
             ledger.close()
-
-    @classmethod
-    def check_same_machine(cls, settings: BaseSettings) -> None:
-        """Check that all servers that the spider uses are on this machine, or all elsewhere. Raises UsageError."""
-        names = {"PARTI_API_BASE_URLS", *cls.uses}
-        if settings["PARTI_TRANSPORT"] == "browser":
-            names.add("PARTI_SITE_URL")
-        addresses = {
-            "PARTI_API_BASE_URLS": urls.parse_base_urls(settings["PARTI_API_BASE_URLS"]),
-            "PARTI_WS_URL": urls.parse_ws_urls(settings["PARTI_WS_URL"]),
-            "PARTI_SITE_URL": (urls.check_site_url(settings["PARTI_SITE_URL"]),),
-        }
-        urls.check_same_machine({name: each for name, each in addresses.items() if name in names})
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
@@ -333,12 +307,3 @@ def request_of(response: Response) -> Request:
     """Return the request of a response in a callback."""
     # Scrapy sets it before it calls one.
     return cast("Request", response.request)
-
-
-def _check_batching(settings: BaseSettings) -> None:
-    try:
-        settings.getbool("PARTI_BATCHING")
-    except ValueError:
-        raise UsageError.of(
-            "setting", "PARTI_BATCHING", "neither true nor false", settings["PARTI_BATCHING"], "true, false"
-        ) from None

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 class LiveSpider(LiveRouteSpider):
     """Collects the channels that are live, a row per channel and snapshot.
 
+    Its public methods are what `PagedSpider` leaves to a spider, and the handlers of two signals.
+
     Attributes:
         snapshots: how many were begun.
     """

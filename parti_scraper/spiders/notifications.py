@@ -90,6 +90,8 @@ class SeenLately:
 class NotificationsSpider(LiveRouteSpider):
     """Listens to which channels go live, until it is stopped.
 
+    It is large since what is heard and what the live route shows are one list of records: it is told of both.
+
     Attributes:
         ws_urls: addresses of the WebSocket, in the order in which they are tried.
         idle_timeout: after so many seconds of silence, a connection is opened again.

@@ -62,6 +62,8 @@ class Walk:
 class PagedSpider(PartiSpider):
     """A spider that walks pages: of the categories asked for together, or of each category on its own.
 
+    Its public methods are the steps of a walk, each of which some spider takes in another way.
+
     Attributes:
         index: the categories, once they are known.
         size: how many records a page holds.

@@ -36,6 +36,8 @@ CHECKPOINT_PAGES = 10
 class RecentSpider(PagedSpider):
     """Collects livestreams that have ended.
 
+    Its public methods are what `PagedSpider` leaves to a spider.
+
     Attributes:
         window: the window of time that the run is about, in Unix seconds.
     """

@@ -48,6 +48,8 @@ _NO_CLICK = "no category was clicked"
 class SiteSpider(PartiSpider):
     """Opens a page of the site in Chromium, and collects the API requests that it makes.
 
+    Its public methods are what `PartiSpider` leaves to a spider.
+
     Attributes:
         report: how the site differs from what this project knows; None before the end of the visit.
     """

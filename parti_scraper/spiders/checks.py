@@ -1,0 +1,64 @@
+"""The checks of settings, before anything is requested."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from parti_scraper.api import urls
+from parti_scraper.api.quality import parse_expect_absent, parse_max_rejected
+from parti_scraper.api.times import parse_length
+from parti_scraper.browser.chromium import check_browser
+from parti_scraper.exceptions import UsageError
+from parti_scraper.network.proxies import check_proxies
+from parti_scraper.network.settings import check_settings as check_retry_settings
+from parti_scraper.spiders import components
+
+if TYPE_CHECKING:
+    from scrapy.settings import BaseSettings
+
+
+def check_settings(settings: BaseSettings, uses: tuple[str, ...]) -> None:
+    """Check the settings of a spider.
+
+    Args:
+        settings: with those of the spider.
+        uses: settings that name servers that the spider uses beside those of the API.
+
+    Raises:
+        UsageError: one is wrong, or means nothing.
+        BrowserError: there is no browser, and one is needed.
+    """
+    urls.parse_base_urls(settings["PARTI_API_BASE_URLS"])
+    components.check(settings)
+    check_retry_settings(settings)
+    check_proxies(settings)
+    _check_same_machine(settings, uses)
+    if settings["PARTI_TRANSPORT"] == "browser":
+        check_browser(settings)
+    for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
+        parse_length(name, settings[name])
+    parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
+    parse_max_rejected(settings["PARTI_MAX_REJECTED"])
+    _check_batching(settings)
+
+
+def _check_same_machine(settings: BaseSettings, uses: tuple[str, ...]) -> None:
+    """Check that all servers that the spider uses are on this machine, or all elsewhere. Raises UsageError."""
+    names = {"PARTI_API_BASE_URLS", *uses}
+    if settings["PARTI_TRANSPORT"] == "browser":
+        names.add("PARTI_SITE_URL")
+    addresses = {
+        "PARTI_API_BASE_URLS": urls.parse_base_urls(settings["PARTI_API_BASE_URLS"]),
+        "PARTI_WS_URL": urls.parse_ws_urls(settings["PARTI_WS_URL"]),
+        "PARTI_SITE_URL": (urls.check_site_url(settings["PARTI_SITE_URL"]),),
+    }
+    urls.check_same_machine({name: each for name, each in addresses.items() if name in names})
+
+
+def _check_batching(settings: BaseSettings) -> None:
+    try:
+        settings.getbool("PARTI_BATCHING")
+    except ValueError:
+        raise UsageError.of(
+            "setting", "PARTI_BATCHING", "neither true nor false", settings["PARTI_BATCHING"], "true, false"
+        ) from None
