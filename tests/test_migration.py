@@ -14,8 +14,7 @@ import pytest
 
 from parti_scraper.mockserver import MockServer
 from tests import forked
-from tests.conftest import Crawl, check_books, environment_of
-from tests.test_spiders import Serve, ids
+from tests.support import Crawl, Serve, check_books, environment_of, ids
 
 GOLDEN = Path(__file__).parent / "golden"
 # In the ledger, in place of PARTI_OUTPUT_DIR.

@@ -11,6 +11,7 @@ import re
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -326,7 +327,7 @@ def test_a_run_is_named_after_its_start_or_scrapyds_job(scrapy: Scrapy, serve: S
 
 
 def test_two_runs_of_one_second_have_different_names() -> None:
-    assert RecentSpider.identify({}, 0).run_id != RecentSpider.identify({}, 0).run_id
+    assert RecentSpider.identify({}, time.time()).run_id != RecentSpider.identify({}, time.time()).run_id
 
 
 # --- What is taken away -----------------------------------------------------------------------------------
