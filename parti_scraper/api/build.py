@@ -1,4 +1,7 @@
-"""From a record of the API to an item. Each builder is given what its item says beside the record, once a page."""
+"""From a record of the API to an item.
+
+A builder is called once a page, with what all its items have in common, and returns what is called for each record.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ def livestream_builder(context: Context) -> Build[RecentRecord, Livestream]:
             f"{record.user_name}{record.category_name}{record.livestream_visibility_type}"
             f"{record.social_media}{record.social_username}{record.discord_discriminator}"
         )
-        # `may_hide_secrets`, here without the call: few have anything to hide, and there are many.
+        # What `may_hide_secrets` checks, for all texts at once and without a call: few records have any.
         if "=" in texts or "@" in texts or "eyJ" in texts:
             _remove_secrets(record)
         # By position, in the order of the class: with names it takes three times as long.

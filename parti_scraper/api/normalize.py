@@ -1,4 +1,4 @@
-"""What each spider calls to make items of what it received: with the arguments that items of that kind need.
+"""What the spiders call to make items of what they received: a function for each kind, with the arguments it needs.
 
 `pages` does the work, as the row of the route in `registry` says. Pure: no Scrapy, no network, no clock.
 """
@@ -43,7 +43,7 @@ def normalize_live(
 def normalize_notification(
     text: str, url: str, received_at: str, categories: CategoryIndex, position: int
 ) -> NormalizedPage[LiveNotification]:
-    """Normalize a message of the WebSocket: one item, or what was received with the reason why it is none.
+    """Normalize a message of the WebSocket: one item, or the message with the reason why it is set aside.
 
     Args:
         text: the message.
@@ -57,13 +57,11 @@ def normalize_notification(
     except PageError:
         records = []
     if len(records) != 1 or isinstance(records[0], Unparsable):
-        # Not an object, but it may hold a secret all the same.
+        # Even if it is no object, it may contain a secret.
         rejected = RejectedRecord("not a JSON object", url, position, as_it_came(Unparsable(text)))
         return NormalizedPage(1, rejected=[rejected], rejected_ends=[None])
-    page = normalize_records(records, url, NotificationRecord, notification_builder(Context(received_at, categories)))
-    for rejected in page.rejected:
-        rejected.position = position
-    return page
+    build = notification_builder(Context(received_at, categories))
+    return normalize_records(records, url, NotificationRecord, build, position)
 
 
 def normalize_live_notifications(

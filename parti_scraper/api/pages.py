@@ -1,8 +1,8 @@
-"""From the bytes of a page to items, in one pass; what has no identity that can be read comes back with its reason.
+"""From the bytes of a page to items, in one pass; a record whose identity cannot be read is returned with the reason.
 
-Pages are parsed and checked by msgspec, in compiled code, at once where all is as known. What it does not take is read
-again record by record, and field by field, by `values` and `times`, which are more patient. A field that cannot be read
-costs itself alone: it is null, and stands as it came in `extra`.
+msgspec parses and checks a whole page at once, in compiled code, if all fields are as expected. If not, the page is
+read again record by record, and field by field, by `values` and `times`, which accept more. A field that cannot be read
+affects no other: it is null, and its value stands in `extra`.
 
 Pure: no Scrapy, no network, no clock.
 """
@@ -51,15 +51,15 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NormalizedPage(Generic[ItemT]):
-    """What one page came to.
+    """The items of a page, and what was not made an item.
 
     Attributes:
-        served: records on the page, whatever became of them.
-        items: the normalized ones, in the order served.
+        served: how many records were on the page.
+        items: one of each record that could be read, in the order served.
         ends: of each item, when it ended in Unix seconds; None where that is not known.
         rejected: the others, with reason and position.
         rejected_ends: of each of those, likewise.
-        remarks: by its place among the items, what is noteworthy about one.
+        remarks: what is noteworthy about an item, by its place among the items.
     """
 
     served: int
@@ -100,7 +100,7 @@ def normalize_page(
     try:
         records = _decoder(record_class).decode(body)
     except (ValueError, RecursionError):
-        # A field that is not known, or something wrong.
+        # A field is unknown, missing or wrong.
         return normalize_records(parse_page(body), url, record_class, build)
     items = [build(record, {}, position) for position, record in enumerate(records)]
     return NormalizedPage(len(records), items, [getattr(record, "event_end_ts", None) for record in records])
@@ -108,7 +108,7 @@ def normalize_page(
 
 @cache
 def _decoder(record_class: type[RecordT]) -> msgspec.json.Decoder[list[RecordT]]:
-    """Return what reads a page of records that have all their fields, with their types, and no others."""
+    """Return the decoder of a page whose records have all their fields, of the right types, and no others."""
     types = {each.name: each.type for each in msgspec.structs.fields(record_class)}
     complete = msgspec.defstruct(
         f"{record_class.__name__}Complete",
@@ -131,20 +131,21 @@ def normalize_records(
     url: str,
     record_class: type[RecordT],
     build: Build[RecordT, ItemT],
+    first: int = 0,
 ) -> NormalizedPage[ItemT]:
-    """Normalize records that were parsed, each on its own terms; arguments as in `normalize_page`."""
+    """Normalize parsed records one by one; `first` is the position of the first, the rest as in `normalize_page`."""
     page: NormalizedPage[ItemT] = NormalizedPage(served=len(records))
     known, expected = frozenset(record_class.__struct_fields__), _expected(record_class)
-    for position, (served, read) in enumerate(zip(records, _read_all(records, record_class), strict=True)):
+    for position, (served, read) in enumerate(zip(records, _read_all(records, record_class), strict=True), first):
         if isinstance(read, RecordError):
-            # Where the API redirects to may have a token.
+            # The API may have redirected to a URL with a token.
             page.rejected.append(RejectedRecord(str(read), redact_url(url), position, as_it_came(served)))
             page.rejected_ends.append(_end_of(served))
             continue
         record, unreadable = read
         extra: dict[str, Any] = {}
         if unreadable or not known.issuperset(served):
-            # Without secrets, so not all of it need be left.
+            # `redact` may leave some of it out.
             kept = {name: value for name, value in served.items() if name not in known or name in unreadable}
             extra = _in_64_bits(redact(kept))
         remark = Remark(frozenset(extra.keys() - unreadable), unreadable, expected - served.keys())
@@ -158,9 +159,9 @@ def normalize_records(
 def _read_all(
     records: list[Any], record_class: type[RecordT]
 ) -> Iterable[tuple[RecordT, frozenset[str]] | RecordError]:
-    """Return each record with the names of its fields that cannot be read, or the reason why it is none.
+    """Return each record with the names of its unreadable fields, or the reason why it cannot be used.
 
-    All at once where all have their types.
+    They are converted at once if all of them have the right types.
     """
     try:
         return [(record, frozenset()) for record in msgspec.convert(records, list[record_class])]  # type: ignore[valid-type]
@@ -198,17 +199,17 @@ _READERS: dict[Any, Callable[[Any], Any]] = {
 
 
 def as_it_came(served: Any) -> Any:
-    """Return a record that is set aside, without secrets; of one that is no JSON, not more than the beginning."""
+    """Return a record that is set aside, without secrets; one that is no JSON is cut to its beginning."""
     if not isinstance(served, Unparsable):
         return redact(served)
-    # Cut twice: within what is cut off first, a secret may not show as one.
+    # Cut twice: a secret at the first cut may not be recognized, and the second one removes it.
     text = redact_unparsed(served.text[: 2 * _LONGEST_KEPT])
     cut = len(served.text) > 2 * _LONGEST_KEPT or len(text) > _LONGEST_KEPT
     return f"{text[:_LONGEST_KEPT]}… ({len(served.text):,} characters)" if cut else text
 
 
 def _end_of(served: Any) -> int | None:
-    """Return when a livestream ended whose record is set aside, so that time is seen to go on."""
+    """Return when a livestream ended whose record is set aside: the plan needs the times of all records."""
     try:
         return read_timestamp(served["event_end_ts"])
     except (KeyError, TypeError, RecordError):
@@ -216,7 +217,7 @@ def _end_of(served: Any) -> int | None:
 
 
 def _in_64_bits(value: Any) -> Any:
-    """Return the value with longer numbers as texts."""
+    """Return the value, numbers of more than 64 bits as texts."""
     if isinstance(value, dict):
         return {name: _in_64_bits(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Whether the records still say what they are known to say, counted over a run: a changed API makes itself heard.
+"""Whether the records still have the fields that they are known to have, counted over a run: so a change is noticed.
 
 Pure: no Scrapy, no network, no clock.
 """
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from parti_scraper.api.pages import NormalizedPage
 
-# Of fewer records, a share says nothing.
+# A share of fewer records says nothing.
 MIN_RECORDS = 20
-# Of an API that names its fields at random only so many are remembered.
+# How many names are remembered: an API may make them up at random.
 MAX_NAMES = 100
-# Fields that the specification shows, by the names of the API, and the end of a livestream that has ended. Where most
+# Fields that the specification shows, by the names of the API, and the end of a livestream that has ended. If most
 # records lack one, the API has changed.
 SPECIFIED = ("user_name", "event_title", "category_name", "total_viewers", "viewers_count", "event_end_ts")
 
@@ -33,7 +33,7 @@ class Quality:
         records: how many of these were asked for; what follows is about them.
         unknown: how many had a field that no item declares, by its name.
         unreadable: how many had a field whose value could not be read, by the API's name of it.
-        absent: how many had not a field that they are known to have, likewise.
+        absent: how many lacked a field that they are known to have, likewise.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Quality:
     def add(
         self, page: NormalizedPage[Any], seen: Container[Hashable], takes: Callable[[Any], bool] = lambda _: True
     ) -> None:
-        """Count the records of a page, but for those that came before; `takes` tells which were asked for."""
+        """Count the records of a page, except those that came before; `takes` tells which were asked for."""
         counted = set()
         for index, item in enumerate(page.items):
             identity = item.identity
@@ -68,10 +68,10 @@ class Quality:
         self.unknown = counts
 
     def flaws(self, expected_absent: Container[str]) -> list[str]:
-        """Return for each field of the specification that most records lack a part of a sentence.
+        """Return a part of a sentence for each field of the specification that most records lack.
 
         Args:
-            expected_absent: fields that may be so.
+            expected_absent: fields that may be missing.
         """
         if self.records < MIN_RECORDS:
             return []
@@ -82,7 +82,7 @@ class Quality:
         ]
 
     def vanished(self) -> list[str]:
-        """Return the other fields that records are known to have, and none of these had."""
+        """Return the other fields that records are known to have, and that none of these had."""
         if self.records < MIN_RECORDS:
             return []
         return sorted(name for name in self.absent.keys() - set(SPECIFIED) if self.absent[name] == self.records)
@@ -98,9 +98,9 @@ class Quality:
         }
 
     def restore(self, counts: dict[str, Any]) -> None:
-        """Count on from there."""
+        """Go on from the counts that `as_json` returned."""
         self.records = counts["records"]
-        # Earlier versions did not tell them apart.
+        # Earlier versions had one count for both.
         self.readable = counts.get("readable", self.records)
         self.unknown = Counter(counts["unknown"])
         self.unreadable = Counter(counts["unreadable"])
@@ -119,7 +119,7 @@ def _count(counter: Counter[str], names: frozenset[str]) -> None:
 
 
 def too_many_set_aside(set_aside: int, readable: int, most: float) -> str | None:
-    """Return a part of a sentence where more than a share of the records was set aside."""
+    """Return a part of a sentence if more than the share `most` of the records was set aside."""
     records = set_aside + readable
     if records < MIN_RECORDS or set_aside <= most * records:
         return None

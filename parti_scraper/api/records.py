@@ -1,4 +1,4 @@
-"""From the bytes of an answer to the records of a page; whatever spoils one record costs the others nothing.
+"""From the bytes of an answer to the records of a page; a broken record does not affect the others.
 
 Pure: no Scrapy, no network, no clock.
 """
@@ -17,10 +17,10 @@ from parti_scraper.exceptions import PageError
 from parti_scraper.redact import MAX_DEPTH, NESTED_TOO_DEEP
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# What gives JSON its structure: texts, which may hold any of the other marks, and those. A single quotation mark begins
-# a text without an end.
+# The tokens that give JSON its structure: brackets, commas, and texts, since these may contain the others. A lone
+# quotation mark begins a text that does not end.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
-# Of brackets, from that of the page on, that are open where `redact` goes no further.
+# Depth, counted in open brackets from that of the page on, from which on `redact` cuts.
 _TOO_DEEP = MAX_DEPTH + 3
 _CUT = json.dumps(NESTED_TOO_DEEP).encode()
 _STEPS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
@@ -56,7 +56,7 @@ def parse_page(body: bytes) -> list[Any]:
 
 
 def _parse_patiently(body: bytes) -> list[Any]:
-    """Parse what is nearly JSON, record by record: half characters, `NaN`, numbers without measure."""
+    """Parse what is nearly JSON, record by record: half characters, `NaN`, numbers that are too long."""
     text = body.strip(_BLANK)
     encoding = json.detect_encoding(text)
     if encoding != "utf-8":
@@ -69,12 +69,12 @@ def _parse_patiently(body: bytes) -> list[Any]:
 
 
 def _split(body: bytes) -> list[bytes]:
-    """Return the elements of a JSON list as they came, but for what is nested too deep for any reader.
+    """Return the elements of a JSON list as they came, except what is nested too deeply, which is cut.
 
-    Without recursion, and by nothing but texts and brackets, so that what is wrong within an element stays there.
+    It does not recurse, and looks only at texts, brackets and commas, so an error within an element stays within it.
 
     Raises:
-        ValueError: it is no list, or not the whole of one.
+        ValueError: it is no list, or an incomplete one.
     """
     elements: list[bytes] = []
     element, start, depth, end = b"", 1, 0, 0
@@ -122,7 +122,7 @@ def _whole_characters(value: Any) -> Any:
 
 
 def _integer(text: str) -> int | str:
-    """Return the number, or its text where Python makes none of so many digits."""
+    """Return the number, or its text where it has more digits than Python converts."""
     try:
         return int(text)
     except ValueError:

@@ -147,17 +147,17 @@ class LiveQuery:
 
 
 def channel_url(user_name: str | None) -> str | None:
-    """Return the address of a channel's page, or None where it cannot be told.
+    """Return the address of a channel's page, or None if its name is not known.
 
     Reported: the form since December 2025, by which clients find a channel (`user_id_from_name/{name}`).
     """
     if not user_name:
         return None
-    # What anybody may send is not to fill the memory.
+    # The API may send any text: long ones must not fill the memory.
     return (_channel_url if len(user_name) <= _LONGEST_REMEMBERED else _channel_url.__wrapped__)(user_name)
 
 
-# Channels come again and again, and quoting takes its time.
+# The same channels come repeatedly, and quoting is slow.
 @lru_cache(maxsize=4096)
 def _channel_url(user_name: str) -> str:
     return f"{SITE_URL}/{quote(user_name, safe='', errors='replace')}"

@@ -26,7 +26,7 @@ class Selection:
         unknown_category: keep records whose category cannot be told, since one that was asked for carries no
             name or is not in the categories route.
         since, until: first and last `event_end`, as ISO 8601; None: any.
-        credible: between which an `event_end` says when a livestream ended; 0, or a year to come, says nothing.
+        credible: first and last `event_end` that can be true; 0, or a year in the future, cannot.
         user_id: the channel asked for; None: any.
     """
 
@@ -38,14 +38,14 @@ class Selection:
     credible: tuple[str, str] | None = None
 
     def takes(self, item: Livestream | LiveChannel) -> bool:
-        """Tell whether the item was asked for. What the record does not say does not count against it."""
+        """Tell whether the item was asked for; a field that is null never excludes it."""
         if self.user_id is not None and item.user_id not in {self.user_id, None}:
             return False
         if not self._takes_category(item.category_id):
             return False
         if not isinstance(item, Livestream) or item.event_end is None:
             return True
-        # Of one form and length, so the order of the texts is the order of the times.
+        # The texts have one format and length, so they sort as the times do.
         is_within = (self.since is None or self.since <= item.event_end) and (
             self.until is None or item.event_end <= self.until
         )

@@ -68,7 +68,7 @@ def check_same_machine(settings: Mapping[str, Sequence[str]]) -> None:
     """
     first = ""
     for name, urls in settings.items():
-        # Of one setting the addresses are those of one API, wherever they are.
+        # The addresses of one setting are those of one API, so one of them decides.
         here = any(map(is_loopback, urls))
         first = first or name
         if here != any(map(is_loopback, settings[first])):
@@ -83,12 +83,12 @@ def check_same_machine(settings: Mapping[str, Sequence[str]]) -> None:
 
 
 def origin_of(url: str) -> str:
-    """Return scheme, host and port of a URL, without what a scheme implies."""
+    """Return scheme, host and port of a URL, without the default port of the scheme."""
     parts = urlsplit(url)
     return _origin_of(parts.scheme, parts.netloc)
 
 
-# A page of the site asks the same few hosts thousands of times.
+# A page of the site requests thousands of URLs of the same few hosts.
 @lru_cache
 def _origin_of(scheme: str, netloc: str) -> str:
     parts = SplitResult(scheme, netloc, "", "", "")
@@ -99,7 +99,7 @@ def _origin_of(scheme: str, netloc: str) -> str:
 
 
 def is_loopback(base_url: str) -> bool:
-    """Tell whether the host is this machine: such a server is ours, and need not be spared."""
+    """Tell whether the host is this machine: requests to such a server need not be slow."""
     host = urlsplit(base_url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

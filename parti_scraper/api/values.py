@@ -1,4 +1,4 @@
-"""What a value of the API means: read generously where there is one meaning, refused where there is none or several.
+"""What a value of the API means: other types are accepted where the meaning is clear, and refused where it is not.
 
 A reason never quotes a value: it goes to logs, and the value may be a secret or hostile.
 
@@ -13,17 +13,17 @@ from typing import Any, NoReturn
 from parti_scraper.api.records import kind_of
 from parti_scraper.exceptions import RecordError
 
-# What a signed 64-bit number holds; a database or a spreadsheet takes no more.
+# The range of a signed 64-bit number, which is all that databases take.
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 
 _INTEGER = re.compile(r"\s*([+-]?[0-9]+)(?:\.0*)?\s*", re.ASCII)
-# More digits than any number has that is read, leading zeros included.
+# More digits than any valid number has, leading zeros included.
 _MAX_DIGITS = 40
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def read_text(value: Any) -> str:
-    """Return a text; a number is taken for the text of it. Raises RecordError."""
+    """Return a text; a number is converted to one. Raises RecordError."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -43,7 +43,7 @@ def read_boolean(value: Any) -> bool:
 
 
 def read_integer(value: Any) -> int:
-    """Return a whole number, of digits or with nothing behind its point too. Raises RecordError."""
+    """Return a whole number, also from a text, or from a fraction of zero such as 7.0. Raises RecordError."""
     if isinstance(value, str):
         match = _INTEGER.fullmatch(value)
         number = int(match[1]) if match and len(match[1]) <= _MAX_DIGITS else value
@@ -57,5 +57,5 @@ def read_integer(value: Any) -> int:
 
 
 def refuse(problem: str, value: Any) -> NoReturn:
-    """Raise RecordError with what a value is instead, without quoting it."""
+    """Raise RecordError, which names the type of the value and does not quote it."""
     raise RecordError(f"{problem} but {kind_of(value)}")

@@ -31,14 +31,14 @@ def _argument(parser: Parser, accepted: str, description: str, default: Any = No
 
 
 def without_run_id(raw: Mapping[str, str]) -> dict[str, str]:
-    """Return what was typed of a run itself: neither its name nor what scrapyd adds."""
+    """Return the arguments without the run's name and without those that scrapyd adds."""
     return {name: text for name, text in raw.items() if not name.startswith("_") and name != "run_id"}
 
 
 def check_words(
     words: Sequence[str], arguments: Sequence[str], settings: Sequence[str], flags: Mapping[str, bool]
 ) -> None:
-    """Check how a command was put together, and show what to type where it is wrong.
+    """Check the form of a command, and show what to type if it is wrong.
 
     Args:
         words: what is neither an option nor the name of a spider.
@@ -145,7 +145,7 @@ class Arguments:
 
     @classmethod
     def flags(cls) -> dict[str, bool]:
-        """Return of each argument, by name, whether it is true or false."""
+        """Return whether each argument, by name, is one that is true or false."""
         return {argument.name: isinstance(argument.default, bool) for argument in fields(cls)}
 
     def given(self) -> dict[str, Any]:
@@ -160,14 +160,14 @@ class Arguments:
 
     @classmethod
     def check_same(cls, raw: Mapping[str, str], begun: Mapping[str, str], run_id: str, spider: str, now: float) -> None:
-        """Check that what was typed is what the run that it is to finish was begun with; less may be typed.
+        """Check that the arguments are those of the run that is to be finished; some or all may be left out.
 
         Args:
             raw: values by name, as typed.
-            begun: likewise, of the run.
+            begun: likewise, as the run was started with.
             run_id: the run's name.
             spider: the spider's name.
-            now: when the run was begun, in Unix seconds.
+            now: when the run was started, in Unix seconds.
 
         Raises:
             UsageError: an argument differs.

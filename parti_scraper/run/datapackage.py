@@ -119,7 +119,7 @@ def describe(file: File) -> dict[str, Any]:
     if file.is_table:
         resource |= {"rows": file.rows, "schema": table_schema(file.item_class, file.columns)}
         if file.form == "csv":
-            # Or readers guess, and free text leads them astray.
+            # Otherwise readers guess it, and free text makes them guess wrong.
             resource["dialect"] = _CSV_DIALECT
     return resource
 
