@@ -97,7 +97,7 @@ def test_a_line_that_was_to_be_seen_is_never_taken_back(
 
 def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_was(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_malformed=0.3)
-    running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1", "-s", "PARTI_MAX_REJECTED=1")
+    running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3", "-s", "PARTI_MAX_REJECTED=1")
     wait_until(lambda: live(server) <= heard_ids(output))
     quarantine = output / "notifications/run/quarantine.jsonl"
     kinds = ("not a JSON object", "event_id: missing")
@@ -105,6 +105,8 @@ def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_w
         server.world.advance(6)
         time.sleep(0.01)
     wait_until(lambda: live(server) <= heard_ids(output))
+    # Or it may be stopped while it connects again.
+    settle(server, running)
     assert running.stop(signal.SIGTERM) == 0
     run = ended(output)
     malformed = [each for each in server.notifications if each.malformed]
