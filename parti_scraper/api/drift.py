@@ -381,7 +381,7 @@ def _socket_of(url: str) -> tuple[str, str]:
 
 
 def _address(url: str) -> str:
-    """Return a URL without query, and without the numbers in its path that make each another one."""
+    """Return a URL without its query and with placeholders for numbers in its path, which differ from call to call."""
     parts = urlsplit(redact_url(url.partition("?")[0]))
     return urls.origin_of(url) + re.sub(r"(?<=/)\d+(?=/|$)", "{number}", parts.path)
 

@@ -33,8 +33,6 @@ from parti_scraper.network.errors import SitePageError, is_challenge
 from parti_scraper.network.http import HttpDownloadHandler
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from playwright.async_api import Page
     from scrapy import Request
     from scrapy.crawler import Crawler
@@ -195,35 +193,41 @@ class Tab:
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
         mark = f"{_MARK}{next(self._numbers)}"
-        call = self._call({**argument, "url": argument["url"].partition("#")[0] + mark})
+        call = asyncio.ensure_future(self._call({**argument, "url": argument["url"].partition("#")[0] + mark}))
+        gone = asyncio.ensure_future(self._gone.wait())
         try:
-            result = await self._unless_lost(call, argument["timeout"] / 1_000 + _REPORTED)
-            exchange = self._begun[mark]
-            async with asyncio.timeout(_REPORTED):
-                await exchange.ended.wait()
+            return await self._outcome(mark, call, gone, argument["timeout"] / 1_000 + _REPORTED)
         except (Error, KeyError, TimeoutError) as error:
             # As when the page has left for another one meanwhile.
             raise DownloadFailedError(f"lost with the page: {first_line(error)}") from None
         finally:
             self._begun.pop(mark, None)
-        return exchange, result
-
-    async def _unless_lost(self, work: Coroutine[Any, Any, dict[str, str]], seconds: float) -> dict[str, str]:
-        """Return the result of a call; arguments and errors as in `fetch`, besides those of the call."""
-        call = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(self._gone.wait())
-        try:
-            await asyncio.wait({call, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not call.done():
-                if self.lost:
-                    raise DownloadFailedError(self.lost)
-                self._lose("the page does not answer")
-                raise DownloadTimeoutError(self.lost)
-            return call.result()
-        finally:
             for task in (call, gone):
                 task.cancel()
             await asyncio.gather(call, gone, return_exceptions=True)
+
+    async def _outcome(
+        self, mark: str, call: asyncio.Task[dict[str, str]], gone: asyncio.Task[Any], seconds: float
+    ) -> tuple[Exchange, dict[str, str]]:
+        """Return what `fetch` returns. Raises as that does; and Playwright's Error, KeyError or TimeoutError.
+
+        Args:
+            mark: the fragment of the request.
+            call: makes the request.
+            gone: ends when the page or the browser is lost.
+            seconds: how long the call may take.
+        """
+        await asyncio.wait({call, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not call.done():
+            if self.lost:
+                raise DownloadFailedError(self.lost)
+            self._lose("the page does not answer")
+            raise DownloadTimeoutError(self.lost)
+        result = call.result()
+        exchange = self._begun[mark]
+        async with asyncio.timeout(_REPORTED):
+            await exchange.ended.wait()
+        return exchange, result
 
     async def _call(self, argument: dict[str, Any]) -> dict[str, str]:
         """Run `_FETCH` in an isolated JavaScript world, in which no script of the page sees the token."""
