@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -56,6 +58,25 @@ def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve:
     for row in run.rows:
         record = truth[row["event_id"]] if row["source"] == "websocket" else {}
         assert {name: row[name] for name in record} == record
+
+
+def test_a_listener_that_was_killed_before_it_heard_anything_can_be_finished(serve: Serve, output: Path) -> None:
+    running = Listening(output, serve(**STARTING, latency=60))
+    ledger = output.with_name("state") / "ledger.sqlite"
+
+    def has_checkpoint() -> bool:
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(ledger)) as connection:
+            return connection.execute("SELECT 1 FROM run WHERE progress IS NOT NULL").fetchone() is not None
+        return False
+
+    wait_until(lambda: ledger.exists() and has_checkpoint())
+    running.stop(signal.SIGKILL)
+    server = serve(**STARTING)
+    running = Listening(output, server)
+    wait_until(lambda: live(server) <= heard_ids(output))
+    settle(server, running)
+    assert running.stop() == 0, running.stderr
+    assert live(server) <= {row["event_id"] for row in ended(output).rows}
 
 
 def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve, output: Path) -> None:

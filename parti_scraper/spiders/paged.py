@@ -58,6 +58,14 @@ class Walk:
     in_flight: int = 0
     seen: set[int | None] = field(default_factory=set)
 
+    def asked(self) -> None:
+        """Count a page that was asked for."""
+        self.in_flight += 1
+
+    def answered(self) -> None:
+        """Count an answer, a page or a failure."""
+        self.in_flight -= 1
+
 
 class PagedSpider(PartiSpider):
     """A spider that walks pages: of the categories asked for together, or of each category on its own.
@@ -144,7 +152,7 @@ class PagedSpider(PartiSpider):
     def go_on(self, walk: Walk, queries: list[PageQuery]) -> Iterator[Request]:
         """Ask for what the plan says, unless `max_records` was reached; end the walk with its last page."""
         for query in () if self.run.limit.is_reached else queries:
-            walk.in_flight += 1
+            walk.asked()
             request = self.request(
                 self.url(walk, query),
                 callback=self.parse_control if query.control else self.parse_page,
@@ -191,7 +199,7 @@ class PagedSpider(PartiSpider):
             # They go on together from here.
             yield None
             self.check_filters(walk, page)
-            walk.in_flight -= 1
+            walk.answered()
             requests = list(self.go_on(walk, walk.plan.page(query, Page(keys))))
             if self.is_checkpoint_due():
                 await self.take_checkpoint()
@@ -204,7 +212,7 @@ class PagedSpider(PartiSpider):
         if not isinstance(page, NormalizedPage):
             yield page
             return
-        walk.in_flight -= 1
+        walk.answered()
         ends = zip(page.items, page.ends, strict=True)
         matching = [Key(item.identity, end) for item, end in ends if self.belongs(walk, item)]
         yield from self.go_on(walk, walk.plan.page(query, Page(_keys(page), matching)))
@@ -236,7 +244,7 @@ class PagedSpider(PartiSpider):
         """Go on after a request that failed for good."""
         kwargs = failure.request.cb_kwargs  # type: ignore[attr-defined]
         walk: Walk = kwargs["walk"]
-        walk.in_flight -= 1
+        walk.answered()
         error = failure.value
         status = error.response.status if isinstance(error, HttpError) else None
         yield from self.go_on(walk, walk.plan.failure(kwargs["query"], describe_failure(failure), status))
