@@ -228,7 +228,7 @@ def test_once_a_host_is_given_up_every_request_fails_at_once_and_the_reason_is_t
     run = crawl("recent", env=IMPATIENT | to(server.base_url), categories="all")
     assert run.code == 4
     assert run.stderr.count("Not complete: ") == 30
-    assert run.stderr.count("[parti_scraper.spiders.base] ERROR") == 30
+    assert run.stderr.count("[parti_scraper.run.problems] ERROR") == 30
     assert run.stderr.count("Not complete: ") - run.stderr.count(" was given up\n") <= 2
 
 

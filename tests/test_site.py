@@ -174,7 +174,7 @@ def test_a_page_that_leaves_for_another_by_itself_is_followed(crawl: Run, serve:
     with leaving_for(server) as url:
         run = crawl("site", "-a", f"url={url}", server=server)
     assert run.code == 0, run.stderr
-    assert run.package["drift"]["agrees"]
+    assert run.package["drift"]["agrees"], run.package["drift"]
     assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
     # The visit went on with the other page to its end.
     assert f"'parti/site/clicks': {len(server.world.categories())}," in run.stderr
@@ -274,7 +274,7 @@ def test_a_page_that_never_rests_is_visited_to_the_end(crawl: Run, serve: Serve,
     with pages_of(server, script) as url:
         run = crawl("site", "-a", f"url={url}", server=server)
     assert run.code == 0, run.stderr
-    assert run.package["drift"]["agrees"]
+    assert run.package["drift"]["agrees"], run.package["drift"]
     assert {row["page_url"] for row in run.rows} == {url}
     assert "Traceback" not in run.stderr
 
