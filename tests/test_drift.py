@@ -84,6 +84,14 @@ def test_a_socket_that_moved_is_named_without_what_gives_access() -> None:
     ]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_socket_to_the_same_address_may_not_have_subscribed_yet(order: int) -> None:
+    early = Call("GET", routes.WS_URL, WEBSOCKET, status=101)
+    assert report(*[*seen(), early][::order]).agrees
+    never = [call for call in seen() if not call.subscribed]
+    assert report(*[*never, early][::order]).unknown_routes == [f"GET {routes.WS_URL}"]
+
+
 def test_an_unknown_route_is_named_without_query_and_numbers() -> None:
     profile = f"{HOST}/parti_v2/profile"
     calls = [

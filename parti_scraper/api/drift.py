@@ -247,6 +247,8 @@ class Comparison:
         self._routes = {source.route.name: _Seen(source.route) for source in registry.SOURCES}
         self._unknown_hosts: set[str] = set()
         self._unknown_routes: set[str] = set()
+        # WebSockets on which a page has subscribed: on another one to the same address it may only not have done so yet.
+        self._known_sockets: set[str] = set()
         self._other_hosts: set[str] = set()
 
     def add(self, call: Call) -> None:
@@ -256,6 +258,8 @@ class Comparison:
         has_host, route = self._configuration.has_host_of(call), call.route
         if route is not None:
             self._routes[route].add(call, has_host=has_host)
+            if call.resource == WEBSOCKET:
+                _remember(self._known_sockets, f"{call.method} {_address(call.url)}")
         elif _is_of_the_api(call, has_host=has_host):
             _remember(self._unknown_routes, f"{call.method} {_address(call.url)}")
         else:
@@ -269,7 +273,7 @@ class Comparison:
         routes = self._routes
         return Report(
             unknown_hosts=_listed(self._unknown_hosts),
-            unknown_routes=_listed(self._unknown_routes),
+            unknown_routes=_listed(self._unknown_routes - self._known_sockets),
             unknown_parameters={name: _listed(seen.unknown) for name, seen in routes.items() if seen.unknown},
             missing_parameters={
                 name: _listed(seen.missing) for name, seen in routes.items() if seen.failures and seen.missing
