@@ -247,7 +247,7 @@ class Comparison:
         self._routes = {source.route.name: _Seen(source.route) for source in registry.SOURCES}
         self._unknown_hosts: set[str] = set()
         self._unknown_routes: set[str] = set()
-        # WebSockets on which a page has subscribed: on another one to the same address it may only not have done so yet.
+        # WebSockets on which a page has subscribed: on another one to the same address it may not have done so yet.
         self._known_sockets: set[str] = set()
         self._other_hosts: set[str] = set()
 
