@@ -90,6 +90,16 @@ def test_each_reading_gives_the_whole_set_within_the_budget(
     assert server.requests <= factor * len(events) / cap + 30
 
 
+@pytest.mark.parametrize("change_every", [100, 300])
+def test_one_change_while_the_last_records_are_counted_hides_none(change_every: int) -> None:
+    for seed in range(20):
+        events = history(800, random.Random(seed), ties=0.01)
+        by_chance = random.Random(seed)
+        server = ModelServer(dict(events), cap=3, change_every=change_every, by_chance=by_chance, time_filter="start")
+        served, plan = crawl(server, width=1, seed=seed)
+        assert plan.gaps or set(events) - server.deleted <= served
+
+
 @pytest.mark.parametrize("change_every", [0, 7])
 def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) -> None:
     events = history(20_000, random.Random(7), ties=0.01)

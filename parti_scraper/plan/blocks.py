@@ -202,7 +202,9 @@ class Blocks:
             in_place = before_then in {None, before}
         if in_place and len(walks) == expected:
             fewest = min(walks.values(), default=2)
-            return self._proved(before, fewest) if fewest > 1 or not moving else self._again()
+            # Behind the last block nothing stands that would show a change.
+            is_proved = fewest > 1 or not (moving or self._border is None)
+            return self._proved(before, fewest) if is_proved else self._again()
         if not in_place or len(walks) > expected:
             if not tied:
                 self._size.moved()
