@@ -299,6 +299,17 @@ def test_an_ended_crawl_with_failures_names_the_windows_that_are_missing() -> No
     assert all("livestreams that ended from" in gap and "an error" in gap for gap in plan.gaps)
 
 
+@pytest.mark.parametrize("cap", [15, 50, 100])
+def test_a_list_with_many_ties_in_another_order_each_time_is_complete_or_says_that_it_is_not(cap: int) -> None:
+    ends = range(NOW - 10_000, NOW - 9_800)
+    for seed in range(40):
+        by_chance = random.Random(seed)
+        events = {number: (end - 60, end) for number in range(1, 601) for end in by_chance.choices(ends)}
+        server = ModelServer(events, cap=cap, tie_order="unstable", by_chance=by_chance)
+        plan = Passes(PageSize(100), "the livestreams by viewers", lenient=False, window=(0, NOW), counted=True)
+        assert follow(plan, server, random.Random(seed)) == set(events) or plan.gaps
+
+
 @pytest.mark.parametrize("tie_order", ["stable", "unstable"])
 @pytest.mark.parametrize("cap", [1, 7, 30, 100])
 def test_the_live_list_is_walked_until_nothing_new_comes(cap: int, tie_order: str) -> None:
