@@ -149,6 +149,36 @@ class LiveNotification:
 
 
 @dataclass(slots=True)
+class ScheduledLivestream:
+    """An announced livestream, from the route of scheduled ones; an attribute for each column of the files."""
+
+    collection: ClassVar[str] = "scheduled_livestreams"
+
+    event_id: int = _field("The livestream's number.")
+    user_id: int | None = _field("The number of the channel that is to stream.")
+    user_name: str | None = _field("The channel's name.")
+    event_title: str | None = _field("The title, free text by the streamer.")
+    event_description: str | None = _field("What is announced, free text by the streamer.")
+    category_id: int | None = _field(_CATEGORY_ID)
+    category_name: str | None = _field(
+        "The category's name as the record came with it, or else found by its number in the categories route."
+    )
+    event_start: str | None = _time("When the livestream is to begin.")
+    event_end: str | None = _time("When the livestream is to end.")
+    livestream_visibility_type: str | None = _field('Who may watch: "Public" as far as seen.')
+    event_file: str | None = _field("Address of the livestream's picture.")
+    avatar_link: str | None = _field("Address of the channel's picture.")
+    user_avatar_id: int | None = _field("Number of the channel's picture.")
+    scraped_at: str = _time("When this record was received.")
+    extra: dict[str, Any] = _field(_EXTRA)
+
+    @property
+    def identity(self) -> int:
+        """What makes two records the same one."""
+        return self.event_id
+
+
+@dataclass(slots=True)
 class ApiCall:
     """A request to an API that a page of the site made, or a WebSocket that it opened."""
 
@@ -176,7 +206,7 @@ class ApiCall:
 
 
 # What the API sends; and everything that the spiders yield.
-ApiRecord = Category | Livestream | LiveChannel | LiveNotification
+ApiRecord = Category | Livestream | LiveChannel | LiveNotification | ScheduledLivestream
 Item = ApiRecord | ApiCall
 
 

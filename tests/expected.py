@@ -73,6 +73,22 @@ def live_channel(record: dict[str, Any], categories: list[dict[str, Any]]) -> di
     }
 
 
+def scheduled(record: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of an announced livestream, but for `scraped_at`."""
+    names = {row["category_id"]: row["name"] or row["display_name"] for row in categories}
+    same = ("event_id", "user_id", "user_name", "event_title", "event_description", "category_id")
+    return {field: record[field] for field in same} | {
+        "category_name": names.get(record["category_id"]),
+        "event_start": iso(record["event_start_ts"]),
+        "event_end": iso(record["event_end_ts"]),
+        "livestream_visibility_type": record["livestream_visibility_type"],
+        "event_file": record["event_file"],
+        "avatar_link": record["avatar_link"],
+        "user_avatar_id": record["user_avatar_id"],
+        "extra": {"livestream_recording": None, "total_viewers": None},
+    }
+
+
 def without(row: dict[str, Any], *fields: str) -> dict[str, Any]:
     """Return the row without some fields."""
     return {name: value for name, value in row.items() if name not in fields}

@@ -37,6 +37,7 @@ STILL: dict[str, Any] = {"now": NOW, "speed": 0, "events": 300, "live": 40}
 # The routes' paths.
 PREFIX = "/parti_v2/profile/"
 CATEGORIES = PREFIX + "livestream_calendar/events/categories"
+SCHEDULED = PREFIX + "livestream_calendar/events"
 RECENT = PREFIX + "get_livestream_channel_info/recent"
 LIVE = PREFIX + "get_livestream_channel_info/live"
 

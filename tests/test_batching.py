@@ -59,8 +59,21 @@ REUSING = {"tests.components.Reusing": 500}
         ("recent", {}, ("-s", f"ITEM_PIPELINES={json.dumps(PIPELINES)}"), {}),
         ("recent", {}, ("-s", f"ITEM_PIPELINES={json.dumps(REUSING)}"), {}),
         ("live", {"malformed": 0.06, "live": 200}, (), {"limit": 15}),
+        ("scheduled", {"malformed": 0.06, "scheduled": 200, "page_cap": 15}, (), {}),
     ],
-    ids=["categories", "recent", "malformed", "filtered", "cut", "incremental", "feeds", "pipeline", "reusing", "live"],
+    ids=[
+        "categories",
+        "recent",
+        "malformed",
+        "filtered",
+        "cut",
+        "incremental",
+        "feeds",
+        "pipeline",
+        "reusing",
+        "live",
+        "scheduled",
+    ],
 )
 def test_the_files_are_the_same_with_and_without(
     crawl: Run,

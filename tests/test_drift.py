@@ -44,6 +44,7 @@ def test_the_parameters_that_are_known_are_those_that_this_project_sends() -> No
     for route, url in (
         (routes.RECENT, RecentQuery(1, 2, ("7",), user_id=5).url(HOST, 0, 1)),
         (routes.LIVE, LiveQuery(("7",)).url(HOST, 0, 1)),
+        (routes.SCHEDULED, routes.scheduled_url(HOST, 0, 1)),
     ):
         source = source_of(url)
         assert source is not None
@@ -133,6 +134,17 @@ def test_a_route_that_was_not_seen_or_never_answered_well_is_a_gap() -> None:
     _, _, dropped, _ = seen(dropped=True)
     dropped.status = None
     assert report(*seen(), recent, dropped, socket).lines() == []
+
+
+def test_a_route_that_the_page_is_not_known_to_ask_for_is_known_and_not_missed() -> None:
+    call = Call("GET", routes.scheduled_url(HOST, 0, 100), status=200, is_json=True)
+    assert CONFIGURED.knows(call)
+    assert report(*seen(), call).as_json()["agrees"] is True
+    assert "scheduled" not in report().routes_not_seen
+    call.status, call.url = 500, f"{call.url}&sort=1"
+    found = report(*seen(), call)
+    assert found.gaps() == ["route answered with errors: scheduled (1 × HTTP 500)"]
+    assert found.lines() == ["parameters unknown, route scheduled: sort"]
 
 
 def test_a_line_break_in_what_the_site_sends_stays_on_the_line() -> None:

@@ -14,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parti_scraper.api import pages, records, schema
+from parti_scraper.api.build import Context
 from parti_scraper.api.categories import CategoryIndex
 from parti_scraper.api.normalize import normalize_categories, normalize_live, normalize_recent
 from parti_scraper.api.pages import NormalizedPage
 from parti_scraper.api.records import parse_page
+from parti_scraper.api.registry import SCHEDULED_LIVESTREAMS
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import PageError
-from parti_scraper.items import Category, LiveChannel, Livestream
+from parti_scraper.items import Category, LiveChannel, Livestream, ScheduledLivestream
 from parti_scraper.redact import is_secret_name
 from tests.support import SPECIFICATION
 
@@ -53,6 +55,11 @@ def live(*records: Any, offset: int = 0) -> NormalizedPage[LiveChannel]:
     return normalize_live(json.dumps(records).encode(), URL, NOW, INDEX, snapshot_id="run-1", offset=offset)
 
 
+def scheduled(*records: Any) -> NormalizedPage[ScheduledLivestream]:
+    """Normalize records as a page of the route of scheduled livestreams."""
+    return SCHEDULED_LIVESTREAMS.normalize(json.dumps(records).encode(), URL, Context(NOW, INDEX))
+
+
 def rows(page: NormalizedPage[Any]) -> list[dict[str, Any]]:
     """Return the items as they go into the files, order of the fields included."""
     assert not page.rejected
@@ -77,8 +84,63 @@ def test_the_specifications_live_channels_give_the_golden_rows() -> None:
     assert list(rows(page)[0]) == list(golden("live_channels")[0])
 
 
+# No answer of this route is in the specification: it is made up, in the shape that was reported.
+ANNOUNCED: dict[str, Any] = {
+    "event_id": 81002, "user_id": 603610, "category_id": 10, "event_title": "🎤", "event_description": "=1+1\nsoon",
+    "event_file": "https://https://assets.parti.com/81002.jpg", "event_start_ts": 1795550400,
+    "event_end_ts": 1795557600, "livestream_visibility_type": "Public", "user_name": "ironway", "avatar_link": None,
+    "user_avatar_id": 4711, "livestream_recording": None, "total_viewers": None,
+}  # fmt: skip
+
+
+def test_a_scheduled_livestream_of_the_reported_shape_gives_the_golden_row() -> None:
+    page = scheduled(ANNOUNCED)
+    assert rows(page) == golden("scheduled_livestreams")
+    assert list(rows(page)[0]) == list(golden("scheduled_livestreams")[0])
+    assert page.remarks == {}
+
+
+@pytest.mark.parametrize(
+    ("sent", "category_id", "name"),
+    [
+        ({"category_id": 7}, 7, "Gaming"),
+        ({"category_id": "7.0", "category_name": ""}, 7, "Gaming"),
+        ({"category_id": 7, "category_name": "Games"}, 7, "Games"),
+        ({"category_id": 99}, 99, None),
+        ({"category_id": None, "category_name": "crypto"}, 23, "crypto"),
+        ({"category_id": None}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_the_category_of_a_scheduled_livestream_is_found_by_what_is_sent(
+    sent: dict[str, Any], category_id: int | None, name: str | None
+) -> None:
+    (item,) = scheduled({"event_id": 1} | sent).items
+    assert (item.category_id, item.category_name) == (category_id, name)
+
+
+def test_a_category_without_a_name_is_called_as_the_site_shows_it() -> None:
+    index = CategoryIndex([Category(3, "", "Call of Duty", NOW, {}), Category(4, None, None, NOW, {})])
+    assert [index.name_of(number) for number in (3, 4, 5, None)] == ["Call of Duty", None, None, None]
+
+
+def test_what_scheduled_livestreams_do_not_have_yet_is_in_extra_and_nothing_new() -> None:
+    page = scheduled(
+        {"event_id": 1, "total_viewers": 5, "livestream_recording": "https://x.example/a?token=S3CRET", "mood": 1},
+        {"event_id": 2},
+    )
+    assert [item.extra for item in page.items] == [
+        {"total_viewers": 5, "livestream_recording": "https://x.example/a", "mood": 1},
+        {},
+    ]
+    assert page.unknown_fields == {"mood": 1}
+    assert {"total_viewers", "livestream_recording", "category_name"}.isdisjoint(page.remarks[1].absent)
+    assert "event_description" in page.remarks[1].absent
+
+
 def test_the_fields_are_those_of_the_interface_in_its_order() -> None:
-    names = {item: ", ".join(field.name for field in fields(item)) for item in (Category, Livestream, LiveChannel)}
+    items = (Category, Livestream, LiveChannel, ScheduledLivestream)
+    names = {item: ", ".join(field.name for field in fields(item)) for item in items}
     assert names == {
         Category: "category_id, name, display_name, scraped_at, extra",
         Livestream: (
@@ -91,6 +153,10 @@ def test_the_fields_are_those_of_the_interface_in_its_order() -> None:
             "snapshot_id, observed_at, rank, event_id, user_id, user_name, event_title, category_id, category_name, "
             "viewers_count, event_file, avatar_link, user_avatar_id, social_media, social_username, "
             "discord_discriminator, channel_arn, playback_url, channel_url, extra"
+        ),
+        ScheduledLivestream: (
+            "event_id, user_id, user_name, event_title, event_description, category_id, category_name, event_start, "
+            "event_end, livestream_visibility_type, event_file, avatar_link, user_avatar_id, scraped_at, extra"
         ),
     }
 

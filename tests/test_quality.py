@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from parti_scraper.api.build import Context
 from parti_scraper.api.categories import CategoryIndex
 from parti_scraper.api.normalize import normalize_live, normalize_live_notifications, normalize_recent
 from parti_scraper.api.quality import (
@@ -17,7 +18,9 @@ from parti_scraper.api.quality import (
     parse_max_rejected,
     too_many_set_aside,
 )
+from parti_scraper.api.registry import SCHEDULED_LIVESTREAMS, specified_of
 from parti_scraper.exceptions import UsageError
+from parti_scraper.items import ScheduledLivestream
 
 WHOLE: dict[str, Any] = {
     "user_id": 1, "user_name": "n", "user_avatar_id": None, "avatar_link": None, "event_title": "t", "event_file": None,
@@ -81,6 +84,16 @@ def test_live_channels_are_to_have_viewers_and_no_end() -> None:
     assert [flaw.split()[0] for flaw in quality.flaws(())] == [
         "user_name", "event_title", "category_name", "viewers_count",
     ]  # fmt: skip
+
+
+def test_scheduled_livestreams_may_lack_the_category_and_viewers_and_their_end_is_a_plan() -> None:
+    quality = Quality(specified_of(ScheduledLivestream))
+    body = json.dumps([{"event_id": number, "category_name": []} for number in range(20)]).encode()
+    context = Context("2026-01-01T00:00:00Z", CategoryIndex())
+    quality.add(SCHEDULED_LIVESTREAMS.normalize(body, "", context), ())
+    assert [flaw.split()[0] for flaw in quality.flaws(())] == ["user_name", "event_title"]
+    assert "event_end_ts" in quality.vanished()
+    assert "user_name" not in quality.vanished()
 
 
 def test_the_counts_go_on_where_they_were() -> None:

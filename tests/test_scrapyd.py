@@ -35,7 +35,7 @@ pytestmark = pytest.mark.xdist_group("scrapyd")
 PROJECT = "parti_scraper"
 DEPLOY = ROOT / "deploy"
 USER, PASSWORD = "deployer", "p%40 $HOME:s3cret"
-SPIDERS = ("categories", "live", "notifications", "recent")
+SPIDERS = ("categories", "live", "notifications", "recent", "scheduled")
 # In scrapyd's log.
 ENDED = r"(?:finished:|died: exitstatus=(\d+))"
 # A run that takes several seconds of waiting, so that it can be stopped half-way.

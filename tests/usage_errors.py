@@ -8,6 +8,7 @@ from parti_scraper.run.arguments import (
     LiveArguments,
     NotificationsArguments,
     RecentArguments,
+    ScheduledArguments,
     SiteArguments,
 )
 
@@ -16,6 +17,7 @@ SPIDERS: dict[str, type[Arguments]] = {
     "recent": RecentArguments,
     "live": LiveArguments,
     "notifications": NotificationsArguments,
+    "scheduled": ScheduledArguments,
     "site": SiteArguments,
 }
 
@@ -41,6 +43,8 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
         ),
     ),
     ("categories", {"limit": "5"}, "argument `limit`: not known to the spider `categories`: '5' (accepted: run_id)"),
+    ("scheduled", {"limit": "5"}, "argument `limit`: not known to the spider `scheduled`: '5' (accepted: run_id)"),
+    ("scheduled", {"since": "7d"}, "argument `since`: not known to the spider `scheduled`: '7d' (accepted: run_id)"),
     (
         "recent",
         {"since": "yesterdayish"},

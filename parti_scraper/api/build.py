@@ -18,9 +18,10 @@ from parti_scraper.api.schema import (
     RecentRecord,
     Record,
     RecordT,
+    ScheduledRecord,
 )
 from parti_scraper.api.times import seconds_to_iso
-from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream
+from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream, ScheduledLivestream
 from parti_scraper.redact import may_hide_secrets, redact_text, redact_url
 
 if TYPE_CHECKING:
@@ -122,6 +123,35 @@ def live_channel_builder(context: Context) -> Build[LiveRecord, LiveChannel]:
             viewers_count=record.viewers_count,
             channel_arn=record.channel_arn,
             playback_url=record.playback_url,
+            extra=extra,
+        )
+
+    return build
+
+
+def scheduled_builder(context: Context) -> Build[ScheduledRecord, ScheduledLivestream]:
+    """Return what makes an item of a record of the route of scheduled livestreams."""
+    categories = context.categories
+
+    def build(record: ScheduledRecord, extra: dict[str, Any], _position: int) -> ScheduledLivestream:
+        _remove_secrets(record)
+        start, end = record.event_start_ts, record.event_end_ts
+        category_id = categories.find(record.category_name) if record.category_id is None else record.category_id
+        return ScheduledLivestream(
+            event_id=record.event_id,
+            user_id=record.user_id,
+            user_name=record.user_name,
+            event_title=record.event_title,
+            event_description=record.event_description,
+            category_id=category_id,
+            category_name=record.category_name or categories.name_of(category_id),
+            event_start=None if start is None else seconds_to_iso(start),
+            event_end=None if end is None else seconds_to_iso(end),
+            livestream_visibility_type=record.livestream_visibility_type,
+            event_file=record.event_file,
+            avatar_link=record.avatar_link,
+            user_avatar_id=record.user_avatar_id,
+            scraped_at=context.received_at,
             extra=extra,
         )
 

@@ -30,10 +30,12 @@ class CategoryIndex:
         spelled: list[str] = []
         self._named: set[int] = set()
         self._names: list[str] = []
+        self._by_id: dict[int, str | None] = {}
         for category in categories:
             self.ids.append(category.category_id)
             spelled += filter(None, (category.name, category.display_name))
             self._names.append(category.name or category.display_name or str(category.category_id))
+            self._by_id.setdefault(category.category_id, category.name or category.display_name)
             if category.name:
                 self._named.add(category.category_id)
                 self._by_name.setdefault(category.name.casefold(), category.category_id)
@@ -49,6 +51,10 @@ class CategoryIndex:
             return None
         category_id = self._by_name.get(name)
         return self._by_name.get(name.casefold()) if category_id is None else category_id
+
+    def name_of(self, category_id: int | None) -> str | None:
+        """Return the name of the category of this number, else the one that the site shows, or None."""
+        return None if category_id is None else self._by_id.get(category_id)
 
     def names(self) -> list[str]:
         """Return the names that `find` knows, in the order of the route, each in its own case."""

@@ -244,7 +244,9 @@ class Comparison:
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
-        self._routes = {source.route.name: _Seen(source.route) for source in registry.SOURCES}
+        self._routes = {
+            source.route.name: _Seen(source.route, is_on_page=source.is_on_page) for source in registry.SOURCES
+        }
         self._unknown_hosts: set[str] = set()
         self._unknown_routes: set[str] = set()
         # WebSockets on which a page has subscribed: on another one to the same address it may not have done so yet.
@@ -279,7 +281,7 @@ class Comparison:
                 name: _listed(seen.missing) for name, seen in routes.items() if seen.failures and seen.missing
             },
             unknown_fields={name: _listed(set(seen.fields)) for name, seen in routes.items() if seen.fields},
-            routes_not_seen=[name for name, seen in routes.items() if not seen.failures],
+            routes_not_seen=[name for name, seen in routes.items() if seen.is_missed],
             routes_failed={name: why for name, seen in routes.items() if (why := seen.why_failed())},
             settings=self._settings(),
             other_hosts=_listed(self._other_hosts),
@@ -317,7 +319,8 @@ class _Seen:
         failures: how many calls failed in which way; the empty text counts those that did not fail.
     """
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, *, is_on_page: bool) -> None:
+        self._is_on_page = is_on_page
         self._known = route.always | route.sometimes
         self._is_socket = route.name == WEBSOCKET
         self.unknown: set[str] = set()
@@ -343,6 +346,11 @@ class _Seen:
             self.missing -= names
             for name in names - self._known:
                 _remember(self.unknown, name)
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether there were no calls, though the page is known to make some."""
+        return self._is_on_page and not self.failures
 
     def why_failed(self) -> str:
         """Return how the calls failed; empty if one of them did not, or there were none."""

@@ -148,7 +148,8 @@ def normalize_records(
             # `redact` may leave some of it out.
             kept = {name: value for name, value in served.items() if name not in known or name in unreadable}
             extra = _in_64_bits(redact(kept))
-        remark = Remark(frozenset(extra.keys() - unreadable), unreadable, expected - served.keys())
+        unknown = frozenset(extra.keys() - unreadable - record_class.in_extra)
+        remark = Remark(unknown, unreadable, expected - served.keys())
         if any(remark):
             page.remarks[len(page.items)] = remark
         page.items.append(build(record, extra, position))

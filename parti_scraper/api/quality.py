@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Hashable
+    from collections.abc import Callable, Container, Hashable, Sequence
 
     from parti_scraper.api.pages import NormalizedPage
 
@@ -21,12 +21,15 @@ MIN_RECORDS = 20
 # How many names are remembered: an API may make them up at random.
 MAX_NAMES = 100
 # Fields that the specification shows, by the names of the API, and the end of a livestream that has ended. If most
-# records lack one, the API has changed.
+# records of a route that has it lack one, the API has changed.
 SPECIFIED = ("user_name", "event_title", "category_name", "total_viewers", "viewers_count", "event_end_ts")
 
 
 class Quality:
     """Counts what is wrong with single fields of records, each record once.
+
+    Args:
+        specified: fields of which most records are to be readable.
 
     Attributes:
         readable: how many could be read.
@@ -36,7 +39,8 @@ class Quality:
         absent: how many lacked a field that they are known to have, likewise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, specified: Sequence[str] = SPECIFIED) -> None:
+        self._specified = specified
         self.readable = 0
         self.records = 0
         self.unknown: Counter[str] = Counter()
@@ -77,7 +81,7 @@ class Quality:
             return []
         return [
             self._flaw(name)
-            for name in SPECIFIED
+            for name in self._specified
             if 2 * (self.unreadable[name] + self.absent[name]) > self.records and name not in expected_absent
         ]
 
@@ -85,7 +89,7 @@ class Quality:
         """Return the other fields that records are known to have, and that none of these had."""
         if self.records < MIN_RECORDS:
             return []
-        return sorted(name for name in self.absent.keys() - set(SPECIFIED) if self.absent[name] == self.records)
+        return sorted(name for name in self.absent.keys() - set(self._specified) if self.absent[name] == self.records)
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts, for `restore`."""

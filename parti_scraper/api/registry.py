@@ -19,11 +19,20 @@ from parti_scraper.api.build import (
     live_channel_builder,
     livestream_builder,
     notification_builder,
+    scheduled_builder,
 )
 from parti_scraper.api.pages import normalize_page
+from parti_scraper.api.quality import SPECIFIED
 from parti_scraper.api.routes import FIRST_TS, LAST_TS, PROFILE, LiveQuery, RecentQuery, Route
-from parti_scraper.api.schema import CategoryRecord, LiveRecord, NotificationRecord, RecentRecord, RecordT
-from parti_scraper.items import Category, LiveChannel, LiveNotification, Livestream
+from parti_scraper.api.schema import (
+    CategoryRecord,
+    LiveRecord,
+    NotificationRecord,
+    RecentRecord,
+    RecordT,
+    ScheduledRecord,
+)
+from parti_scraper.items import Category, LiveChannel, LiveNotification, Livestream, ScheduledLivestream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +52,8 @@ class Source(Generic[RecordT, ItemT]):
             snapshot, `identity` of the item is the same without `snapshot_id`.
         builder: how an item is made of a record.
         first_page: the URL of the page that the site itself asks for first, at a base URL; None where it has but one.
+        specified: fields of which most records are to be readable, or the run is degraded.
+        is_on_page: whether the site's categories page asks for the route, so that it is missed where it does not.
     """
 
     route: Route
@@ -51,6 +62,8 @@ class Source(Generic[RecordT, ItemT]):
     key: tuple[str, ...]
     builder: Callable[[Context], Build[RecordT, ItemT]]
     first_page: Callable[[str], str] | None = None
+    specified: tuple[str, ...] = SPECIFIED
+    is_on_page: bool = True
 
     def normalize(self, body: bytes, url: str, context: Context) -> NormalizedPage[ItemT]:
         """Normalize a page of the route. Raises PageError where it is no list of records."""
@@ -75,9 +88,27 @@ LIVE_CHANNELS = Source(
     partial(LiveQuery().url, offset=0, limit=12),
 )
 LIVE_NOTIFICATIONS = Source(routes.WEBSOCKET, NotificationRecord, LiveNotification, ("event_id",), notification_builder)
-SOURCES: tuple[Source[Any, Any], ...] = (CATEGORIES, LIVESTREAMS, LIVE_CHANNELS, LIVE_NOTIFICATIONS)
+SCHEDULED_LIVESTREAMS = Source(
+    routes.SCHEDULED,
+    ScheduledRecord,
+    ScheduledLivestream,
+    ("event_id",),
+    scheduled_builder,
+    partial(routes.scheduled_url, offset=0, limit=100),
+    # Its records name no category and have no viewers, and where they end is a plan.
+    specified=("user_name", "event_title"),
+    is_on_page=False,
+)
+SOURCES: tuple[Source[Any, Any], ...] = (
+    CATEGORIES,
+    LIVESTREAMS,
+    LIVE_CHANNELS,
+    LIVE_NOTIFICATIONS,
+    SCHEDULED_LIVESTREAMS,
+)
 
 _BY_NAME = {source.route.name: source for source in SOURCES}
+_BY_ITEM = {source.item_class: source for source in SOURCES}
 # The WebSocket has none.
 _BY_PATH = {source.route.path: source for source in SOURCES if source.route.path}
 
@@ -90,6 +121,12 @@ def source_named(name: str) -> Source[Any, Any]:
 def source_of(url: str) -> Source[Any, Any] | None:
     """Return the row of the route that a URL is of, whatever its host; None where this project knows none."""
     return _BY_PATH.get(urlsplit(url).path)
+
+
+def specified_of(item_class: type) -> tuple[str, ...]:
+    """Return the fields of which most records are to be readable where they become such items."""
+    source = _BY_ITEM.get(item_class)
+    return source.specified if source else ()
 
 
 def first_page_url(url: str) -> str | None:

@@ -85,6 +85,8 @@ LIVE = Route(
     frozenset({"limit", "offset"}),
     frozenset({"categories"}),
 )
+# Reported, as is all about this route; the site's categories page does not ask for it.
+SCHEDULED = Route("scheduled", f"{PROFILE}livestream_calendar/events", frozenset({"offset", "limit"}))
 # No request, but messages with who goes live; known by the name alone.
 WEBSOCKET = Route("websocket", "")
 
@@ -144,6 +146,11 @@ class LiveQuery:
             *(("categories", category) for category in self.categories),
         ]
         return _url(base_url, LIVE, parameters)
+
+
+def scheduled_url(base_url: str, offset: int, limit: int) -> str:
+    """Return the URL of a page of the scheduled livestreams."""
+    return _url(base_url, SCHEDULED, [("offset", str(offset)), ("limit", str(limit))])
 
 
 def channel_url(user_name: str | None) -> str | None:

@@ -21,9 +21,11 @@ class Record(msgspec.Struct, kw_only=True):
 
     Attributes:
         may_lack: fields that only some records have.
+        in_extra: fields that are known, and that no item has: they go into `extra`, and are nothing new.
     """
 
     may_lack: ClassVar[frozenset[str]] = frozenset()
+    in_extra: ClassVar[frozenset[str]] = frozenset()
 
 
 class CategoryRecord(Record, kw_only=True):
@@ -73,6 +75,29 @@ class LiveRecord(ChannelRecord, kw_only=True):
     viewers_count: Integer | None = None
     channel_arn: str | None = None
     playback_url: str | None = None
+
+
+class ScheduledRecord(Record, kw_only=True):
+    """Of the route of scheduled livestreams (reported)."""
+
+    # The records seen name their category by its number alone.
+    may_lack: ClassVar[frozenset[str]] = frozenset({"category_name"})
+    # Null in all records seen, since nothing was streamed yet.
+    in_extra: ClassVar[frozenset[str]] = frozenset({"livestream_recording", "total_viewers"})
+
+    event_id: Integer
+    user_id: Integer | None = None
+    user_name: str | None = None
+    event_title: str | None = None
+    event_description: str | None = None
+    category_id: Integer | None = None
+    category_name: str | None = None
+    event_start_ts: Timestamp | None = None
+    event_end_ts: Timestamp | None = None
+    livestream_visibility_type: str | None = None
+    event_file: str | None = None
+    avatar_link: str | None = None
+    user_avatar_id: Integer | None = None
 
 
 class NotificationRecord(ChannelRecord, kw_only=True):

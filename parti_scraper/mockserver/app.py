@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from parti_scraper.mockserver.faults import FaultPlan, not_found
-from parti_scraper.mockserver.query import QueryError, parse_live, parse_recent
+from parti_scraper.mockserver.query import QueryError, parse_live, parse_recent, parse_scheduled
 from parti_scraper.mockserver.records import category_records, encode
 from parti_scraper.mockserver.sockets import Notifier
 
@@ -121,6 +121,7 @@ class Site:
         application.on_shutdown.append(self.notifier.shut_down)
         routes = {
             "livestream_calendar/events/categories": self._categories,
+            "livestream_calendar/events": self._scheduled,
             "get_livestream_channel_info/recent": self._recent,
             "get_livestream_channel_info/live": self._live,
         }
@@ -229,6 +230,9 @@ class Site:
 
     def _live(self, request: web.Request) -> bytes:
         return self._list(self._world.live_page(*parse_live(request.query, self._options)))
+
+    def _scheduled(self, request: web.Request) -> bytes:
+        return self._list(self._world.scheduled_page(parse_scheduled(request.query, self._options)))
 
     def _list(self, records: list[bytes]) -> bytes:
         if not records and self._options.empty_as == "null":

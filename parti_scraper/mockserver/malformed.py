@@ -38,12 +38,12 @@ class Malformation(NamedTuple):
 def malformation(options: Options, event_id: int, route: str) -> Malformation | None:
     """Return what is wrong with the record of a livestream, or None.
 
-    Whether it is beyond repair is the same on both routes, since it is asked of the event id.
+    Whether it is beyond repair is the same on all routes, since it is asked of the event id.
 
     Args:
         options: of the server: the seed, and the shares of records with which something is wrong.
         event_id: the livestream's id.
-        route: `recent` or `live`.
+        route: `recent`, `live` or `scheduled`.
     """
     seed, chance = options.seed, fraction(options.seed, event_id, _SALT_WHETHER)
     if chance < options.malformed:
@@ -138,6 +138,15 @@ _ODD_ANYWHERE = (
     _lost("avatar a word", user_avatar_id="none"),
     _lost("avatar link true", avatar_link=True),
 )
+_ODD_TIMES = (
+    _odd("milliseconds", _times(lambda ts: ts * 1_000)),
+    _odd("fractions of seconds", _times(lambda ts: ts + 0.5)),
+    _odd("times as texts", _times(lambda ts: f"{ts}.25")),
+    _odd("times in ISO 8601", _times(_iso)),
+    _odd("times in ISO 8601 without a zone", _times(lambda ts: _iso(ts).partition("+")[0] + ".123")),
+    _lost("end absurd", event_end_ts=10**18),
+    _lost("start negative", event_start_ts=-5),
+)
 
 
 def _bad_ids(*names: str) -> tuple[Malformation, ...]:
@@ -153,17 +162,12 @@ def _bad_ids(*names: str) -> tuple[Malformation, ...]:
 BROKEN = {
     "recent": (*_NO_OBJECT, *_bad_ids("event_id")),
     "live": (*_NO_OBJECT, *_bad_ids("event_id", "user_id")),
+    "scheduled": (*_NO_OBJECT, *_bad_ids("event_id")),
 }
 ODD = {
     "recent": (
         *_ODD_ANYWHERE,
-        _odd("milliseconds", _times(lambda ts: ts * 1_000)),
-        _odd("fractions of seconds", _times(lambda ts: ts + 0.5)),
-        _odd("times as texts", _times(lambda ts: f"{ts}.25")),
-        _odd("times in ISO 8601", _times(_iso)),
-        _odd("times in ISO 8601 without a zone", _times(lambda ts: _iso(ts).partition("+")[0] + ".123")),
-        _lost("end absurd", event_end_ts=10**18),
-        _lost("start negative", event_start_ts=-5),
+        *_ODD_TIMES,
         _odd("access pass 0 or 1", lambda record: record | {"has_access_pass": int(record.get("has_access_pass", 0))}),
         _odd("access pass a text", _with({"has_access_pass": "maybe"}), "has_access_pass"),
         _lost("viewers huge", total_viewers=10**30),
@@ -172,6 +176,12 @@ ODD = {
         *_ODD_ANYWHERE,
         _lost("viewers a word", viewers_count="many"),
         _lost("viewers huge", viewers_count=10**30),
+    ),
+    "scheduled": (
+        *_ODD_ANYWHERE,
+        *_ODD_TIMES,
+        _lost("category a name", category_id="Gaming"),
+        _lost("description a list", event_description=["a", "b"]),
     ),
 }
 # What no strict parser takes; one record of these spoils its page for it.

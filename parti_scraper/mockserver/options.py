@@ -159,6 +159,7 @@ class Options:
     events: int = _switch(5_000, Whole(0, 2_000_000), "ended livestreams in the history")
     years: float = _switch(3.0, Number(0.01, 20, "YEARS"), "length of the history, up to what fits since 2021-08-03")
     live: int = _switch(60, Whole(0, 5_000), "channels that are live at any time, about")
+    scheduled: int = _switch(40, Whole(0, 100_000), "livestreams that are announced when the clock starts")
     start_every: float = _seconds(
         3.0, 86_400, "mean simulated seconds between two streams that start; as many end (0: neither)"
     )
@@ -168,8 +169,8 @@ class Options:
         "fields of a record: all, those of the specification's demo, or those of 2026", "full", "demo", "2026"
     )
     nameless: str = _choice("category_name of records of nameless categories", "empty", "display_name", "null")
-    malformed: float = _rate("share of the records of recent and live that are malformed or odd")
-    no_json: float = _rate("share of the records of recent and live that no strict JSON parser takes")
+    malformed: float = _rate("share of the records of livestreams that are malformed or odd")
+    no_json: float = _rate("share of the records of livestreams that no strict JSON parser takes")
     absent: str = _switch("", Kind(), "names of fields that no record has, with commas between")
     unreadable: str = _switch("", Kind(), "names of fields that hold an object in every record, likewise")
     category_ids: bool = _switch(False, Flag(), "records have the number of their category too")
@@ -197,7 +198,7 @@ class Options:
         "a page without records: an empty list, 404, 204 without a body, or null", "list", "404", "204", "null"
     )
     hidden: int = _switch(
-        0, Whole(0, 100_000), "livestreams in a row, and channels on air, that are left out after the page was cut"
+        0, Whole(0, 100_000), "livestreams in a row in each list that are left out after the page was cut"
     )
     hidden_at: float = _switch(
         0.5, Number(0, 1, "SHARE"), "where in the list these begin: 0 at the head, 1 at the tail"

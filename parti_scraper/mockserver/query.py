@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     from parti_scraper.mockserver.options import Options
 
-# The site's own limits, for a request that names none.
+# The site's own limits, for a request that names none; of the scheduled ones that of clients.
 _RECENT_LIMIT = 15
 _LIVE_LIMIT = 12
+_SCHEDULED_LIMIT = 100
 _FOREVER = 10**18
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
@@ -88,6 +89,11 @@ def parse_recent(query: MultiMapping[str], options: Options) -> tuple[RecentQuer
 def parse_live(query: MultiMapping[str], options: Options) -> tuple[frozenset[int] | None, Page]:
     """Return the categories (None for any) and page of a request to the live route. Raises QueryError."""
     return _categories(query, options), _page(query, options, _LIVE_LIMIT)
+
+
+def parse_scheduled(query: MultiMapping[str], options: Options) -> Page:
+    """Return the page of a request to the route of scheduled livestreams. Raises QueryError."""
+    return _page(query, options, _SCHEDULED_LIMIT)
 
 
 def _whole(query: MultiMapping[str], name: str, default: int | None) -> int | None:

@@ -12,6 +12,7 @@ from parti_scraper.mockserver.malformed import malformation
 from parti_scraper.mockserver.words import CATEGORIES, DEFAULT_TITLE, HOSTILE_TITLES, NO_CATEGORY, PLAIN_TITLES
 
 if TYPE_CHECKING:
+    from parti_scraper.mockserver.calendar import ScheduledEvent
     from parti_scraper.mockserver.history import Channel, Event, Stream
     from parti_scraper.mockserver.options import Options
 
@@ -25,7 +26,7 @@ _MAX_KEPT = 200_000
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 # Addresses that may be signed.
 _FILES = {"event_file", "avatar_link", "livestream_recording", "playback_url", "original_playback_url", "dvr_url"}
-_SALT_TITLE, _SALT_MORE, _SALT_WAVE, _SALT_TOKEN, _SALT_UNDATED = 1, 2, 3, 4, 5
+_SALT_TITLE, _SALT_MORE, _SALT_WAVE, _SALT_TOKEN, _SALT_UNDATED, _SALT_ANNOUNCED = 1, 2, 3, 4, 5, 6
 
 
 def category_records() -> list[Record]:
@@ -107,6 +108,29 @@ class RecordMaker:
             }
         )
 
+    def scheduled(self, event: ScheduledEvent) -> Record:
+        """Return the record of an announced livestream."""
+        channel = self._channels[event.channel]
+        bits = mix(self._seed, event.event_id, _SALT_ANNOUNCED)
+        record = self._beginning(channel, event.event_id, bits)
+        if bits % 8 == 0:
+            record["event_title"] = "🎤"
+        if record["event_file"] and (bits >> 3) % 5 == 0:
+            # As reported.
+            record["event_file"] = f"https://{record['event_file']}"
+        return self._shaped(
+            {
+                **record,
+                "category_id": event.category_id or None,
+                "event_description": HOSTILE_TITLES[(bits >> 8) % len(HOSTILE_TITLES)],
+                "event_start_ts": event.start,
+                "event_end_ts": event.end,
+                "livestream_visibility_type": "Public",
+                "livestream_recording": None,
+                "total_viewers": None,
+            }
+        )
+
     def notification(self, stream: Stream) -> Record:
         """Return what the WebSocket says when a channel goes live."""
         channel = self._channels[stream.channel]
@@ -143,6 +167,10 @@ class RecordMaker:
     def live_json(self, stream: Stream, time: float) -> bytes:
         """Return the record as it is served at `time`, malformed where it is to be."""
         return encode(self._served(self.live(stream, time), stream.event_id, "live"))
+
+    def scheduled_json(self, event: ScheduledEvent) -> bytes:
+        """Return the record as it is served, malformed where it is to be."""
+        return encode(self._served(self.scheduled(event), event.event_id, "scheduled"))
 
     def _served(self, record: Record, event_id: int, route: str) -> Any:
         if self._options.signed:

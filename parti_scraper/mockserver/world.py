@@ -9,6 +9,7 @@ from collections import Counter
 from heapq import heappop
 from typing import TYPE_CHECKING
 
+from parti_scraper.mockserver.calendar import Calendar
 from parti_scraper.mockserver.history import (
     Event,
     Stream,
@@ -61,6 +62,7 @@ class World:
         # Streams up to this place of the timeline have started; those of them that have not ended are on air.
         self._started = 0
         self._on_air: dict[int, Stream] = {}
+        self._calendar = Calendar(options, history.channels, self.started_at)
         self._churn = rng(options.seed, "churn")
         self._inserted: dict[int, float] = {}
         self._deleted: list[tuple[Event, float]] = []
@@ -121,6 +123,10 @@ class World:
             ]
             ranked = self._ranked(streams, time)
             return [self._records.live(stream, time) for stream in ranked if stream.event_id not in self._hidden]
+
+    def scheduled_at(self, time: float | None = None) -> list[Record]:
+        """Return the announced livestreams as of a time, in the order of the route."""
+        return [self._records.scheduled(event) for event in self._calendar.at(self.now() if time is None else time)]
 
     def notifications_between(self, after: float, until: float) -> list[Record]:
         """Return what the WebSocket says of the streams that start in (after, until]."""
@@ -237,6 +243,11 @@ class World:
             streams = [each for each in self._on_air.values() if categories is None or each.category_id in categories]
             ranked = self._ranked(streams, now, self._turn("live"))[page.offset : page.offset + page.limit]
             return [self._records.live_json(stream, now) for stream in ranked if stream.event_id not in self._hidden]
+
+    def scheduled_page(self, page: Page) -> list[bytes]:
+        """Return a page of the route of scheduled livestreams, record by record."""
+        with self._lock:
+            return [self._records.scheduled_json(event) for event in self._calendar.page(page, self.now())]
 
     def started_count(self) -> int:
         """Return how many streams of the timeline have started so far."""

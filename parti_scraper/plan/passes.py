@@ -37,16 +37,28 @@ class Passes:
         window: since and until, of the recent route: asked for as they are once, as the site does it, and then with
             so much more on either side that no reading of the bounds, by end or by start, can hide a record.
         before: how many records the same list held the last time; one that is much shorter is looked at again.
+        counted: hold the number of records against the number of places in the list. Where records that share a sort
+            key change places from request to request, one may be missed though each page continues the one before.
     """
 
     def __init__(
-        self, size: PageSize, what: str, *, lenient: bool, window: tuple[int, int] | None = None, before: int = 0
+        self,
+        size: PageSize,
+        what: str,
+        *,
+        lenient: bool,
+        window: tuple[int, int] | None = None,
+        before: int = 0,
+        counted: bool = False,
     ) -> None:
         self.gaps: list[str] = []
         self.warnings: list[str] = []
         self.shifts = 0
         self._size, self._what, self._lenient, self._expected = size, what, lenient, before
-        self._window = window
+        self._window, self._counted = window, counted
+        # Places where no record is to be expected: of those without an identity, and of those that the same page holds
+        # twice.
+        self._idle_places: set[int] = set()
         self._bounds = window or (0, 0)
         self._seen: set[Hashable] = set()
         self._walker: Walker
@@ -99,6 +111,7 @@ class Passes:
             self._size.saw(len(page.keys))
             return self._looked_below(query, len(page.keys) if new else 0)
         self._note(new)
+        self._note_idle(query.slice.offset, page)
         step = self._walker.page(page)
         self._note_short(query.slice.offset, len(page.keys))
         return self._go_on(step)
@@ -117,6 +130,7 @@ class Passes:
     def _begin_pass(self, attempt: int = 0) -> list[PageQuery]:
         self._passes += 1
         self._new = self._pages_with_new = 0
+        self._idle_places.clear()
         self._short_to = None
         self._walker = Paging(self._size, ordered=False, lenient=self._lenient, known=len(self._seen))
         return [self._query(replace(self._walker.start(), attempt=attempt))]
@@ -126,6 +140,22 @@ class Passes:
         self._new += len(new)
         self._pages_with_new += bool(new)
         self._is_long = self._is_long or self._pages_with_new > 1
+
+    def _note_idle(self, offset: int, page: Page) -> None:
+        """Note at which places of a page there is no record of its own."""
+        ids: set[Hashable] = set()
+        for place, key in enumerate(page.keys, offset):
+            if key is None or key.id in ids:
+                self._idle_places.add(place)
+            else:
+                ids.add(key.id)
+
+    @property
+    def _missing(self) -> int:
+        """How many records were not seen, by the number of places; not known where the server leaves some out."""
+        if not self._counted or self._is_patchy:
+            return 0
+        return max(self._walker.end - len(self._idle_places) - len(self._seen), 0)
 
     def _note_short(self, offset: int, count: int) -> None:
         """Note whether a page was short, and whether it shows records behind one that was."""
@@ -147,8 +177,9 @@ class Passes:
 
     def _pass_ended(self) -> list[PageQuery]:
         # What came on one page was seen in one moment.
-        moved = self._pages_with_new > 1 if self._lenient else bool(self._walker.shifts)
-        self._is_last = not moved or self._passes >= _MAX_PASSES or (self._passes > 1 and not self._new)
+        moved = self._pages_with_new > 1 if self._lenient else bool(self._walker.shifts or self._missing)
+        is_settled = self._passes > 1 and not self._new and not self._missing
+        self._is_last = not moved or self._passes >= _MAX_PASSES or is_settled
         if self._is_last and not self._lenient and moved and self._new and self._passes > 1:
             return self._give_up("the set kept moving")
         if self._lenient:
@@ -177,7 +208,8 @@ class Passes:
         """Return how far below the end to look."""
         largest = self._size.largest or self._size.limit
         if not pages:
-            return probe_offsets(largest)
+            # Where no page has held a record, nobody knows how few one holds.
+            return probe_offsets(self._size.largest or min(self._size.limit, USUAL_PAGE))
         # The last page was asked for from the last record on.
         return [pages * (max(largest, min(self._size.limit, USUAL_PAGE)) - 1 or 1)]
 
@@ -208,7 +240,11 @@ class Passes:
         if self._probe.attempts < tries:
             attempt = self._probe.next_attempt()
             return self._begin_pass(attempt) if is_short else [self._query(self._walker.recheck(attempt))]
-        return [self._probe.control_query()] if self._ended_empty else []
+        if self._ended_empty:
+            return [self._probe.control_query()]
+        if self._missing:
+            return self._give_up(f"{len(self._seen)} records were seen, and there are {self._missing} more")
+        return []
 
     def _controlled(self, page: Page) -> list[PageQuery]:
         verdict = self._probe.judge(page, contradicts=bool(page.matching))

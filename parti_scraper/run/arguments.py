@@ -266,6 +266,11 @@ class NotificationsArguments(Arguments):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduledArguments(Arguments):
+    """Arguments of the spider `scheduled`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SiteArguments(Arguments):
     """Arguments of the spider `site`."""
 

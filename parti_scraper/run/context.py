@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parti_scraper.api.quality import Quality
+from parti_scraper.api.registry import specified_of
 from parti_scraper.api.selection import Selection
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.run.problems import Problems
@@ -212,7 +213,7 @@ class Run:
         self.seen = seen
         self.rejected = RejectedMarks()
         self.tally = Tally()
-        self.quality = Quality()
+        self.quality = Quality(specified_of(folder.item_class))
         self.problems = Problems()
 
     def freeze_window(self, since: int, until: int) -> None:

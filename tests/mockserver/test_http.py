@@ -16,7 +16,7 @@ import pytest
 from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.mockserver.malformed import BROKEN, NO_JSON, ODD
 from tests.mockserver.client import Answer, get
-from tests.support import CATEGORIES, LIVE, NOW, PREFIX, RECENT, STILL, Serve, ids, wait_until
+from tests.support import CATEGORIES, LIVE, NOW, PREFIX, RECENT, SCHEDULED, STILL, Serve, ids, wait_until
 
 Json = dict[str, Any]
 # The contract's table of fields: the types of each, where None is one of them.
@@ -48,6 +48,23 @@ LIVE_FIELDS = COMMON | {
     "playback_url": {str},
     "playback_auth_token": {str},
 }
+# Of the scheduled livestreams, the contract's list.
+SCHEDULED_FIELDS: dict[str, set[type | None]] = {
+    "user_id": {int},
+    "user_name": {str},
+    "user_avatar_id": {int},
+    "avatar_link": {str, None},
+    "event_id": {int},
+    "event_title": {str},
+    "event_file": {str, None},
+    "category_id": {int},
+    "event_description": {str},
+    "event_start_ts": {int},
+    "event_end_ts": {int},
+    "livestream_visibility_type": {str},
+    "livestream_recording": {None},
+    "total_viewers": {None},
+}
 
 
 def types_of(records: list[Json]) -> dict[str, set[type | None]]:
@@ -75,6 +92,16 @@ def test_live_serves_the_ground_truth_in_the_shapes_of_the_contract(serve: Serve
     assert types_of(first) == LIVE_FIELDS
     # Some playback URLs carry a token of their own.
     assert {"token=" in record["playback_url"] for record in first} == {True, False}
+
+
+def test_scheduled_serves_the_ground_truth_page_by_page_in_the_shapes_of_the_contract(serve: Serve) -> None:
+    server = serve(**STILL, scheduled=150)
+    first = get(server, f"{SCHEDULED}?offset=0&limit=1000").json
+    records = first + get(server, f"{SCHEDULED}?offset=100").json
+    assert records == server.world.scheduled_at()
+    assert (len(first), len(set(ids(records)))) == (100, 150)
+    assert types_of(records) == SCHEDULED_FIELDS
+    assert any((record["event_file"] or "").startswith("https://https://") for record in records)
 
 
 def test_categories_serves_every_category(serve: Serve) -> None:
@@ -138,7 +165,12 @@ def test_malformed_records_are_the_same_each_time_and_the_ground_truth_names_the
 
 def test_every_way_to_be_malformed_differs_from_the_truth_and_can_be_sent(serve: Serve) -> None:
     server = serve(**STILL)
-    for route, (record, *_) in {"recent": server.world.recent_at(), "live": server.world.live_at()}.items():
+    records = {
+        "recent": server.world.recent_at(),
+        "live": server.world.live_at(),
+        "scheduled": server.world.scheduled_at(),
+    }
+    for route, (record, *_) in records.items():
         ways = (*BROKEN[route], *ODD[route])
         assert len({way.name for way in ways}) == len(ways)
         for way in ways:
@@ -160,7 +192,7 @@ def test_what_no_strict_parser_takes_is_within_its_record(serve: Serve) -> None:
 
 def test_fields_are_absent_or_unreadable_in_every_record(serve: Serve) -> None:
     server = serve(**STILL, absent="user_name,avatar_link", unreadable="event_title")
-    for route in (RECENT, LIVE):
+    for route in (RECENT, LIVE, SCHEDULED):
         for record in get(server, route).json:
             assert record.keys().isdisjoint({"user_name", "avatar_link"})
             assert isinstance(record["event_title"], dict)
@@ -213,7 +245,7 @@ def test_robots_txt_is_what_the_switch_says(serve: Serve, robots: str, status: i
 
 def test_a_token_is_asked_for_on_every_route_of_the_api_and_nowhere_else(serve: Serve) -> None:
     server = serve(**STILL, token="s3cret")
-    for path in (CATEGORIES, RECENT, LIVE):
+    for path in (CATEGORIES, RECENT, LIVE, SCHEDULED):
         for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": "s3cret"}):
             refused = get(server, path, **headers)
             assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
@@ -223,8 +255,8 @@ def test_a_token_is_asked_for_on_every_route_of_the_api_and_nowhere_else(serve: 
 
 def test_a_host_that_was_moved_answers_404_on_every_route_of_the_api(serve: Serve) -> None:
     server = serve(**STILL, gone=True)
-    answers = [get(server, path) for path in (CATEGORIES, RECENT, LIVE)]
-    assert [(answer.status, answer.json) for answer in answers] == [(404, {"detail": "Not Found"})] * 3
+    answers = [get(server, path) for path in (CATEGORIES, RECENT, LIVE, SCHEDULED)]
+    assert [(answer.status, answer.json) for answer in answers] == [(404, {"detail": "Not Found"})] * 4
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "gzip, deflate, br, zstd", "br;q=1, gzip;q=0.5", "*"])

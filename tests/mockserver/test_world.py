@@ -26,6 +26,7 @@ world = World(Options(seed={seed}, now="2026-11-01T00:00:00Z", speed=0, events=5
 start = world.started_at
 world.advance(3600)
 held = [world.recent_at(), world.live_at(), world.notifications_between(start, start + 3600), sorted(world.odd_ids)]
+held += world.scheduled_at()
 print(hashlib.sha256(json.dumps(held).encode()).hexdigest())
 """
 
@@ -70,6 +71,18 @@ def test_there_are_as_many_livestreams_as_asked_for_and_none_before_or_after_its
     for record in records:
         assert world.started_at - 2 * 366 * 24 * HOUR <= record["event_start_ts"] < record["event_end_ts"]
         assert record["event_end_ts"] <= world.started_at
+
+
+def test_what_is_announced_begins_within_eighteen_months_by_start_and_leaves_when_it_does() -> None:
+    world = World(Options(now=NOW, speed=0, events=0, scheduled=500))
+    records = world.scheduled_at()
+    starts = [record["event_start_ts"] for record in records]
+    assert starts == sorted(starts)
+    assert world.started_at < starts[0] < starts[-1] < world.started_at + 541 * 24 * HOUR
+    assert len(set(starts)) < len(set(ids(records))) == len(records) == 500
+    world.advance(starts[100] - world.started_at)
+    assert world.scheduled_at() == [record for record in records if record["event_start_ts"] > starts[100]]
+    assert World(Options(now=NOW, speed=0, scheduled=0)).scheduled_at() == []
 
 
 def test_ties_move_no_start_to_before_the_first_day() -> None:
