@@ -31,6 +31,7 @@ from parti_scraper.exceptions import (
 )
 from parti_scraper.extensions.recorder import RunRecorder
 from parti_scraper.feeds.exporter import check_feeds, check_formats, check_names
+from parti_scraper.feeds.log_formatter import log_lists_at_debug
 from parti_scraper.run.arguments import check_words
 from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
 from parti_scraper.run.problems import LoggedExceptions
@@ -96,6 +97,8 @@ class Command(crawl.Command):
             spider.update_settings(settings)
             check_feeds(settings)
             if issubclass(spider, PartiSpider):
+                # The first is logged before the spider's own settings are known.
+                log_lists_at_debug()
                 spider.check(settings, opts.spargs)
                 identity = spider.identify(opts.spargs, time.time())
                 check_names(settings, spider, identity)
