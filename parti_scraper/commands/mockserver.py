@@ -13,7 +13,8 @@ from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 
 from parti_scraper import mockserver
-from parti_scraper.mockserver.options import Flag, Options, refuse, switches
+from parti_scraper.exceptions import did_you_mean
+from parti_scraper.mockserver.options import Flag, OptionError, Options, refuse, switches
 
 if TYPE_CHECKING:
     from parti_scraper.mockserver import MockServer
@@ -63,14 +64,16 @@ class Command(ScrapyCommand):
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Serve until SIGINT or SIGTERM."""
         if args:
-            raise UsageError(f"unknown switch or argument: {' '.join(args)}", print_help=False)
+            known = ["--port", *(f"--{switch.name}" for switch in switches())]
+            hint = did_you_mean(args[0].partition("=")[0], known)
+            raise UsageError(f"unknown switch or argument: {' '.join(args)}{hint}", print_help=False)
         try:
             port = _port(opts.port)
             options = Options.parse(
                 {switch.field: text for switch in switches() if (text := getattr(opts, switch.field)) is not None}
             )
-        except ValueError as error:
-            raise UsageError(str(error), print_help=False) from None
+        except OptionError as error:
+            raise UsageError(f"{error}{did_you_mean(error.value, error.choices)}", print_help=False) from None
         self.exitcode = serve(options, port)
 
 

@@ -67,9 +67,11 @@ def check_words(
         name, is_whole, value = word.lstrip("-").partition("=")
         name = name if name.isupper() else name.replace("-", "_")
         if name in flags or (is_whole and not word.startswith("-")):
-            raise UsageError(f"not an option: {word!r} (accepted: {show(name, value)})")
+            hint = "" if name in flags else did_you_mean(name, flags)
+            raise UsageError(f"not an option: {word!r} (accepted: {show(name, value)}){hint}")
         if word.startswith("-"):
-            raise UsageError(f"unknown option: {word!r} (accepted: see scrapy crawl --help)")
+            hint = did_you_mean(name, flags)
+            raise UsageError(f"unknown option: {word!r} (accepted: see scrapy crawl --help){hint}")
 
 
 def _categories_argument() -> Any:
@@ -133,7 +135,8 @@ class Arguments:
             try:
                 values[name] = metadata["parser"](text, now)
             except UnparsableError as problem:
-                raise UsageError.of("argument", name, str(problem), text, metadata["accepted"]) from None
+                accepted, hint = metadata["accepted"], problem.hint
+                raise UsageError.of("argument", name, str(problem), text, accepted, hint=hint) from None
         arguments = cls(**values)
         arguments._check(raw, now)
         return arguments
