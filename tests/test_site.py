@@ -389,7 +389,7 @@ def test_without_the_extra_one_line_says_so_and_the_other_spiders_work(
     (tmp_path / "sitecustomize.py").write_text(hidden, encoding="utf-8")
     env = {"PYTHONPATH": str(tmp_path)}
     run = scrapy("crawl", "site", env=env)
-    line = "the browser needs scrapy-playwright: install it with `pip install .[browser]`\n"
+    line = "the browser needs scrapy-playwright: install it with `pip install scrapy-playwright`\n"
     assert (run.returncode, run.stderr) == (1, line)
     assert scrapy("crawl", "categories", server=serve(**STILL), env=env).returncode == 0
 

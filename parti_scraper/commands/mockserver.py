@@ -15,6 +15,7 @@ from scrapy.exceptions import UsageError
 from parti_scraper import mockserver
 from parti_scraper.exceptions import did_you_mean
 from parti_scraper.mockserver.options import Flag, OptionError, Options, refuse, switches
+from parti_scraper.program import program
 
 if TYPE_CHECKING:
     from parti_scraper.mockserver import MockServer
@@ -91,7 +92,7 @@ def serve(options: Options, port: int) -> int:
             text = f"port {port} is in use: stop what uses it, or choose another with --port (0: any free one)"
         else:
             text = f"port {port} cannot be used: {error.strerror}; choose another with --port (0: any free one)"
-        print(f"scrapy mockserver: {text}", file=sys.stderr)
+        print(f"{program()} mockserver: {text}", file=sys.stderr)
         return 1
     try:
         print(_greeting(server, options), flush=True)
@@ -102,7 +103,7 @@ def serve(options: Options, port: int) -> int:
 
 
 def _refuse(message: str) -> NoReturn:
-    print(f"scrapy mockserver: {message}", file=sys.stderr)
+    print(f"{program()} mockserver: {message}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -119,5 +120,5 @@ def _greeting(server: MockServer, options: Options) -> str:
         f"Parti API mock server: {server.base_url}  (seed {options.seed}, {options.events:,} ended livestreams, "
         f"{options.live} live; stop with Ctrl-C)\n"
         f"Use it: PARTI_API_BASE_URLS={server.base_url} PARTI_WS_URL={server.ws_url} "
-        f"PARTI_SITE_URL={server.base_url} scrapy crawl recent"
+        f"PARTI_SITE_URL={server.base_url} {program()} crawl recent"
     )

@@ -13,6 +13,7 @@ from parti_scraper.api.categories import parse_categories
 from parti_scraper.api.routes import CATEGORIES_PAGE, FIRST_TS, SITE_URL
 from parti_scraper.api.times import LENGTHS, TIMES, UnparsableError, first_second, last_second, length, timestamp_to_iso
 from parti_scraper.exceptions import UsageError, did_you_mean
+from parti_scraper.program import program
 from parti_scraper.run.parsers import Parser, choice, flag, folder_name, page_url, whole_number
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def check_words(
             raise UsageError(f"not an option: {word!r} (accepted: {show(name, value)}){hint}")
         if word.startswith("-"):
             hint = did_you_mean(name, flags)
-            raise UsageError(f"unknown option: {word!r} (accepted: see scrapy crawl --help){hint}")
+            raise UsageError(f"unknown option: {word!r} (accepted: see {program()} crawl --help){hint}")
 
 
 def _categories_argument() -> Any:
