@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parti_scraper.exceptions import did_you_mean
 from parti_scraper.program import MODULE, PARTI, program
 
 if TYPE_CHECKING:
@@ -32,17 +31,11 @@ def main() -> None:
             super().__init__(usage=usage.replace("scrapy", program(), 1), **options)
 
     cmdline.ScrapyArgumentParser = Parser  # type: ignore[misc, assignment]
-    commands = cmdline._get_commands_dict(get_project_settings(), inproject=True)  # noqa: SLF001
-    # As Scrapy finds it.
-    typed = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    if typed in commands:
-        cmdline.execute()
-    if typed is None:
-        print(_overview(commands))
+    # As Scrapy finds the command; of a word that is none, `commands.unknown` says what to type.
+    if all(word.startswith("-") for word in sys.argv[1:]):
+        print(_overview(cmdline._get_commands_dict(get_project_settings(), inproject=True)))  # noqa: SLF001
         sys.exit()
-    hint = did_you_mean(typed, commands)
-    print(f"unknown command: {typed!r} (accepted: {', '.join(sorted(commands))}){hint}", file=sys.stderr)
-    sys.exit(2)
+    cmdline.execute()
 
 
 def _overview(commands: dict[str, ScrapyCommand]) -> str:

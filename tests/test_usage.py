@@ -140,8 +140,8 @@ def test_a_setting_that_is_nearly_one_of_scrapys_is_a_warning(scrapy: Scrapy, se
 
 
 COMMANDS = (
-    "bench, check, crawl, edit, fetch, genspider, list, mockserver, parse, runspider, settings, shell, startproject, "
-    "version, view"
+    "bench, check, crawl, edit, fetch, genspider, list, mockserver, parse, runspider, settings, shell, spiders, "
+    "startproject, version, view"
 )
 
 
