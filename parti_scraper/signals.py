@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from pydispatch.dispatcher import getAllReceivers, liveReceivers
-from scrapy.utils.defer import deferred_from_coro
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -13,8 +10,7 @@ if TYPE_CHECKING:
 # Sent with `problem`, a part of a sentence, where something cannot be stored.
 storage_failed = object()
 # Sent with `items` that were scraped together, and `reasons`, a Counter of the exceptions' classes for which others
-# were dropped: in place of Scrapy's `item_scraped` and `item_dropped` for each. Who listens to those and not to these
-# gets those.
+# were dropped: in place of Scrapy's `item_scraped` and `item_dropped` for each, unless a component is to see each item.
 items_scraped = object()
 items_dropped = object()
 # Sent by the spiders where a run that is killed from here on could go on.
@@ -24,13 +20,3 @@ checkpoint = object()
 def send_storage_failed(crawler: Crawler, what: str, error: OSError) -> None:
     """Tell the run that something cannot be written."""
     crawler.signals.send_catch_log(storage_failed, problem=f"{what} cannot be written: {error.strerror or error}")
-
-
-def receivers(crawler: Crawler, signal: object) -> list[Any]:
-    """Return who listens for a signal, Scrapy's or the project's."""
-    return list(liveReceivers(getAllReceivers(crawler, signal)))
-
-
-def close_spider(crawler: Crawler, reason: str) -> None:
-    """Have the spider closed, for a reason that Scrapy takes for its finish reason."""
-    deferred_from_coro(crawler.engine.close_spider_async(reason=reason))

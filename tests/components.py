@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import IO, Any
@@ -16,6 +17,7 @@ from scrapy.pipelines import ItemPipelineManager
 from scrapy.statscollectors import DummyStatsCollector
 
 import parti_scraper.signals
+from parti_scraper import scrapy_internals
 from parti_scraper.feeds.exporter import FeedExporter
 from parti_scraper.feeds.exporters import CsvItemExporter
 from parti_scraper.feeds.log_formatter import LogFormatter
@@ -191,11 +193,12 @@ class Listener:
 
 
 class BatchListener(Listener):
-    """The same, and it is told of batches too, which it counts as one each."""
+    """The same for batches, which it counts as one each."""
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> Any:
-        listener = super().from_crawler(crawler)
+        listener = cls()
+        crawler.signals.connect(listener.closed, signals.spider_closed)
         crawler.signals.connect(listener.items_scraped, parti_scraper.signals.items_scraped)
         crawler.signals.connect(listener.items_dropped, parti_scraper.signals.items_dropped)
         return listener
@@ -249,3 +252,49 @@ class Dropping:
 
 class NoStats(DummyStatsCollector):
     """A collector of stats that collects none."""
+
+
+class LookingInside:
+    """An extension that looks with each function of `scrapy_internals`, and says at the end what it has found."""
+
+    def __init__(self, crawler: Any) -> None:
+        self.crawler = crawler
+        self.found: dict[str, Any] = {}
+
+    @classmethod
+    def from_crawler(cls, crawler: Any) -> Any:
+        looking = cls(crawler)
+        crawler.signals.connect(looking.response_received, signals.response_received)
+        crawler.signals.connect(looking.closed, signals.spider_closed)
+        return looking
+
+    def response_received(self, response: Any, request: Any) -> None:
+        if self.found or "categories" not in response.url:
+            return
+        crawler = self.crawler
+        slots = sorted(crawler.get_extension(FeedExporter).slots, key=lambda slot: slot.format)
+        records: list[logging.LogRecord] = []
+        handler = logging.Handler()
+        handler.emit = records.append  # type: ignore[method-assign]
+        logging.root.addHandler(handler)
+        scrapy_internals.log_item_error(crawler, {}, ValueError("x"), response)
+        logging.root.removeHandler(handler)
+        (record,) = records
+        self.found = {
+            "exporter_class": [scrapy_internals.exporter_class(slot).__name__ for slot in slots],
+            "failed_feeds": scrapy_internals.failed_feeds(crawler, "FileFeedStorage"),
+            "is_closing": [scrapy_internals.is_closing(crawler)],
+            "item_processor": type(scrapy_internals.item_processor(crawler)).__name__,
+            "local_path": [scrapy_internals.local_path(slot) for slot in slots],
+            "log_item_error": [record.name, record.exc_info[0].__name__],  # type: ignore[index, union-attr]
+            "output_middlewares": [type(each).__name__ for each in scrapy_internals.output_middlewares(crawler)],
+            "pipelines": [type(each).__name__ for each in scrapy_internals.pipelines(crawler)],
+            "receivers": len(scrapy_internals.receivers(crawler, signals.response_received)),
+            "root_handler": type(scrapy_internals.root_handler()).__name__,
+            "takes_every_item": [scrapy_internals.takes_every_item(slot.filter) for slot in slots],
+        }
+        scrapy_internals.close_spider(crawler, "probed")
+
+    def closed(self, reason: str) -> None:
+        self.found["is_closing"].append(scrapy_internals.is_closing(self.crawler))
+        print(json.dumps({"close_spider": reason, **self.found}))

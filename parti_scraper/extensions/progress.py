@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 from scrapy import signals
 from scrapy.exceptions import NotConfigured
 from scrapy.utils.asyncio import create_looping_call
-from scrapy.utils.log import get_scrapy_root_handler
 from tqdm import tqdm
 
 from parti_scraper.network.retry import RetryMiddleware
+from parti_scraper.scrapy_internals import root_handler
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -85,7 +85,7 @@ class Progress:
             ncols=columns or 80,
             nrows=rows or 24,
         )
-        handler = get_scrapy_root_handler()
+        handler = root_handler()
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
             self._handler = handler
             handler.setStream(_AboveTheLine())

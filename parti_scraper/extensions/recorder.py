@@ -23,9 +23,9 @@ from parti_scraper.run import datapackage
 from parti_scraper.run.description import describe_run
 from parti_scraper.run.outcome import Ending, ExitCode, Verdict, judge, judge_fields
 from parti_scraper.run.problems import LoggedExceptions
+from parti_scraper.scrapy_internals import close_spider
 from parti_scraper.signals import (
     checkpoint,
-    close_spider,
     items_dropped,
     items_scraped,
     send_storage_failed,

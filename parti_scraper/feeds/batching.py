@@ -2,38 +2,28 @@
 
 Scrapy sends each item on its own way, which takes 200 µs and more before the first exporter sees it (measured, 2.19).
 The middleware takes that way for the items of a page at once. Spiders yield items, pipelines get items, and exporters
-write items, as everywhere in Scrapy. Where a component would miss something by it, items go one by one as ever.
+write items, as everywhere in Scrapy. Where a component that is not this project's takes part, items go one by one.
 """
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections import Counter
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from scrapy import Request, signals
 from scrapy.exceptions import DropItem, NotConfigured
 from scrapy.extensions import corestats
-from scrapy.pipelines import ItemPipelineManager
-from scrapy.utils.defer import ensure_awaitable
-from scrapy.utils.log import logformatter_adapter
 
-from parti_scraper.feeds.log_formatter import LogFormatter
-from parti_scraper.signals import items_dropped, items_scraped, receivers
+from parti_scraper.scrapy_internals import item_processor, log_item_error, output_middlewares, pipelines, receivers
+from parti_scraper.signals import items_dropped, items_scraped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from scrapy import Spider
     from scrapy.crawler import Crawler
     from scrapy.http import Response
 
-# Where Scrapy logs what fails in a pipeline.
-logger = logging.getLogger("scrapy.core.scraper")
-
-_OF_ITEMS = (signals.item_scraped, signals.item_dropped, signals.item_error, items_scraped, items_dropped)
+_OF_ITEMS = (signals.item_scraped, signals.item_dropped, signals.item_error)
 
 
 class CoreStats(corestats.CoreStats):
@@ -69,9 +59,6 @@ class BatchMiddleware:
         if not crawler.settings.getbool("PARTI_BATCHING"):
             raise NotConfigured
         self.crawler = crawler
-        # Who listened when it was last looked at, and whether some of them miss something where items go together.
-        self._listeners: list[list[Any]] = []
-        self._has_others = False
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -86,120 +73,55 @@ class BatchMiddleware:
                 if each is not None and not isinstance(each, Request):
                     batch.append(each)
                     continue
-                for item in await self._take(batch, response):
+                for item in self._take(batch, response):
                     yield item
                 batch.clear()
                 yield each
         except Exception:
-            for item in await self._take(batch, response):
+            for item in self._take(batch, response):
                 yield item
             raise
-        for item in await self._take(batch, response):
+        for item in self._take(batch, response):
             yield item
 
-    async def _take(self, batch: Sequence[Any], response: Response) -> Sequence[Any]:
+    def _take(self, batch: Sequence[Any], response: Response) -> Sequence[Any]:
         """Take the items through the pipelines; return those that are to go on their own, all or none."""
-        if not batch:
-            return ()
-        pipelines = self._pipelines
-        if self._goes_alone or self._is_listened_to():
+        if not batch or not self._all_know_batches():
             return tuple(batch)
+        pipes = pipelines(self.crawler)
         written: list[Any] = []
         reasons = Counter[type[DropItem]]()
         for item in batch:
             try:
-                result = item
-                for process_item in pipelines:
-                    given, result = result, process_item(result)
-                    if result is not given:
-                        # Nearly all return what they were given, which need not be looked at.
-                        result = await ensure_awaitable(result)
+                for pipeline in pipes:
+                    pipeline.process_item(item)
             except DropItem as error:
                 reasons[type(error)] += 1
-                continue
             except Exception as error:  # noqa: BLE001 - as Scrapy does: the others go on
-                self._log_error(item, error, response)
-                continue
-            written.append(result)
-            if result is not item:
-                # What a pipeline made may be its own, to be filled anew for the next item.
-                self._tell_scraped(written)
-                written = []
-        self._tell_scraped(written)
+                log_item_error(self.crawler, item, error, response)
+            else:
+                written.append(item)
+        if written:
+            self.crawler.signals.send_catch_log(items_scraped, items=written)
         if reasons:
             self.crawler.signals.send_catch_log(items_dropped, reasons=reasons)
         return ()
 
-    def _tell_scraped(self, items: list[Any]) -> None:
-        if items:
-            self.crawler.signals.send_catch_log(items_scraped, items=items)
+    def _all_know_batches(self) -> bool:
+        """Tell whether all that takes part in items is of this project, or a part of Scrapy's that looks at none.
 
-    def _log_error(self, item: Any, error: Exception, response: Response) -> None:
-        spider = cast("Spider", self.crawler.spider)
-        line = self.crawler.logformatter.item_error(item, error, response, spider)
-        logger.log(*logformatter_adapter(line), extra={"spider": spider, "item": item}, exc_info=True)
-
-    @cached_property
-    def _pipelines(self) -> list[Callable[[Any], Any]]:
-        processor = self.crawler.engine.scraper.itemproc
-        return [each.process_item for each in processor.middlewares if hasattr(each, "process_item")]
-
-    @cached_property
-    def _goes_alone(self) -> bool:
-        """Whether a component is there that has to see each item on its own."""
-        scraper = self.crawler.engine.scraper
-        return (
-            type(scraper.itemproc) is not ItemPipelineManager
-            or type(self.crawler.logformatter) is not LogFormatter
-            or not all(map(_is_plain, self._pipelines))
-            or any(map(_handles_output_of_others, scraper.spidermw.middlewares))
-        )
-
-    def _is_listened_to(self) -> bool:
-        """Tell whether somebody listens for items who does not listen for batches."""
-        listeners = [receivers(self.crawler, signal) for signal in _OF_ITEMS]
-        if listeners != self._listeners:
-            self._listeners = listeners
-            self._has_others = bool(
-                receivers(self.crawler, signals.item_error)
-                or self._left_out(signals.item_scraped, items_scraped)
-                or self._left_out(signals.item_dropped, items_dropped)
-            )
-        return self._has_others
-
-    def _left_out(self, single: object, batch: object) -> bool:
-        batched = {id(_owner(receiver)): receiver for receiver in receivers(self.crawler, batch)}
-        return any(
-            _is_newer(receiver, batched.get(id(_owner(receiver)))) for receiver in receivers(self.crawler, single)
+        Asked for each batch, since a component may begin to listen at any time.
+        """
+        crawler = self.crawler
+        looking = [crawler.logformatter, *pipelines(crawler)]
+        looking += [each for signal in _OF_ITEMS for each in receivers(crawler, signal)]
+        passing = [item_processor(crawler), *output_middlewares(crawler)]
+        return all(_is_of(each, "parti_scraper.") for each in looking) and all(
+            _is_of(each, "parti_scraper.", "scrapy.") for each in passing
         )
 
 
-def _is_plain(process_item: Callable[[Any], Any]) -> bool:
-    """Tell whether a pipeline takes an item and nothing else, and never waits."""
-    return not inspect.iscoroutinefunction(process_item) and len(inspect.signature(process_item).parameters) == 1
-
-
-def _handles_output_of_others(middleware: Any) -> bool:
-    """Tell whether a spider middleware between the spider and the pipelines may want to see items."""
-    is_known = type(middleware).__module__.startswith("scrapy.") or isinstance(middleware, BatchMiddleware)
-    return not is_known and hasattr(middleware, "process_spider_output")
-
-
-def _owner(receiver: Any) -> Any:
-    """Return what tells components apart: Python makes bound methods anew each time."""
-    return getattr(receiver, "__self__", receiver)
-
-
-def _is_newer(single: Any, batch: Any) -> bool:
-    """Tell whether what a component does with an item is not, or no longer, what it does with a batch.
-
-    A class that was derived from it may have changed the one, and know nothing of the other.
-    """
-    if batch is None:
-        return True
-    classes = type(_owner(single)).__mro__
-    places = [
-        next((place for place, each in enumerate(classes) if getattr(method, "__name__", "") in vars(each)), 0)
-        for method in (single, batch)
-    ]
-    return places[0] < places[1]
+def _is_of(component: Any, *packages: str) -> bool:
+    """Tell whether a component is defined in one of the packages, and not derived from one of theirs elsewhere."""
+    # Of a bound method, that is its object; and of an object, its class.
+    return str(getattr(getattr(component, "__self__", component), "__module__", "")).startswith(packages)

@@ -18,14 +18,23 @@ from urllib.parse import urlsplit
 
 from scrapy import signals
 from scrapy.extensions import feedexport
-from scrapy.utils.conf import feed_complete_default_values_from_settings
 
 from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.feeds.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
 from parti_scraper.redact import redact_url
 from parti_scraper.run.context import run_of
 from parti_scraper.run.datapackage import Feed, File
-from parti_scraper.signals import close_spider, items_scraped, send_storage_failed
+from parti_scraper.scrapy_internals import (
+    close_spider,
+    exporter_class,
+    failed_feeds,
+    feeds_of,
+    fill_in,
+    local_path,
+    next_file,
+    takes_every_item,
+)
+from parti_scraper.signals import items_scraped, send_storage_failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -122,7 +131,7 @@ class FeedExporter(feedexport.FeedExporter):
     def _rotated(self, slot: FeedSlot) -> FeedSlot:
         if not isinstance(slot.storage, RunFeedStorage):
             return slot
-        following = self._start_new_batch(slot.batch_id, slot.uri, slot.feed_options, slot.spider, slot.uri_template)
+        following = next_file(self, slot)
         following.itemcount = self._earlier.pop(self._name_of(following), 0)
         if following.itemcount:
             following.start_exporting()
@@ -145,7 +154,7 @@ class FeedExporter(feedexport.FeedExporter):
     def obstacles(self) -> Iterator[str]:
         """Yield what will plainly keep feeds from being stored, a part of a sentence each."""
         for slot in self.slots:
-            if isinstance(slot.storage, feedexport.FileFeedStorage) and not _is_writable(Path(slot.storage.path)):
+            if (path := local_path(slot)) is not None and not _is_writable(path):
                 yield f"the feed {slot.uri} cannot be written there"
 
     def losses(self, written: int) -> Iterator[str]:
@@ -155,20 +164,20 @@ class FeedExporter(feedexport.FeedExporter):
             written: records that were handed to the feeds.
         """
         for slot_type in {type(slot.storage).__name__ for slot in self._closed_slots}:
-            if failed := self._failed_count(slot_type):
+            if failed := failed_feeds(self.crawler, slot_type):
                 yield f"{failed} of the feeds could not be stored ({slot_type}), see the log"
         for slot in self.slots:
             if (slot.itemcount or (slot.store_empty and slot.batch_id == 1)) and slot not in self._closed_slots:
                 yield f"the feed {redact_url(slot.uri)} could not be stored"
         rows: Counter[str] = Counter()
         for slot in self._closed_slots:
-            if isinstance(slot.storage, feedexport.FileFeedStorage) and not Path(slot.storage.path).exists():
+            if (path := local_path(slot)) is not None and not path.exists():
                 yield f"the feed {redact_url(slot.uri)} was deleted meanwhile"
             rows[slot.uri_template] += slot.itemcount
         for name, number in self._earlier.items():
             rows[f"run:%(collection)s{Path(name).suffix}"] += number
         for template, accepts in self.filters.items():
-            if _takes_all(accepts) and rows[template] != written:
+            if takes_every_item(accepts) and rows[template] != written:
                 yield f"the feed {redact_url(template)} holds {rows[template]} of {written} records"
 
     @property
@@ -245,7 +254,7 @@ class FeedExporter(feedexport.FeedExporter):
         for slot in self._closed_slots:
             # Scrapy counts those that failed by the type of their storage alone.
             slot_type = type(slot.storage)
-            if slot_type is not RunFeedStorage and not self._failed_count(slot_type.__name__):
+            if slot_type is not RunFeedStorage and not failed_feeds(self.crawler, slot_type.__name__):
                 by_template[slot.uri_template].append(slot)
         return [
             Feed(
@@ -255,10 +264,6 @@ class FeedExporter(feedexport.FeedExporter):
             )
             for template, slots in by_template.items()
         ]
-
-    def _failed_count(self, slot_type: str) -> int:
-        failed: int = self.crawler.stats.get_value(f"feedexport/failed_count/{slot_type}", 0)
-        return failed
 
     def _file(self, slot: FeedSlot) -> File:
         item_class = self._run.folder.item_class
@@ -314,7 +319,7 @@ def check_names(settings: BaseSettings, spider: type[Spider], identity: Identity
         if options["uri_params"]:
             continue  # A function of the user's, which may name others.
         try:
-            feedexport.apply_uri_params(uri, known)
+            fill_in(uri, known)
         except KeyError as error:
             name, accepted = str(error.args[0]), "such as %(name)s, %(run_id)s, %(time)s"
             # Not methods and the like, which could be named too.
@@ -332,7 +337,7 @@ def _feeds(settings: BaseSettings) -> dict[str, dict[str, Any]]:
     for uri, options in feeds.items():
         if not isinstance(options, Mapping):
             raise _wrong(uri, "its options are no object", str(options), 'such as {"format": "csv"}')
-    return {uri: feed_complete_default_values_from_settings(dict(feeds[uri]), settings, uri) for uri in feeds}
+    return feeds_of(settings, feeds)
 
 
 def _unknown(uri: str, problem: str, name: str, known: list[str]) -> UsageError:
@@ -351,16 +356,12 @@ def _names(settings: BaseSettings, name: str) -> list[str]:
 def _takes_batches(slot: FeedSlot) -> bool:
     options = slot.feed_options
     return (
-        slot.exporters[slot.format] in BULK_EXPORTERS
-        and _takes_all(slot.filter)
+        exporter_class(slot) in BULK_EXPORTERS
+        and takes_every_item(slot.filter)
         and not options["batch_item_count"]
         # In another, a record may not be writable, which those before it on the page are not to suffer for.
         and (options["encoding"] or "utf-8").lower() == "utf-8"
     )
-
-
-def _takes_all(accepts: feedexport.ItemFilter) -> bool:
-    return type(accepts) is feedexport.ItemFilter and not accepts.item_classes
 
 
 def _resumable_form(slot: FeedSlot) -> str | None:

@@ -28,7 +28,7 @@ from yarl import URL
 from parti_scraper.network import meta
 from parti_scraper.network.errors import NoConnectionError, NoProxyError
 from parti_scraper.network.retry import RetryMiddleware
-from parti_scraper.signals import receivers
+from parti_scraper.scrapy_internals import has_peer, receivers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -106,9 +106,10 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
                 max_line_size=_LONGEST_HEADER,
                 max_field_size=_LONGEST_HEADER,
             ) as response:
-                if cast("_ClientResponse", response)._peername is None:  # noqa: SLF001 - Scrapy wants it
+                answer = cast("_ClientResponse", response)
+                if not has_peer(answer):
                     raise DownloadFailedError("the connection was closed")
-                yield cast("_ClientResponse", response)
+                yield answer
         except TimeoutError as error:
             raise DownloadTimeoutError(f"Getting {request.url} took longer than {timeout} seconds") from error
         except aiohttp.ClientError as error:

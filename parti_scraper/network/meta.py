@@ -10,6 +10,7 @@ from scrapy.http.request import NO_CALLBACK
 
 from parti_scraper.api import routes
 from parti_scraper.network.backoff import Attempts
+from parti_scraper.scrapy_internals import PROXY_META, has_proxy_of_environment
 
 if TYPE_CHECKING:
     from typing import Any
@@ -22,8 +23,6 @@ _IS_CONTROL = "parti_is_control"
 _OF_ONE_ATTEMPT = {"download_slot", "download_latency"} | {
     f"redirect_{name}" for name in ("times", "ttl", "urls", "reasons")
 }
-# The same where the proxy came from the environment, which may name another one for the next host.
-_OF_ONE_PROXY = {"proxy", "_auth_proxy", "_scheme_proxy"}
 
 
 def first_url(request: Request) -> str:
@@ -70,8 +69,9 @@ def next_attempt(request: Request, base_url: str, attempts: Attempts) -> Request
         attempts: the record of its attempts, the last one included.
     """
     left_out, headers = _OF_ONE_ATTEMPT, request.headers
-    if request.meta.get("_scheme_proxy"):
-        left_out, headers = left_out | _OF_ONE_PROXY, headers.copy()
+    if has_proxy_of_environment(request):
+        # Which may name another one for the next host.
+        left_out, headers = left_out | PROXY_META, headers.copy()
         headers.pop("Proxy-Authorization", None)
     meta: dict[str, Any] = {name: value for name, value in request.meta.items() if name not in left_out}
     path = first_url(request).removeprefix(base_of(request) or "")

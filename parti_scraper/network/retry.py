@@ -31,6 +31,7 @@ from parti_scraper.network.backoff import (
 from parti_scraper.network.errors import NO_ANSWER, kind_of_exception, kind_of_response
 from parti_scraper.network.hosts import TRIES, UNREACHABLE
 from parti_scraper.network.settings import RetrySettings
+from parti_scraper.scrapy_internals import is_closing
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -57,13 +58,6 @@ class _Spider(Protocol):
     @property
     def hosts(self) -> Hosts:
         """The hosts of the API."""
-
-
-def is_closing(crawler: Crawler) -> bool:
-    """Tell whether the crawl is coming to its end."""
-    engine = crawler.engine
-    slot = engine._slot  # noqa: SLF001 - needs_backout() is true too while the downloader is full
-    return not engine.running or slot is None or slot.closing is not None
 
 
 class RetryMiddleware:

@@ -67,14 +67,13 @@ class RejectedMarks:
 
 def _marks_of(record: RejectedRecord, identities: Sequence[Hashable | None], *, ascending: bool) -> set[bytes]:
     content = json.dumps(record.record, sort_keys=True).encode()
+    if _names_an_id(record.record):
+        # Where two windows meet, it may be the last of one page and the first of another.
+        return {_mark(b"=", None, content)}
     before = next((id_ for id_ in reversed(identities[: record.position]) if id_ is not None), None)
     after = next((id_ for id_ in identities[record.position + 1 :] if id_ is not None), None)
     sides = (b">", b"<") if ascending else (b"<", b">")
-    marks = {_mark(side, id_, content) for side, id_ in zip(sides, (before, after), strict=True) if id_ is not None}
-    if _names_an_id(record.record):
-        # Where two windows meet, it may be the last of one page and the first of another.
-        marks.add(_mark(b"=", None, content))
-    return marks
+    return {_mark(side, id_, content) for side, id_ in zip(sides, (before, after), strict=True) if id_ is not None}
 
 
 def _names_an_id(record: Any) -> bool:

@@ -21,7 +21,7 @@ from parti_scraper.run.arguments import without_run_id
 from parti_scraper.run.context import Identity, Run, RunFolder, default_run_id
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.previous import find_previous
-from parti_scraper.signals import close_spider
+from parti_scraper.scrapy_internals import close_spider
 from parti_scraper.spiders import components
 from parti_scraper.spiders.checks import check_settings
 

@@ -21,12 +21,12 @@ from parti_scraper.items import LiveNotification, RejectedRecord
 from parti_scraper.network.backoff import one_line
 from parti_scraper.network.listener import Listener
 from parti_scraper.network.proxies import proxy_of
-from parti_scraper.network.retry import is_closing
 from parti_scraper.network.settings import retry_delay
 from parti_scraper.network.websocket import SLICE, WebSocket
 from parti_scraper.redact import redact_url
 from parti_scraper.run.arguments import NotificationsArguments
 from parti_scraper.run.context import RunFolder
+from parti_scraper.scrapy_internals import is_closing
 from parti_scraper.spiders.base import describe_failure
 from parti_scraper.spiders.paged import LiveRouteSpider, Walk
 

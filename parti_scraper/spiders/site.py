@@ -19,10 +19,10 @@ from parti_scraper.browser.chromium import CONTEXT_OPTIONS, check_browser, first
 from parti_scraper.browser.visit import AT_ONCE, MOST_CALLS, MOST_REPEATS, Visit
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.items import ApiCall
-from parti_scraper.network.retry import is_closing
 from parti_scraper.redact import redact_url
 from parti_scraper.run import datapackage
 from parti_scraper.run.arguments import SiteArguments
+from parti_scraper.scrapy_internals import is_closing
 from parti_scraper.signals import send_storage_failed
 from parti_scraper.spiders.base import PartiSpider
 
