@@ -17,7 +17,7 @@ storage_failed = object()
 # gets those.
 items_scraped = object()
 items_dropped = object()
-# Sent by the spiders where a run that is killed from here on could go on.
+# Sent by the spiders where a run that is killed from here on could go on; its handlers may be coroutines.
 checkpoint = object()
 
 
