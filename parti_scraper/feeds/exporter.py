@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from scrapy.extensions.feedexport import FeedSlot
     from scrapy.settings import BaseSettings
 
+    from parti_scraper.feeds.disk import FlushedFiles
     from parti_scraper.feeds.exporters import CsvItemExporter, JsonLinesItemExporter
     from parti_scraper.run.context import Identity, Run
 
@@ -206,8 +207,8 @@ class FeedExporter(feedexport.FeedExporter):
             names.add(self._name_of(slot))
         self._earlier = {name: number for name, number in rows.items() if name not in names}
 
-    def sync(self) -> dict[str, tuple[int, int]]:
-        """Bring all records of the feeds in the run's folder to the disk; return size and rows of each file.
+    def flush_into(self, flushed: FlushedFiles) -> None:
+        """Hand all records of the feeds in the run's folder to the system, and add their files.
 
         Raises:
             OSError: they cannot be written.
@@ -218,15 +219,17 @@ class FeedExporter(feedexport.FeedExporter):
         for slot in [*self._closed_slots, *self.slots]:
             name = self._name_of(slot)
             if slot.file is not None and not slot.file.closed:
-                os.fsync(slot.file.fileno())
                 _check_linked(slot.file, folder / name)
+                flushed.add_open(slot.file)
             rows[name] = slot.itemcount
         paths = {name: folder / name for name in rows}
         # What has rows is there, or was deleted meanwhile, which raises.
-        return {
-            name: (path.stat().st_size if rows[name] or path.exists() else 0, rows[name])
-            for name, path in paths.items()
-        }
+        flushed.note(
+            {
+                name: (path.stat().st_size if rows[name] or path.exists() else 0, rows[name])
+                for name, path in paths.items()
+            }
+        )
 
     def flush(self) -> None:
         """Let others see what was written so far. Raises OSError."""

@@ -68,6 +68,11 @@ _ON_TOP: dict[str, dict[str, Any]] = {
     "ITEM_PIPELINES": _ITEM_PIPELINES,
     "SPIDER_MIDDLEWARES": _SPIDER_MIDDLEWARES,
 }
+# By the settings that enable them: to load one is to import a server with it, which is a part of the start.
+_ENABLED_BY = {
+    "scrapy.extensions.remote_control.RemoteControl": "REMOTE_CONTROL_ENABLED",
+    "scrapy.extensions.telnet.TelnetConsole": "TELNETCONSOLE_ENABLED",
+}
 # Default: none. `run:` is the run's own folder; `-o`, `-O` and `-s FEEDS=` replace both.
 _FEEDS = {"run:%(collection)s.jsonl": {"format": "jsonlines"}, "run:%(collection)s.csv": {"format": "csv"}}
 # Default: Scrapy's, which writes each record, hostile titles and line breaks included, into the log.
@@ -92,8 +97,12 @@ def install(settings: BaseSettings, *, is_run: bool) -> None:
     """
     for name, components in _ON_TOP.items():
         together = getattr(default_settings, f"{name}_BASE") | components
-        # Those that are None are left out here already: to name one is to load it.
-        enabled = {each: place for each, place in together.items() if place is not None}
+        # Those that are None or disabled are left out here already: to name one is to load it.
+        enabled = {
+            each: place
+            for each, place in together.items()
+            if place is not None and (each not in _ENABLED_BY or settings.getbool(_ENABLED_BY[each]))
+        }
         settings.set(f"{name}_BASE", enabled, priority="spider")
     alone = {"FEEDS": _FEEDS if is_run else {}, "LOG_FORMATTER": _LOG_FORMATTER, "RETRY_TIMES": _RETRY_TIMES}
     for name, value in alone.items():
