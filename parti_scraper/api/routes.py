@@ -6,8 +6,8 @@ Source of every fact here: the project's specification of the categories pages, 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -22,8 +22,8 @@ BASE_URLS = (
     "https://api.parti.com",
 )
 
-# What stands in an address as it is (RFC 3986).
-_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
+# Characters of a channel's name.
+_LONGEST_REMEMBERED = 100
 
 # The site's own `from_ts` and `to_ts`: 2021-08-03, before the first livestream, and 2040-08-22.
 FIRST_TS = 1_627_948_800
@@ -160,9 +160,14 @@ def channel_url(user_name: str | None) -> str | None:
     """
     if not user_name:
         return None
-    # Quoting takes ten times as long, and most names need none.
-    name = user_name if _UNRESERVED(user_name) else quote(user_name, safe="", errors="replace")
-    return f"{SITE_URL}/{name}"
+    # The API may send any text: long ones must not fill the memory.
+    return (_channel_url if len(user_name) <= _LONGEST_REMEMBERED else _channel_url.__wrapped__)(user_name)
+
+
+# The same channels come repeatedly, and quoting is slow.
+@lru_cache(maxsize=4096)
+def _channel_url(user_name: str) -> str:
+    return f"{SITE_URL}/{quote(user_name, safe='', errors='replace')}"
 
 
 def video_url(event_id: int) -> str:
