@@ -33,29 +33,22 @@ class Passes:
         size: the page size.
         what: what is listed, for the gaps.
         lenient: the order changes all the time: the list is walked until a pass brings nothing new, three times at
-            most. Else a second time only where records were seen to move.
+            most. Else a second time only where records were seen to move, and the number of records is held against the
+            number of places in the list: where records that share a sort key change places from request to request,
+            one may be missed though each page continues the one before.
         window: since and until, of the recent route: asked for as they are once, as the site does it, and then with
             so much more on either side that no reading of the bounds, by end or by start, can hide a record.
         before: how many records the same list held the last time; one that is much shorter is looked at again.
-        counted: hold the number of records against the number of places in the list. Where records that share a sort
-            key change places from request to request, one may be missed though each page continues the one before.
     """
 
     def __init__(
-        self,
-        size: PageSize,
-        what: str,
-        *,
-        lenient: bool,
-        window: tuple[int, int] | None = None,
-        before: int = 0,
-        counted: bool = False,
+        self, size: PageSize, what: str, *, lenient: bool, window: tuple[int, int] | None = None, before: int = 0
     ) -> None:
         self.gaps: list[str] = []
         self.warnings: list[str] = []
         self.shifts = 0
         self._size, self._what, self._lenient, self._expected = size, what, lenient, before
-        self._window, self._counted = window, counted
+        self._window = window
         # Places where no record is to be expected: of those without an identity, and of those that the same page holds
         # twice.
         self._idle_places: set[int] = set()
@@ -152,8 +145,8 @@ class Passes:
 
     @property
     def _missing(self) -> int:
-        """How many records were not seen, by the number of places; not known where the server leaves some out."""
-        if not self._counted or self._is_patchy:
+        """How many records were not seen, by the number of places; 0 where that tells nothing."""
+        if self._lenient or self._is_patchy:
             return 0
         return max(self._walker.end - len(self._idle_places) - len(self._seen), 0)
 

@@ -138,7 +138,7 @@ class RecentSpider(PagedSpider):
     def plan(self, categories: tuple[str, ...], remaining: list[tuple[int, int]] | None = None) -> Plan:
         """Plan windows of time, or for the order by viewers one list."""
         if self.arguments.sort == "views":
-            return Passes(self.size, "the livestreams by viewers", lenient=False, window=self.window, counted=True)
+            return Passes(self.size, "the livestreams by viewers", lenient=False, window=self.window)
         alone = len(self.groups) == 1 and self.run.limit.most is None
         width = self.crawler.settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN") if alone else 1
         # 0 is what Scrapy takes for the cap of all hosts together.

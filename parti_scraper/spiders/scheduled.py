@@ -52,7 +52,7 @@ class ScheduledSpider(PagedSpider):
 
     def plan(self, _categories: tuple[str, ...]) -> Plan:
         """Plan one list, of which neither order nor filters are known."""
-        return Passes(self.size, "the scheduled livestreams", lenient=False, counted=True)
+        return Passes(self.size, "the scheduled livestreams", lenient=False)
 
     def url(self, _walk: Walk, query: PageQuery) -> str:
         """Return the address of a page."""
