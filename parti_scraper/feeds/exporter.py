@@ -22,7 +22,7 @@ from scrapy.extensions import feedexport
 from parti_scraper.exceptions import UsageError
 from parti_scraper.feeds.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
 from parti_scraper.redact import redact_url
-from parti_scraper.run.context import run_of
+from parti_scraper.run.context import present_run
 from parti_scraper.run.datapackage import Feed, File
 from parti_scraper.scrapy_internals import (
     close_spider,
@@ -111,9 +111,7 @@ class FeedExporter(feedexport.FeedExporter):
     @cached_property
     def _run(self) -> Run:
         # Not before it is used: `scrapy shell` has no spider yet.
-        run = run_of(self.crawler)
-        assert run is not None  # noqa: S101 - only the project's spiders have this component
-        return run
+        return present_run(self.crawler)
 
     def _rotate(self, item: Any) -> None:
         """Close the files in the run's folder and begin others, where the record belongs into those."""

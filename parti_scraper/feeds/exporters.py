@@ -17,7 +17,7 @@ import msgspec
 from scrapy import exporters
 
 from parti_scraper.items import Item
-from parti_scraper.run.context import run_of
+from parti_scraper.run.context import present_run, run_of
 from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
@@ -273,9 +273,7 @@ class RunFeedStorage:
     @cached_property
     def _folder(self) -> RunFolder:
         # Not before it is used: `scrapy shell` builds storages without a spider.
-        run = run_of(self._crawler)
-        assert run is not None  # noqa: S101 - the scheme is that of the project's spiders
-        return run.folder
+        return present_run(self._crawler).folder
 
     @property
     def path(self) -> Path:

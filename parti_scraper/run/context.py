@@ -261,6 +261,13 @@ def run_of(crawler: Any) -> Run | None:
     return run if isinstance(run, Run) else None
 
 
+def present_run(crawler: Any) -> Run:
+    """Return the run that a crawler is about, for a component that is used only where there is one."""
+    run = run_of(crawler)
+    assert run is not None  # noqa: S101 - `scrapy shell` builds such components too, and does not use them
+    return run
+
+
 def default_run_id(job: str | None, now: float) -> str:
     """Return the name of a run that none was typed for: after scrapyd's job, or the moment.
 
