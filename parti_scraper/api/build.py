@@ -136,7 +136,7 @@ def scheduled_builder(context: Context) -> Build[ScheduledRecord, ScheduledLives
     def build(record: ScheduledRecord, extra: dict[str, Any], _position: int) -> ScheduledLivestream:
         _remove_secrets(record)
         start, end = record.event_start_ts, record.event_end_ts
-        category_id = categories.find(record.category_name) if record.category_id is None else record.category_id
+        category_id = _category_id(record, categories)
         return ScheduledLivestream(
             event_id=record.event_id,
             user_id=record.user_id,
@@ -183,7 +183,7 @@ def _channel_fields(record: ChannelRecord, categories: CategoryIndex) -> dict[st
     return {
         "user_name": record.user_name,
         "event_title": record.event_title,
-        "category_id": categories.find(record.category_name) if record.category_id is None else record.category_id,
+        "category_id": _category_id(record, categories),
         "category_name": record.category_name,
         "event_file": record.event_file,
         "avatar_link": record.avatar_link,
@@ -193,6 +193,11 @@ def _channel_fields(record: ChannelRecord, categories: CategoryIndex) -> dict[st
         "discord_discriminator": record.discord_discriminator,
         "channel_url": routes.channel_url(record.user_name),
     }
+
+
+def _category_id(record: ChannelRecord | ScheduledRecord, categories: CategoryIndex) -> int | None:
+    """Return the number that a record came with, or else that of its category's name."""
+    return categories.find(record.category_name) if record.category_id is None else record.category_id
 
 
 def _remove_secrets(record: Record) -> None:
