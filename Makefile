@@ -1,40 +1,48 @@
-# `make help` says what each target does.
+# `make help` says what each target does. For GNU make from 3.81 on, which macOS has.
 BIN := .venv/bin
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+SETUP = PYTHON="$(PYTHON)" tools/setup.sh
 
-.PHONY: help setup demo crawl deploy test lint bench format lock
+.PHONY: help setup setup-dev demo crawl deploy test lint bench format lock
+# Two targets must not set up at the same time.
+.NOTPARALLEL:
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## everything that a fresh machine needs; safe to repeat
-	@PYTHON="$(PYTHON)" tools/setup.sh
+setup: ## .venv with what a crawl needs; safe to repeat
+	@$(SETUP)
+
+setup-dev: ## the same, and what tests, static checks and deployment need
+	@$(SETUP) --dev
 
 demo: setup ## crawl the bundled mock server into output/, without network
-	@python tools/main_job.py --mock
+	@$(BIN)/python tools/main_job.py --mock
 
 crawl: setup ## the same against the real API
-	@python tools/main_job.py
+	@$(BIN)/python tools/main_job.py
 
-deploy: setup ## upload the project to scrapyd; TARGET names a [deploy:TARGET] of scrapy.cfg
-	@python tools/deploy.py $(TARGET)
+deploy: setup-dev ## upload the project to scrapyd; TARGET names a [deploy:TARGET] of scrapy.cfg
+	@$(BIN)/python tools/deploy.py $(TARGET)
 
-test: setup ## every test; arguments for pytest in ARGS
-	python -m pytest $(ARGS)
+test: setup-dev ## every test; arguments for pytest in ARGS
+	$(BIN)/python -m pytest $(ARGS)
 
-lint: setup ## static checks
-	ruff check .
-	ruff format --check .
-	mypy
+lint: setup-dev ## static checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 BENCH ?= throughput
-bench: setup ## a benchmark against its peers, BENCH=throughput or notifications; arguments in ARGS
-	PYTHONPATH=. python benchmarks/$(BENCH).py $(ARGS)
+bench: setup-dev ## a benchmark against its peers, BENCH=throughput or notifications; arguments in ARGS
+	PYTHONPATH=. $(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
-format: setup ## mend what the static checks can mend
-	ruff check --fix .
-	ruff format .
+format: setup-dev ## fix what the static checks can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-lock: setup ## make requirements.txt anew from pyproject.toml
-	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --all-extras --universal \
-		--python-version 3.11 --upgrade --quiet --output-file requirements.txt
+# The developers' versions first: the user's are the same, and fewer.
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --universal \
+	--python-version 3.11 --quiet
+lock: setup-dev ## make requirements.txt and requirements-dev.txt anew from pyproject.toml
+	$(COMPILE) --all-extras --upgrade --output-file requirements-dev.txt
+	$(COMPILE) --constraint requirements-dev.txt --upgrade --output-file requirements.txt

@@ -39,10 +39,17 @@ class UsageError(PartiError, ValueError):
         return cls(f"{kind} `{name}`: {problem}: {value!r} (accepted: {accepted}){hint}")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the nearest one that is known, or nothing."""
-    nearest = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean `{nearest[0]}`?" if nearest else ""
+def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return the end of an error about an unknown name: the nearest one that is known, in any case, or nothing.
+
+    Args:
+        name: as typed.
+        known: the names that there are.
+        likeness: how near it is at the least, from 0 to 1.
+    """
+    by_folded = {each.casefold(): each for each in known}
+    nearest = difflib.get_close_matches(name.casefold(), by_folded, 1, likeness)
+    return f"; did you mean `{by_folded[nearest[0]]}`?" if nearest else ""
 
 
 class PageError(PartiError):

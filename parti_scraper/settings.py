@@ -35,9 +35,9 @@ PARTI_CHROMIUM = os.environ.get("PARTI_CHROMIUM", "")
 # no pings, so nothing else tells a dead connection from a silent one.
 PARTI_WS_IDLE_TIMEOUT = os.environ.get("PARTI_WS_IDLE_TIMEOUT") or "300"
 # Seconds without a single page of any host, counted from a failure, after which all are given up, once each was asked
-# again. With DOWNLOAD_TIMEOUT and the longest Retry-After that is obeyed (60 s) on top, a dead host ends a run within
-# two minutes.
-PARTI_RETRY_PATIENCE = os.environ.get("PARTI_RETRY_PATIENCE", "50")
+# again. Empty: 50, or 8 where no host could be reached from the start. With DOWNLOAD_TIMEOUT and the longest
+# Retry-After that is obeyed (60 s) on top, a dead host ends a run within two minutes.
+PARTI_RETRY_PATIENCE = os.environ.get("PARTI_RETRY_PATIENCE", "")
 # Seconds before the first retry of a request, random from 0 on; doubled with each, up to 16 times.
 # Empty: 0.5, or 0.005 for a server on this machine.
 PARTI_RETRY_DELAY = os.environ.get("PARTI_RETRY_DELAY", "")

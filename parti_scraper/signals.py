@@ -13,7 +13,7 @@ storage_failed = object()
 # were dropped: in place of Scrapy's `item_scraped` and `item_dropped` for each, unless a component is to see each item.
 items_scraped = object()
 items_dropped = object()
-# Sent by the spiders where a run that is killed from here on could go on.
+# Sent by the spiders where a run that is killed from here on could go on; its handlers may be coroutines.
 checkpoint = object()
 
 

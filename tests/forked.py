@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import multiprocessing
 import os
@@ -11,13 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from scrapy.cmdline import execute
 
+from parti_scraper.exceptions import LedgerError
 from parti_scraper.ledger.ledger import Ledger
+from parti_scraper.spiders import recent
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,19 +29,42 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.preloaded", "tests.forked"])
 
 
-def crawl(
-    arguments: list[str], env: Mapping[str, str], log: Path, *, clock: float = 0, crash_at: int = 0
-) -> BaseProcess:
+# What the log says while a moment takes long, and when it is over.
+SLOW, OVER = "the disk is slow", "the disk is slow no longer"
+FULL = os.strerror(errno.ENOSPC)
+# Seconds that it takes then.
+SLOWNESS = 1.0
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What a process is to go through; moments are those in which something is brought to the disk, from 1, 0: never.
+
+    Attributes:
+        clock: seconds that its clock is ahead.
+        crash_at: it is killed at this moment.
+        full_at: the disk is full at this moment, and those that follow.
+        slow_at: this moment takes a second, and the log says so.
+        eager: it takes a checkpoint every ten pages, however soon after the one before.
+    """
+
+    clock: float = 0
+    crash_at: int = 0
+    full_at: int = 0
+    slow_at: int = 0
+    eager: bool = False
+
+
+def crawl(arguments: list[str], env: Mapping[str, str], log: Path, **trouble: Any) -> BaseProcess:
     """Begin `scrapy crawl` with what was typed after it.
 
     Args:
         arguments: what was typed.
         env: the environment.
         log: where what it prints is added.
-        clock: seconds that its clock is ahead.
-        crash_at: kill it at this one of the moments in which something is brought to the disk, from 1; 0: never.
+        trouble: see `Trouble`.
     """
-    return _begin(["crawl", *arguments], env, (log, log), clock, crash_at)
+    return _begin(["crawl", *arguments], env, (log, log), Trouble(**trouble))
 
 
 class Scrapy:
@@ -98,13 +125,15 @@ class Scrapy:
         return path.read_bytes().decode() if path.exists() else ""
 
 
-def _begin(typed: list[str], env: Mapping[str, str], printed: Sequence[Path], *trouble: float) -> BaseProcess:
-    process = _context.Process(target=_run, args=(typed, dict(env), printed, *trouble))
+def _begin(
+    typed: list[str], env: Mapping[str, str], printed: Sequence[Path], trouble: Trouble | None = None
+) -> BaseProcess:
+    process = _context.Process(target=_run, args=(typed, dict(env), printed, trouble or Trouble()))
     process.start()
     return process
 
 
-def _run(typed: list[str], env: dict[str, str], printed: Sequence[Path], clock: float = 0, crash_at: int = 0) -> None:
+def _run(typed: list[str], env: dict[str, str], printed: Sequence[Path], trouble: Trouble) -> None:
     for number, path in enumerate(printed, 1):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)
@@ -113,26 +142,35 @@ def _run(typed: list[str], env: dict[str, str], printed: Sequence[Path], clock: 
     os.environ.update(env)
     os.chdir(ROOT)
     sys.argv = ["scrapy", *typed]
-    if clock:
+    if trouble.clock:
         true_time = time.time
-        time.time = lambda: true_time() + clock
-    if crash_at:
-        _crash_at(crash_at)
+        time.time = lambda: true_time() + trouble.clock
+    if trouble.eager:
+        recent.CHECKPOINT_SECONDS = 0
+    if trouble.crash_at or trouble.full_at or trouble.slow_at:
+        _make_trouble(trouble)
     execute()
     sys.exit()
 
 
-def _crash_at(number: int) -> None:
+def _make_trouble(trouble: Trouble) -> None:
     moments = itertools.count(1)
 
-    def crashing(function: Callable[..., Any]) -> Callable[..., Any]:
+    def troubled(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if next(moments) == number:
+            moment = next(moments)
+            if moment == trouble.crash_at:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if 0 < trouble.full_at <= moment:
+                raise LedgerError(FULL) if isinstance(args[0], Ledger) else OSError(errno.ENOSPC, FULL)
+            if moment == trouble.slow_at:
+                print(SLOW, file=sys.stderr, flush=True)
+                time.sleep(SLOWNESS)
+                print(OVER, file=sys.stderr, flush=True)
             return function(*args, **kwargs)
 
         return call
 
-    os.fsync = crashing(os.fsync)
+    os.fsync = troubled(os.fsync)
     for owner, name in ((Path, "replace"), (Ledger, "begin"), (Ledger, "checkpoint"), (Ledger, "finish")):
-        setattr(owner, name, crashing(getattr(owner, name)))
+        setattr(owner, name, troubled(getattr(owner, name)))

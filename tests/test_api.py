@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import string
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parti_scraper.api import routes, urls
 from parti_scraper.exceptions import UsageError
@@ -55,6 +59,11 @@ def test_one_channel_and_top_views_are_asked_for_with_the_reported_parameters() 
 )
 def test_a_channels_page_is_told_from_its_name(user_name: str | None, url: str | None) -> None:
     assert routes.channel_url(user_name) == url
+
+
+@given(st.text(st.characters(exclude_categories=()) | st.sampled_from(string.printable), min_size=1))
+def test_a_channels_name_is_quoted_in_its_address_whatever_it_is(user_name: str) -> None:
+    assert routes.channel_url(user_name) == f"https://parti.com/{quote(user_name, safe='', errors='replace')}"
 
 
 def test_base_urls_are_split_and_trimmed() -> None:

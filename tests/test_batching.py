@@ -209,7 +209,7 @@ def test_a_validating_pipeline_of_somebody_elses_sees_each_record_once(
     (tmp_path / "settings_of_a_user.py").write_text(SETTINGS_OF_A_USER, encoding="utf-8")
     server = serve(**STILL)
     env = {"PYTHONPATH": str(tmp_path), "SCRAPY_SETTINGS_MODULE": "settings_of_a_user", "PYTHONWARNINGS": "error"}
-    run = crawl("recent", "-s", "SPIDERMON_ENABLED=1", server=server, env=env)
+    run = crawl("recent", "-s", "SPIDERMON_ENABLED=1", "-s", "LOG_LEVEL=DEBUG", server=server, env=env)
     assert run.code == 0, run.stderr
     assert sorted(ids(run.rows)) == sorted(ids(truth(server)))
     wrong = sum(record["total_viewers"] < 500 for record in truth(server))

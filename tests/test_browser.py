@@ -131,7 +131,9 @@ def test_robots_txt_is_obeyed(crawl: Run, serve: Serve) -> None:
 
 def test_a_browser_that_dies_is_started_anew_and_nothing_is_lost(serve: Serve, output: Path) -> None:
     server = serve(**STILL, latency=0.1, page_cap=10)
-    running = RunningCrawl(typed_of("recent", "run", {}, BROWSER), environment_of(output, server))
+    running = RunningCrawl(
+        typed_of("recent", "run", {}, (*BROWSER, "-s", "LOG_LEVEL=DEBUG")), environment_of(output, server)
+    )
     wait_until(lambda: len(api_requests(server)) > 4)
     browser = min(number for number, name in descendants(running.process.pid).items() if "chrom" in name)
     os.kill(browser, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ class OwnSpider(scrapy.Spider):
                 raise RuntimeError("half-way")
             yield {"id": category["category_id"]}
 """
+
+
+# How what Scrapy lists begins.
+LISTS = ("Versions:", "Enabled extensions:", "Enabled item pipelines:", "Overridden settings:", "Dumping Scrapy stats:")
 
 
 def categories_of(server: MockServer) -> str:
@@ -121,7 +126,33 @@ def test_a_spider_that_is_not_the_projects_asks_a_dead_host_as_often_as_scrapy_d
     assert "'retry/count': 2," in run.stderr
 
 
+def test_a_spider_that_is_not_the_projects_is_logged_as_scrapy_logs_it(
+    scrapy: Scrapy, serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    server = serve(**STILL)
+    run = scrapy("runspider", str(tmp_path / "own.py"), "-a", f"url={categories_of(server)}", server=server)
+    assert all(f"INFO: {beginning}" in run.stderr for beginning in LISTS)
+
+
 # --- The project's spiders ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spider", "most"), [("categories", 12), ("recent", 25)])
+def test_a_small_crawl_logs_a_few_lines_and_what_scrapy_lists_at_debug(
+    crawl: Run, serve: Serve, spider: str, most: int
+) -> None:
+    server = serve(**STILL)
+    run = crawl(spider, server=server)
+    assert run.code == 0
+    lines = run.stderr.splitlines()
+    assert len(lines) <= most
+    # The rest is the summary.
+    assert sum(" INFO: " in line for line in lines) == 7
+    assert len([line for line in lines if re.match(r"\d{4}-", line)]) == 7
+    detailed = crawl(spider, "-L", "DEBUG", server=server, run_id="detailed").stderr
+    assert all(f"DEBUG: {beginning}" in detailed for beginning in LISTS)
+
 
 NONE_OF_OURS = [
     ("-s", f'{name}={{"{component}": 600}}')

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from frictionless import validate
 
-from parti_scraper.mockserver import MockServer
+from tests.servers import GAMING, NOT_FOUND, Answer, Script, to
 from tests.support import ROOT, STILL, Run, Serve, command_of, environment_of, paths, read_csv, read_lines, wait_until
 
 JOB = (sys.executable, "tools/main_job.py")
@@ -92,14 +92,14 @@ def test_the_main_job_passes_a_signal_on_and_goes_no_further(serve: Serve, outpu
     assert paths(server, "/live") == []
 
 
-def on_a_terminal(server: MockServer, output: Path, columns: int) -> str:
+def on_a_terminal(spider: str, env: dict[str, str], columns: int) -> str:
     """Return what a terminal of so many columns is sent by a crawl."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0))
     crawl = subprocess.Popen(
-        command_of("recent", "run", {}, ("--loglevel", "INFO")),
+        command_of(spider, "run", {}, ("--loglevel", "INFO")),
         cwd=ROOT,
-        env=environment_of(output, server),
+        env=env,
         stdout=its,
         stderr=its,
     )
@@ -118,12 +118,32 @@ def on_a_terminal(server: MockServer, output: Path, columns: int) -> str:
 @pytest.mark.parametrize("columns", [0, 100])
 def test_a_line_of_progress_is_on_a_terminal_until_the_summary(serve: Serve, output: Path, columns: int) -> None:
     server = serve(**STILL, latency=0.15)
-    sent = on_a_terminal(server, output, columns)
+    sent = on_a_terminal("recent", environment_of(output, server), columns)
     progress = re.compile(r"\rrecent: (\d+) records \[[^\]]*, (\d+) pages\]")
     assert any(int(match[1]) and int(match[2]) for match in progress.finditer(sent))
     # Log lines stand above it, and the summary takes its place.
     assert re.search(r"\r +\r20[-\d]+ [:\d]+ \[scrapy.core.engine\] INFO: Closing spider \(finished\)\r\n", sent)
     assert not progress.search(sent[sent.index("recent run: complete") :])
+
+
+@pytest.mark.parametrize("columns", [100, 60])
+def test_a_terminal_shows_what_a_run_waits_for(script: Script, output: Path, columns: int) -> None:
+    refusals = [(429, {"Retry-After": "3"}, b"")]
+
+    def answer(path: str) -> Answer:
+        return NOT_FOUND if "robots" in path else refusals.pop() if refusals else GAMING
+
+    server = script(answer)
+    sent = on_a_terminal("categories", environment_of(output, None, to(server.base_url)), columns)
+    host = server.base_url.removeprefix("http://")
+    shown = f"waiting 2 s: HTTP 429 from {host}]"
+    lines = [line for line in re.split(r"[\r\n]+", sent) if line.startswith("categories: 0 records [")]
+    waiting = [line for line in lines if ", waiting 2 s" in line]
+    assert waiting
+    if columns == 100:
+        assert all(line.rstrip().endswith(shown) for line in waiting)
+    else:
+        assert {len(line.rstrip()) for line in waiting} == {columns - 1}
 
 
 def test_elsewhere_log_lines_say_how_far_the_crawl_is(crawl: Run, serve: Serve) -> None:

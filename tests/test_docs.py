@@ -83,9 +83,9 @@ def test_the_readme_has_every_exit_code_and_no_other() -> None:
 
 
 def test_the_documents_have_every_target_of_the_makefile_and_the_readme_no_other() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     named = {
-        text: set(re.findall(r"(?:^|`)make ([a-z]+)", text, flags=re.MULTILINE)) for text in (README, ARCHITECTURE)
+        text: set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)) for text in (README, ARCHITECTURE)
     }
     assert targets <= named[README] | named[ARCHITECTURE]
     assert named[README] <= targets
@@ -118,5 +118,5 @@ def test_files_and_places_that_a_document_names_exist(document: str) -> None:
     }
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     assert {link for link in links if link not in anchors and not (path.parent / link).exists()} == set()
-    files = re.findall(r"[`=]((?:parti_scraper|docs|tests|tools|deploy)/[\w./-]+\w|\w+\.(?:md|toml|txt))\b", text)
+    files = re.findall(r"[`=]((?:parti_scraper|docs|tests|tools|deploy)/[\w./-]+\w|[\w-]+\.(?:md|toml|txt))\b", text)
     assert {file for file in files if not (ROOT / file).exists()} == set()

@@ -97,6 +97,34 @@ def test_where_all_are_dead_each_is_named_with_what_it_did(drawn: list[str], wai
     assert all(f" × {kind}" in reason for kind in drawn)
 
 
+def unreachable(number: int) -> Hosts:
+    """Return hosts with a shorter patience for the case that none can be reached."""
+    return Hosts([f"https://{each}.example" for each in range(number)], PATIENCE, patience_unreachable=8.0)
+
+
+@given(st.lists(st.sampled_from(KINDS[:2]), min_size=1, max_size=4), st.floats(0.01, WAIT))
+def test_where_none_can_be_reached_from_the_start_all_are_given_up_sooner(drawn: list[str], wait: float) -> None:
+    hosts = unreachable(len(drawn))
+    asked, end = crawl(hosts, list(map(dead, drawn)), wait)
+    assert 8.0 <= end < 8.1
+    assert all([url for _, url in asked].count(each) >= 2 for each in hosts.urls)
+    # Nor is one given up that is back by then.
+    hosts = unreachable(len(drawn))
+    _, end = crawl(hosts, [down(kind, 0.0, 7.9) for kind in drawn], wait)
+    assert (hosts.given_up_at, end < 8.1) == (None, True)
+
+
+@pytest.mark.parametrize("served", ["in this process", "in an earlier one", "never"])
+def test_one_that_served_before_or_answers_at_all_is_waited_for_as_long_as_ever(served: str) -> None:
+    hosts = unreachable(2)
+    if served == "in this process":
+        hosts.succeeded(hosts.urls[1], 0.0)
+    elif served == "in an earlier one":
+        hosts.restore({"current": hosts.urls[1], "served": [hosts.urls[1]], "rests": {}}, 0.0)
+    other = TROUBLE if served == "never" else REFUSED
+    assert crawl(hosts, [dead(REFUSED), dead(other)], 2.0)[1] >= PATIENCE
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("patience", [0.0, 1.0, 60.0])
 def test_one_host_is_given_up_by_the_first_failure_beyond_patience_but_never_by_a_single_one(
@@ -259,6 +287,22 @@ def test_pauses_never_get_shorter_and_their_sum_is_the_time_covered(pauses: list
         covered += max(0.0, now + length - max(now, end))
         end = max(end, now + length)
     assert total == pytest.approx(covered)
+
+
+def test_what_is_waited_for_is_named_where_nothing_at_all_is_sent() -> None:
+    hosts = Hosts([A, B], PATIENCE)
+    # A request that waits by itself, while others are served.
+    hosts.succeeded(A, 0.0)
+    assert hosts.waits_for(9.0, 1.0) is None
+    hosts.failed(A, TROUBLE, 1, 1.0)
+    assert hosts.waits_for(9.0, 1.0) == "8 s: HTTP 500 from a.example"
+    assert hosts.waits_for(1.9, 1.0) is None
+    # A pause of the host holds for all, whatever else it still answers.
+    hosts.host(A).pause(31.0, 1.0)
+    hosts.failed(A, "HTTP 429", 1, 1.0)
+    hosts.succeeded(A, 1.5)
+    assert hosts.waits_for(2.0, 2.0) == "29 s: HTTP 429 from a.example"
+    assert hosts.waits_for(2.0, 31.0) is None
 
 
 def test_why_a_host_was_given_up_is_one_readable_sentence() -> None:

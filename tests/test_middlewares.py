@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import signal
 import socket
 import threading
@@ -16,7 +17,7 @@ from scrapy.http import Response
 from scrapy.settings import Settings
 
 from parti_scraper.exceptions import UsageError
-from parti_scraper.network.settings import check_settings
+from parti_scraper.network.settings import RetrySettings, check_settings
 from parti_scraper.network.token import TokenMiddleware
 from parti_scraper.redact import Secret
 from tests.servers import (
@@ -325,6 +326,24 @@ def test_where_no_host_can_be_reached_all_are_named(crawl: Run) -> None:
     for host in (first, last):
         assert f"gave up on {host} after " in run.package["reason"]
     assert run.package["reason"].endswith("check the network, and the setting PARTI_API_BASE_URLS")
+
+
+def test_where_no_host_can_be_reached_from_the_start_the_run_ends_within_ten_seconds(crawl: Run) -> None:
+    hosts = closed_port(), closed_port()
+    run = crawl("categories", env=to(*hosts))
+    assert run.code == 4
+    for host in hosts:
+        assert re.search(rf"gave up on {host} after \d+ failures in \d s without", run.package["reason"])
+
+
+@pytest.mark.parametrize(
+    ("text", "patience"), [("", (50, 8)), ("30", (30, None)), ("1m", (60, None)), ("0", (0, None))]
+)
+def test_a_patience_that_is_given_holds_for_hosts_that_cannot_be_reached_too(
+    text: str, patience: tuple[float, float | None]
+) -> None:
+    read = RetrySettings.read(Settings({"PARTI_RETRY_PATIENCE": text}))
+    assert (read.patience, read.patience_unreachable) == patience
 
 
 # --- The token -------------------------------------------------------------------------------------------------

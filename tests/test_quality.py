@@ -124,8 +124,8 @@ def test_fields_that_are_expected_to_be_absent_are_those_of_the_specification() 
     with pytest.raises(UsageError) as error:
         parse_expect_absent("user_name,event_end")
     assert str(error.value) == (
-        "setting `PARTI_EXPECT_ABSENT`: not a field whose absence is noticed, do you mean event_end_ts?: 'event_end' "
-        f"(accepted: {', '.join(SPECIFIED)})"
+        "setting `PARTI_EXPECT_ABSENT`: not a field whose absence is noticed: 'event_end' "
+        f"(accepted: {', '.join(SPECIFIED)}); did you mean `event_end_ts`?"
     )
 
 

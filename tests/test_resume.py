@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_each_record_once(
         for _ in range(100):
             # By pages and not by time: on a busy machine the start alone takes longer than all that follows.
             killed_at = len(requests(server)) + by_chance.randrange(40)
-            process = fork(RUN, server)
+            process = fork(RUN, server, eager=True)
             wait_until(lambda: len(requests(server)) >= killed_at or not process.is_alive())  # noqa: B023 - called at once
             process.join(by_chance.uniform(0, 0.05))
             if not process.is_alive():
@@ -109,8 +110,8 @@ def test_a_run_that_crashes_at_any_moment_between_data_and_notes_ends_with_each_
     crashed = True
     while crashed:
         moment += 1
-        server = serve(**STILL, events=600, malformed=0.01, page_cap=40)
-        process = fork(RUN, server, crash_at=moment)
+        server = serve(**STILL, events=600, malformed=0.01, page_cap=25)
+        process = fork(RUN, server, crash_at=moment, eager=True)
         process.join()
         crashed = process.exitcode == -signal.SIGKILL
         again = fork(RUN, server)
@@ -119,18 +120,79 @@ def test_a_run_that_crashes_at_any_moment_between_data_and_notes_ends_with_each_
         assert_finished(output, server)
         shutil.rmtree(output)
     # Each checkpoint and the end have several.
-    assert moment > 12
+    assert moment > 15
 
 
-def test_a_run_that_was_stopped_goes_on_and_asks_for_little_again(serve: Serve, output: Path, crawl: Run) -> None:
+@pytest.mark.parametrize(
+    ("moment", "why"),
+    # Each checkpoint brings two files to the disk, and then the ledger; the first moment of all begins the run.
+    [(number, "a record cannot be written: " if number % 3 != 1 else "") for number in range(2, 8)],
+)
+def test_a_disk_that_is_full_while_pages_go_on_stops_the_run_at_the_checkpoint_before(
+    fork: Fork, serve: Serve, output: Path, tmp_path: Path, moment: int, why: str
+) -> None:
+    server = serve(**STILL, events=1_000, page_cap=20, latency=0.01)
+    process = fork(RUN, server, full_at=moment, eager=True)
+    process.join()
+    assert process.exitcode == 4
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    line = f"recent run: NOT COMPLETE: {why}{forked.FULL}; to finish it: scrapy crawl recent -a run_id=run\n"
+    assert log.endswith(line)
+    # It was stopped at once.
+    assert len(requests(server)) < 45
+    fork(RUN, server).join()
+    assert_finished(output, server)
+
+
+@pytest.mark.parametrize("moment", [2, 4])
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        ([signal.SIGINT], 3),
+        ([signal.SIGTERM], 3),
+        ([signal.SIGINT, signal.SIGINT], 3),
+        ([signal.SIGKILL], -signal.SIGKILL),
+    ],
+)
+def test_pages_go_on_during_a_checkpoint_and_a_run_may_be_stopped_meanwhile(
+    fork: Fork, serve: Serve, output: Path, tmp_path: Path, moment: int, signals: list[signal.Signals], code: int
+) -> None:
+    log = tmp_path / "log"
+
+    def said(text: str) -> bool:
+        return log.exists() and f"{text}\n" in log.read_text(encoding="utf-8")
+
+    server = serve(**STILL, events=1_500, page_cap=20, malformed=0.01, latency=0.02)
+    process = fork(RUN, server, slow_at=moment, eager=True)
+    wait_until(lambda: said(forked.SLOW))
+    before = len(requests(server))
+    wait_until(lambda: len(requests(server)) > before + 3)
+    assert not said(forked.OVER)
+    for number in signals:
+        os.kill(process.pid, number)
+        time.sleep(0.05)
+    process.join()
+    assert process.exitcode == code
+    # What was under way is finished first, unless the process was killed.
+    assert said(forked.OVER) is (code == 3)
+    assert "Traceback" not in log.read_text(encoding="utf-8")
+    fork(RUN, server).join()
+    assert_finished(output, server)
+
+
+def test_a_run_that_was_stopped_goes_on_and_asks_for_little_again(
+    fork: Fork, serve: Serve, output: Path, crawl: Run
+) -> None:
     options = {**STILL, "events": 1_600, "page_cap": 20, "latency": 0.02}
     undisturbed = serve(**options)
     assert crawl("recent", server=undisturbed, run_id="undisturbed").code == 0
     for number, signal_number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGKILL)):
         server = serve(**options)
-        running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
+        process = fork(RUN, server, eager=True)
         wait_until(lambda: len(requests(server)) >= 40)  # noqa: B023 - called at once
-        assert running.stop(signal_number) == (-9 if signal_number == signal.SIGKILL else 3)
+        os.kill(process.pid, signal_number)
+        process.join()
+        assert process.exitcode == (-9 if signal_number == signal.SIGKILL else 3)
         assert crawl("recent", server=server).code == 0
         assert_finished(output, server)
         # Up to ten pages since the last checkpoint, those under way, and what each window asks for once more.

@@ -1,4 +1,4 @@
-"""When snapshots are due."""
+"""When snapshots and checkpoints are due."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.plan.schedule import Due, SnapshotTimer
+from parti_scraper.plan.schedule import CheckpointTimer, Due, SnapshotTimer
 
 
 def test_snapshots_that_take_no_time_are_an_interval_apart_until_the_duration_is_over() -> None:
@@ -57,3 +57,27 @@ def test_each_moment_comes_once_and_in_order_and_those_left_out_are_counted(
         assert elapsed == pytest.approx(timer.tick * interval)
     assert moments == sorted(set(moments))
     assert len(moments) + missed == moments[-1] + 1
+
+
+def test_the_first_checkpoint_is_due_after_its_pages_and_the_others_after_a_time_too() -> None:
+    timer = CheckpointTimer(pages=3, seconds=10)
+    assert [timer.is_due(now) for now in (0, 0, 0)] == [False, False, True]
+    # The pages are there, the time is not.
+    assert [timer.is_due(now) for now in (1, 2, 3, 9.9)] == [False] * 4
+    assert timer.is_due(10)
+    # The time is there, the pages are not.
+    assert [timer.is_due(now) for now in (100, 100, 100)] == [False, False, True]
+
+
+@given(st.integers(1, 5), st.floats(0, 10), st.lists(st.floats(0, 5), max_size=50))
+def test_checkpoints_are_so_many_pages_and_seconds_apart_and_no_more(
+    pages: int, seconds: float, waits: list[float]
+) -> None:
+    timer = CheckpointTimer(pages, seconds)
+    now, since, last = 0.0, 0, -1e9
+    for wait in waits:
+        now, since = now + wait, since + 1
+        is_due = timer.is_due(now)
+        assert is_due == (since >= pages and now - last >= seconds)
+        if is_due:
+            since, last = 0, now

@@ -53,7 +53,9 @@ def test_names_become_ids_in_the_order_given(names: tuple[str, ...], values: tup
 def test_a_name_that_the_route_does_not_know_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as error:
         resolve_categories(("7", "Gamin"), INDEX)
-    assert str(error.value) == "argument `categories`: no such category: 'Gamin' (accepted: Gaming, Crypto, Valorant)"
+    assert str(error.value) == (
+        "argument `categories`: no such category: 'Gamin' (accepted: Gaming, Crypto, Valorant); did you mean `Gaming`?"
+    )
 
 
 def test_ids_that_the_route_does_not_have_are_told() -> None:

@@ -172,7 +172,7 @@ def leaving_for(server: MockServer) -> Iterator[str]:
 def test_a_page_that_leaves_for_another_by_itself_is_followed(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     with leaving_for(server) as url:
-        run = crawl("site", "-a", f"url={url}", server=server)
+        run = crawl("site", "-a", f"url={url}", "-s", "LOG_LEVEL=DEBUG", server=server)
     assert run.code == 0, run.stderr
     assert run.package["drift"]["agrees"], run.package["drift"]
     assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
@@ -389,7 +389,7 @@ def test_without_the_extra_one_line_says_so_and_the_other_spiders_work(
     (tmp_path / "sitecustomize.py").write_text(hidden, encoding="utf-8")
     env = {"PYTHONPATH": str(tmp_path)}
     run = scrapy("crawl", "site", env=env)
-    line = "the browser needs scrapy-playwright: install it with `pip install .[browser]`\n"
+    line = "the browser needs scrapy-playwright: install it with `pip install scrapy-playwright`\n"
     assert (run.returncode, run.stderr) == (1, line)
     assert scrapy("crawl", "categories", server=serve(**STILL), env=env).returncode == 0
 

@@ -324,7 +324,7 @@ def test_a_channel_that_streams_twice_at_once_is_two_rows(crawl: Run, serve: Ser
 def test_a_setting_about_records_that_means_nothing_is_a_usage_error(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     for setting, problem in (
-        ("PARTI_EXPECT_ABSENT=usr_name", "do you mean user_name?"),
+        ("PARTI_EXPECT_ABSENT=usr_name", "; did you mean `user_name`?"),
         ("PARTI_MAX_REJECTED=5%", "not a share"),
     ):
         run = crawl("recent", "-s", setting, server=server)
@@ -390,7 +390,8 @@ def test_a_category_that_does_not_exist_is_a_usage_error_found_by_one_request(
     run = crawl(spider, "--loglevel", "ERROR", server=server, categories="7,Gamin")
     accepted = ", ".join(category["name"] or category["display_name"] for category in server.world.categories())
     assert run.code == 2
-    assert run.stderr == f"argument `categories`: no such category: 'Gamin' (accepted: {accepted})\n"
+    line = f"argument `categories`: no such category: 'Gamin' (accepted: {accepted}); did you mean `Gaming`?\n"
+    assert run.stderr == line
     assert [seen.path for seen in server.requests if "robots" not in seen.path] == [
         "/parti_v2/profile/livestream_calendar/events/categories"
     ]

@@ -5,6 +5,8 @@ The arguments of the spiders are in `test_spiders`, each with its line; here is 
 
 from __future__ import annotations
 
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from parti_scraper import settings
 from parti_scraper.commands.crawl import Command
 from parti_scraper.run.outcome import ExitCode
-from tests.support import STILL, Scrapy, Serve
+from tests.support import ROOT, SCRAPY, STILL, Scrapy, Serve, environment_of
 from tests.usage_errors import SPIDERS
 
 ALL = f"accepted: {', '.join(sorted(SPIDERS))}"
@@ -25,7 +27,12 @@ NUMBER = "(accepted: a number)"
         ((), f"one spider at a time, not 0 ({ALL})"),
         (("recent", "live"), f"one spider at a time, not 2 ({ALL})"),
         (("recnet",), f"unknown spider: 'recnet' ({ALL}); did you mean `recent`?"),
-        (("recent", "--sinse=7d"), "unknown option: '--sinse=7d' (accepted: see scrapy crawl --help)"),
+        (
+            ("recent", "--sinse=7d"),
+            "unknown option: '--sinse=7d' (accepted: see scrapy crawl --help); did you mean `since`?",
+        ),
+        (("recent", "--nonsense"), "unknown option: '--nonsense' (accepted: see scrapy crawl --help)"),
+        (("recent", "sinse=7d"), "not an option: 'sinse=7d' (accepted: -a sinse=7d); did you mean `since`?"),
         (("live", "-a", "limit"), "argument `limit`: without a value: 'limit' (accepted: -a limit=VALUE)"),
         (
             ("recent", "-a", "incremental"),
@@ -53,6 +60,24 @@ NUMBER = "(accepted: a number)"
             (
                 "setting `LOG_LEVEL`: not a level: 'loud' "
                 "(accepted: CRITICAL, FATAL, ERROR, WARN, WARNING, INFO, DEBUG, NOTSET)"
+            ),
+        ),
+        (
+            ("recent", "-L", "debgu"),
+            (
+                "setting `LOG_LEVEL`: not a level: 'debgu' "
+                "(accepted: CRITICAL, FATAL, ERROR, WARN, WARNING, INFO, DEBUG, NOTSET); did you mean `DEBUG`?"
+            ),
+        ),
+        (
+            ("recent", "-s", "PARTI_BATCHING=ture"),
+            "setting `PARTI_BATCHING`: neither true nor false: 'ture' (accepted: true, false); did you mean `true`?",
+        ),
+        (
+            ("recent", "-s", "PARTI_TRANSPORT=brwser"),
+            (
+                "setting `PARTI_TRANSPORT`: not one of the choices: 'brwser' "
+                "(accepted: http, browser); did you mean `browser`?"
             ),
         ),
         (
@@ -104,6 +129,58 @@ def test_a_variable_of_the_environment_that_is_not_known_is_a_warning(scrapy: Sc
     )
 
 
+def test_a_setting_that_is_nearly_one_of_scrapys_is_a_warning(scrapy: Scrapy, serve: Serve) -> None:
+    typed = ("-s", "DOWNLOAD_DELEY=5", "-s", "MY_OWN=1", "-L", "WARNING")
+    run = scrapy("crawl", "categories", *typed, server=serve(**STILL))
+    assert run.returncode == 0
+    (warning,) = [line for line in run.stderr.splitlines() if "WARNING" in line]
+    assert warning.endswith(
+        "Neither Scrapy nor the project knows the setting DOWNLOAD_DELEY; did you mean `DOWNLOAD_DELAY`?"
+    )
+
+
+COMMANDS = (
+    "bench, check, crawl, edit, fetch, genspider, list, mockserver, parse, runspider, settings, shell, spiders, "
+    "startproject, version, view"
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (("recent",), "; did you mean `scrapy crawl recent`?"),
+        (("live", "-a", "limit=5"), "; did you mean `scrapy crawl live`?"),
+        (("recnet",), "; did you mean `scrapy crawl recent`?"),
+        (("crwl", "recent"), "; did you mean `crawl`?"),
+        (("nonsense",), ""),
+    ],
+)
+def test_a_word_that_is_no_command_is_one_line(scrapy: Scrapy, typed: tuple[str, ...], hint: str) -> None:
+    run = scrapy(*typed)
+    line = f"unknown command: {typed[0]!r} (accepted: {COMMANDS}){hint}\n"
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", line)
+
+
+def test_outside_of_a_project_crawl_says_in_one_line_what_to_type(tmp_path: Path) -> None:
+    # As where the package is installed: Scrapy finds the command by the entry point.
+    metadata = tmp_path / "installed" / "parti_scraper-0.dist-info"
+    metadata.mkdir(parents=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (name, place), *_ = project["entry-points"]["scrapy.commands"].items()
+    (metadata / "entry_points.txt").write_text(f"[scrapy.commands]\n{name} = {place}\n", encoding="utf-8")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: parti_scraper\nVersion: 0\n", encoding="utf-8")
+    env = environment_of(tmp_path / "output", None, {"PYTHONPATH": f"{metadata.parent}:{ROOT}"})
+
+    def crawl(folder: Path) -> tuple[int, str, str]:
+        command = [*SCRAPY, "crawl", "recnet"]
+        run = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", check=False)
+        return run.returncode, run.stdout, run.stderr
+
+    accepted = "`scrapy crawl` in the project's folder, or `parti crawl` in any"
+    assert crawl(tmp_path) == (2, "", f"no scrapy.cfg here or in a folder above (accepted: {accepted})\n")
+    assert crawl(ROOT) == (2, "", f"unknown spider: 'recnet' ({ALL}); did you mean `recent`?\n")
+
+
 FORMATS = "json, jsonlines, jsonl, jl, csv, xml, marshal, pickle"
 
 
@@ -125,7 +202,20 @@ FORMATS = "json, jsonlines, jsonl, jl, csv, xml, marshal, pickle"
             ("-O", "far://me:secret@host/x.jsonl"),
             "`far://host/x.jsonl`: unknown scheme: 'far' (accepted: file, ftp, ftps, gs, s3, stdout, run)",
         ),
-        (("-s", 'FEEDS={"x.ndjson": {}}'), f"`x.ndjson`: unknown format: 'ndjson' (accepted: {FORMATS})"),
+        (
+            ("-s", 'FEEDS={"x.ndjson": {}}'),
+            f"`x.ndjson`: unknown format: 'ndjson' (accepted: {FORMATS}); did you mean `json`?",
+        ),
+        (("-O", "x.jsnl"), f"`x.jsnl`: unknown format: 'jsnl' (accepted: {FORMATS}); did you mean `jsonl`?"),
+        (("-o", "-:csw"), f"`-:csw`: unknown format: 'csw' (accepted: {FORMATS}); did you mean `csv`?"),
+        (("-o", "ftp://me:secret@host/x"), f"`ftp://host/x`: unknown format: '' (accepted: {FORMATS})"),
+        (
+            ("-O", "%(run_di)s.jsonl"),
+            (
+                "`%(run_di)s.jsonl`: unknown name in it: 'run_di' "
+                "(accepted: such as %(name)s, %(run_id)s, %(time)s); did you mean `run_id`?"
+            ),
+        ),
         (
             ("-s", 'FEEDS={"x.csv": "csv"}'),
             '`x.csv`: its options are no object: \'csv\' (accepted: such as {"format": "csv"})',
@@ -162,13 +252,6 @@ def test_the_name_of_a_feed_may_hold_what_the_spider_knows(scrapy: Scrapy, serve
         "recent run 100% 1.jsonl",
         "recent run 100% 2.jsonl",
     ]
-
-
-def test_a_feed_of_an_unknown_format_is_refused_in_one_line(scrapy: Scrapy, output: Path) -> None:
-    run = scrapy("crawl", "recent", "-O", "x.ndjson")
-    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
-    assert "'ndjson'" in run.stderr
-    assert not output.exists()
 
 
 def test_a_log_that_cannot_be_written_is_one_line_and_nothing_is_started(scrapy: Scrapy, output: Path) -> None:

@@ -84,6 +84,11 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
         "argument `until`: earlier than `since`: '2020-01-01' (accepted: at or after 2021-08-03T00:00:00Z)",
     ),
     ("recent", {"sort": "length"}, "argument `sort`: not one of the choices: 'length' (accepted: date, views)"),
+    (
+        "recent",
+        {"sort": "veiws"},
+        "argument `sort`: not one of the choices: 'veiws' (accepted: date, views); did you mean `views`?",
+    ),
     ("recent", {"limit": "0"}, "argument `limit`: out of range: '0' (accepted: 1 to 1000)"),
     ("live", {"limit": "1001"}, "argument `limit`: out of range: '1001' (accepted: 1 to 1000)"),
     ("live", {"limit": "ten"}, "argument `limit`: not a whole number: 'ten' (accepted: 1 to 1000)"),
@@ -95,6 +100,11 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
         "recent",
         {"incremental": "yes"},
         "argument `incremental`: neither true nor false: 'yes' (accepted: true, false)",
+    ),
+    (
+        "recent",
+        {"incremental": "True"},
+        "argument `incremental`: neither true nor false: 'True' (accepted: true, false); did you mean `true`?",
     ),
     (
         "recent",

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Everything that a fresh machine needs, into .venv and, for programs, from the system's packages.
-# Quick when repeated: what is there already is left alone.
+# What `make setup` needs, into .venv; with --dev, as `make setup-dev`, also what the tests need, for programs from the
+# system's packages. Quick when repeated: what is there already is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+lock=requirements.txt next="make demo, or: . .venv/bin/activate && scrapy crawl recent -a max_records=10"
+[ "${1:-}" != --dev ] || lock=requirements-dev.txt next="make test, make lint"
 
 fail() { printf 'setup: %s\n' "$1" >&2; exit 1; }
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -20,19 +23,26 @@ find_python() {
     fail "no Python 3.11 or newer was found; install one, or name it: make setup PYTHON=/path/to/python3"
 }
 
-# The environment counts as set up only once all of it was installed: the stamp is written last.
+# The environment counts as set up only once all of it was installed: the stamp, a copy of the lock, is written last.
+# The developers' lock has everything of the user's, in the same versions.
 stamp=.venv/requirements.installed
-if ! is_usable || ! cmp -s requirements.txt "$stamp"; then
-    echo "setup: Python packages, as locked in requirements.txt"
+is_installed() { cmp -s "$lock" "$stamp" || cmp -s requirements-dev.txt "$stamp"; }
+if is_usable && is_installed; then
+    echo "setup: .venv has all packages of $lock"
+else
+    echo "setup: installing the packages of $lock into .venv"
     if ! is_usable; then
         python=$(find_python) || exit 1
         rm -rf .venv
         "$python" -m venv .venv || fail "the virtual environment could not be made (on Debian: apt-get install python3-venv)"
     fi
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt ||
+    rm -f "$stamp"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$lock" ||
         fail "the packages could not be installed; the lines above say why"
-    cp requirements.txt "$stamp"
+    cp "$lock" "$stamp"
+    echo "setup: done: $(.venv/bin/python --version), $(du -sm .venv | cut -f 1) MB. Next: $next"
 fi
+[ "$lock" = requirements-dev.txt ] || exit 0
 
 # Chromium, and programs that tests run for real. Without one, the rest of the project works; what does not is said.
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -65,7 +75,7 @@ if has node && ! echo "$wscat" | cmp -s - "$stamp"; then
     need npm npm "$no_wscat" "Install it with your system's packages."
     if has npm; then
         echo "setup: wscat $wscat, with npm, into node_modules"
-        # It gives up soon, because every target of the Makefile comes by here, without network too.
+        # It gives up soon, because most targets of the Makefile come by here, without network too.
         if npm install --prefix . --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error \
             --fetch-retries=1 --fetch-retry-mintimeout=1000 "wscat@$wscat" >/dev/null; then
             echo "$wscat" >"$stamp"

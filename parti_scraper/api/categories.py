@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from parti_scraper.api.routes import NAN
 from parti_scraper.api.times import UnparsableError
-from parti_scraper.exceptions import UsageError
+from parti_scraper.exceptions import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -100,5 +100,6 @@ def _resolve(name: str, index: CategoryIndex) -> str:
         return name.lstrip("0") or "0"
     category_id = index.find(name)
     if category_id is None:
-        raise UsageError.of("argument", "categories", "no such category", name, ", ".join(index.names()))
+        accepted, hint = ", ".join(index.names()), did_you_mean(name, index.names())
+        raise UsageError.of("argument", "categories", "no such category", name, accepted, hint=hint)
     return str(category_id)

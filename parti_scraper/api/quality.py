@@ -5,11 +5,10 @@ Pure: no Scrapy, no network, no clock.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from parti_scraper.exceptions import UsageError
+from parti_scraper.exceptions import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable, Sequence
@@ -135,10 +134,8 @@ def parse_expect_absent(text: str) -> frozenset[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in SPECIFIED:
-            nearest = difflib.get_close_matches(name, SPECIFIED, 1)
-            hint = f", do you mean {nearest[0]}?" if nearest else ""
-            problem = f"not a field whose absence is noticed{hint}"
-            raise UsageError.of("setting", "PARTI_EXPECT_ABSENT", problem, name, ", ".join(SPECIFIED))
+            problem, hint = "not a field whose absence is noticed", did_you_mean(name, SPECIFIED)
+            raise UsageError.of("setting", "PARTI_EXPECT_ABSENT", problem, name, ", ".join(SPECIFIED), hint=hint)
     return frozenset(names)
 
 

@@ -32,7 +32,15 @@ _NUMBER = re.compile(r"\s*[+-]?[0-9]{1,40}(?:\.[0-9]*)?\s*", re.ASCII)
 
 
 class UnparsableError(ValueError):
-    """A value that a parser does not take; the text is what is wrong with it."""
+    """A value that a parser does not take; the text is what is wrong with it.
+
+    Attributes:
+        hint: what was meant, perhaps; see `did_you_mean`.
+    """
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem)
+        self.hint = hint
 
 
 # As they stand in the files.

@@ -82,7 +82,7 @@ def find_chromium(setting: str) -> str:
 def check_browser(settings: BaseSettings) -> None:
     """Check that the extra and Chromium are installed. Raises BrowserError."""
     if not all(map(importlib.util.find_spec, _PACKAGES)):
-        raise BrowserError("the browser needs scrapy-playwright: install it with `pip install .[browser]`")
+        raise BrowserError("the browser needs scrapy-playwright: install it with `pip install scrapy-playwright`")
     find_chromium(settings["PARTI_CHROMIUM"])
 
 

@@ -30,7 +30,8 @@ from parti_scraper.exceptions import (
     did_you_mean,
 )
 from parti_scraper.extensions.recorder import RunRecorder
-from parti_scraper.feeds.exporter import check_feeds, check_names
+from parti_scraper.feeds.exporter import check_feeds, check_formats, check_names
+from parti_scraper.feeds.log_formatter import log_lists_at_debug
 from parti_scraper.run.arguments import check_words
 from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
 from parti_scraper.run.problems import LoggedExceptions
@@ -90,11 +91,14 @@ class Command(crawl.Command):
             finally:
                 # In place of Scrapy's own errors, which do not show what to type; -s may have named other spiders.
                 spider = self._check_command(args, typed, opts.set)
+                check_formats(self.settings, [*(opts.output or ()), *(opts.overwrite_output or ())])
             self._check_settings(opts)
             settings = self.settings.copy()
             spider.update_settings(settings)
             check_feeds(settings)
             if issubclass(spider, PartiSpider):
+                # The first is logged before the spider's own settings are known.
+                log_lists_at_debug()
                 spider.check(settings, opts.spargs)
                 identity = spider.identify(opts.spargs, time.time())
                 check_names(settings, spider, identity)
@@ -113,7 +117,7 @@ class Command(crawl.Command):
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Run the spider; sets the exit code."""
         started = time.monotonic()
-        self._warn_of_unknown()
+        self._warn_of_unknown(opts.set)
         crawler = self._create_crawler(args[0])
         run = None
         if issubclass(crawler.spidercls, PartiSpider):
@@ -164,17 +168,25 @@ class Command(crawl.Command):
                 raise UsageError.of("setting", name, problem, text, accepted) from None
         levels = logging.getLevelNamesMapping()
         if self.settings["LOG_LEVEL"] not in levels:
-            raise UsageError.of("setting", "LOG_LEVEL", "not a level", self.settings["LOG_LEVEL"], ", ".join(levels))
+            level = self.settings["LOG_LEVEL"]
+            hint = did_you_mean(level, levels)
+            raise UsageError.of("setting", "LOG_LEVEL", "not a level", level, ", ".join(levels), hint=hint)
         if self.settings.getfloat("DOWNLOAD_DELAY") <= 0:
             # Without a delay, Scrapy does not hold CONCURRENT_REQUESTS_PER_DOMAIN.
             self.settings.set("DOWNLOAD_DELAY", 0.001, priority="cmdline")
 
-    def _warn_of_unknown(self) -> None:
-        """Say which variables of the environment look like settings of the project, and are none."""
+    def _warn_of_unknown(self, typed: list[str]) -> None:
+        """Say which variables of the environment look like settings, and which settings like others, and are none."""
         for name in sorted(os.environ):
             if name.startswith("PARTI_") and name not in _known_names():
                 hint = did_you_mean(name, _known_names())
                 logger.warning("The environment variable %s is not known, and means nothing here%s", name, hint)
+        known = [*_known_names(), *filter(str.isupper, dir(default_settings))]
+        for name in (each.partition("=")[0] for each in typed):
+            # It may be a setting of a component of the user's, unless it is all but the same as another.
+            hint = "" if name in known else did_you_mean(name, known, 0.85)
+            if hint:
+                logger.warning("Neither Scrapy nor the project knows the setting %s%s", name, hint)
 
     def _spiders(self) -> dict[str, type[Spider]]:
         loader = get_spider_loader(self.settings)

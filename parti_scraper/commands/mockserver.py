@@ -13,7 +13,9 @@ from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 
 from parti_scraper import mockserver
-from parti_scraper.mockserver.options import Flag, Options, refuse, switches
+from parti_scraper.exceptions import did_you_mean
+from parti_scraper.mockserver.options import Flag, OptionError, Options, refuse, switches
+from parti_scraper.program import program
 
 if TYPE_CHECKING:
     from parti_scraper.mockserver import MockServer
@@ -63,14 +65,16 @@ class Command(ScrapyCommand):
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Serve until SIGINT or SIGTERM."""
         if args:
-            raise UsageError(f"unknown switch or argument: {' '.join(args)}", print_help=False)
+            known = ["--port", *(f"--{switch.name}" for switch in switches())]
+            hint = did_you_mean(args[0].partition("=")[0], known)
+            raise UsageError(f"unknown switch or argument: {' '.join(args)}{hint}", print_help=False)
         try:
             port = _port(opts.port)
             options = Options.parse(
                 {switch.field: text for switch in switches() if (text := getattr(opts, switch.field)) is not None}
             )
-        except ValueError as error:
-            raise UsageError(str(error), print_help=False) from None
+        except OptionError as error:
+            raise UsageError(f"{error}{did_you_mean(error.value, error.choices)}", print_help=False) from None
         self.exitcode = serve(options, port)
 
 
@@ -88,7 +92,7 @@ def serve(options: Options, port: int) -> int:
             text = f"port {port} is in use: stop what uses it, or choose another with --port (0: any free one)"
         else:
             text = f"port {port} cannot be used: {error.strerror}; choose another with --port (0: any free one)"
-        print(f"scrapy mockserver: {text}", file=sys.stderr)
+        print(f"{program()} mockserver: {text}", file=sys.stderr)
         return 1
     try:
         print(_greeting(server, options), flush=True)
@@ -99,7 +103,7 @@ def serve(options: Options, port: int) -> int:
 
 
 def _refuse(message: str) -> NoReturn:
-    print(f"scrapy mockserver: {message}", file=sys.stderr)
+    print(f"{program()} mockserver: {message}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -116,5 +120,5 @@ def _greeting(server: MockServer, options: Options) -> str:
         f"Parti API mock server: {server.base_url}  (seed {options.seed}, {options.events:,} ended livestreams, "
         f"{options.live} live; stop with Ctrl-C)\n"
         f"Use it: PARTI_API_BASE_URLS={server.base_url} PARTI_WS_URL={server.ws_url} "
-        f"PARTI_SITE_URL={server.base_url} scrapy crawl recent"
+        f"PARTI_SITE_URL={server.base_url} {program()} crawl recent"
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.exceptions import UsageError
+from parti_scraper.extensions.worker import Worker
+from parti_scraper.feeds.disk import FlushedFiles
 from parti_scraper.feeds.exporter import FeedExporter
 from parti_scraper.feeds.pipelines import KEYS, QuarantinePipeline, VersionsPipeline
 from parti_scraper.ledger.ledger import Checkpoint, RunRecord
@@ -14,9 +18,11 @@ from parti_scraper.run import recovery
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
     from scrapy.crawler import Crawler
 
+    from parti_scraper.ledger.ledger import Ledger
     from parti_scraper.spiders.base import PartiSpider
 
 logger = logging.getLogger(__name__)
@@ -26,9 +32,20 @@ class Checkpoints:
     """Notes how far a run has come, and lets one that was stopped go on from there.
 
     Only records in the run's own folder can be gone on with; a run whose feeds are elsewhere begins from the start.
+
+    The disk takes long, so it is waited for in a thread while pages go on. What is noted then is what was true when the
+    checkpoint was taken: the files hold at least so much, and are cut to it where the run goes on from there.
     """
 
-    def __init__(self, crawler: Crawler, spider: PartiSpider) -> None:
+    def __init__(self, crawler: Crawler, spider: PartiSpider, failed: Callable[[BaseException], None]) -> None:
+        """Prepare to note how far a run has come.
+
+        Args:
+            crawler: Scrapy's.
+            spider: whose run it is.
+            failed: is called with what went wrong where a checkpoint could not be brought to the disk, at once; it is
+                raised too, see `noted` and `settle`.
+        """
         self.crawler = crawler
         self.spider = spider
         self.run = spider.run
@@ -37,6 +54,9 @@ class Checkpoints:
         self._id = 0
         # Records by category at the last checkpoint.
         self._noted_categories: Counter[str] = self.run.tally.categories
+        self._worker = Worker(failed)
+        # The ledger as the thread has it.
+        self._ledger: Ledger | None = None
 
     def lock(self) -> None:
         """Keep other processes from the run, and from the series that it belongs to. Raises UsageError."""
@@ -53,9 +73,12 @@ class Checkpoints:
 
     def release(self) -> None:
         """Let others at the run."""
+        self._worker.close()
         while self._locks:
             self._locks.pop().release()
-        self.run.ledger.close()
+        for ledger in (self._ledger, self.run.ledger):
+            if ledger is not None:
+                ledger.close()
 
     def begin(self) -> None:
         """Note the run, or go on with it where it was stopped; else its folder is emptied of what a run writes.
@@ -66,6 +89,7 @@ class Checkpoints:
             OSError: its files cannot be put right.
         """
         run = self.run
+        self._ledger = run.ledger.again()
         noted = None if run.previous is None else run.ledger.last_checkpoint(run.previous.id)
         files = self._files()
         folder = run.folder.path
@@ -94,28 +118,39 @@ class Checkpoints:
         recovery.carry_out(folder, plan.steps)
 
     def take(self) -> None:
-        """Bring the records to the disk, then note that they are there.
+        """Begin to bring the records to the disk, then to note that they are there; the one before has to be noted.
 
         Raises:
-            LedgerError, OSError: one of the two cannot be done.
+            OSError: the records cannot be written.
         """
         exporter = self._exporter
         if exporter is None:
             return
-        if exporter.is_all_in_run_folder:
-            self._note(exporter.sync() | self._sync_quarantine())
-            self._noted_categories = self.run.tally.categories
-        else:
+        if not exporter.is_all_in_run_folder:
             exporter.flush()
+            return
+        flushed = self._flush(exporter)
+        self._noted_categories = self.run.tally.categories
+        self._worker.begin(partial(self._bring_to_disk, flushed, self._checkpoint(flushed.sizes)))
+
+    async def noted(self) -> None:
+        """Wait until the last checkpoint is noted. Raises LedgerError, OSError: it cannot be."""
+        await self._worker.join()
+
+    def settle(self) -> None:
+        """Let everything wait until the last checkpoint is noted. Raises LedgerError, OSError: it cannot be."""
+        self._worker.settle()
 
     def take_last(self) -> None:
-        """Note what is in the files, which are closed. Raises LedgerError."""
+        """Note what is in the files, which are closed. Raises LedgerError, OSError."""
         exporter = self._exporter
         if not self.spider.can_checkpoint:
             return
         if exporter is not None and exporter.is_all_in_run_folder:
             files = {file.path.name: (file.path.stat().st_size, file.rows) for file in exporter.in_run_folder()}
-            self._note(files | self._sync_quarantine())
+            flushed = self._flush()
+            flushed.sync()
+            self._note(files | flushed.sizes)
         elif self.run.series is not None:
             # Nothing to go on with, but the next run is to know what was written.
             self._note({})
@@ -126,9 +161,10 @@ class Checkpoints:
         if noted is None:
             return
         assert self._exporter is not None  # noqa: S101 - or there would be none
-        names = self._exporter.sync() | self._sync_quarantine()
+        flushed = self._flush(self._exporter)
+        flushed.sync()
         files = self._files()
-        recovery.carry_out(self.run.folder.path, recovery.roll_back(names, noted.files, files.quarantine))
+        recovery.carry_out(self.run.folder.path, recovery.roll_back(flushed.sizes, noted.files, files.quarantine))
         self._restore_counts(noted, self._noted_categories)
         self._exporter.restore_rows(_rows_of_feeds(files, noted))
 
@@ -165,21 +201,39 @@ class Checkpoints:
             None if run.series is None else run.series.versions_since,
         )
 
-    def _sync_quarantine(self) -> dict[str, tuple[int, int]]:
-        pipeline = self.crawler.get_item_pipeline(QuarantinePipeline)
-        return {} if pipeline is None else pipeline.sync()
+    def _flush(self, exporter: FeedExporter | None = None) -> FlushedFiles:
+        """Hand the records to the system, those that were set aside too. Raises OSError."""
+        flushed = FlushedFiles()
+        try:
+            for each in (exporter, self.crawler.get_item_pipeline(QuarantinePipeline)):
+                if each is not None:
+                    each.flush_into(flushed)
+        except OSError:
+            flushed.close()
+            raise
+        return flushed
+
+    def _bring_to_disk(self, flushed: FlushedFiles, checkpoint: Checkpoint) -> None:
+        """Bring the records to the disk, then note that they are there: in the thread."""
+        assert self._ledger is not None  # noqa: S101 - `begin`
+        flushed.sync()
+        self._ledger.checkpoint(self._id, checkpoint)
 
     def _note(self, files: dict[str, tuple[int, int]]) -> None:
+        self.run.ledger.checkpoint(self._id, self._checkpoint(files))
+
+    def _checkpoint(self, files: dict[str, tuple[int, int]]) -> Checkpoint:
+        """Return how far the run has come at this moment."""
         versions = self.crawler.get_item_pipeline(VersionsPipeline)
-        checkpoint = Checkpoint(
-            self.spider.progress(),
+        return Checkpoint(
+            # A copy: while the thread notes it, the run goes on.
+            json.loads(json.dumps(self.spider.progress())),
             self.run.tally.as_json(),
             files,
             self.run.hosts.current,
             self.spider.drain_rejected(),
             versions.drain_written() if versions else [],
         )
-        self.run.ledger.checkpoint(self._id, checkpoint)
 
     def _go_on(self, noted: Checkpoint, plan: recovery.GoOn) -> None:
         run = self.run
@@ -216,6 +270,7 @@ class Checkpoints:
             exporter.item_scraped(item, self.spider)
         self._publish()
         self.take()
+        self.settle()
         recovery.forget_tail(run.folder.path)
 
     def _restore_counts(self, noted: Checkpoint, categories: Counter[str]) -> None:

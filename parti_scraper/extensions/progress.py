@@ -12,6 +12,7 @@ from scrapy.exceptions import NotConfigured
 from scrapy.utils.asyncio import create_looping_call
 from tqdm import tqdm
 
+from parti_scraper.network.retry import RetryMiddleware
 from parti_scraper.scrapy_internals import root_handler
 
 if TYPE_CHECKING:
@@ -31,8 +32,31 @@ class _AboveTheLine:
         sys.stderr.flush()
 
 
+class _Line(tqdm):  # type: ignore[type-arg] # it is used without anything to go through
+    """Records, pages and speed; while nothing is sent, in place of the latter for how long not, and why."""
+
+    _waits_for: str | None = None
+
+    def show(self, records: int, pages: int, waits_for: str | None) -> None:
+        """Draw the line."""
+        self._waits_for = waits_for
+        self.update(records - self.n)
+        self.set_postfix_str(f"{pages} pages")
+
+    @property
+    def format_dict(self) -> Any:
+        """What the line is made of; tqdm asks for it."""
+        parts = super().format_dict
+        if self._waits_for is None:
+            return parts
+        head = f"{parts['prefix']}: {parts['n']}{parts['unit']} [{self.format_interval(parts['elapsed'])}, "
+        # A line that does not fit would be left standing.
+        text = f"waiting {self._waits_for}]"[: max(parts["ncols"] - len(head) - 1, 0)]
+        return {**parts, "bar_format": (head + text).replace("{", "{{").replace("}", "}}")}
+
+
 class Progress:
-    """Shows records, pages and speed while a spider runs."""
+    """Shows how far a spider is while it runs, and what it waits for."""
 
     def __init__(self, crawler: Crawler) -> None:
         if not sys.stderr.isatty():
@@ -53,7 +77,7 @@ class Progress:
         """Show the line, and make room for log lines above it."""
         # Some terminals have no size, and there tqdm shows nothing.
         columns, rows = os.get_terminal_size(sys.stderr.fileno())
-        self._bar = tqdm(
+        self._bar = _Line(
             desc=self.crawler.spidercls.name,
             unit=" records",
             file=sys.stderr,
@@ -77,5 +101,6 @@ class Progress:
 
     def _show(self) -> None:
         stats = self.crawler.stats
-        self._bar.set_postfix_str(f"{stats.get_value('parti/spider/pages', 0)} pages", refresh=False)
-        self._bar.update(stats.get_value("item_scraped_count", 0) - self._bar.n)
+        records, pages = (stats.get_value(name, 0) for name in ("item_scraped_count", "parti/spider/pages"))
+        retry = self.crawler.get_downloader_middleware(RetryMiddleware)
+        self._bar.show(records, pages, retry.waits_for() if retry else None)

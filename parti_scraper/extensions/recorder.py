@@ -68,7 +68,7 @@ class RunRecorder:
         self.feeds: list[datapackage.Feed] = []
         self._expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
         self._max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
-        self._checkpoints = Checkpoints(crawler, spider)
+        self._checkpoints = Checkpoints(crawler, spider, self._cannot_note)
         self._made_folders: list[Path] = []
         self._exceptions = LoggedExceptions()
         self._finish_reason = ""
@@ -124,16 +124,20 @@ class RunRecorder:
         if self.finished_before:
             self._close_at_once("finished_before")
 
-    def checkpoint(self) -> None:
-        """Note how far the run has come, unless something went wrong: then the checkpoint before stands."""
-        if self._exceptions.count or self.run.problems.storage or not self.run.tally.balances():
-            return
+    async def checkpoint(self) -> None:
+        """Note how far the run has come, unless something went wrong: then the checkpoint before stands.
+
+        Pages go on while it is brought to the disk, but for records that cannot be asked for again.
+        """
         try:
+            await self._checkpoints.noted()
+            if self._exceptions.count or self.run.problems.storage or not self.run.tally.balances():
+                return
             self._checkpoints.take()
-        except LedgerError as error:
-            self.storage_failed(str(error))
-        except OSError as error:
-            send_storage_failed(self.crawler, "a record", error)
+            if not self.spider.can_refetch:
+                await self._checkpoints.noted()
+        except (LedgerError, OSError) as error:
+            self._cannot_note(error)
 
     def item_scraped(self, item: Item) -> None:
         """Count a record that was written."""
@@ -178,6 +182,7 @@ class RunRecorder:
             if package.get("complete"):
                 self.verdict = judge_fields(package.get("degraded", []))
         else:
+            self._settle()
             self._leave_out_what_is_half()
             self._take_stock()
             self._note_last()
@@ -206,6 +211,20 @@ class RunRecorder:
         elif self.crawler.settings["FEEDS"]:
             # One feed that cannot be set up disables all of them, and Scrapy goes on without.
             self._cannot_store("the feeds could not be set up, see the log")
+
+    def _cannot_note(self, error: BaseException) -> None:
+        """Stop the run where a checkpoint failed; other exceptions are raised to whoever waits for it, and counted."""
+        if isinstance(error, LedgerError):
+            self.storage_failed(str(error))
+        elif isinstance(error, OSError):
+            send_storage_failed(self.crawler, "a record", error)
+
+    def _settle(self) -> None:
+        """Wait for a checkpoint that is under way: nothing more is written, and the disk is all there is to do."""
+        try:
+            self._checkpoints.settle()
+        except (LedgerError, OSError) as error:
+            self._cannot_note(error)
 
     def _cannot_store(self, problem: str) -> NoReturn:
         self.run.problems.note_storage(problem)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from scrapy import signals
 from scrapy.extensions import feedexport
 
-from parti_scraper.exceptions import UsageError
+from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.feeds.exporters import BULK_EXPORTERS, LINE_FORMATS, RunFeedStorage, are_plain
 from parti_scraper.redact import redact_url
 from parti_scraper.run.context import present_run
@@ -37,13 +37,14 @@ from parti_scraper.scrapy_internals import (
 from parti_scraper.signals import items_scraped, send_storage_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from scrapy import Spider
     from scrapy.crawler import Crawler
     from scrapy.extensions.feedexport import FeedSlot
     from scrapy.settings import BaseSettings
 
+    from parti_scraper.feeds.disk import FlushedFiles
     from parti_scraper.feeds.exporters import CsvItemExporter, JsonLinesItemExporter
     from parti_scraper.run.context import Identity, Run
 
@@ -204,8 +205,8 @@ class FeedExporter(feedexport.FeedExporter):
             names.add(self._name_of(slot))
         self._earlier = {name: number for name, number in rows.items() if name not in names}
 
-    def sync(self) -> dict[str, tuple[int, int]]:
-        """Bring all records of the feeds in the run's folder to the disk; return size and rows of each file.
+    def flush_into(self, flushed: FlushedFiles) -> None:
+        """Hand all records of the feeds in the run's folder to the system, and add their files.
 
         Raises:
             OSError: they cannot be written.
@@ -216,15 +217,17 @@ class FeedExporter(feedexport.FeedExporter):
         for slot in [*self._closed_slots, *self.slots]:
             name = self._name_of(slot)
             if slot.file is not None and not slot.file.closed:
-                os.fsync(slot.file.fileno())
                 _check_linked(slot.file, folder / name)
+                flushed.add_open(slot.file)
             rows[name] = slot.itemcount
         paths = {name: folder / name for name in rows}
         # What has rows is there, or was deleted meanwhile, which raises.
-        return {
-            name: (path.stat().st_size if rows[name] or path.exists() else 0, rows[name])
-            for name, path in paths.items()
-        }
+        flushed.note(
+            {
+                name: (path.stat().st_size if rows[name] or path.exists() else 0, rows[name])
+                for name, path in paths.items()
+            }
+        )
 
     def flush(self) -> None:
         """Let others see what was written so far. Raises OSError."""
@@ -280,17 +283,27 @@ class FeedExporter(feedexport.FeedExporter):
         )
 
 
+def check_formats(settings: BaseSettings, typed: Iterable[str]) -> None:
+    """Check the formats of the feeds after `-o` and `-O`, in place of Scrapy's own error. Raises UsageError."""
+    known = _names(settings, "FEED_EXPORTERS")
+    for uri in typed:
+        found = re.search(r"[.:](\w*)$", uri)
+        form = found[1] if found else ""
+        if form not in known and Path(uri).suffix[1:] not in known:
+            raise _unknown(uri, "unknown format", form, known)
+
+
 def check_feeds(settings: BaseSettings) -> None:
     """Check what makes Scrapy go on without any feed, before anything is started. Raises UsageError."""
     known = {name: _names(settings, name) for name in ("FEED_EXPORTERS", "FEED_STORAGES")}
     for uri, options in _feeds(settings).items():
         form, scheme, most = options["format"], urlsplit(uri).scheme, options["batch_item_count"]
         if form not in known["FEED_EXPORTERS"]:
-            raise _wrong(uri, "unknown format", form, ", ".join(known["FEED_EXPORTERS"]))
+            raise _unknown(uri, "unknown format", form, known["FEED_EXPORTERS"])
         if scheme == "stdout" and sys.stdout is None:
             raise _wrong(uri, "the standard output is closed", uri, "a file")
         if scheme not in known["FEED_STORAGES"]:
-            raise _wrong(uri, "unknown scheme", scheme, ", ".join(filter(None, known["FEED_STORAGES"])))
+            raise _unknown(uri, "unknown scheme", scheme, list(filter(None, known["FEED_STORAGES"])))
         if not isinstance(most, int):
             raise _wrong(uri, "batch_item_count is not a whole number", str(most), "such as 1000")
         if most and not re.search(r"%\(batch_(time\)s|id\))", uri):
@@ -309,8 +322,10 @@ def check_names(settings: BaseSettings, spider: type[Spider], identity: Identity
         try:
             fill_in(uri, known)
         except KeyError as error:
-            accepted = "such as %(name)s, %(run_id)s, %(time)s"
-            raise _wrong(uri, "unknown name in it", str(error.args[0]), accepted) from None
+            name, accepted = str(error.args[0]), "such as %(name)s, %(run_id)s, %(time)s"
+            # Not methods and the like, which could be named too.
+            names = [each for each, value in known.items() if isinstance(value, str | float)]
+            raise _wrong(uri, "unknown name in it", name, accepted, did_you_mean(name, names)) from None
         except (TypeError, ValueError) as error:
             raise UsageError.of(
                 "feed", uri, f"its name cannot be filled in ({error})", uri, "such as %(name)s"
@@ -326,9 +341,13 @@ def _feeds(settings: BaseSettings) -> dict[str, dict[str, Any]]:
     return feeds_of(settings, feeds)
 
 
-def _wrong(uri: str, problem: str, value: str, accepted: str) -> UsageError:
+def _unknown(uri: str, problem: str, name: str, known: list[str]) -> UsageError:
+    return _wrong(uri, problem, name, ", ".join(known), did_you_mean(name, known))
+
+
+def _wrong(uri: str, problem: str, value: str, accepted: str, hint: str = "") -> UsageError:
     # The address may hold a password.
-    return UsageError.of("feed", redact_url(uri), problem, redact_url(value), accepted)
+    return UsageError.of("feed", redact_url(uri), problem, redact_url(value), accepted, hint=hint)
 
 
 def _names(settings: BaseSettings, name: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""What is kept out of the log: events of single records, which are counted or stand in a file, and secrets."""
+"""What is kept out of the log: events of single records, which are counted or stand in a file, and secrets.
+
+Lists of what Scrapy runs with, and of all that it has counted, are logged at DEBUG, where Scrapy does so at INFO.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,35 @@ class _NoSecrets(logging.Filter):
 _NO_SECRETS = _NoSecrets()
 
 
+# Who logs these lists, which take a hundred lines, and how each begins.
+_LISTING = {
+    "scrapy.addons": "Enabled addons",
+    "scrapy.crawler": "Overridden settings",
+    "scrapy.middleware": "Enabled ",
+    "scrapy.statscollectors": "Dumping Scrapy stats",
+    "scrapy.utils.log": "Versions",
+}
+
+
+class _Lists(logging.Filter):
+    """Has Scrapy's lists logged at DEBUG."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; handlers look at its level later."""
+        if record.levelno == logging.INFO and record.getMessage().startswith(_LISTING[record.name]):
+            record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+        return True
+
+
+_LISTS = _Lists()
+
+
+def log_lists_at_debug() -> None:
+    """Have Scrapy log its lists at DEBUG, in this process."""
+    for name in _LISTING:
+        logging.getLogger(name).addFilter(_LISTS)
+
+
 class LogFormatter(logformatter.LogFormatter):
     """Keeps records out of the log: their texts are free, so a line break in a title would forge a log line."""
 
@@ -49,6 +81,7 @@ class LogFormatter(logformatter.LogFormatter):
         """Keep secrets out of what Scrapy logs; it builds this before it logs anything of a crawl."""
         for name in _TALKATIVE:
             logging.getLogger(name).addFilter(_NO_SECRETS)
+        log_lists_at_debug()
 
     def crawled(  # type: ignore[override]
         self, request: Request, response: Response, spider: Spider

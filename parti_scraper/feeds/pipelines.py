@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import IO, TYPE_CHECKING, Self
 
 from itemadapter import ItemAdapter
@@ -19,6 +18,7 @@ from parti_scraper.signals import send_storage_failed
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
+    from parti_scraper.feeds.disk import FlushedFiles
     from parti_scraper.items import Item
     from parti_scraper.run.context import Run
 
@@ -85,19 +85,20 @@ class QuarantinePipeline(_Pipeline):
             logger.warning("A record was set aside: %s (position %d of %s)", item.reason, item.position, item.url)
         raise BadRecord(item.reason)
 
-    def sync(self) -> dict[str, tuple[int, int]]:
-        """Bring the file to the disk; return its size and rows by its name, nothing where there is none.
+    def flush_into(self, flushed: FlushedFiles) -> None:
+        """Hand the file to the system, and add it, where there is one.
 
         Raises:
             OSError: it cannot be written, or was deleted.
         """
         if self._file is not None and not self._file.closed:
             self._file.flush()
-            os.fsync(self._file.fileno())
+            flushed.add_open(self._file)
         path = self.run.folder.quarantine
         rows = self.run.tally.quarantined
         # Where there are rows and no file, it was deleted meanwhile, which raises.
-        return {path.name: (path.stat().st_size, rows)} if rows or path.exists() else {}
+        if rows or path.exists():
+            flushed.note({path.name: (path.stat().st_size, rows)})
 
     def close_spider(self) -> None:
         if self._file is None:

@@ -26,7 +26,10 @@ class Database:
         self._path = path
         with self._errors_in_one_line():
             # Transactions are begun by hand: a reader that becomes a writer could not wait for another one.
-            self._connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None)
+            # It may be made in one thread and used in another, but by one at a time.
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
         # One that opens it at the same time waits here, and finds the tables as they are to be.
         with self.transaction():
             self._prepare()

@@ -96,6 +96,10 @@ class Ledger:
         """Return the ledger of a folder, or None where there is none. Raises LedgerError."""
         return cls(folder) if (folder / FILE_NAME).exists() else None
 
+    def again(self) -> Self:
+        """Return the same ledger for another thread: neither waits while the other one writes. Raises LedgerError."""
+        return type(self)(self.path.parent)
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()

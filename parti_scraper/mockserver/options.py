@@ -19,11 +19,25 @@ class _RefusedError(Exception):
     """Raised by a kind for a value that it does not take; the text says what is wrong with it."""
 
 
+class OptionError(ValueError):
+    """A value that is not accepted; the text is one line that names the switch and says what is.
+
+    Attributes:
+        value: as typed.
+        choices: what could have been typed, where that is one of a few words.
+    """
+
+    def __init__(self, text: str, value: str, choices: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.value, self.choices = value, choices
+
+
 class Kind:
     """What the values of one switch are: how they are read from text, and which are accepted."""
 
     accepted = "any text"
     metavar = "TEXT"
+    choices: tuple[str, ...] = ()
 
     def parse(self, text: str) -> Any:
         """Return the value that was typed. Raises _RefusedError where it is none."""
@@ -149,7 +163,7 @@ class Options:
     question, the default is the likeliest answer.
 
     Raises:
-        ValueError: a value is not accepted; the text is one line that names the switch and says what is.
+        OptionError: a value is not accepted.
     """
 
     # --- Data
@@ -288,7 +302,7 @@ class Options:
             try:
                 switch.kind.check(value)
             except _RefusedError as error:
-                refuse(switch.name, str(error), str(value), switch.kind.accepted)
+                refuse(switch.name, str(error), str(value), switch.kind.accepted, switch.kind.choices)
         rates = (self.rate_429, self.rate_500, self.rate_reset, self.rate_truncated, self.rate_challenge, self.rate_404)
         total = sum(rates)
         if total > 1 + 1e-9:
@@ -302,7 +316,7 @@ class Options:
             typed: what was typed, by field name; fields that are not in it have their defaults.
 
         Raises:
-            ValueError: a value is not accepted; the text is one line.
+            OptionError: a value is not accepted.
         """
         values: dict[str, Any] = {}
         for switch in switches():
@@ -341,6 +355,6 @@ def switches() -> Iterator[Switch]:
         yield Switch(each.name, each.name.replace("_", "-"), each.metadata["kind"], each.default, each.metadata["help"])
 
 
-def refuse(name: str, problem: str, value: str, accepted: str) -> NoReturn:
-    """Raise ValueError in the one grammar of this project."""
-    raise ValueError(f"option `{name}`: {problem}: {value!r} (accepted: {accepted})")
+def refuse(name: str, problem: str, value: str, accepted: str, choices: tuple[str, ...] = ()) -> NoReturn:
+    """Raise OptionError in the one grammar of this project."""
+    raise OptionError(f"option `{name}`: {problem}: {value!r} (accepted: {accepted})", value, choices)

@@ -2,7 +2,8 @@
 
 A host that has served nothing in this run is left as soon as it cannot be reached; one that has is asked a few times
 more. One that is in trouble is left after half of the patience. From then on they are asked by turns, until one serves
-a page, or none has for as long as the patience lasts. Pure: times are passed in, in seconds of any one clock.
+a page, or none has for as long as the patience lasts, which is shorter where none could be reached from the start.
+Pure: times are passed in, in seconds of any one clock.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from parti_scraper.network.backoff import advice, listing, one_line
 
@@ -28,6 +30,8 @@ _MOVED = frozenset({"HTTP 404", "HTTP 410"})
 _MIN_FAILURES = 2
 # While another host serves pages, one that was left is tried again only after a rest as long as it has been failing.
 _SHORTEST_REST, _LONGEST_REST = 1.0, 300.0
+# A wait of fewer seconds is none that anybody would want to have explained.
+_SHORTEST_SHOWN = 1.0
 # Why a host that was left is used again.
 _RETURN = "an earlier host may be back"
 
@@ -44,6 +48,7 @@ class Host:
         failures: failures since the last success, by kind.
         failing_since: time of the first of these; None where the last request succeeded.
         failed_at: time of the last one.
+        last_failure: the kind of that.
         paused_until: nothing is to be sent before that time.
         rests_until: it is not tried again before that time while another host serves pages.
         detail: the text of the last failure.
@@ -53,6 +58,7 @@ class Host:
     failures: Counter[str] = field(default_factory=Counter)
     failing_since: float | None = None
     failed_at: float = -inf
+    last_failure: str = ""
     paused_until: float = -inf
     rests_until: float = -inf
     detail: str = ""
@@ -75,6 +81,7 @@ class Host:
             self.failing_since = now
         self.failures[kind] += 1
         self.failed_at = now
+        self.last_failure = kind
         self.detail = one_line(detail)
 
     def pause(self, until: float, now: float) -> float:
@@ -106,12 +113,13 @@ class Failover(NamedTuple):
 class Hosts:
     """The hosts of the API, of which one is used at a time.
 
-    A run has one such object, which spider, middleware and download handler share: hence its 13 public names.
+    A run has one such object, which spider, middleware and download handler share: hence its 14 public names.
 
     Args:
         urls: scheme and host of each, in the order in which they are preferred.
         patience: seconds without a page of any host, from the first failure on, after which all are given up.
         transport: how requests are sent: http or browser.
+        patience_unreachable: the same while none has served a page and none could even be reached; None: no other.
 
     Attributes:
         urls: scheme and host of each, without repetitions.
@@ -120,12 +128,19 @@ class Hosts:
         failovers: which host was left for which, and why: `{"from": …, "to": …, "reason": …}`, each of them once.
     """
 
-    def __init__(self, urls: Sequence[str], patience: float, transport: str = "http") -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        patience: float,
+        transport: str = "http",
+        patience_unreachable: float | None = None,
+    ) -> None:
         self.urls = tuple(dict.fromkeys(urls))
         self.current = self.urls[0]
         self.given_up_at: float | None = None
         self.failovers: list[dict[str, str]] = []
         self._patience = patience
+        self._patience_unreachable = patience_unreachable
         self._transport = transport
         self._hosts = {url: Host() for url in self.urls}
         # Since when no host has served a page, and which were left since then.
@@ -189,9 +204,27 @@ class Hosts:
         return None
 
     def may_be_sent_at(self, wait: float) -> float:
-        """Return when the host used now may be asked, `wait` seconds after it failed last."""
+        """Return when the host used now may be asked, `wait` seconds after it failed last, or as the patience ends."""
         host = self.host(self.current)
-        return -inf if host.is_well else host.failed_at + wait
+        if host.is_well:
+            return -inf
+        at, end = host.failed_at + wait, self._end_if_unreachable()
+        # Otherwise the last wait might be as long again as all before.
+        return at if end is None else min(at, max(end, host.failed_at))
+
+    def waits_for(self, not_before: float, now: float) -> str | None:
+        """Say for how long nothing is sent, and why, such as `12 s: HTTP 429 from api.example`; None: not for long.
+
+        Args:
+            not_before: when the first of the requests that wait may be sent, but for a pause of the host.
+            now: the time.
+        """
+        host = self.host(self.current)
+        # While the host serves others, a request that waits by itself holds nothing up.
+        until = host.paused_until if host.failing_since is None else max(not_before, host.paused_until)
+        if until - now < _SHORTEST_SHOWN:
+            return None
+        return f"{until - now:.0f} s: {host.last_failure} from {urlsplit(self.current).netloc}"
 
     def is_exhausted(self, since: float) -> bool:
         """Tell whether other requests have succeeded since this one failed first: then the cause is the request.
@@ -265,9 +298,20 @@ class Hosts:
     def _is_hopeless(self, kind: str) -> bool:
         """Tell whether every host has failed since the patience ran out: one that serves again was asked by then."""
         assert self._failing_since is not None  # noqa: S101 - `failed` sets it
-        end = self._failing_since + self._patience
+        end = self._end_if_unreachable()
+        if end is None:
+            end = self._failing_since + self._patience
         hosts = [self.host(url) for url in ((self.current,) if kind in OF_ALL_HOSTS else self.urls)]
         return all(host.failed_at >= end and host.failures.total() >= _MIN_FAILURES for host in hosts)
+
+    def _end_if_unreachable(self) -> float | None:
+        """Return when the patience ends if every host was asked and none has ever been reached; otherwise None."""
+        if self._failing_since is None or self._patience_unreachable is None:
+            return None
+        hosts = [self.host(url) for url in self.urls]
+        if any(host.served or not host.failures or host.failures.keys() - UNREACHABLE for host in hosts):
+            return None
+        return self._failing_since + self._patience_unreachable
 
     def _is_to_be_left(self, kind: str, attempt: int, now: float) -> bool:
         if kind in OF_ALL_HOSTS or len(self.urls) == 1:

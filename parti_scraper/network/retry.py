@@ -75,6 +75,8 @@ class RetryMiddleware:
         # When the hosts were given up, for each time that a request has said why.
         self._explained: set[float | None] = set()
         self._paused = 0.0
+        # When the requests that wait for their turn are to be sent, but for a pause of the host.
+        self._waiting: list[float] = []
         self._next_log_line = 0.0
 
     @classmethod
@@ -119,6 +121,10 @@ class RetryMiddleware:
         failover = self._hosts.begin_round(time.monotonic())
         if failover:
             self._note_failover(failover.reason, is_new=failover.is_new)
+
+    def waits_for(self) -> str | None:
+        """Say for how long nothing is sent, and why; see `Hosts`."""
+        return self._hosts.waits_for(min(self._waiting), time.monotonic()) if self._waiting else None
 
     # What Scrapy calls:
 
@@ -201,12 +207,16 @@ class RetryMiddleware:
         if not base_url:
             return
         host = self._hosts.host(base_url)
-        while True:
-            self._check(request)
-            wait = max(not_before, host.paused_until) - time.monotonic()
-            if wait <= 0:
-                return
-            await asyncio.sleep(min(wait, _SLICE))
+        self._waiting.append(not_before)
+        try:
+            while True:
+                self._check(request)
+                wait = max(not_before, host.paused_until) - time.monotonic()
+                if wait <= 0:
+                    return
+                await asyncio.sleep(min(wait, _SLICE))
+        finally:
+            self._waiting.remove(not_before)
 
     def _check(self, request: Request) -> None:
         """Raise IgnoreRequest where nothing is to be sent any more."""

@@ -10,13 +10,16 @@ from scrapy import Request
 
 from parti_scraper.api import routes, urls
 from parti_scraper.api.times import parse_length
-from parti_scraper.exceptions import UsageError
+from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.network.hosts import Hosts
 from parti_scraper.network.token import token_from
 
 if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
+# Without a page, before all hosts are given up; where none could be reached from the start, so that with all else the
+# run ends within ten seconds.
+_PATIENCE, _PATIENCE_UNREACHABLE = 50.0, 8.0
 # Before the first retry, in seconds; for a server on this machine, which need not be spared.
 _DELAY, _LOOPBACK_DELAY = 0.5, 0.005
 _TRANSPORTS = ("http", "browser")
@@ -28,11 +31,13 @@ class RetrySettings:
 
     Attributes:
         patience: seconds without a page of any host, after which all are given up.
+        patience_unreachable: the same where none could be reached from the start; None: no other.
         delay: longest wait before a first retry, in seconds; None: it depends on the host.
         transport: how requests are sent: http or browser.
     """
 
     patience: float
+    patience_unreachable: float | None
     delay: float | None
     transport: str
 
@@ -41,7 +46,9 @@ class RetrySettings:
         """Read the settings. Raises UsageError."""
         patience = _seconds(settings, "PARTI_RETRY_PATIENCE")
         delay = _seconds(settings, "PARTI_RETRY_DELAY")
-        return cls(0.0 if patience is None else patience, delay, _transport(settings))
+        if patience is None:
+            return cls(_PATIENCE, _PATIENCE_UNREACHABLE, delay, _transport(settings))
+        return cls(patience, None, delay, _transport(settings))
 
     def delay_at(self, url: str) -> float:
         """Return the longest wait before a first retry at a server, in seconds."""
@@ -60,7 +67,7 @@ def hosts_from(settings: BaseSettings) -> Hosts:
     """Return the hosts of the API. Raises UsageError."""
     base_urls = urls.parse_base_urls(settings["PARTI_API_BASE_URLS"])
     read = RetrySettings.read(settings)
-    return Hosts(list(map(_as_sent, base_urls)), read.patience, read.transport)
+    return Hosts(list(map(_as_sent, base_urls)), read.patience, read.transport, read.patience_unreachable)
 
 
 def retry_delay(settings: BaseSettings, url: str) -> float:
@@ -76,7 +83,8 @@ def _as_sent(base_url: str) -> str:
 def _transport(settings: BaseSettings) -> str:
     transport = str(settings.get("PARTI_TRANSPORT") or _TRANSPORTS[0])
     if transport not in _TRANSPORTS:
-        raise UsageError.of("setting", "PARTI_TRANSPORT", "not one of the choices", transport, ", ".join(_TRANSPORTS))
+        accepted, hint = ", ".join(_TRANSPORTS), did_you_mean(transport, _TRANSPORTS)
+        raise UsageError.of("setting", "PARTI_TRANSPORT", "not one of the choices", transport, accepted, hint=hint)
     return transport
 
 

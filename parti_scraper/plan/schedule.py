@@ -1,4 +1,4 @@
-"""When snapshots are due: a timer that the time they take does not shift, as a state machine without a clock."""
+"""When snapshots and checkpoints are due, as state machines without a clock."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class Due:
 class SnapshotTimer:
     """The moments 0, `interval`, 2 × `interval`, … before `duration`, in seconds; the first one is taken at once.
 
+    The time that snapshots take does not shift them.
+
     Attributes:
         interval: seconds from one to the next.
         duration: until when; None: without end.
@@ -46,3 +48,32 @@ class SnapshotTimer:
         due = Due(wait, tick - self.tick - 1)
         self.tick = tick
         return due
+
+
+@dataclass(slots=True)
+class CheckpointTimer:
+    """When a checkpoint is due: after so many pages, and so many seconds since the one before at the least.
+
+    The first one is due after so many pages, however soon: what follows can go on from there.
+
+    Attributes:
+        pages: pages since the one before.
+        seconds: seconds since the one before.
+    """
+
+    pages: int
+    seconds: float
+    _pages_since: int = 0
+    _last: float = -math.inf
+
+    def is_due(self, now: float) -> bool:
+        """Count a page, and tell whether a checkpoint is to be taken now.
+
+        Args:
+            now: seconds of any clock that never goes back.
+        """
+        self._pages_since += 1
+        if self._pages_since < self.pages or now - self._last < self.seconds:
+            return False
+        self._pages_since, self._last = 0, now
+        return True

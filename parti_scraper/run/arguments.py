@@ -13,6 +13,7 @@ from parti_scraper.api.categories import parse_categories
 from parti_scraper.api.routes import CATEGORIES_PAGE, FIRST_TS, SITE_URL
 from parti_scraper.api.times import LENGTHS, TIMES, UnparsableError, first_second, last_second, length, timestamp_to_iso
 from parti_scraper.exceptions import UsageError, did_you_mean
+from parti_scraper.program import program
 from parti_scraper.run.parsers import Parser, choice, flag, folder_name, page_url, whole_number
 
 if TYPE_CHECKING:
@@ -67,9 +68,11 @@ def check_words(
         name, is_whole, value = word.lstrip("-").partition("=")
         name = name if name.isupper() else name.replace("-", "_")
         if name in flags or (is_whole and not word.startswith("-")):
-            raise UsageError(f"not an option: {word!r} (accepted: {show(name, value)})")
+            hint = "" if name in flags else did_you_mean(name, flags)
+            raise UsageError(f"not an option: {word!r} (accepted: {show(name, value)}){hint}")
         if word.startswith("-"):
-            raise UsageError(f"unknown option: {word!r} (accepted: see scrapy crawl --help)")
+            hint = did_you_mean(name, flags)
+            raise UsageError(f"unknown option: {word!r} (accepted: see {program()} crawl --help){hint}")
 
 
 def _categories_argument() -> Any:
@@ -133,7 +136,8 @@ class Arguments:
             try:
                 values[name] = metadata["parser"](text, now)
             except UnparsableError as problem:
-                raise UsageError.of("argument", name, str(problem), text, metadata["accepted"]) from None
+                accepted, hint = metadata["accepted"], problem.hint
+                raise UsageError.of("argument", name, str(problem), text, accepted, hint=hint) from None
         arguments = cls(**values)
         arguments._check(raw, now)
         return arguments

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from parti_scraper.api.registry import SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 FILE_NAME = "datapackage.json"
@@ -101,8 +102,14 @@ def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> 
     return schema
 
 
+def describe_all(files: Sequence[File]) -> list[dict[str, Any]]:
+    """Return the Data Resources of files, which are read side by side: the digests take long. Raises OSError."""
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(describe, files))
+
+
 def describe(file: File) -> dict[str, Any]:
-    """Return the Data Resource of a file, its bytes and SHA-256 read from the disk."""
+    """Return the Data Resource of a file, its bytes and SHA-256 read from the disk. Raises OSError."""
     with file.path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     resource: dict[str, Any] = {

@@ -54,7 +54,7 @@ def describe_run(
         "degraded": ending.degraded,
         "truncated": run.limit.is_reached,
         "reason": verdict.reason,
-        "resources": [datapackage.describe(file) for file in files],
+        "resources": datapackage.describe_all(files),
     }
     if feeds:
         descriptor["feeds"] = [asdict(feed) for feed in feeds]

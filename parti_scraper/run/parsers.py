@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from parti_scraper.api.times import UnparsableError
+from parti_scraper.exceptions import did_you_mean
 
 Parser = Callable[[str, float], Any]
 
@@ -37,7 +38,7 @@ def choice(*choices: str) -> Parser:
 
     def parse(text: str, _now: float) -> str:
         if text not in choices:
-            raise UnparsableError("not one of the choices")
+            raise UnparsableError("not one of the choices", did_you_mean(text, choices))
         return text
 
     return parse
@@ -46,7 +47,7 @@ def choice(*choices: str) -> Parser:
 def flag(text: str, _now: float) -> bool:
     """Return whether it is `true`, not `false`."""
     if text not in {"true", "false"}:
-        raise UnparsableError("neither true nor false")
+        raise UnparsableError("neither true nor false", did_you_mean(text, ("true", "false")))
     return text == "true"
 
 

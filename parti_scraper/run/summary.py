@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from parti_scraper.program import program
 from parti_scraper.run.outcome import ExitCode
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def how_to_finish(identity: Identity) -> str:
     """Return what to do about a run that was stopped."""
     if identity.job:
         return f"to finish it: schedule {identity.spider} again with jobid={identity.run_id}"
-    return f"to finish it: scrapy crawl {identity.spider} -a run_id={identity.run_id}"
+    return f"to finish it: {program()} crawl {identity.spider} -a run_id={identity.run_id}"
 
 
 def _ending(verdict: Verdict, *, truncated: bool) -> str:

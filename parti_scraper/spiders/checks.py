@@ -8,7 +8,7 @@ from parti_scraper.api import urls
 from parti_scraper.api.quality import parse_expect_absent, parse_max_rejected
 from parti_scraper.api.times import parse_length
 from parti_scraper.browser.chromium import check_browser
-from parti_scraper.exceptions import UsageError
+from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.network.proxies import check_proxies
 from parti_scraper.network.settings import check_settings as check_retry_settings
 from parti_scraper.spiders import components
@@ -59,6 +59,7 @@ def _check_batching(settings: BaseSettings) -> None:
     try:
         settings.getbool("PARTI_BATCHING")
     except ValueError:
-        raise UsageError.of(
-            "setting", "PARTI_BATCHING", "neither true nor false", settings["PARTI_BATCHING"], "true, false"
-        ) from None
+        value = str(settings["PARTI_BATCHING"])
+        hint = did_you_mean(value, ("true", "false"))
+        problem = "neither true nor false"
+        raise UsageError.of("setting", "PARTI_BATCHING", problem, value, "true, false", hint=hint) from None

@@ -238,7 +238,7 @@ class PagedSpider(PartiSpider):
                 await asyncio.wait_for(through.wait(), _LONGEST_WAIT)
             except TimeoutError:
                 return
-        self.crawler.signals.send_catch_log(checkpoint)
+        await self.crawler.signals.send_catch_log_async(checkpoint)
 
     def page_failed(self, failure: Failure) -> Iterator[Any]:
         """Go on after a request that failed for good."""

@@ -14,6 +14,7 @@ from parti_scraper.api.times import parse_length, timestamp_to_iso
 from parti_scraper.items import Livestream
 from parti_scraper.plan.history import History
 from parti_scraper.plan.passes import Passes
+from parti_scraper.plan.schedule import CheckpointTimer
 from parti_scraper.run.arguments import RecentArguments
 from parti_scraper.run.series import WRONG_CLOCK, join_series
 from parti_scraper.spiders.paged import PagedSpider, Walk
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from parti_scraper.plan.plan import PageQuery, Plan
     from parti_scraper.run.context import Run
 
-# Pages between two checkpoints.
+# Pages between two checkpoints, and seconds at the least.
 CHECKPOINT_PAGES = 10
+CHECKPOINT_SECONDS = 1.0
 
 
 class RecentSpider(PagedSpider):
@@ -54,7 +56,7 @@ class RecentSpider(PagedSpider):
         super().__init__(run)
         assert run.window is not None  # noqa: S101 - `prepare`
         self.window = run.window
-        self._pages_since_checkpoint = 0
+        self._checkpoint_timer = CheckpointTimer(CHECKPOINT_PAGES, CHECKPOINT_SECONDS)
         # Those of the run that is to be finished, until they are gone on with.
         self._previous_walks: list[dict[str, Any]] = []
 
@@ -122,12 +124,8 @@ class RecentSpider(PagedSpider):
         return bool(self.walks) or not self.run.folder.is_resumed
 
     def is_checkpoint_due(self) -> bool:
-        """Tell it after every few pages, which is how many are asked for again at the most after a stop."""
-        self._pages_since_checkpoint += 1
-        if self._pages_since_checkpoint < CHECKPOINT_PAGES:
-            return False
-        self._pages_since_checkpoint = 0
-        return True
+        """Tell it after every few pages, but once a second at the most: so much is asked for again after a kill."""
+        return self._checkpoint_timer.is_due(time.monotonic())
 
     def drain_rejected(self) -> list[bytes]:
         """Return the marks of rejected records since the last call."""

@@ -65,9 +65,13 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(serve: Serve, scrapy: Scrapy)
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
+        (
+            ("--bounds", "opne"),
+            "option `bounds`: not one of the choices: 'opne' (accepted: closed, open, half-open); did you mean `open`?",
+        ),
         (("--bounds", "shut"), "option `bounds`: not one of the choices: 'shut' (accepted: closed, open, half-open)"),
         (("--port", "http"), "option `port`: not a port: 'http' (accepted: 0 to 65535)"),
-        (("--nan", "none", "--speeed", "3"), "unknown switch or argument: --speeed 3"),
+        (("--nan", "none", "--speeed", "3"), "unknown switch or argument: --speeed 3; did you mean `--speed`?"),
         (("recent",), "unknown switch or argument: recent"),
         (("--seed",), "argument --seed: expected one argument"),
     ],

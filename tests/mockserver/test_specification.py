@@ -85,7 +85,9 @@ def test_the_answers_mean_what_the_demo_responses_show(serve: Serve) -> None:
 def wscat(server: MockServer, heard: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run the wscat command against the server, with the message to send; what it prints goes to a file."""
     path = f"{ROOT / 'node_modules' / '.bin'}{os.pathsep}{os.environ['PATH']}"
-    assert shutil.which("wscat", path=path), "wscat is not installed: run `make setup`, which says why where it cannot"
+    assert shutil.which("wscat", path=path), (
+        "wscat is not installed: run `make setup-dev`, which says why where it cannot"
+    )
     message = (SPECIFICATION / "subscribe.json").read_text(encoding="utf-8").strip()
     # Sends the message once it is connected, and listens until the server hangs up.
     text = f"{command('subscribe').strip()} -x '{message}' -w -1".replace(WEBSOCKET, server.ws_url)

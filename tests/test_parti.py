@@ -1,0 +1,241 @@
+"""`parti` as users have it: a wheel, in an environment with the user's locked packages alone, from another folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+import venv
+import zipfile
+from collections.abc import Mapping
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import parti_scraper
+from parti_scraper.mockserver import MockServer
+from tests.support import ROOT, STILL, TIMEOUT, Scrapy, Serve, environment_of, read_lines
+from tests.usage_errors import SPIDERS
+
+# One of them builds what the others use.
+pytestmark = pytest.mark.xdist_group("parti")
+
+NAMES = {"parti": ["bin/parti"], "python -m parti_scraper": ["bin/python", "-m", "parti_scraper"]}
+
+
+def call(*command: str | Path) -> None:
+    """Run a program to its end, which must be a good one."""
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=TIMEOUT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the project as a wheel, built without network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    project = folder / "project"
+    shutil.copytree(ROOT / "parti_scraper", project / "parti_scraper", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, project)
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder))
+    call(sys.executable, "-m", "pip", "wheel", *options, project)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an environment with the wheel, and links to those installed packages that the user's lock has."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line[:1] in {"#", " ", ""}:
+            continue
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        files = distribution(requirement.name).files or ()
+        for part in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+            target = packages / part
+            if not target.exists():
+                target.symlink_to(str(distribution(requirement.name).locate_file(part)))
+    pip = (sys.executable, "-m", "pip", "--python", folder / "bin/python")
+    call(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    # Whatever `pyproject.toml` requires is among them.
+    call(*pip, "check")
+    return folder
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path) -> Path:
+    """Return a folder in somebody else's Scrapy project, whose settings cannot even be imported."""
+    (tmp_path / "scrapy.cfg").write_text("[settings]\ndefault = other.settings\n", encoding="utf-8")
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def run(
+    environment: Path, folder: Path, *typed: str, name: str = "parti", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder."""
+    first, *rest = NAMES[name]
+    return subprocess.run(
+        [environment / first, *rest, *typed],
+        cwd=folder,
+        env=environment_for(env),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def environment_for(env: Mapping[str, str], server: MockServer | None = None) -> dict[str, str]:
+    """Return the variables of a user: where files go is not among them."""
+    variables = environment_of(Path("/nowhere/output"), server, env)
+    return {name: value for name, value in variables.items() if name not in {"PARTI_OUTPUT_DIR", "PARTI_STATE_DIR"}}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_crawl_leaves_its_files_in_the_working_folder_and_says_where(
+    environment: Path, working_folder: Path, serve: Serve, name: str
+) -> None:
+    server = serve(**STILL)
+    crawl = run(
+        environment, working_folder, "crawl", "categories", "-a", "run_id=run", name=name, **environment_for({}, server)
+    )
+    assert crawl.returncode == 0, crawl.stderr
+    file = "output/categories/run/categories.jsonl"
+    rows = read_lines(working_folder / file)
+    assert [row["category_id"] for row in rows] == [each["category_id"] for each in server.world.categories()]
+    assert f"\n  {file}  {len(rows)} rows, " in crawl.stderr
+    assert sorted(path.name for path in working_folder.iterdir()) == [".scrapy", "output"]
+    assert (working_folder / ".scrapy/parti/ledger.sqlite").exists()
+
+
+def test_parti_home_takes_the_place_of_the_working_folder(
+    environment: Path, working_folder: Path, tmp_path: Path, serve: Serve
+) -> None:
+    home = tmp_path / "home"
+    variables = environment_for({"PARTI_HOME": str(home)}, serve(**STILL))
+    crawl = run(environment, working_folder, "crawl", "categories", "-a", "run_id=run", **variables)
+    assert crawl.returncode == 0, crawl.stderr
+    assert f"\n  {home}/output/categories/run/categories.csv  " in crawl.stderr
+    assert (home / ".scrapy/parti/ledger.sqlite").exists()
+    assert list(working_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_left_to_do_is_said_with_the_name_that_was_called(
+    environment: Path, working_folder: Path, serve: Serve, name: str
+) -> None:
+    variables = environment_for({}, serve(**STILL))
+    typed = ("crawl", "recent", "-a", "run_id=run", "-s", "CLOSESPIDER_PAGECOUNT=2")
+    stopped = run(environment, working_folder, *typed, name=name, **variables)
+    assert stopped.returncode == 3
+    assert stopped.stderr.endswith(f"to finish it: {name} crawl recent -a run_id=run\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (
+            ("crawl", "recent", "--sinse=7d"),
+            "unknown option: '--sinse=7d' (accepted: see {} crawl --help); did you mean `since`?",
+        ),
+        (("mockserver", "--speeed"), "{} mockserver: unknown switch or argument: --speeed; did you mean `--speed`?"),
+        (("crwal",), "unknown command: 'crwal' (accepted: COMMANDS); did you mean `crawl`?"),
+        (
+            ("spiders", "recent"),
+            "{} spiders: not known: 'recent' (accepted: no words; the arguments of all spiders are listed)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_typed_wrong_is_one_line_with_the_name_that_was_called(
+    environment: Path, working_folder: Path, name: str, typed: tuple[str, ...], line: str
+) -> None:
+    wrong = run(environment, working_folder, *typed, name=name)
+    told = re.sub(r"accepted: bench, .+, view", "accepted: COMMANDS", wrong.stderr)
+    assert (wrong.returncode, wrong.stdout, told) == (2, "", line.format(name) + "\n")
+
+
+def test_an_unknown_command_is_one_line_with_all_there_are(environment: Path, working_folder: Path) -> None:
+    wrong = run(environment, working_folder, "crwal", "recent")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("unknown command: 'crwal' (accepted: ")
+    assert wrong.stderr.endswith("; did you mean `crawl`?\n")
+    assert {"crawl", "mockserver", "spiders", "shell"} < set(re.findall(r"\w+", wrong.stderr))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_help_names_the_program_that_was_called(environment: Path, working_folder: Path, name: str) -> None:
+    overview = run(environment, working_folder, name=name)
+    assert (overview.returncode, overview.stderr) == (0, "")
+    assert overview.stdout.startswith(f"usage: {name} COMMAND ")
+    assert "  spiders      Describe the spiders and their arguments\n" in overview.stdout
+    assert run(environment, working_folder, "--help", name=name).stdout == overview.stdout
+    # A command of the project, and one that is Scrapy's alone, which sets its help in another way.
+    assert (
+        f"usage: {name} crawl [options] <spider>" in run(environment, working_folder, "crawl", "-h", name=name).stdout
+    )
+    assert f"  {name} list" in run(environment, working_folder, "list", "-h", name=name).stdout
+
+
+@pytest.mark.parametrize("typed", ["version", "--version"])
+def test_the_version_is_the_projects_and_scrapys(environment: Path, working_folder: Path, typed: str) -> None:
+    assert run(environment, working_folder, typed).stdout == (
+        f"parti_scraper {parti_scraper.__version__}\nScrapy {distribution('scrapy').version}\n"
+    )
+
+
+def test_the_spiders_are_described_as_by_scrapy(environment: Path, working_folder: Path, scrapy: Scrapy) -> None:
+    described = run(environment, working_folder, "spiders").stdout
+    assert described == scrapy("spiders").stdout
+    blocks = described.rstrip("\n").split("\n\n")
+    assert [block.partition(":")[0] for block in blocks] == sorted(SPIDERS)
+    for block in blocks:
+        name, _, rest = block.partition(": ")
+        collects, *lines = rest.splitlines()
+        assert collects.endswith(".")
+        arguments = SPIDERS[name].help()
+        assert len(lines) == len(arguments)
+        for line, (argument, meaning) in zip(lines, arguments, strict=True):
+            assert re.fullmatch(rf"  -a {argument}=VALUE +{re.escape(meaning)}", line)
+
+
+def test_the_mock_server_has_its_page(environment: Path, working_folder: Path) -> None:
+    with subprocess.Popen(
+        [environment / "bin/parti", "mockserver", "--port", "0"],
+        cwd=working_folder,
+        env=environment_for({}),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        try:
+            assert process.stdout
+            match = re.match(r"Parti API mock server: (\S+) ", process.stdout.readline())
+            assert process.stdout.readline().endswith(" parti crawl recent\n")
+            assert match
+            with urllib.request.urlopen(f"{match[1]}/categories", timeout=TIMEOUT) as page:
+                assert page.read().startswith(b"<!")
+        finally:
+            process.terminate()
+
+
+def test_without_the_extra_the_spider_site_says_what_to_install(environment: Path, working_folder: Path) -> None:
+    site = run(environment, working_folder, "crawl", "site")
+    line = "the browser needs scrapy-playwright: install it with `pip install scrapy-playwright`\n"
+    assert (site.returncode, site.stdout, site.stderr) == (1, "", line)
+
+
+def test_the_wheel_is_the_package_with_all_its_files(wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = (path for path in (ROOT / "parti_scraper").rglob("*") if "__pycache__" not in path.parts)
+    assert names == {path.relative_to(ROOT).as_posix() for path in package if path.is_file()}
+    assert wheel.name.startswith(f"parti_scraper-{parti_scraper.__version__}-")
