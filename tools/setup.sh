@@ -26,7 +26,7 @@ find_python() {
 # The environment counts as set up only once all of it was installed: the stamp, a copy of the lock, is written last.
 # The developers' lock has everything of the user's, in the same versions.
 stamp=.venv/requirements.installed
-is_installed() { cmp -s "$lock" "$stamp" || cmp -s requirements-dev.txt "$stamp"; }
+is_installed() { [ -x .venv/bin/parti ] && { cmp -s "$lock" "$stamp" || cmp -s requirements-dev.txt "$stamp"; }; }
 if is_usable && is_installed; then
     echo "setup: .venv has all packages of $lock"
 else
@@ -39,6 +39,9 @@ else
     rm -f "$stamp"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$lock" ||
         fail "the packages could not be installed; the lines above say why"
+    # The project itself, so that `parti` is there, and `scrapy` knows it outside of its folder.
+    PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
+        fail "the project could not be installed; the lines above say why"
     cp "$lock" "$stamp"
     echo "setup: done: $(.venv/bin/python --version), $(du -sm .venv | cut -f 1) MB. Next: $next"
 fi
