@@ -81,10 +81,7 @@ class NormalizedPage(Generic[ItemT]):
 
 
 def normalize_page(
-    body: bytes,
-    url: str,
-    record_class: type[RecordT],
-    build: Build[RecordT, ItemT],
+    body: bytes, url: str, record_class: type[RecordT], build: Build[RecordT, ItemT]
 ) -> NormalizedPage[ItemT]:
     """Normalize the body of an answer.
 
@@ -127,11 +124,7 @@ def _expected(record_class: type[Record]) -> frozenset[str]:
 
 
 def normalize_records(
-    records: list[Any],
-    url: str,
-    record_class: type[RecordT],
-    build: Build[RecordT, ItemT],
-    first: int = 0,
+    records: list[Any], url: str, record_class: type[RecordT], build: Build[RecordT, ItemT], first: int = 0
 ) -> NormalizedPage[ItemT]:
     """Normalize parsed records one by one; `first` is the position of the first, the rest as in `normalize_page`."""
     page: NormalizedPage[ItemT] = NormalizedPage(served=len(records))
