@@ -87,8 +87,8 @@ def test_a_live_run_comes_back_to_a_host_that_refused_for_a_while(serve: Serve, 
         assert len(api_requests(gone)) < before + 20
     run = Crawl(0, running.stdout, running.stderr, output, "live", "run")
     assert run.package["host"] == first.base_url
-    # Each move is told once, however often it is made.
-    assert run.stderr.count("going on with") < 8
+    # Each failover is logged once, however often it happens.
+    assert run.stderr.count("continuing with") < 8
 
 
 @pytest.mark.parametrize("down_as", ["404", "500"])

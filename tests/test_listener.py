@@ -18,7 +18,7 @@ def listening(addresses: tuple[str, ...] = ONE) -> Listener:
 
 def fill(listener: Listener, now: float, unheard: int = 0) -> None:
     """Ask the live route, which answers at once."""
-    listener.fill_began(now)
+    listener.fills.began(now)
     listener.filled(unheard)
 
 
@@ -70,27 +70,27 @@ def test_a_fill_that_is_due_is_not_put_off_by_connections() -> None:
     listener = listening()
     for tenth in range(10):
         now = tenth / 10
-        assert listener.is_fill_due(now) == (tenth >= 5)
+        assert listener.fills.is_due(now) == (tenth >= 5)
         listener.connected(now)
         listener.lost(now, 0.0, "closed")
-    assert listener.is_fill_due(0.9)
-    listener.fill_began(0.9)
+    assert listener.fills.is_due(0.9)
+    listener.fills.began(0.9)
     # The last connection may have told nothing yet, so once more after this one.
-    assert not listener.is_fill_due(2)
+    assert not listener.fills.is_due(2)
     listener.filled(0)
-    assert listener.is_fill_due(2)
+    assert listener.fills.is_due(2)
 
 
 def test_the_live_route_is_asked_now_and_then_while_nobody_is_connected() -> None:
     listener = listening()
-    assert not listener.is_fill_due(1)
+    assert not listener.fills.is_due(1)
     listener.lost(1, 1.0, "refused")
-    assert listener.is_fill_due(1)
+    assert listener.fills.is_due(1)
     fill(listener, 1)
     for now in (10, 100, 200):
         listener.lost(now, 1.0, "refused")
-        assert not listener.is_fill_due(now)
-    assert listener.is_fill_due(1 + IDLE)
+        assert not listener.fills.is_due(now)
+    assert listener.fills.is_due(1 + IDLE)
     missed = listener.missed(250, stopped=True)
     assert missed
     assert (missed.since, missed.reason) == (0, "refused")
@@ -99,14 +99,14 @@ def test_the_live_route_is_asked_now_and_then_while_nobody_is_connected() -> Non
 def test_a_fill_that_failed_is_a_gap_until_one_does_not() -> None:
     listener = listening()
     listener.connected(0)
-    listener.fill_began(1)
-    listener.fill_failed(2, "HTTP 500")
+    listener.fills.began(1)
+    listener.fills.failed(2, "HTTP 500")
     listener.heard(3)
     missed = listener.missed(4, stopped=True)
     assert missed
     assert missed.reason == "channels that went live unheard may be missing: HTTP 500"
-    assert not listener.is_fill_due(31)
-    assert listener.is_fill_due(32)
+    assert not listener.fills.is_due(31)
+    assert listener.fills.is_due(32)
     fill(listener, 32)
     assert listener.missed(33, stopped=True) is None
 
@@ -252,8 +252,8 @@ class Simulation:
         self.untold.clear()
 
     def fail(self) -> None:
-        self.listener.fill_began(self.now)
-        self.listener.fill_failed(self.now, "HTTP 500")
+        self.listener.fills.began(self.now)
+        self.listener.fills.failed(self.now, "HTTP 500")
 
 
 EVENTS = st.tuples(

@@ -283,7 +283,7 @@ def test_where_a_host_is_not_to_be_had_the_next_one_is_asked(
     assert sorted_ids(run.rows) == true_ids(server)
     assert run.package["host"] == server.base_url
     assert run.package["failovers"] == [{"from": left, "to": server.base_url, "reason": reason}]
-    assert f"WARNING: {reason} from {left}: going on with {server.base_url}" in run.stderr
+    assert f"WARNING: {reason} from {left}: continuing with {server.base_url}" in run.stderr
     assert unused.requests == []
     assert "Traceback" not in run.stderr
 

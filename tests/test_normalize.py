@@ -235,7 +235,7 @@ def test_a_name_is_looked_for_before_a_display_name_and_an_empty_one_not_at_all(
     ).encode()
     index = CategoryIndex(CATEGORIES.normalize(body, URL, Context(NOW)).items)
     assert [index.find(name) for name in ("Music", "valorant", "Sound", "")] == [10, 16, 10, None]
-    assert [index.is_tellable(category_id) for category_id in (16, 1, 99)] == [False, True, False]
+    assert [index.has_name(category_id) for category_id in (16, 1, 99)] == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from parti_scraper.api.build import Context
 from parti_scraper.api.registry import LIVE_NOTIFICATIONS
 from parti_scraper.mockserver import MockServer, Options
-from parti_scraper.network.backoff import Reconnection
+from parti_scraper.network.addresses import Addresses
 from parti_scraper.spiders.notifications import SeenLately
 from tests import forked
 from tests.listening import STARTING, Listening, ended, heard_ids, live, settle, started
@@ -266,18 +266,19 @@ def test_a_message_becomes_an_item_without_its_secrets() -> None:
 
 
 def test_waits_grow_until_a_connection_was_good() -> None:
-    reconnection = Reconnection(0.5)
-    waits = [reconnection.lost(0, 1.0) for _ in range(9)]
-    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 32, 32]
-    assert reconnection.lost(0, 0.0, retry_after=20) == 20
-    reconnection.connected(100)
-    assert reconnection.lost(101, 1.0) == 32
-    reconnection.connected(200)
-    assert reconnection.lost(231, 1.0) == 0.5
-    reconnection.lost(231, 1.0)
-    reconnection.connected(232)
-    reconnection.heard()
-    assert reconnection.lost(232, 1.0) == 0.5
+    addresses = Addresses(("wss://host/",), 0.5, now=0)
+
+    def wait(random: float = 1.0, *, was_useful: bool = False) -> float:
+        return addresses.next_wait(0, random, "closed", was_useful=was_useful)
+
+    assert [wait() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 32, 32]
+    addresses.asked_to_wait(20)
+    assert (wait(random=0.0), wait()) == (20, 32)
+    assert (wait(was_useful=True), wait()) == (0.5, 1)
+    addresses.heard(is_new=False)
+    assert wait() == 2
+    addresses.heard(is_new=True)
+    assert wait() == 0.5
 
 
 def test_what_was_seen_lately_is_remembered_and_the_rest_is_not() -> None:
