@@ -177,8 +177,8 @@ def test_any_number_of_calls_is_compared_one_by_one_and_what_is_remembered_of_th
         ):
             comparison.add(Unequal(method, url, status=200, unknown_fields=Counter([f"f{number}"])))
     found = comparison.report()
-    told = (found.other_hosts, found.unknown_routes, found.unknown_parameters["live"], found.unknown_fields["live"])
-    assert set(map(len, told)) == {50}
+    reported = (found.other_hosts, found.unknown_routes, found.unknown_parameters["live"], found.unknown_fields["live"])
+    assert set(map(len, reported)) == {50}
     assert found.unknown_hosts == ["https://m.example", NEW]
     assert max(len(names) for names in (comparison._other_hosts, comparison._unknown_routes)) == 1_000
 
@@ -195,7 +195,7 @@ def test_any_number_of_calls_is_compared_one_by_one_and_what_is_remembered_of_th
     ],
 )
 @pytest.mark.parametrize("route", ["recent", "live"])
-def test_an_answer_tells_of_new_fields_and_of_records_that_cannot_be_read(
+def test_an_answer_shows_new_fields_and_records_that_cannot_be_read(
     route: str, records: Any, fields: set[str], problem: str
 ) -> None:
     found, said = drift.read(route, json.dumps(records).encode())

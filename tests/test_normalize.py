@@ -194,7 +194,7 @@ def test_secrets_are_dropped_and_playback_urls_lose_their_tokens() -> None:
     assert "S3CRET" not in repr(page)
 
 
-def test_addresses_lose_their_tokens_in_whatever_text_they_are() -> None:
+def test_addresses_lose_their_tokens_in_any_text() -> None:
     url = "https://x.example/a?b=1&token=S3CRET"
     names = ("user_name", "event_title", "category_name", "social_media", "social_username", "discord_discriminator")
     texts = dict.fromkeys(names, f"see {url} = @me")
@@ -210,7 +210,7 @@ def test_addresses_lose_their_tokens_in_whatever_text_they_are() -> None:
     assert {getattr(pages[0].items[0], name) for name in names} == {"see https://x.example/a?b=1 = @me"}
 
 
-def test_rank_goes_on_from_page_to_page() -> None:
+def test_rank_continues_from_page_to_page() -> None:
     assert [
         item.rank for item in live({"user_id": 1, "event_id": 5}, {"user_id": 2, "event_id": 6}, offset=100).items
     ] == [101, 102]
@@ -270,7 +270,7 @@ def test_numbers_may_come_as_digits_or_as_whole_fractions() -> None:
     assert (item.event_id, item.total_viewers, item.event_end) == (42, 3, "2026-11-23T23:01:01Z")
 
 
-def test_a_rejected_record_is_whole_but_for_secrets() -> None:
+def test_a_rejected_record_is_whole_except_for_secrets() -> None:
     page = live(
         {"user_id": "x", "playback_auth_token": "S3CRET", "playback_url": "https://x.example/?token=S3CRET&a=1"}
     )
@@ -408,7 +408,7 @@ def test_a_value_is_read_where_it_has_one_meaning(field: str, value: Any, name: 
         ("category_id", "Gaming", "Gaming"),
     ],
 )
-def test_a_value_that_cannot_be_read_costs_its_field_alone(field: str, value: Any, kept: Any) -> None:
+def test_an_unreadable_value_affects_only_its_field(field: str, value: Any, kept: Any) -> None:
     item, page = fields_of(field, value)
     assert getattr(item, field.removesuffix("_ts")) is None
     assert item.extra == {field: kept}
@@ -453,7 +453,7 @@ def test_the_end_of_a_record_that_is_set_aside_is_known_where_it_can_be_read() -
         (b'"total_viewers": NaN', {"total_viewers": "NaN"}),
     ],
 )
-def test_what_no_strict_parser_takes_costs_its_field_at_most(odd: bytes, extra: dict[str, Any]) -> None:
+def test_invalid_json_affects_at_most_its_field(odd: bytes, extra: dict[str, Any]) -> None:
     # The last one makes the page one that is parsed patiently, whatever the others are.
     body = b'[{"event_id": 1}, {"event_id": 2, ' + odd + b'}, {"event_id": 3, "z": NaN}]'
     page = LIVESTREAMS.normalize(body, URL, CONTEXT)
@@ -463,7 +463,7 @@ def test_what_no_strict_parser_takes_costs_its_field_at_most(odd: bytes, extra: 
 
 @pytest.mark.parametrize("depth", [60, 1_000, 100_000])
 @pytest.mark.parametrize("sides", [(b"[", b"]"), (b'{"a": ', b"1}")])
-def test_what_is_nested_without_measure_is_cut(depth: int, sides: tuple[bytes, bytes]) -> None:
+def test_what_is_nested_too_deeply_is_cut(depth: int, sides: tuple[bytes, bytes]) -> None:
     deep = b"0".join((sides[0] * depth, sides[1].replace(b"1", b"") * depth))
     page = LIVESTREAMS.normalize(b'[{"event_id": 1, "x": ' + deep + b'}, {"event_id": 2}]', URL, CONTEXT)
     assert [item.event_id for item in page.items] == [1, 2]
@@ -541,7 +541,7 @@ def integers(value: Any) -> Iterator[int]:
 
 
 @given(st.sampled_from(sorted({*schema.RecentRecord.__struct_fields__} - {"event_id"})), VALUES)
-def test_whatever_comes_in_a_field_is_read_or_kept_and_costs_no_other_field(name: str, value: Any) -> None:
+def test_any_value_of_a_field_is_read_or_kept_and_affects_no_other_field(name: str, value: Any) -> None:
     whole: dict[str, Any] = {
         "event_id": 5, "user_name": "n", "total_viewers": 3, "has_access_pass": True, "event_start_ts": 7,
     }  # fmt: skip
@@ -563,7 +563,7 @@ def test_whatever_comes_in_a_field_is_read_or_kept_and_costs_no_other_field(name
         st.binary(max_size=30) | st.sampled_from([b"NaN", b"tru", b'{"event_id": 1e}', b'"\xff"', b"{}"]), max_size=5
     )
 )
-def test_what_is_between_them_costs_no_good_record(between: list[bytes]) -> None:
+def test_bad_records_between_good_ones_lose_none(between: list[bytes]) -> None:
     # What opens or closes more than it should is no record, and the page no list.
     between = [each.translate(None, b'[]{},"\\') or b"0" for each in between]
     good = [b'{"event_id": %d, "event_title": "]},\\""}' % number for number in range(len(between) + 1)]
@@ -590,7 +590,7 @@ RECORD_CLASSES = [
 
 
 @given(st.lists(RECORDS, max_size=5))
-def test_whatever_comes_is_an_item_or_set_aside(records: list[Any]) -> None:
+def test_any_record_is_an_item_or_set_aside(records: list[Any]) -> None:
     for page in (recent(*records), live(*records)):
         assert page.served == len(records) == len(page.items) + len(page.rejected)
         for item in page.items:

@@ -100,7 +100,7 @@ def test_scheduled_livestreams_may_lack_the_category_and_viewers_and_their_end_i
     assert "user_name" not in quality.vanished()
 
 
-def test_the_counts_go_on_where_they_were() -> None:
+def test_the_counts_continue_where_they_were() -> None:
     before = quality_of(*[WHOLE | {"new": 1, "user_id": "x"}] * 3, without("user_name"))
     after = Quality()
     after.restore(json.loads(json.dumps(before.as_json())))

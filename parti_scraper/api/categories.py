@@ -71,7 +71,7 @@ def parse_categories(text: str, _now: float) -> tuple[str, ...]:
     if not all(names):
         raise UnparsableError("an empty name in the list" if len(names) > 1 else "an empty list")
     if ALL in names and len(names) > 1:
-        raise UnparsableError(f"`{ALL}` stands alone")
+        raise UnparsableError(f"`{ALL}` with other names")
     return tuple(NAN if name.casefold() == NAN.casefold() else name for name in names)
 
 

@@ -93,7 +93,7 @@ class Call:
             self.problem = f"cut short, {error}"
 
     def page_left(self, status: int | None) -> None:
-        """Note that the page was left meanwhile: Chromium may never report the end of the call.
+        """Note that the page was left before the end of the call: Chromium may never report the end of the call.
 
         A request counts if it was answered by then, even if the rest of the answer never comes; a WebSocket counts if
         the page has subscribed on it.

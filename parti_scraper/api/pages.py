@@ -2,7 +2,7 @@
 
 msgspec parses and checks a whole page at once, in compiled code, if all fields are as expected. If not, the page is
 read again record by record, and field by field, by `values` and `times`, which accept more. A field that cannot be read
-affects no other: it is null, and its value stands in `extra`.
+affects no other: it is null, and its value is in `extra`.
 """
 
 from __future__ import annotations

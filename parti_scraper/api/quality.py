@@ -32,7 +32,7 @@ class Quality:
         records: how many of these were asked for; what follows is about them.
         unknown: how many had a field that no item declares, by its name.
         unreadable: how many had a field whose value could not be read, by the API's name of it.
-        absent: how many lacked a field that they are known to have, likewise.
+        absent: how many lacked a field that they are known to have, by the API's name of it.
     """
 
     def __init__(self, specified: Sequence[str] = SPECIFIED) -> None:

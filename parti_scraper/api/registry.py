@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source(Generic[RecordT, ItemT]):
-    """A route, and what comes of its records.
+    """A route, and what its records become.
 
     Attributes:
         route: where they come from.

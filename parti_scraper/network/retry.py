@@ -258,7 +258,7 @@ class RetryMiddleware:
         return meta.next_attempt(request, self._hosts.current, replace(attempts, not_before=not_before))
 
     async def _retry_or_empty(self, request: Request, response: Response) -> Response | Request:
-        """Tell an empty result from a route that does not exist, by asking for the route's first page.
+        """Distinguish an empty result from a missing route, by asking for the route's first page.
 
         A single 404 may be an accident, such as during a deployment. So it counts as an empty result only if it comes
         several times in a row while the host serves that page.

@@ -71,7 +71,7 @@ def hosts_from(settings: BaseSettings) -> Hosts:
 
 
 def _as_sent(base_url: str) -> str:
-    """Return the base URL as it stands in the URLs of requests: Scrapy normalizes host names."""
+    """Return the base URL as in the URLs of requests: Scrapy normalizes host names."""
     return routes.base_of(Request(routes.categories_url(base_url)).url) or base_url
 
 

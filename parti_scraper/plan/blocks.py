@@ -35,8 +35,8 @@ class _Count:
         walks: in how many walks each record came.
         unread: positions of records that could not be read.
         border_ties_at: the position of the first record that ended in the same second as the border.
-        begins_at: the position behind the last record of the block before.
-        walked_to: the position behind the last record.
+        begins_at: the position after the last record of the block before.
+        walked_to: the position after the last record.
         before_border: how many records were before the border in the last walk; None: there was no walk.
     """
 
@@ -135,7 +135,7 @@ class Blocks:
         # A record that cannot be read cannot be a border.
         self._tries += 1
         if self._tries > MAX_STALLED:
-            return Incomplete("so many records could not be read that nothing can be counted")
+            return Incomplete("too many records could not be read, so nothing can be counted")
         self._length += 1
         return self._ask("border", self._base + self._length)
 
@@ -197,7 +197,7 @@ class Blocks:
         tied = _are_tied(first, self._border)
         in_place = first == self._border and (first is not None or not page.keys)
         if moving and tied:
-            # Records that ended in the same second may change places; but as many have to stand before them.
+            # Records that ended in the same second may change places, but as many have to come before them.
             in_place = before_then in {None, before}
         if in_place and len(walks) == expected:
             fewest = min(walks.values(), default=2)

@@ -31,7 +31,7 @@ class Verdict(Enum):
 
     Attributes:
         SERVES: the server serves something, and nothing that should have come before.
-        AGAIN: it may be in trouble; the list is to be asked for again.
+        AGAIN: it may have a short problem; the list is to be asked for again.
         CONTRADICTS: it has records that it does not serve in the list.
         EMPTY: it serves nothing at all.
     """
@@ -123,7 +123,7 @@ def lower_of(number: int | None, other: int) -> int:
 
 
 def probe_offsets(largest: int, more: int = 0) -> list[int]:
-    """Return how far behind the last record of a list to look for more, in records.
+    """Return how far after the last record of a list to look for more, in records.
 
     The first lie page by page, so that nothing hides between them; where pages are small, the others further apart.
 

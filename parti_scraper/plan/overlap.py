@@ -92,7 +92,7 @@ class _Detour:
     """The way to records that a probe has found, past a stretch where the server serves nothing new.
 
     Attributes:
-        sure: the records found are surely new.
+        sure: it is certain that the records found are new.
     """
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ class Paging:
         # How many records pages are to overlap by, and how many the last step back was.
         self._margin = 1
         self._back = 0
-        # The position behind the last record that was new, and requests since then.
+        # The position after the last new record, and requests since then.
         self._deepest = known
         self._stalled = 0
         # In a row: pages without anything new, empty pages, and records of which nothing could be read.
@@ -316,7 +316,7 @@ class Paging:
         if not self._detour.sure:
             self._detour.stop()
             return Ended()
-        return Incomplete("records stand below a stretch that the server leaves out, and could not be reached")
+        return Incomplete("there are records below a stretch that the server leaves out, which could not be reached")
 
     def _advance(self, served: int) -> Slice:
         """Ask for what follows by position; after an empty page, a quarter of that page is asked for again."""

@@ -63,7 +63,7 @@ class CheckpointTimer:
     _last: float = -math.inf
 
     def is_due(self, now: float) -> bool:
-        """Count a page, and tell whether a checkpoint is to be taken now.
+        """Count a page; return whether a checkpoint is to be taken now.
 
         Args:
             now: seconds of any clock that never goes back.
