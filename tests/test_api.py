@@ -57,12 +57,12 @@ def test_one_channel_and_top_views_are_asked_for_with_the_reported_parameters() 
         ("", None),
     ],
 )
-def test_a_channels_page_is_told_from_its_name(user_name: str | None, url: str | None) -> None:
+def test_a_channels_address_comes_from_its_name(user_name: str | None, url: str | None) -> None:
     assert routes.channel_url(user_name) == url
 
 
 @given(st.text(st.characters(exclude_categories=()) | st.sampled_from(string.printable), min_size=1))
-def test_a_channels_name_is_quoted_in_its_address_whatever_it_is(user_name: str) -> None:
+def test_any_name_of_a_channel_is_quoted_in_its_address(user_name: str) -> None:
     assert routes.channel_url(user_name) == f"https://parti.com/{quote(user_name, safe='', errors='replace')}"
 
 

@@ -29,9 +29,7 @@ FORMS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:
 
 
 @given(attempts, delays, fractions)
-def test_waits_stay_between_nothing_or_half_the_ceiling_and_the_ceiling(
-    attempt: int, delay: float, random: float
-) -> None:
+def test_waits_are_between_zero_or_half_the_ceiling_and_the_ceiling(attempt: int, delay: float, random: float) -> None:
     ceiling = backoff_ceiling(attempt, delay)
     assert delay <= ceiling <= 16 * delay
     assert 0 <= full_jitter(attempt, delay, random) <= ceiling
@@ -70,7 +68,7 @@ def test_the_examples_of_rfc_9110_are_the_same_moment(written: str, moment: int)
     "nonsense",
     ["", " ", "soon", "-1", "+5", "1.5", "1e3", "٣", "5 s", "Sun", "Sun, 31 Feb 1994 08:49:37 GMT", "None", "10:30"],
 )
-def test_nonsense_is_no_retry_after(nonsense: str) -> None:
+def test_an_invalid_retry_after_is_ignored(nonsense: str) -> None:
     assert parse_retry_after(nonsense, 0) is None
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from parti_scraper.api import drift, routes, urls
-from parti_scraper.api.drift import WEBSOCKET, Call, Configuration, Report, compare
+from parti_scraper.api.drift import WEBSOCKET, Call, Comparison, Configuration, Report
 from parti_scraper.api.registry import source_of
 from parti_scraper.api.routes import LiveQuery, RecentQuery
 
@@ -30,7 +30,10 @@ def seen(host: str = HOST, **changes: Any) -> list[Call]:
 
 def report(*calls: Call) -> Report:
     """Return the report on these calls."""
-    return compare(calls, CONFIGURED)
+    comparison = Comparison(CONFIGURED)
+    for call in calls:
+        comparison.add(call)
+    return comparison.report()
 
 
 @pytest.mark.parametrize("host", [HOST, "https://api.parti.com", "https://API.parti.com:443"])
@@ -174,8 +177,8 @@ def test_any_number_of_calls_is_compared_one_by_one_and_what_is_remembered_of_th
         ):
             comparison.add(Unequal(method, url, status=200, unknown_fields=Counter([f"f{number}"])))
     found = comparison.report()
-    told = (found.other_hosts, found.unknown_routes, found.unknown_parameters["live"], found.unknown_fields["live"])
-    assert set(map(len, told)) == {50}
+    reported = (found.other_hosts, found.unknown_routes, found.unknown_parameters["live"], found.unknown_fields["live"])
+    assert set(map(len, reported)) == {50}
     assert found.unknown_hosts == ["https://m.example", NEW]
     assert max(len(names) for names in (comparison._other_hosts, comparison._unknown_routes)) == 1_000
 
@@ -192,7 +195,7 @@ def test_any_number_of_calls_is_compared_one_by_one_and_what_is_remembered_of_th
     ],
 )
 @pytest.mark.parametrize("route", ["recent", "live"])
-def test_an_answer_tells_of_new_fields_and_of_records_that_cannot_be_read(
+def test_an_answer_shows_new_fields_and_records_that_cannot_be_read(
     route: str, records: Any, fields: set[str], problem: str
 ) -> None:
     found, said = drift.read(route, json.dumps(records).encode())

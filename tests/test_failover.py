@@ -60,7 +60,7 @@ def test_a_host_that_is_alone_and_down_for_a_while_costs_no_record(
 
 @pytest.mark.parametrize("other", ["404", "refused", "500"])
 @pytest.mark.parametrize("down_as", ["404", "500"])
-def test_the_first_host_is_come_back_to_where_the_others_are_no_good(
+def test_a_run_returns_to_its_first_host_if_the_others_are_useless(
     crawl: Run, serve: Serve, down_as: str, other: str
 ) -> None:
     first = serve(**SMALL, down_after=4, down_for=1, down_as=down_as)
@@ -87,8 +87,8 @@ def test_a_live_run_comes_back_to_a_host_that_refused_for_a_while(serve: Serve, 
         assert len(api_requests(gone)) < before + 20
     run = Crawl(0, running.stdout, running.stderr, output, "live", "run")
     assert run.package["host"] == first.base_url
-    # Each move is told once, however often it is made.
-    assert run.stderr.count("going on with") < 8
+    # Each failover is logged once, however often it happens.
+    assert run.stderr.count("continuing with") < 8
 
 
 @pytest.mark.parametrize("down_as", ["404", "500"])
@@ -136,9 +136,7 @@ def test_a_live_run_survives_the_death_of_all_hosts(serve: Serve, output: Path) 
         ({"gone": True}, "HTTP 404"),
     ],
 )
-def test_a_host_that_is_no_good_is_left_for_one_that_is(
-    crawl: Run, serve: Serve, faults: dict[str, Any], reason: str
-) -> None:
+def test_a_useless_host_is_left_for_a_good_one(crawl: Run, serve: Serve, faults: dict[str, Any], reason: str) -> None:
     first, second = serve(**SMALL, fault_burst=0, **faults), serve(**SMALL)
     run = crawl("recent", env=IMPATIENT | to(first.base_url, second.base_url))
     assert run.code == 0
@@ -148,7 +146,7 @@ def test_a_host_that_is_no_good_is_left_for_one_that_is(
     assert move["reason"].startswith(reason)
 
 
-def test_hosts_that_are_all_dead_are_asked_by_turns_and_not_hammered(crawl: Run, serve: Serve) -> None:
+def test_dead_hosts_are_asked_in_turn_and_not_overloaded(crawl: Run, serve: Serve) -> None:
     hosts = [serve(**SMALL, gone=True), serve(**SMALL, gone=True), serve(**SMALL, rate_500=1.0, fault_burst=0)]
     began = time.monotonic()
     run = crawl(
@@ -202,11 +200,11 @@ def test_a_host_that_does_not_have_the_route_is_left_though_what_is_asked_for_is
     assert run.package["host"] == server.base_url
 
 
-# --- A run that goes on ----------------------------------------------------------------------------------------
+# --- A run that resumes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spider", ["recent", "live"])
-def test_a_run_that_goes_on_asks_the_host_that_it_was_left_with(serve: Serve, output: Path, spider: str) -> None:
+def test_a_run_that_resumes_asks_the_host_it_used_last(serve: Serve, output: Path, spider: str) -> None:
     gone, server = serve(**SMALL, gone=True), serve(**SMALL | {"events": 1_500}, latency=0.03)
     env = environment_of(output, None, to(gone.base_url, server.base_url))
     arguments = {"interval": 0.3, "duration": 600} if spider == "live" else {}

@@ -80,7 +80,7 @@ def test_all_are_given_up_only_where_none_would_have_answered_and_then_soon(
     asked, end = crawl(hosts, drawn, wait)
     if any(behaves(PATIENCE) is None and behaves(end) is None for behaves in drawn):
         assert hosts.given_up_at is None
-    # After the patience each host is asked twice more at the most.
+    # After the patience each host is asked at most twice more.
     assert end <= PATIENCE + 2 * (wait + 1) * len(drawn)
     # No host is asked sooner than the wait after it failed.
     for url in hosts.urls:
@@ -115,7 +115,7 @@ def test_where_none_can_be_reached_from_the_start_all_are_given_up_sooner(drawn:
 
 
 @pytest.mark.parametrize("served", ["in this process", "in an earlier one", "never"])
-def test_one_that_served_before_or_answers_at_all_is_waited_for_as_long_as_ever(served: str) -> None:
+def test_a_host_that_served_or_answers_is_tried_for_the_whole_patience(served: str) -> None:
     hosts = unreachable(2)
     if served == "in this process":
         hosts.succeeded(hosts.urls[1], 0.0)
@@ -153,7 +153,7 @@ def test_with_a_page_of_any_host_in_every_minute_none_is_given_up(
         assert hosts.given_up_at is None
 
 
-def test_an_idle_hour_is_no_evidence() -> None:
+def test_an_idle_hour_does_not_count_as_failure() -> None:
     hosts = Hosts([A, B], PATIENCE)
     hosts.succeeded(A, 0.0)
     fail(hosts, TROUBLE, 3_600.0)
@@ -229,7 +229,7 @@ def test_an_endless_run_comes_back_and_rests_in_between_for_as_long_as_the_host_
         if hosts.current == A:
             looked.append(now)
             hosts.failed(A, TROUBLE, 1, float(now))
-            # Whatever is wrong with it, a single failure is enough.
+            # Any kind of failure is enough, even a single one.
             assert hosts.current == B
     assert looked[:4] == [2, 3, 5, 9]
     assert max(later - earlier for earlier, later in pairwise(looked)) <= 300
@@ -258,7 +258,7 @@ def test_nothing_is_changed_by_a_round_that_begins_while_hosts_fail() -> None:
     assert hosts.current == B
 
 
-def test_another_process_goes_on_with_the_host_that_was_used() -> None:
+def test_another_process_continues_with_the_host_that_was_used() -> None:
     hosts = Hosts([A, B, C], PATIENCE)
     hosts.succeeded(A, 0.0)
     fail(hosts, REFUSED, 40.0)
@@ -269,7 +269,7 @@ def test_another_process_goes_on_with_the_host_that_was_used() -> None:
     assert other.current == B
     other.begin_round(1_000.0)
     assert other.current == A
-    # It had failed, so once more is enough.
+    # It had failed, so one more failure is enough.
     fail(other, REFUSED, 1_000.0, 1)
     assert other.current == B
     elsewhere = Hosts([C], PATIENCE)
@@ -297,7 +297,7 @@ def test_what_is_waited_for_is_named_where_nothing_at_all_is_sent() -> None:
     hosts.failed(A, TROUBLE, 1, 1.0)
     assert hosts.waits_for(9.0, 1.0) == "8 s: HTTP 500 from a.example"
     assert hosts.waits_for(1.9, 1.0) is None
-    # A pause of the host holds for all, whatever else it still answers.
+    # A pause of the host holds for all requests, even if it still answers some.
     hosts.host(A).pause(31.0, 1.0)
     hosts.failed(A, "HTTP 429", 1, 1.0)
     hosts.succeeded(A, 1.5)

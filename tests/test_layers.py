@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "parti_scraper"
 
-# A folder imports only from those before it; the files beside the folders come first, but for the settings.
+# A folder imports only from those before it; the files beside the folders come first, except for the settings.
 FOLDERS = ("api", "plan", "ledger", "network", "run", "browser", "feeds", "spiders", "extensions", "commands")
 # Folders and modules that are decided without Scrapy, network, files and clock.
 PURE = (
@@ -37,7 +37,7 @@ def layer_of(module: str) -> int:
 
 
 def is_pure(module: str) -> bool:
-    """Tell whether a module is one of the pure ones, or in a folder of them."""
+    """Return whether a module is one of the pure ones, or in a folder of them."""
     return f"{module}.".startswith(tuple(f"{each}." for each in PURE))
 
 

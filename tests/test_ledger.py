@@ -196,7 +196,7 @@ def test_a_series_whose_versions_were_forgotten_by_a_wrong_clock_begins_from_the
     assert ledger.lower(series, NOW) == ledger.series(FILTERS) == Series(series.id)
 
 
-def test_what_was_forgotten_once_is_not_known_again(ledger: Ledger) -> None:
+def test_deleted_versions_do_not_come_back(ledger: Ledger) -> None:
     series_after(ledger, NOW, Version(1, NOW - 150, b"one"), Version(2, NOW - 1, b"two"), name="one")
     number = ledger.begin(run_of(ledger.series(FILTERS), "two", next_since=NOW + 10, versions_since=NOW - 500))
     ledger.finish(number, complete=True, truncated=False)
@@ -238,7 +238,7 @@ def test_the_hash_is_of_the_content_and_not_of_the_moment() -> None:
     assert content_hash(row) != content_hash({**row, "event_title": "u"})
 
 
-def test_a_lock_is_one_processs_until_it_lets_go(tmp_path: Path) -> None:
+def test_a_lock_belongs_to_one_process_until_it_is_released(tmp_path: Path) -> None:
     lock = Lock.take(tmp_path)
     assert lock is not None
     assert Lock.take(tmp_path) is None
@@ -307,7 +307,7 @@ def test_a_ledger_of_version_1_has_the_tables_of_a_new_one_once_it_was_opened(tm
     assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
 
 
-def test_a_run_of_a_ledger_of_version_1_goes_on_and_moves_its_series(tmp_path: Path) -> None:
+def test_a_run_of_a_ledger_of_version_1_resumes_and_moves_its_series(tmp_path: Path) -> None:
     ledger = Ledger(version_1(tmp_path))
     window = (NOW - 160, NOW)
     run = RunRecord("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, window, 1, NOW, NOW - 100, id=1)
@@ -362,7 +362,7 @@ def test_processes_that_open_a_ledger_of_version_1_at_once_migrate_it_once(tmp_p
         processes = [context.Process(target=open_at_once, args=(folder, barrier, results)) for _ in range(4)]
         for process in processes:
             process.start()
-        # One that migrated it once more would find no column to rename.
+        # One that migrated it again would find no column to rename.
         assert [results.get(timeout=60) for _ in processes] == [COUNTS] * 4
         for process in processes:
             process.join()

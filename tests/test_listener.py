@@ -18,7 +18,7 @@ def listening(addresses: tuple[str, ...] = ONE) -> Listener:
 
 def fill(listener: Listener, now: float, unheard: int = 0) -> None:
     """Ask the live route, which answers at once."""
-    listener.fill_began(now)
+    listener.fills.began(now)
     listener.filled(unheard)
 
 
@@ -28,7 +28,7 @@ def connected(listener: Listener, now: float) -> None:
     fill(listener, now + 1)
 
 
-def test_who_is_connected_and_has_asked_misses_nothing() -> None:
+def test_a_run_that_is_connected_and_has_asked_misses_nothing() -> None:
     listener = listening()
     assert listener.missed(1, stopped=True)
     listener.connected(1)
@@ -70,27 +70,27 @@ def test_a_fill_that_is_due_is_not_put_off_by_connections() -> None:
     listener = listening()
     for tenth in range(10):
         now = tenth / 10
-        assert listener.is_fill_due(now) == (tenth >= 5)
+        assert listener.fills.is_due(now) == (tenth >= 5)
         listener.connected(now)
         listener.lost(now, 0.0, "closed")
-    assert listener.is_fill_due(0.9)
-    listener.fill_began(0.9)
-    # The last connection may have told nothing yet, so once more after this one.
-    assert not listener.is_fill_due(2)
+    assert listener.fills.is_due(0.9)
+    listener.fills.began(0.9)
+    # The last connection may not have notified of anything yet, so another one after this one.
+    assert not listener.fills.is_due(2)
     listener.filled(0)
-    assert listener.is_fill_due(2)
+    assert listener.fills.is_due(2)
 
 
-def test_the_live_route_is_asked_now_and_then_while_nobody_is_connected() -> None:
+def test_the_live_route_is_asked_now_and_then_while_there_is_no_connection() -> None:
     listener = listening()
-    assert not listener.is_fill_due(1)
+    assert not listener.fills.is_due(1)
     listener.lost(1, 1.0, "refused")
-    assert listener.is_fill_due(1)
+    assert listener.fills.is_due(1)
     fill(listener, 1)
     for now in (10, 100, 200):
         listener.lost(now, 1.0, "refused")
-        assert not listener.is_fill_due(now)
-    assert listener.is_fill_due(1 + IDLE)
+        assert not listener.fills.is_due(now)
+    assert listener.fills.is_due(1 + IDLE)
     missed = listener.missed(250, stopped=True)
     assert missed
     assert (missed.since, missed.reason) == (0, "refused")
@@ -99,14 +99,14 @@ def test_the_live_route_is_asked_now_and_then_while_nobody_is_connected() -> Non
 def test_a_fill_that_failed_is_a_gap_until_one_does_not() -> None:
     listener = listening()
     listener.connected(0)
-    listener.fill_began(1)
-    listener.fill_failed(2, "HTTP 500")
+    listener.fills.began(1)
+    listener.fills.failed(2, "HTTP 500")
     listener.heard(3)
     missed = listener.missed(4, stopped=True)
     assert missed
     assert missed.reason == "channels that went live unheard may be missing: HTTP 500"
-    assert not listener.is_fill_due(31)
-    assert listener.is_fill_due(32)
+    assert not listener.fills.is_due(31)
+    assert listener.fills.is_due(32)
     fill(listener, 32)
     assert listener.missed(33, stopped=True) is None
 
@@ -126,7 +126,7 @@ def test_silence_is_not_believed_for_longer_than_the_idle_time_out() -> None:
     assert listener.missed(400, stopped=True) is None
 
 
-def test_a_silent_line_on_which_channels_went_live_was_deaf() -> None:
+def test_a_connection_that_was_silent_while_channels_went_live_is_a_gap() -> None:
     listener = listening()
     connected(listener, 0)
     listener.closed(300, 0.0)
@@ -139,7 +139,7 @@ def test_a_silent_line_on_which_channels_went_live_was_deaf() -> None:
     assert listener.missed(330, stopped=True) is None
 
 
-def test_a_server_that_lets_nobody_listen_is_named_in_its_own_words() -> None:
+def test_a_server_that_refuses_all_is_reported_with_its_own_message() -> None:
     listener = listening()
     for now in (0.0, 5.0):
         listener.connected(now)
@@ -162,7 +162,7 @@ def test_a_server_that_lets_nobody_listen_is_named_in_its_own_words() -> None:
     assert listener.missed(55, stopped=True) is None
 
 
-def test_one_bad_moment_of_a_server_that_was_of_use_is_none() -> None:
+def test_one_short_failure_of_a_good_server_is_no_gap() -> None:
     listener = listening()
     connected(listener, 0)
     listener.heard(2)
@@ -208,17 +208,17 @@ def test_addresses_are_tried_in_order_and_the_first_one_again_after_a_while() ->
 
 
 class Simulation:
-    """A line that may be dead, and streams that go live meanwhile."""
+    """A connection that may be dead, and streams that go live at the same time."""
 
     def __init__(self) -> None:
         self.listener = listening()
         self.now = 0.0
         self.is_open = self.is_alive = False
-        # When they went live, and those of them that nobody knows of.
+        # When they went live, and those of them that are not known yet.
         self.untold: set[float] = set()
 
     def play(self, event: str, seconds: float) -> None:
-        """Let time go on, and something happen."""
+        """Let time pass, and something happen."""
         self.now += seconds
         if self.is_open and self.listener.is_idle(self.now):
             self.listener.closed(self.now, 0.0)
@@ -252,8 +252,8 @@ class Simulation:
         self.untold.clear()
 
     def fail(self) -> None:
-        self.listener.fill_began(self.now)
-        self.listener.fill_failed(self.now, "HTTP 500")
+        self.listener.fills.began(self.now)
+        self.listener.fills.failed(self.now, "HTTP 500")
 
 
 EVENTS = st.tuples(
@@ -263,7 +263,7 @@ EVENTS = st.tuples(
 
 
 @given(st.lists(EVENTS, max_size=40), st.booleans())
-def test_complete_is_said_only_where_every_stream_was_heard_or_asked_for(
+def test_complete_is_reported_only_if_every_stream_was_heard_or_asked_for(
     events: list[tuple[str, float]], stopped: bool
 ) -> None:
     simulation = Simulation()

@@ -1,4 +1,4 @@
-"""Crawls of a server in trouble: nothing is lost while it lives, a dead one is given up, and secrets stay in flight."""
+"""Crawls of a failing server: nothing is lost while it lives, a dead one is given up, and secrets are not stored."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def traces(run: Crawl, *folders: Path) -> str:
     return run.stdout + run.stderr + "".join(path.read_bytes().decode("latin-1") for path in paths)
 
 
-# --- A server in trouble ---------------------------------------------------------------------------------------
+# --- A failing server ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("faults", FAULTS)
-def test_a_server_in_trouble_costs_requests_but_no_record(crawl: Run, serve: Serve, faults: str) -> None:
+def test_a_failing_server_costs_requests_but_no_record(crawl: Run, serve: Serve, faults: str) -> None:
     server = serve(**SMALL | FAULTS[faults], fault_burst=0)
     run = crawl("recent", server=server)
     assert {seen.fault for seen in server.requests} > {None}
@@ -109,7 +109,7 @@ def test_a_429_pauses_every_request_to_the_host_those_in_the_queue_included(craw
     for finished in refused:
         assert finished
         # The pause ends a second after the client has the answer, so later than that; in flight at the same time
-        # are three others at the most.
+        # are at most three others.
         assert sum(finished < seen.started < finished + 1 for seen in api_requests(server)) <= 3
 
 
@@ -181,7 +181,7 @@ def test_a_request_that_alone_fails_is_given_up_and_the_others_are_not(crawl: Ru
         ({"rate_reset": 1.0}, "answer cut short"),
     ],
 )
-def test_a_server_that_serves_nothing_but_errors_is_given_up(
+def test_a_server_that_serves_only_errors_is_given_up(
     crawl: Run, serve: Serve, faults: dict[str, float], kind: str
 ) -> None:
     server = serve(**SMALL, fault_burst=0, **faults)
@@ -193,7 +193,7 @@ def test_a_server_that_serves_nothing_but_errors_is_given_up(
     assert "Traceback" not in run.stderr
 
 
-def test_a_server_in_trouble_is_not_hammered(crawl: Run, serve: Serve) -> None:
+def test_a_failing_server_is_not_overloaded(crawl: Run, serve: Serve) -> None:
     server = serve(**SMALL, fault_burst=0, rate_500=1.0)
     assert crawl("categories", "-s", "PARTI_RETRY_DELAY=0.5", server=server, env=IMPATIENT).code == 4
     # A hundred without back-off; what is more than twenty with it, chance does not bring about.
@@ -219,7 +219,7 @@ def test_a_server_that_never_answers_is_given_up(crawl: Run) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_once_a_host_is_given_up_every_request_fails_at_once_and_the_reason_is_told_once(
+def test_once_a_host_is_given_up_every_request_fails_at_once_and_the_reason_is_logged_once(
     crawl: Run, script: Script
 ) -> None:
     names = [{"category_id": number, "name": f"c{number}"} for number in range(1, 31)]
@@ -269,7 +269,7 @@ def test_a_signal_ends_a_run_that_waits(script: Script, output: Path) -> None:
     ("first", "reason"),
     [("unknown", "host name not found"), ("refused", "connection refused"), ("404", "HTTP 404"), ("410", "HTTP 410")],
 )
-def test_where_a_host_is_not_to_be_had_the_next_one_is_asked(
+def test_if_a_host_cannot_be_reached_the_next_one_is_asked(
     crawl: Run, serve: Serve, script: Script, first: str, reason: str
 ) -> None:
     if first.isdigit():
@@ -283,7 +283,7 @@ def test_where_a_host_is_not_to_be_had_the_next_one_is_asked(
     assert sorted_ids(run.rows) == true_ids(server)
     assert run.package["host"] == server.base_url
     assert run.package["failovers"] == [{"from": left, "to": server.base_url, "reason": reason}]
-    assert f"WARNING: {reason} from {left}: going on with {server.base_url}" in run.stderr
+    assert f"WARNING: {reason} from {left}: continuing with {server.base_url}" in run.stderr
     assert unused.requests == []
     assert "Traceback" not in run.stderr
 
@@ -301,7 +301,7 @@ def test_a_host_that_goes_away_in_the_middle_is_left_without_losing_a_record(ser
     assert [each["to"] for each in run.package["failovers"]] == [second.base_url]
 
 
-def test_the_next_host_is_asked_the_same_to_the_letter(crawl: Run, serve: Serve, script: Script) -> None:
+def test_the_next_host_is_asked_exactly_the_same(crawl: Run, serve: Serve, script: Script) -> None:
     first = script(lambda path: GAMING if path == CATEGORIES else NOT_FOUND)
     second = serve(**SMALL)
     run = crawl("recent", env=to(first.base_url, second.base_url), categories="NaN,7,7", limit=15)

@@ -1,4 +1,4 @@
-"""What the first version left on disk is gone on with: its ledger, and the files of a run that was killed."""
+"""Runs resume from what the first version left on disk: its ledger, and the files of a run that was killed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def left(output: Path) -> Path:
 
 @pytest.fixture
 def later(left: Path, output: Path, tmp_path: Path) -> LaterRun:
-    """Return a function that runs `recent` hours after the ledger was made, whatever the time is."""
+    """Return a function that runs `recent` hours after the ledger was created, at any time."""
 
     def run(server: MockServer, hours: int, run_id: str, **arguments: str) -> Crawl:
         typed = [part for each in arguments.items() for part in ("-a", "=".join(each))]
@@ -79,7 +79,7 @@ def test_a_run_that_an_earlier_version_left_is_finished_with_each_record_once(
     assert [int(row["event_id"]) for row in run.csv_rows] == ids(run.rows)
     assert len(run.quarantine) == len(server.world.malformed_ids)
     assert run.package["counts"]["new"] == len(run.rows)
-    # It went on, and did not begin from the start.
+    # It resumed, and did not start again.
     assert (run.folder / "livestreams.jsonl").read_bytes().split(b"\n")[:60] == noted
 
 

@@ -135,7 +135,7 @@ def test_a_proxy_that_cannot_be_used_ends_the_run_before_anything_is_requested(
     assert crawl("recent", server=server, env={name: "socks5://p:1", "NO_PROXY": "127.0.0.1"}).code == 0
 
 
-def test_a_proxy_that_cannot_be_used_for_the_websocket_ends_the_run_likewise(crawl: Run, serve: Serve) -> None:
+def test_a_proxy_that_cannot_be_used_for_the_websocket_ends_the_run_too(crawl: Run, serve: Serve) -> None:
     server = serve(**SMALL)
     env = {"PARTI_WS_URL": "wss://127.0.0.1:9/", "HTTPS_PROXY": "socks5://p:1"}
     run = crawl("notifications", server=server, env=env, duration=1)

@@ -21,7 +21,7 @@ def test_a_snapshot_that_takes_longer_than_the_interval_leaves_out_others_and_sh
     assert timer.next(41) == Due(9, 0)
 
 
-def test_a_run_that_goes_on_after_a_pause_keeps_to_its_schedule() -> None:
+def test_a_run_that_resumes_after_a_pause_keeps_its_schedule() -> None:
     assert SnapshotTimer(60).next(3_601) == Due(59, 60)
     # After ten snapshots.
     assert SnapshotTimer(60, tick=9).next(3_601) == Due(59, 51)

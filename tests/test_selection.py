@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parti_scraper.api.build import Context
 from parti_scraper.api.categories import CategoryIndex, resolve_categories, unknown_ids
-from parti_scraper.api.normalize import normalize_categories, normalize_recent
+from parti_scraper.api.registry import CATEGORIES, LIVESTREAMS
 from parti_scraper.api.selection import Selection, select_categories
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import UsageError
 from parti_scraper.items import Livestream
 
 INDEX = CategoryIndex(
-    normalize_categories(
+    CATEGORIES.normalize(
         json.dumps(
             [
                 {"category_id": 7, "name": "Gaming", "display_name": "Gaming"},
@@ -25,14 +26,14 @@ INDEX = CategoryIndex(
             ]
         ).encode(),
         "",
-        "",
+        Context(""),
     ).items
 )
 
 
 def livestream(**record: object) -> Livestream:
     """Return a livestream as the API would send it."""
-    (item,) = normalize_recent(json.dumps([{"event_id": 1} | record]).encode(), "", "", INDEX).items
+    (item,) = LIVESTREAMS.normalize(json.dumps([{"event_id": 1} | record]).encode(), "", Context("", INDEX)).items
     return item
 
 
@@ -58,7 +59,7 @@ def test_a_name_that_the_route_does_not_know_is_a_usage_error() -> None:
     )
 
 
-def test_ids_that_the_route_does_not_have_are_told() -> None:
+def test_ids_that_the_route_does_not_have_are_reported() -> None:
     assert unknown_ids(("NaN", "7", "99"), INDEX) == ["99"]
 
 
@@ -69,7 +70,7 @@ def test_ids_that_the_route_does_not_have_are_told() -> None:
         (("NaN", "7"), {"Gaming", "Crypto", "", "Nowhere"}),
         (("7",), {"Gaming"}),
         (("7", "23"), {"Gaming", "Crypto"}),
-        # Nobody knows what a record of a nameless category carries, so what cannot be told is kept.
+        # What a record of a category without a name has is unknown, so records of unknown categories are kept.
         (("16",), {"", "Nowhere"}),
         (("99", "7"), {"Gaming", "", "Nowhere"}),
     ],
@@ -95,7 +96,7 @@ def test_only_the_channel_asked_for_is_taken(user_id: int | None, taken: bool) -
     assert Selection(user_id=5).takes(livestream(user_id=user_id)) is taken
 
 
-def test_a_record_with_an_end_that_says_nothing_is_taken() -> None:
+def test_a_record_with_an_impossible_end_is_taken() -> None:
     credible = ("2021-08-02T00:00:00Z", "2040-01-01T00:00:00Z")
     selection = Selection(since="2026-01-01T00:00:00Z", until="2026-01-02T00:00:00Z", credible=credible)
     ends = ("1970-01-01T00:00:00Z", "2025-12-31T23:59:59Z", "2026-01-03T00:00:00Z", "9999-12-31T23:59:59Z")

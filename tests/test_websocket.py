@@ -1,4 +1,4 @@
-"""Bad lines, servers that let nobody listen, several addresses and proxies: what a run that listens says of them."""
+"""What a run that listens reports of bad connections, servers that refuse all, several addresses and proxies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEBIBYTE = 1024 * 1024
         ("close", "no connection was of use, the last one: closed by the server"),
     ],
 )
-def test_a_server_that_lets_nobody_listen_is_named_and_the_live_route_asked(
+def test_a_server_that_refuses_all_is_reported_and_the_live_route_asked(
     serve: Serve, crawl: Run, answer: str, words: str
 ) -> None:
     server = serve(**STARTING, ws_answer=answer)
@@ -38,7 +38,7 @@ def test_a_server_that_lets_nobody_listen_is_named_and_the_live_route_asked(
     assert len(handshakes(server)) < 15
 
 
-def test_a_server_that_says_nothing_all_the_time_is_believed_and_asked_once_more(serve: Serve, output: Path) -> None:
+def test_a_silent_server_is_accepted_and_the_live_route_asked_again(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_deaf_after=0.001)
     running = Listening(output, server, duration="3s")
     settle(server, running)
@@ -50,7 +50,7 @@ def test_a_server_that_says_nothing_all_the_time_is_believed_and_asked_once_more
     assert {row["source"] for row in rows} == {"live"}
 
 
-def test_a_server_that_told_nobody_of_what_went_live_is_not_believed(serve: Serve, output: Path) -> None:
+def test_a_server_that_does_not_notify_of_live_channels_is_not_trusted(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_deaf_after=0.001)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3")
     settle(server, running)
@@ -60,7 +60,7 @@ def test_a_server_that_told_nobody_of_what_went_live_is_not_believed(serve: Serv
     assert "channels went live unheard while it was connected" in running.stderr
 
 
-def test_a_line_that_swallows_what_is_sent_is_noticed_within_the_idle_time_out(serve: Serve, output: Path) -> None:
+def test_a_dead_connection_is_noticed_within_the_idle_time_out(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as line:
         env = {"PARTI_WS_URL": f"ws://127.0.0.1:{line.port}/"}
@@ -72,7 +72,7 @@ def test_a_line_that_swallows_what_is_sent_is_noticed_within_the_idle_time_out(s
     assert running.process.returncode == 4
     assert "not connected from 20" in stderr
     assert "nothing was heard for 1 s" in stderr
-    # What could be had all the same.
+    # What could still be fetched.
     assert started(server) <= heard_ids(output)
 
 
@@ -91,7 +91,7 @@ def test_a_server_that_pings_without_end_and_does_not_let_go_is_left_in_time(
     assert time.monotonic() - before < 10
 
 
-def test_a_signal_ends_it_at_once_whatever_the_line_does(serve: Serve, output: Path) -> None:
+def test_a_signal_ends_it_at_once_in_any_state_of_the_connection(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as line:
         line.frozen = True

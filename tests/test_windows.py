@@ -1,4 +1,4 @@
-"""Whatever the server does, a plan ends with all that was there throughout, or says that it cannot be shown."""
+"""A plan ends with all records that were there throughout, or reports a gap, on any server."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) ->
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_nothing_is_lost_where_livestreams_are_dense_and_rare_by_turns(seed: int) -> None:
+def test_nothing_is_lost_if_livestreams_are_alternately_dense_and_rare(seed: int) -> None:
     by_chance = random.Random(seed)
     ends = [NOW]
     for distance in by_chance.choices([20, 200, 2_000, 20_000], k=12):
@@ -133,7 +133,7 @@ def test_nothing_is_lost_where_livestreams_are_dense_and_rare_by_turns(seed: int
 @pytest.mark.parametrize("reading", [{"ascending": "honored", "offset": "ignored"}, {"ascending": "refused"}], ids=str)
 @pytest.mark.parametrize("cap", [5, 15, 100])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_nothing_for_an_early_to_ts_is_no_end(share: float, cap: int, reading: dict[str, Any]) -> None:
+def test_an_empty_answer_for_an_early_to_ts_is_not_the_end(share: float, cap: int, reading: dict[str, Any]) -> None:
     events = history(600, random.Random(2))
     ends = sorted(end for _, end in events.values())
     mute_before = ends[round(share * len(ends))] + 1
@@ -243,7 +243,7 @@ def test_a_plan_is_complete_or_says_that_it_is_not(
     by_chance = random.Random(seed)
     events = history(count, by_chance, ties=ties, span=span)
     server = hostile_server(by_chance, events, trouble, **switches)
-    # One that cannot be read, in an order that changes, cannot be told from another one.
+    # One that cannot be read, in an order that changes, cannot be distinguished from another one.
     share = 0.05 if switches["tie_order"] == "stable" else 0
     server.unreadable = frozenset(number for number in events if by_chance.random() < share)
     changing = change_every if not switches["timeless"] and not trouble.undated and count > 1 else 0
@@ -255,7 +255,7 @@ def test_a_plan_is_complete_or_says_that_it_is_not(
     missing -= server.deleted | server.unreadable | server.hidden | server.undated
     # Pages too small to overlap are counted, which an insertion and a deletion together deceive until one is noticed.
     unnoticed = changing and size.crowded and not size.moving
-    # Where the server heeds neither time nor offset, a moment can hide all but the first page of a set that moves.
+    # If the server ignores time and offset, a short problem can hide all but the first page of a set that moves.
     is_blind = switches["offset"] == "ignored" and switches["time_filter"] == "ignored" and changing and trouble.moment
     assert plan.gaps or not missing or unnoticed or is_blind
 
@@ -274,7 +274,7 @@ def test_a_plan_is_complete_or_says_that_it_is_not(
     ],
     ids=str,
 )
-def test_a_plan_seldom_says_without_need_that_it_is_not_complete(trouble: Trouble, most: float) -> None:
+def test_a_plan_rarely_reports_a_gap_without_reason(trouble: Trouble, most: float) -> None:
     incomplete = 0
     for seed in range(200):
         by_chance = random.Random(seed)
@@ -325,7 +325,7 @@ def test_the_live_list_is_walked_until_nothing_new_comes(cap: int, tie_order: st
 
 @pytest.mark.parametrize("most", [0, 1])
 @pytest.mark.parametrize(("begins", "lasts"), [(0.0, 0.2), (0.015, 0.2), (0.035, 0.25)])
-def test_a_moment_hides_no_live_channel(begins: float, lasts: float, most: int) -> None:
+def test_a_short_problem_hides_no_live_channel(begins: float, lasts: float, most: int) -> None:
     for cap in (12, 100):
         server = ModelServer(
             history(90, random.Random(1)),
@@ -352,7 +352,7 @@ def test_a_short_page_now_and_then_hides_no_live_channel(every: int, first: int)
         assert plan.gaps or served == set(events)
 
 
-def test_the_last_live_channel_is_found_behind_those_that_are_left_out() -> None:
+def test_the_last_live_channel_is_found_after_those_that_are_left_out() -> None:
     events = history(500, random.Random(1), ties=0)
     by_end = sorted(events, key=lambda number: -events[number][1])
     server = ModelServer(events, timeless=True, time_filter="ignored", hidden=frozenset(by_end[400:499]))

@@ -117,7 +117,11 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
         {"categories": "7,,10"},
         f"argument `categories`: an empty name in the list: '7,,10' (accepted: {CATEGORIES})",
     ),
-    ("live", {"categories": "all,7"}, f"argument `categories`: `all` stands alone: 'all,7' (accepted: {CATEGORIES})"),
+    (
+        "live",
+        {"categories": "all,7"},
+        f"argument `categories`: `all` with other names: 'all,7' (accepted: {CATEGORIES})",
+    ),
     ("live", {"interval": "often"}, f"argument `interval`: not a length of time: 'often' (accepted: {LENGTHS})"),
     ("live", {"interval": "0"}, f"argument `interval`: not longer than nothing: '0' (accepted: {LENGTHS})"),
     (

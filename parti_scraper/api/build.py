@@ -1,15 +1,16 @@
 """From a record of the API to an item.
 
-A builder is called once a page, with what all its items have in common, and returns what is called for each record.
+A builder is called once a page, with what all its items have in common; it returns a function for single records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from parti_scraper.api import routes
+from parti_scraper.api.categories import CategoryIndex
 from parti_scraper.api.schema import (
     CategoryRecord,
     ChannelRecord,
@@ -24,14 +25,11 @@ from parti_scraper.api.times import seconds_to_iso
 from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream, ScheduledLivestream
 from parti_scraper.redact import may_hide_secrets, redact_text, redact_url
 
-if TYPE_CHECKING:
-    from parti_scraper.api.categories import CategoryIndex
-
 ItemT = TypeVar("ItemT", bound=ApiRecord)
 # Makes an item of a record, its `extra`, and its place in the page, from 0.
 Build = Callable[[RecordT, dict[str, Any], int], ItemT]
 
-# Texts that are an address and nothing else.
+# Texts that are an address as a whole.
 _ADDRESSES = frozenset({"livestream_recording", "event_file", "avatar_link", "playback_url"})
 
 
@@ -43,13 +41,15 @@ class Context:
         received_at: when the page was received, in ISO 8601.
         categories: finds a category's number.
         snapshot_id: of the live route, the snapshot.
-        offset: likewise, how many records came before the page.
+        offset: how many records came before the page, or messages before this one.
+        source: of notifications, `websocket`, or `live` for the live route.
     """
 
     received_at: str
-    categories: CategoryIndex
+    categories: CategoryIndex = field(default_factory=CategoryIndex)
     snapshot_id: str = ""
     offset: int = 0
+    source: str = "websocket"
 
 
 def category_builder(context: Context) -> Build[CategoryRecord, Category]:
@@ -64,7 +64,7 @@ def category_builder(context: Context) -> Build[CategoryRecord, Category]:
 
 
 def livestream_builder(context: Context) -> Build[RecentRecord, Livestream]:
-    """Return what makes an item of a record of the recent route: as fast as can be, and so without further calls."""
+    """Return what makes an item of a record of the recent route: without further calls, to be fast."""
     scraped_at, categories = context.received_at, context.categories
 
     def build(record: RecentRecord, extra: dict[str, Any], _position: int) -> Livestream:
@@ -75,7 +75,7 @@ def livestream_builder(context: Context) -> Build[RecentRecord, Livestream]:
             f"{record.user_name}{record.category_name}{record.livestream_visibility_type}"
             f"{record.social_media}{record.social_username}{record.discord_discriminator}"
         )
-        # What `may_hide_secrets` checks, for all texts at once and without a call: few records have any.
+        # As `may_hide_secrets`, for all texts at once and without a call: few records have secrets.
         if "=" in texts or "@" in texts or "eyJ" in texts:
             _remove_secrets(record)
         # By position, in the order of the class: with names it takes three times as long.
@@ -158,14 +158,14 @@ def scheduled_builder(context: Context) -> Build[ScheduledRecord, ScheduledLives
     return build
 
 
-def notification_builder(context: Context, source: str = "websocket") -> Build[NotificationRecord, LiveNotification]:
-    """Return what makes an item of a message of the WebSocket, or of the live route (`source` is then "live")."""
+def notification_builder(context: Context) -> Build[NotificationRecord, LiveNotification]:
+    """Return what makes an item of a message of the WebSocket, or of a record of the live route."""
 
     def build(record: NotificationRecord, extra: dict[str, Any], _position: int) -> LiveNotification:
         _remove_secrets(record)
         return LiveNotification(
             received_at=context.received_at,
-            source=source,
+            source=context.source,
             livestream_id=record.livestream_id,
             event_id=record.event_id,
             user_id=record.user_id,
@@ -196,7 +196,7 @@ def _channel_fields(record: ChannelRecord, categories: CategoryIndex) -> dict[st
 
 
 def _category_id(record: ChannelRecord | ScheduledRecord, categories: CategoryIndex) -> int | None:
-    """Return the number that a record came with, or else that of its category's name."""
+    """Return the number in a record, or else that of its category's name."""
     return categories.find(record.category_name) if record.category_id is None else record.category_id
 
 

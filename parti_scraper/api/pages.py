@@ -2,9 +2,7 @@
 
 msgspec parses and checks a whole page at once, in compiled code, if all fields are as expected. If not, the page is
 read again record by record, and field by field, by `values` and `times`, which accept more. A field that cannot be read
-affects no other: it is null, and its value stands in `extra`.
-
-Pure: no Scrapy, no network, no clock.
+affects no other: it is null, and its value is in `extra`.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from parti_scraper.api.records import Unparsable, kind_of, parse_page
 from parti_scraper.api.schema import Integer, Timestamp
 from parti_scraper.api.times import read_timestamp
 from parti_scraper.api.values import MAX_INTEGER, MIN_INTEGER, read_boolean, read_integer, read_text
-from parti_scraper.exceptions import RecordError
+from parti_scraper.exceptions import PageError, RecordError
 from parti_scraper.items import RejectedRecord
 from parti_scraper.redact import redact, redact_unparsed, redact_url
 
@@ -41,7 +39,7 @@ class Remark(NamedTuple):
     Attributes:
         unknown: those that no item declares.
         unreadable: those whose value could not be read.
-        absent: those that records are known to have, and this one has not.
+        absent: those that records are known to have, and this one does not have.
     """
 
     unknown: frozenset[str]
@@ -58,7 +56,7 @@ class NormalizedPage(Generic[ItemT]):
         items: one of each record that could be read, in the order served.
         ends: of each item, when it ended in Unix seconds; None where that is not known.
         rejected: the others, with reason and position.
-        rejected_ends: of each of those, likewise.
+        rejected_ends: of each of those, when it ended.
         remarks: what is noteworthy about an item, by its place among the items.
     """
 
@@ -76,22 +74,19 @@ class NormalizedPage(Generic[ItemT]):
 
     @property
     def unreadable_fields(self) -> Counter[str]:
-        """Names of fields, and of how many records their value could not be read."""
+        """Names of fields, and in how many records their value could not be read."""
         return Counter(name for remark in self.remarks.values() for name in remark.unreadable)
 
 
 def normalize_page(
-    body: bytes,
-    url: str,
-    record_class: type[RecordT],
-    build: Build[RecordT, ItemT],
+    body: bytes, url: str, record_class: type[RecordT], build: Build[RecordT, ItemT]
 ) -> NormalizedPage[ItemT]:
     """Normalize the body of an answer.
 
     Args:
         body: as it came.
-        url: the request, for what is set aside.
-        record_class: what its records are to be.
+        url: of the request, for the records that are set aside.
+        record_class: the class of its records.
         build: makes an item of each.
 
     Raises:
@@ -101,9 +96,24 @@ def normalize_page(
         records = _decoder(record_class).decode(body)
     except (ValueError, RecursionError):
         # A field is unknown, missing or wrong.
-        return normalize_records(parse_page(body), url, record_class, build)
+        return _normalize_records(parse_page(body), url, record_class, build)
     items = [build(record, {}, position) for position, record in enumerate(records)]
     return NormalizedPage(len(records), items, [getattr(record, "event_end_ts", None) for record in records])
+
+
+def normalize_message(
+    text: str, url: str, record_class: type[RecordT], build: Build[RecordT, ItemT], position: int
+) -> NormalizedPage[ItemT]:
+    """Normalize a message of the WebSocket, before which `position` others came; else as `normalize_page`."""
+    try:
+        records = parse_page(f"[{text}]".encode(errors="replace"))
+    except PageError:
+        records = []
+    if len(records) != 1 or isinstance(records[0], Unparsable):
+        # Even if it is no object, it may contain a secret.
+        rejected = RejectedRecord("not a JSON object", url, position, _as_it_came(Unparsable(text)))
+        return NormalizedPage(1, rejected=[rejected], rejected_ends=[None])
+    return _normalize_records(records, url, record_class, build, position)
 
 
 @cache
@@ -126,12 +136,8 @@ def _expected(record_class: type[Record]) -> frozenset[str]:
     return frozenset(record_class.__struct_fields__) - record_class.may_lack
 
 
-def normalize_records(
-    records: list[Any],
-    url: str,
-    record_class: type[RecordT],
-    build: Build[RecordT, ItemT],
-    first: int = 0,
+def _normalize_records(
+    records: list[Any], url: str, record_class: type[RecordT], build: Build[RecordT, ItemT], first: int = 0
 ) -> NormalizedPage[ItemT]:
     """Normalize parsed records one by one; `first` is the position of the first, the rest as in `normalize_page`."""
     page: NormalizedPage[ItemT] = NormalizedPage(served=len(records))
@@ -139,7 +145,7 @@ def normalize_records(
     for position, (served, read) in enumerate(zip(records, _read_all(records, record_class), strict=True), first):
         if isinstance(read, RecordError):
             # The API may have redirected to a URL with a token.
-            page.rejected.append(RejectedRecord(str(read), redact_url(url), position, as_it_came(served)))
+            page.rejected.append(RejectedRecord(str(read), redact_url(url), position, _as_it_came(served)))
             page.rejected_ends.append(_end_of(served))
             continue
         record, unreadable = read
@@ -199,7 +205,7 @@ _READERS: dict[Any, Callable[[Any], Any]] = {
 }
 
 
-def as_it_came(served: Any) -> Any:
+def _as_it_came(served: Any) -> Any:
     """Return a record that is set aside, without secrets; one that is no JSON is cut to its beginning."""
     if not isinstance(served, Unparsable):
         return redact(served)

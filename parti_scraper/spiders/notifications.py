@@ -14,14 +14,15 @@ from scrapy import Request
 from scrapy.exceptions import CloseSpider
 
 from parti_scraper.api import routes, urls
+from parti_scraper.api.build import Context
 from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import normalize_live_notifications, normalize_notification
+from parti_scraper.api.registry import LIVE_NOTIFICATIONS
 from parti_scraper.api.times import parse_length, timestamp_to_iso
 from parti_scraper.items import LiveNotification, RejectedRecord
 from parti_scraper.network.backoff import one_line
 from parti_scraper.network.listener import Listener
 from parti_scraper.network.proxies import proxy_of
-from parti_scraper.network.settings import retry_delay
+from parti_scraper.network.settings import RetrySettings
 from parti_scraper.network.websocket import SLICE, WebSocket
 from parti_scraper.redact import redact_url
 from parti_scraper.run.arguments import NotificationsArguments
@@ -145,7 +146,7 @@ class NotificationsSpider(LiveRouteSpider):
         """Read the settings, and prepare to listen."""
         self.ws_urls = urls.parse_ws_urls(settings["PARTI_WS_URL"])
         self.idle_timeout = parse_length("PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
-        self.reconnect_delay = retry_delay(settings, self.ws_urls[0])
+        self.reconnect_delay = RetrySettings.read(settings).delay_at(self.ws_urls[0])
         self.last_fill_timeout = settings.getfloat("DOWNLOAD_TIMEOUT")
         self._prepare_to_listen([])
 
@@ -239,7 +240,7 @@ class NotificationsSpider(LiveRouteSpider):
         self._note_missed(ended)
         if not self._told.is_set():
             self.run.problems.note_gap("the categories did not come in time, so `category_id` is unknown")
-        if not self._told.is_set() or self.listener.is_filling:
+        if not self._told.is_set() or self.listener.fills.is_under_way:
             # Otherwise the run would go on until the requests for them are given up.
             raise CloseSpider("finished")
 
@@ -249,8 +250,8 @@ class NotificationsSpider(LiveRouteSpider):
             yield RejectedRecord(message.problem, self.websocket.shown_url, self._messages, None)
             self._count_message()
             return
-        received_at = timestamp_to_iso(time.time())
-        page = normalize_notification(message.text, self.websocket.shown_url, received_at, self.index, self._messages)
+        context = Context(timestamp_to_iso(time.time()), self.index, offset=self._messages)
+        page = LIVE_NOTIFICATIONS.normalize_message(message.text, self.websocket.shown_url, context)
         self._count_message()
         self.run.quality.add(page, self.run.seen)
         if page.items:
@@ -271,7 +272,7 @@ class NotificationsSpider(LiveRouteSpider):
     async def _tick(self) -> None:
         """Write a checkpoint and ask the live route, if either is due."""
         await self._note()
-        if self.listener.is_fill_due(time.monotonic()) and not self._is_over():
+        if self.listener.fills.is_due(time.monotonic()) and not self._is_over():
             self._fill()
 
     def _is_over(self) -> bool:
@@ -293,7 +294,7 @@ class NotificationsSpider(LiveRouteSpider):
 
     def _fill(self) -> None:
         """Begin a walk through the channels that are live."""
-        self.listener.fill_began(time.monotonic())
+        self.listener.fills.began(time.monotonic())
         self._unheard = 0
         self.walks.clear()
         for request in self.begin_walk(Walk((), self.plan(()))):
@@ -301,17 +302,18 @@ class NotificationsSpider(LiveRouteSpider):
 
     async def _fill_last(self, ended: float) -> None:
         """Ask once more, since silence proves nothing; but not for long, and not if the run is stopped."""
-        self.listener.want_fill(ended)
+        self.listener.fills.want(ended)
         while not (self.listener.is_proved(ended) or self.run.limit.is_reached or is_closing(self.crawler)):
-            if self.listener.is_fill_due(time.monotonic()):
+            if self.listener.fills.is_due(time.monotonic()):
                 self._fill()
-            elif not self.listener.is_filling or time.monotonic() > ended + self.last_fill_timeout:
+            elif not self.listener.fills.is_under_way or time.monotonic() > ended + self.last_fill_timeout:
                 return
             await asyncio.sleep(SLICE / 8)
 
     def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveNotification]:
         """Return the channels of a page. Raises PageError."""
-        page = normalize_live_notifications(response.body, response.url, timestamp_to_iso(time.time()), self.index)
+        context = Context(timestamp_to_iso(time.time()), self.index, source="live")
+        page = LIVE_NOTIFICATIONS.normalize(response.body, response.url, context)
         self._unheard += sum(item.identity not in self.run.seen for item in page.items)
         return page
 
@@ -323,7 +325,7 @@ class NotificationsSpider(LiveRouteSpider):
     def end_walk(self, walk: Walk) -> Iterator[Request]:
         """Tell the listener that the gap is filled, or is to be filled later; listening goes on either way."""
         if walk.plan.gaps:
-            self.listener.fill_failed(time.monotonic(), walk.plan.gaps[0])
+            self.listener.fills.failed(time.monotonic(), walk.plan.gaps[0])
             logger.warning("The live route could not be asked who is live, so again later: %s", walk.plan.gaps[0])
         elif self.listener.filled(self._unheard):
             logger.info("Nothing is missing from before the connection; not heard of: %d", self._unheard)
@@ -340,7 +342,7 @@ class NotificationsSpider(LiveRouteSpider):
             self.run.problems.note_gap(
                 f"no connection to {tried} came about: {self.listener.reason or 'the run was over before'}"
             )
-        if missed and (self.listener.connections or self.listener.unfilled):
+        if missed and (self.listener.connections or self.listener.fills.failure):
             # The listener's times are of the monotonic clock, which means nothing to users.
             offset = time.time() - time.monotonic()
             since, until = (timestamp_to_iso(moment + offset) for moment in (missed.since, missed.until))

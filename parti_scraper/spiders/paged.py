@@ -284,7 +284,7 @@ class PagedSpider(PartiSpider):
         if len(categories) < 2 or NAN in categories:
             return
         for category in categories:
-            if int(category) not in walk.seen or not self.index.is_tellable(int(category)):
+            if int(category) not in walk.seen or not self.index.has_name(int(category)):
                 logger.info("Category %s is asked for alone: nothing of it came with the others", category)
                 self.crawler.stats.inc_value("parti/filter/asked_alone")
                 yield Walk((category,), self.plan((category,)), walk.snapshot_id)
