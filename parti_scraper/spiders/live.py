@@ -50,7 +50,6 @@ class LiveSpider(LiveRouteSpider):
     arguments: LiveArguments
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run."""
         super().__init__(run)
         self.snapshots = 0
         self._walks_left = 0
@@ -84,7 +83,6 @@ class LiveSpider(LiveRouteSpider):
         self._schedule_snapshot()
 
     def progress(self) -> dict[str, Any]:
-        """Return how many snapshots were taken; the next one may have begun."""
         return {**super().progress(), "snapshots": self.snapshots - bool(self._walks_left)}
 
     def restore(self, progress: Any) -> None:
@@ -102,7 +100,6 @@ class LiveSpider(LiveRouteSpider):
         return not self._walks_left
 
     def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveChannel]:
-        """Return the channels of a page. Raises PageError."""
         return normalize_live(
             response.body,
             response.url,
@@ -130,7 +127,6 @@ class LiveSpider(LiveRouteSpider):
             yield from requests
 
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
-        """Count the walk to its snapshot and begin it."""
         self._walks_left += 1
         return super().begin_walk(walk)
 
@@ -156,7 +152,6 @@ class LiveSpider(LiveRouteSpider):
             raise DontCloseSpider
 
     def cancel_timer(self) -> None:
-        """Take no further snapshot."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
