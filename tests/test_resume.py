@@ -212,12 +212,12 @@ def test_a_run_goes_on_with_its_own_arguments_and_window(
     other = scrapy("crawl", "recent", "-a", "run_id=run", "-a", "since=800d", server=server)
     assert (other.returncode, other.stderr) == (
         2,
-        "argument `since`: not that of the run `run`: '800d' (accepted: 900d, as it was begun, or none)\n",
+        "argument `since`: not that of the run `run`: '800d' (accepted: 900d, as at the start, or none)\n",
     )
     other = scrapy("crawl", "recent", "-a", "run_id=run", "-a", "user_id=7", server=server)
     assert (other.returncode, other.stderr) == (
         2,
-        "argument `user_id`: not that of the run `run`: '7' (accepted: none, as it was begun)\n",
+        "argument `user_id`: not that of the run `run`: '7' (accepted: none, as at the start)\n",
     )
     assert len(server.requests) == asked
     server.world.insert_now(int(server.world.now()))

@@ -128,7 +128,7 @@ def test_an_api_that_does_not_answer_with_records_is_no_complete_run(
     run = crawl("recent", *QUIET, server=server, env={"PARTI_RETRY_PATIENCE": "1"})
     assert run.code == 4
     assert run.package["complete"] is False
-    assert "/livestream_calendar/events/categories could not be had: " in run.package["reason"]
+    assert "/livestream_calendar/events/categories could not be fetched: " in run.package["reason"]
     assert run.package["reason"] in run.stderr
     assert "Traceback" not in run.stderr
 

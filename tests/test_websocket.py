@@ -55,7 +55,7 @@ def test_a_server_that_told_nobody_of_what_went_live_is_not_believed(serve: Serv
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3")
     settle(server, running)
     server.world.advance(30)
-    wait_until(lambda: len(re.findall("not heard of: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
+    wait_until(lambda: len(re.findall("notification: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
     assert running.stop(signal.SIGTERM) == 4
     assert "channels went live unheard while it was connected" in running.stderr
 
@@ -244,5 +244,5 @@ def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl:
     }
     run = crawl("notifications", *QUIET, env=env, duration="2s")
     assert run.code == 4
-    assert re.search(r"no connection to wss://one\.parti\.test/ came about: HTTP 4\d\d from the proxy", run.stderr)
+    assert re.search(r"could not connect to wss://one\.parti\.test/: HTTP 4\d\d from the proxy", run.stderr)
     assert "s3cret" not in run.stderr + run.package["reason"]
