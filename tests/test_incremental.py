@@ -152,7 +152,7 @@ def test_a_run_left_unfinished_is_superseded_by_the_next(
     second = scrapy("crawl", "recent", "-a", "incremental=true", "-a", "run_id=other", *QUIET, server=server)
     assert (second.returncode, second.stderr) == (
         2,
-        "another process is at work on an incremental run with the same filters: wait until it has ended, or stop it\n",
+        "another process is working on an incremental run with the same filters: wait until it has ended, or stop it\n",
     )
     running.stop(signal.SIGKILL)
     assert len(incremental("next", server).rows) == 1_000

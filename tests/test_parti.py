@@ -152,7 +152,7 @@ def test_what_is_left_to_do_is_said_with_the_name_that_was_called(
         (("crwal",), "unknown command: 'crwal' (accepted: COMMANDS); did you mean `crawl`?"),
         (
             ("spiders", "recent"),
-            "{} spiders: not known: 'recent' (accepted: no words; the arguments of all spiders are listed)",
+            "{} spiders: unknown argument: 'recent' (accepted: no arguments; all spiders are described)",
         ),
     ],
 )

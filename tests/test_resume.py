@@ -293,7 +293,7 @@ def test_two_processes_do_not_work_on_one_run_and_a_dead_one_keeps_nobody_out(
     second = crawl("recent", *QUIET, server=server)
     assert (second.code, second.stderr) == (
         2,
-        "another process is at work on the run `run`: wait until it has ended, or stop it\n",
+        "another process is working on the run `run`: wait until it has ended, or stop it\n",
     )
     assert running.process.poll() is None
     running.stop(signal.SIGKILL)
@@ -309,7 +309,7 @@ def test_files_that_are_not_as_they_were_left_are_begun_from_the_start(serve: Se
     (output / "recent/run/livestreams.csv").write_text("nothing\n", encoding="utf-8")
     run = crawl("recent", server=server)
     assert run.code == 0
-    assert "it begins from the start" in run.stderr
+    assert "it starts over" in run.stderr
     assert_finished(output, server)
 
 

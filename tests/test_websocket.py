@@ -100,7 +100,7 @@ def test_a_signal_ends_it_at_once_whatever_the_line_does(serve: Serve, output: P
         before = time.monotonic()
         assert running.stop(signal.SIGTERM) == 4
         assert time.monotonic() - before < 10
-    assert "no connection to ws://127.0.0.1" in running.stderr
+    assert "could not connect to ws://127.0.0.1" in running.stderr
 
 
 def test_a_run_that_is_stopped_before_it_listens_is_not_complete(serve: Serve, output: Path) -> None:

@@ -103,7 +103,7 @@ Step = Save | Remove | Cut
 
 
 @dataclass(frozen=True, slots=True)
-class GoOn:
+class Resume:
     """The run resumes from its last checkpoint.
 
     Attributes:
@@ -136,7 +136,7 @@ class StartOver:
     steps: tuple[Step, ...]
 
 
-def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> GoOn | StartOver:
+def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Resume | StartOver:
     """Decide how a run resumes.
 
     Args:
@@ -153,7 +153,7 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Go
         return _start_over(files, found, obstacle)
     rows = {name: count for name, (_, count) in noted.items() if name.startswith(files.collection)}
     if files.can_refetch:
-        return GoOn((*_cuts(found, noted), *_unnoted(found, noted, [files.quarantine])), rows)
+        return Resume((*_cuts(found, noted), *_unnoted(found, noted, [files.quarantine])), rows)
     lines = _lines_to_save(files, found)
     quarantine = found.get(files.quarantine, Found(0))
     feeds = {name: size_and_rows for name, size_and_rows in noted.items() if name != files.quarantine}
@@ -164,7 +164,7 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Go
         *_cuts(found, feeds),
         *_cut_to_lines(files.quarantine, quarantine),
     ]
-    return GoOn(tuple(steps), rows, tuple(map(json.loads, lines)), len(quarantine.lines))
+    return Resume(tuple(steps), rows, tuple(map(json.loads, lines)), len(quarantine.lines))
 
 
 def _obstacle(files: RunFiles, found: Mapping[str, Found], noted: Noted) -> Obstacle | None:
@@ -249,7 +249,7 @@ def carry_out(folder: Path, steps: Iterable[Step]) -> None:
                 os.truncate(folder / name, size)
 
 
-def rows_before(folder: Path, recovered: GoOn) -> Iterator[Row]:
+def rows_before(folder: Path, recovered: Resume) -> Iterator[Row]:
     """Yield the records written until the checkpoint, once the plan was carried out. Raises OSError."""
     for name, rows in sorted(recovered.rows.items()):
         # A file without rows may not exist.
