@@ -19,7 +19,7 @@ def _time(description: str) -> Any:
 
 
 _EXTRA = (
-    "Fields of the API that no declared field takes, and values that could not be read, as they came except for secrets; "
+    "Fields of the API without a declared field, and values that could not be read, as they came except for secrets; "
     "numbers of more than 64 bits as text."
 )
 _CATEGORY_ID = (
@@ -116,12 +116,12 @@ class LiveChannel:
 
 @dataclass(slots=True)
 class LiveNotification:
-    """A channel that went live, as the WebSocket or the live route said; an attribute for each column of the files."""
+    """A channel that went live, from the WebSocket or the live route; an attribute for each column of the files."""
 
     collection: ClassVar[str] = "live_notifications"
 
     received_at: str = _time("When this record was received.")
-    source: str = _field("`websocket`, or `live` where the live route showed what the WebSocket was not heard to say.")
+    source: str = _field("`websocket`, or `live` where the live route showed a channel without a notification.")
     livestream_id: int | None = _field("A second number of the livestream, which only the WebSocket knows.")
     event_id: int = _field("The livestream's number.")
     user_id: int | None = _field("The channel's number.")

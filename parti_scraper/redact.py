@@ -22,8 +22,8 @@ _SECRET_NAME = re.compile(
     # Too common a last word: `country_code`, `auto_refresh`.
     r"|^(auth|code|refresh|sid)$"
 )
-# Parameters of a URL hold access more often under short names. One that says until when is beside a signature, by
-# whatever name that goes, and differs each time.
+# Parameters of a URL often give access under short names. An expiry time comes with a signature of any name, and
+# differs each time.
 _SECRET_PARAMETER = re.compile(
     r"token|jwt|secret|passw|signature|credential|session|hdnts|hdnea|hdntl|hmac|key-?pair-?id|api_?key|access_?key"
     r"|googleaccessid|^x-(amz|goog|oss|tos|cos|obs)-|^q-(sign|ak|key|header|url)"
@@ -57,7 +57,7 @@ _IS_ADDRESS = re.compile(r"[?&]|//")
 _ESCAPES = {"\\u0026": "&", "\\u003d": "=", "\\u003f": "?", "\\/": "/"}
 _ESCAPED = re.compile(r"\\(?:u0026|u003[df]|/)", re.IGNORECASE)
 # A name and what comes between it and its value, in JSON and in what looks a little like it; and the value: all that
-# follows where it is no single one, since nobody knows where it ends.
+# follows where it is not a single one, since its end is not known.
 _NAME = re.compile(r"""(?<![\w-])([\w-]++)\\*["']?\s*[:=]\s*""")
 _VALUE = re.compile(
     r""""(?:[^"\\]|\\.)*+"?|\\+".*?\\+"|'(?:[^'\\]|\\.)*+'?|(?:Bearer|Basic)\s+\S+|[\[{].*|[^\s,;&}\]]*""", re.DOTALL

@@ -243,7 +243,7 @@ class RunFeedStorage:
     """Stores feeds in the folder of the run: the scheme `run:` of `FEEDS`.
 
     Attributes:
-        is_torn: whether writing has failed, which leaves a part of what was to be written.
+        is_torn: whether writing has failed, so that the last record may be cut off.
     """
 
     def __init__(self, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> None:

@@ -50,7 +50,7 @@ class Identity:
 
 
 class RunFolder:
-    """The folder of a run, and what is to be written into it.
+    """The folder of a run, and what is written into it.
 
     Attributes:
         path: where it is.
@@ -125,7 +125,7 @@ class Seen(Protocol):
 
 
 class RecordLimit:
-    """The argument `max_records`: how many records are to be written, and whether they were."""
+    """The argument `max_records`, and how many records were written."""
 
     def __init__(self, most: int | None) -> None:
         """Start with none written; `most` is None where all are wanted."""

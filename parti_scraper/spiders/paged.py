@@ -140,9 +140,9 @@ class PagedSpider(PartiSpider):
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
         if walk not in self.walks:
             self.walks.append(walk)
-        return self.go_on(walk, walk.plan.start())
+        return self.proceed(walk, walk.plan.start())
 
-    def go_on(self, walk: Walk, queries: list[PageQuery]) -> Iterator[Request]:
+    def proceed(self, walk: Walk, queries: list[PageQuery]) -> Iterator[Request]:
         """Request what the plan says, unless `max_records` was reached; end the walk after its last page."""
         for query in () if self.run.limit.is_reached else queries:
             walk.asked()
@@ -192,7 +192,7 @@ class PagedSpider(PartiSpider):
             yield None
             self.check_filters(walk, page)
             walk.answered()
-            requests = list(self.go_on(walk, walk.plan.page(query, Page(keys))))
+            requests = list(self.proceed(walk, walk.plan.page(query, Page(keys))))
             if self.is_checkpoint_due():
                 await self.take_checkpoint()
         for request in requests:
@@ -207,7 +207,7 @@ class PagedSpider(PartiSpider):
         walk.answered()
         ends = zip(page.items, page.ends, strict=True)
         matching = [Key(item.identity, end) for item, end in ends if self.belongs(walk, item)]
-        yield from self.go_on(walk, walk.plan.page(query, Page(_keys(page), matching)))
+        yield from self.proceed(walk, walk.plan.page(query, Page(_keys(page), matching)))
 
     def belongs(self, walk: Walk, item: Any) -> bool:
         """Tell whether a record is certainly one of those that the walk asks for."""
@@ -238,7 +238,7 @@ class PagedSpider(PartiSpider):
         walk.answered()
         error = failure.value
         status = error.response.status if isinstance(error, HttpError) else None
-        yield from self.go_on(walk, walk.plan.failure(kwargs["query"], describe_failure(failure), status))
+        yield from self.proceed(walk, walk.plan.failure(kwargs["query"], describe_failure(failure), status))
 
     def check_filters(self, walk: Walk, page: NormalizedPage[Any]) -> None:
         """Warn once for each filter that the server does not apply; the pipelines do."""
@@ -254,7 +254,7 @@ class PagedSpider(PartiSpider):
         """Count a record that the server should not have sent."""
         stat = f"parti/filter/ignored_{name}"
         if not self.crawler.stats.get_value(stat):
-            logger.warning("The server does not filter by `%s` as asked; what was not asked for is left out", name)
+            logger.warning("The server does not filter by `%s` as asked; the other records are filtered out here", name)
         self.crawler.stats.inc_value(stat)
 
     def end_walk(self, walk: Walk) -> Iterator[Request]:
