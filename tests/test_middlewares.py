@@ -109,7 +109,7 @@ def test_a_429_pauses_every_request_to_the_host_those_in_the_queue_included(craw
     for finished in refused:
         assert finished
         # The pause ends a second after the client has the answer, so later than that; in flight at the same time
-        # are three others at the most.
+        # are at most three others.
         assert sum(finished < seen.started < finished + 1 for seen in api_requests(server)) <= 3
 
 

@@ -1,4 +1,4 @@
-"""What the first version left on disk is gone on with: its ledger, and the files of a run that was killed."""
+"""What the first version left on disk can be continued: its ledger, and the files of a run that was killed."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_w
         time.sleep(0.01)
     wait_until(lambda: live(server) <= heard_ids(output))
     # Or it may be stopped while it connects again, or after the live route has told of what was unheard: a line that
-    # keeps silent of channels is not believed until it was asked once more.
+    # keeps silent of channels is not believed until it was asked again.
     wait_until(lambda: re.findall(r"notification: (\d+)", running.log.read_text(encoding="utf-8"))[-1:] == ["0"])
     settle(server, running)
     assert running.stop(signal.SIGTERM) == 0, running.stderr
@@ -139,7 +139,7 @@ def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_w
 def test_a_silent_line_is_made_anew_and_nothing_is_said_of_it(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=0.3s")
-    # Each new connection looks once more who is live.
+    # Each new connection requests again who is live.
     wait_until(lambda: len(server.requests) > 16)
     assert running.stop() == 0
     assert running.stderr.startswith("notifications run: complete: ")

@@ -195,7 +195,7 @@ def test_a_run_that_was_stopped_goes_on_and_asks_for_little_again(
         assert process.exitcode == (-9 if signal_number == signal.SIGKILL else 3)
         assert crawl("recent", server=server).code == 0
         assert_finished(output, server)
-        # Up to ten pages since the last checkpoint, those under way, and what each window asks for once more.
+        # Up to ten pages since the last checkpoint, those under way, and what each window requests again.
         assert len(requests(server)) <= len(requests(undisturbed)) + 25, number
         shutil.rmtree(output / "recent/run")
 
