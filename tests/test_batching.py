@@ -1,4 +1,4 @@
-"""Batches: nothing but the time that it takes tells them from items that go one by one."""
+"""Batches: apart from the time it takes, nothing distinguishes them from items that are processed one by one."""
 
 from __future__ import annotations
 

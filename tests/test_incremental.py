@@ -152,7 +152,7 @@ def test_a_run_left_unfinished_is_superseded_by_the_next(
     second = scrapy("crawl", "recent", "-a", "incremental=true", "-a", "run_id=other", *QUIET, server=server)
     assert (second.returncode, second.stderr) == (
         2,
-        "another process is at work on an incremental run with the same filters: wait until it has ended, or stop it\n",
+        "another process is working on an incremental run with the same filters: wait until it has ended, or stop it\n",
     )
     running.stop(signal.SIGKILL)
     assert len(incremental("next", server).rows) == 1_000
@@ -201,13 +201,13 @@ def test_one_run_by_a_clock_that_is_years_ahead_loses_nothing_and_repeats_nothin
     run = incremental("right", server)
     assert (run.code, set(ids(run.rows))) == (0, added)
     assert len(run.rows) == len(added)
-    said = re.search(r"^  the incremental runs before came up to 20\d\d-.*, which is still to come; ", run.stderr, re.M)
+    said = re.search(r"^  earlier incremental runs ended at 20\d\d-.*, which is in the future; ", run.stderr, re.M)
     assert said, run.stderr
-    assert run.stderr.count("WARNING: The incremental runs before came up to ") == 1
+    assert run.stderr.count("WARNING: Earlier incremental runs ended at ") == 1
     # That was put right.
     after = incremental("after", server)
     assert (after.code, after.rows) == (0, [])
-    assert "still to come" not in after.stderr
+    assert "in the future" not in after.stderr
 
 
 def test_a_series_begun_by_a_clock_that_is_ahead_goes_on(
@@ -241,7 +241,7 @@ def test_a_run_that_was_begun_by_a_clock_that_is_ahead_is_finished(
     assert process.exitcode == -signal.SIGKILL
     run = incremental("left", server)
     assert (run.code, len(run.rows)) == (0, 300)
-    assert re.search(r"^  the run was begun at 20\S+Z, which is still to come; ", run.stderr, re.M)
+    assert re.search(r"^  the run was started at 20\S+Z, which is in the future; ", run.stderr, re.M)
     added = server.world.insert_now(ago(server.world, 0))["event_id"]
     assert ids(incremental("right", server).rows) == [added]
 

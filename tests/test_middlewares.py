@@ -138,7 +138,7 @@ def test_a_refused_request_is_not_asked_again(crawl: Run, script: Script, status
     run = crawl("categories", env=to(server.base_url))
     assert run.code == 4
     assert server.paths.count(CATEGORIES) == 1
-    assert run.package["reason"].endswith(f" could not be had: HTTP {status}")
+    assert run.package["reason"].endswith(f" could not be fetched: HTTP {status}")
 
 
 def test_a_403_of_the_api_itself_is_not_asked_again(crawl: Run, script: Script) -> None:

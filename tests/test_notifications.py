@@ -107,7 +107,7 @@ def test_a_line_that_was_to_be_seen_is_never_taken_back(
             process.join(0.05)
         assert process.exitcode == -signal.SIGKILL
         seen = heard_ids(output)
-        # What is not on air any more cannot be had again.
+        # What is no longer on air cannot be fetched again.
         server.world.advance(7_200)
     running = Listening(output, server)
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -127,8 +127,8 @@ def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_w
         time.sleep(0.01)
     wait_until(lambda: live(server) <= heard_ids(output))
     # Or it may be stopped while it connects again, or after the live route has told of what was unheard: a line that
-    # keeps silent of channels is not believed until it was asked once more.
-    wait_until(lambda: re.findall(r"not heard of: (\d+)", running.log.read_text(encoding="utf-8"))[-1:] == ["0"])
+    # keeps silent of channels is not believed until it was asked again.
+    wait_until(lambda: re.findall(r"notification: (\d+)", running.log.read_text(encoding="utf-8"))[-1:] == ["0"])
     settle(server, running)
     assert running.stop(signal.SIGTERM) == 0, running.stderr
     run = ended(output)
@@ -139,7 +139,7 @@ def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_w
 def test_a_silent_line_is_made_anew_and_nothing_is_said_of_it(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=0.3s")
-    # Each new connection looks once more who is live.
+    # Each new connection requests again who is live.
     wait_until(lambda: len(server.requests) > 16)
     assert running.stop() == 0
     assert running.stderr.startswith("notifications run: complete: ")
@@ -193,7 +193,7 @@ def test_what_was_heard_is_never_deleted(serve: Serve, output: Path, tmp_path: P
     ):
         run = crawl("notifications", *QUIET, *options, server=server, env=env)
         assert run.code == 2
-        assert run.stderr.startswith("argument `run_id`: its folder holds records that cannot be had again")
+        assert run.stderr.startswith("argument `run_id`: its folder holds records that cannot be fetched again")
         assert path.read_bytes() == before
 
 
@@ -201,7 +201,7 @@ def test_who_never_listened_does_not_say_that_it_is_complete(serve: Serve, outpu
     server = serve(**STARTING, ws_refused=1.0)
     deaf = crawl("notifications", *QUIET, server=server, run_id="deaf", duration="1s")
     assert (deaf.code, deaf.package["complete"]) == (4, False)
-    assert re.search(r"no connection to ws://\S+ came about: HTTP (429|503) in answer", deaf.package["reason"])
+    assert re.search(r"could not connect to ws://\S+: HTTP (429|503) in answer", deaf.package["reason"])
 
 
 def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serve: Serve, output: Path) -> None:
@@ -217,7 +217,7 @@ def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serv
     assert running.process.returncode == 4
     # It did not go on until they were given up.
     assert "the categories did not come in time, so `category_id` is unknown" in stderr
-    assert "could not be had" not in stderr
+    assert "could not be fetched" not in stderr
     assert heard_ids(output) <= started(server)
 
 

@@ -48,7 +48,7 @@ class OddApi:
     Attributes:
         number: how many there are.
         odd: makes of a place in the list and a record what is served.
-        page: how many records a page holds at the most.
+        page: how many records a page holds at most.
         redirect: whether the recent route redirects to an address with a token.
     """
 

@@ -75,4 +75,4 @@ def test_a_record_that_is_not_accounted_for_is_noticed(name: str) -> None:
     verdict = judge(ending(counts=counts))
     assert verdict.exit_code is ExitCode.INCOMPLETE
     assert verdict.reason is not None
-    assert verdict.reason.startswith("the books do not balance: ")
+    assert verdict.reason.startswith("the counts do not balance: ")

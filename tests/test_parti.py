@@ -73,7 +73,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def working_folder(tmp_path: Path) -> Path:
-    """Return a folder in somebody else's Scrapy project, whose settings cannot even be imported."""
+    """Return a folder in another Scrapy project, whose settings cannot even be imported."""
     (tmp_path / "scrapy.cfg").write_text("[settings]\ndefault = other.settings\n", encoding="utf-8")
     (tmp_path / "work").mkdir()
     return tmp_path / "work"
@@ -152,7 +152,7 @@ def test_what_is_left_to_do_is_said_with_the_name_that_was_called(
         (("crwal",), "unknown command: 'crwal' (accepted: COMMANDS); did you mean `crawl`?"),
         (
             ("spiders", "recent"),
-            "{} spiders: not known: 'recent' (accepted: no words; the arguments of all spiders are listed)",
+            "{} spiders: unknown argument: 'recent' (accepted: no arguments; all spiders are described)",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Recovery: how the files of a run that was stopped are put right, killed again in the middle or not."""
+"""Recovery: how the files of a stopped run are prepared, also when it is killed again in the middle."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from parti_scraper.run.recovery import (
     RECOVERED,
     Cut,
     Found,
-    GoOn,
     Obstacle,
     Remove,
+    Resume,
     RunFiles,
     Save,
     StartOver,
@@ -63,13 +63,13 @@ AS_NOTED = {name: Found(size) for name, (size, _) in TWO.items()}
 
 
 def test_files_that_are_as_they_were_noted_stay_so() -> None:
-    assert plan(PAGES, AS_NOTED, TWO) == GoOn((), {"streams.jsonl": 2, "streams.csv": 2})
+    assert plan(PAGES, AS_NOTED, TWO) == Resume((), {"streams.jsonl": 2, "streams.csv": 2})
 
 
 def test_what_came_since_is_cut_off_where_it_can_be_asked_for_again() -> None:
     found = AS_NOTED | {"streams.csv": Found(31), QUARANTINE: Found(15)}
     noted = TWO | {QUARANTINE: (12, 1)}
-    assert plan(PAGES, found, noted) == GoOn(
+    assert plan(PAGES, found, noted) == Resume(
         (Cut("streams.csv", 30), Cut(QUARANTINE, 12)), {"streams.jsonl": 2, "streams.csv": 2}
     )
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_asked_for_again_is_saved_before_anything_is_cut() -> Non
         QUARANTINE: Found(19, b'"b"\n"c"\n"d'),
         RECOVERED: Found(10, b'{"id": 2}\n'),
     }
-    assert plan(HEARD, found, DAYS | {QUARANTINE: (8, 2)}) == GoOn(
+    assert plan(HEARD, found, DAYS | {QUARANTINE: (8, 2)}) == Resume(
         (
             Save((b'{"id": 2}', b'{"id": 3}', b'{"id": 4}')),
             Remove("streams.2.csv"),
@@ -117,13 +117,13 @@ def test_a_line_that_was_saved_and_is_not_cut_off_yet_comes_once() -> None:
     found = {"streams.1.jsonl": Found(40, b'{"id": 3}\n{"id": 4}\n'), "streams.1.csv": Found(30)}
     saved = Found(20, b'{"id": 3}\n{"id": 4}\n')
     going_on = plan(HEARD, found | {RECOVERED: saved}, DAYS)
-    assert isinstance(going_on, GoOn)
+    assert isinstance(going_on, Resume)
     assert going_on.tail == ({"id": 3}, {"id": 4})
 
 
 def test_a_quarantine_that_cannot_be_asked_for_again_is_counted_from_its_beginning_where_it_was_not_noted() -> None:
     found = {"streams.1.jsonl": Found(20), "streams.1.csv": Found(30), QUARANTINE: Found(8, b'"a"\n"b"\n')}
-    assert plan(HEARD, found, DAYS) == GoOn((), {"streams.1.jsonl": 2, "streams.1.csv": 2}, quarantined=2)
+    assert plan(HEARD, found, DAYS) == Resume((), {"streams.1.jsonl": 2, "streams.1.csv": 2}, quarantined=2)
 
 
 def test_a_whole_line_that_is_no_json_is_an_error_before_anything_is_touched() -> None:
@@ -156,15 +156,15 @@ def test_a_run_that_cannot_go_on_begins_from_the_start(
 
 
 def test_fewer_feeds_than_before_are_no_reason_to_begin_from_the_start() -> None:
-    assert isinstance(plan(replace(PAGES, feeds=frozenset({"streams.jsonl"})), AS_NOTED, TWO), GoOn)
+    assert isinstance(plan(replace(PAGES, feeds=frozenset({"streams.jsonl"})), AS_NOTED, TWO), Resume)
 
 
 def test_a_file_that_had_nothing_at_the_checkpoint_may_be_missing(tmp_path: Path) -> None:
     noted = {"streams.3.jsonl": (0, 0), "streams.3.csv": (0, 0)}
     going_on = plan(HEARD, look(tmp_path, HEARD, noted), noted)
-    assert going_on == GoOn((), {"streams.3.jsonl": 0, "streams.3.csv": 0})
+    assert going_on == Resume((), {"streams.3.jsonl": 0, "streams.3.csv": 0})
     carry_out(tmp_path, going_on.steps)
-    assert isinstance(going_on, GoOn)
+    assert isinstance(going_on, Resume)
     assert list(rows_before(tmp_path, going_on)) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -257,10 +257,10 @@ def content_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def plan_in(folder: Path, stopped: Stopped) -> GoOn:
+def plan_in(folder: Path, stopped: Stopped) -> Resume:
     """Return the plan for what is in a folder."""
     going_on = plan(stopped.files, look(folder, stopped.files, stopped.noted), stopped.noted)
-    assert isinstance(going_on, GoOn)
+    assert isinstance(going_on, Resume)
     return going_on
 
 

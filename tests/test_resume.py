@@ -195,7 +195,7 @@ def test_a_run_that_was_stopped_goes_on_and_asks_for_little_again(
         assert process.exitcode == (-9 if signal_number == signal.SIGKILL else 3)
         assert crawl("recent", server=server).code == 0
         assert_finished(output, server)
-        # Up to ten pages since the last checkpoint, those under way, and what each window asks for once more.
+        # Up to ten pages since the last checkpoint, those under way, and what each window requests again.
         assert len(requests(server)) <= len(requests(undisturbed)) + 25, number
         shutil.rmtree(output / "recent/run")
 
@@ -212,12 +212,12 @@ def test_a_run_goes_on_with_its_own_arguments_and_window(
     other = scrapy("crawl", "recent", "-a", "run_id=run", "-a", "since=800d", server=server)
     assert (other.returncode, other.stderr) == (
         2,
-        "argument `since`: not that of the run `run`: '800d' (accepted: 900d, as it was begun, or none)\n",
+        "argument `since`: not that of the run `run`: '800d' (accepted: 900d, as at the start, or none)\n",
     )
     other = scrapy("crawl", "recent", "-a", "run_id=run", "-a", "user_id=7", server=server)
     assert (other.returncode, other.stderr) == (
         2,
-        "argument `user_id`: not that of the run `run`: '7' (accepted: none, as it was begun)\n",
+        "argument `user_id`: not that of the run `run`: '7' (accepted: none, as at the start)\n",
     )
     assert len(server.requests) == asked
     server.world.insert_now(int(server.world.now()))
@@ -293,7 +293,7 @@ def test_two_processes_do_not_work_on_one_run_and_a_dead_one_keeps_nobody_out(
     second = crawl("recent", *QUIET, server=server)
     assert (second.code, second.stderr) == (
         2,
-        "another process is at work on the run `run`: wait until it has ended, or stop it\n",
+        "another process is working on the run `run`: wait until it has ended, or stop it\n",
     )
     assert running.process.poll() is None
     running.stop(signal.SIGKILL)
@@ -309,7 +309,7 @@ def test_files_that_are_not_as_they_were_left_are_begun_from_the_start(serve: Se
     (output / "recent/run/livestreams.csv").write_text("nothing\n", encoding="utf-8")
     run = crawl("recent", server=server)
     assert run.code == 0
-    assert "it begins from the start" in run.stderr
+    assert "it starts over" in run.stderr
     assert_finished(output, server)
 
 

@@ -128,7 +128,7 @@ def test_an_api_that_does_not_answer_with_records_is_no_complete_run(
     run = crawl("recent", *QUIET, server=server, env={"PARTI_RETRY_PATIENCE": "1"})
     assert run.code == 4
     assert run.package["complete"] is False
-    assert "/livestream_calendar/events/categories could not be had: " in run.package["reason"]
+    assert "/livestream_calendar/events/categories could not be fetched: " in run.package["reason"]
     assert run.package["reason"] in run.stderr
     assert "Traceback" not in run.stderr
 
@@ -414,7 +414,7 @@ def test_a_run_whose_folder_is_taken_away_ends_in_one_line_and_can_be_repeated(
     what(output / "recent/run")
     assert running.stop(0) == 4
     assert re.fullmatch(
-        r"recent run: NOT COMPLETE: .*(was deleted meanwhile|No such file or directory|Not a directory)(;.*)?\n",
+        r"recent run: NOT COMPLETE: .*(was deleted during the run|No such file or directory|Not a directory)(;.*)?\n",
         running.stderr,
     )
     assert not (output / "recent/run" / PACKAGE).exists()
@@ -434,4 +434,4 @@ def test_a_feed_of_the_users_that_is_deleted_meanwhile_is_not_complete(
     wait_until(feed.exists)
     feed.unlink()
     assert running.stop(0) == 4
-    assert f"the feed {feed} was deleted meanwhile" in running.stderr
+    assert f"the feed {feed} was deleted during the run" in running.stderr

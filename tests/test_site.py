@@ -312,7 +312,7 @@ def test_of_a_request_that_is_repeated_without_end_some_have_a_row_and_all_are_c
         "categories": 1,
     }
     assert (run.package["visit"]["requests"], run.package["visit"]["without_row"]) == (1_504, 501)
-    assert "  501 of 1,504 requests have no row: the same one has 1,000 at the most, all have 20,000\n" in run.stderr
+    assert "  501 of 1,504 requests have no row: the same one has at most 1,000, all together 20,000\n" in run.stderr
 
 
 def test_a_busy_page_is_left_at_a_signal(serve: Serve, output: Path) -> None:

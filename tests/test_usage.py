@@ -1,4 +1,4 @@
-"""What is typed wrong: one line that says what is accepted, and nothing is started.
+"""Usage errors: one line that says what is accepted, and nothing is started.
 
 The arguments of the spiders are in `test_spiders`, each with its line; here is the rest of the command line.
 """
@@ -124,8 +124,7 @@ def test_a_variable_of_the_environment_that_is_not_known_is_a_warning(scrapy: Sc
     warnings = [line for line in run.stderr.splitlines() if "WARNING" in line]
     assert len(warnings) == 1
     assert warnings[0].endswith(
-        "The environment variable PARTI_OUTPUTDIR is not known, and means nothing here; "
-        "did you mean `PARTI_OUTPUT_DIR`?"
+        "The environment variable PARTI_OUTPUTDIR is not known and has no effect; did you mean `PARTI_OUTPUT_DIR`?"
     )
 
 

@@ -55,7 +55,7 @@ def test_a_server_that_does_not_notify_of_live_channels_is_not_trusted(serve: Se
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3")
     settle(server, running)
     server.world.advance(30)
-    wait_until(lambda: len(re.findall("not heard of: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
+    wait_until(lambda: len(re.findall("notification: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
     assert running.stop(signal.SIGTERM) == 4
     assert "channels went live unheard while it was connected" in running.stderr
 
@@ -100,7 +100,7 @@ def test_a_signal_ends_it_at_once_in_any_state_of_the_connection(serve: Serve, o
         before = time.monotonic()
         assert running.stop(signal.SIGTERM) == 4
         assert time.monotonic() - before < 10
-    assert "no connection to ws://127.0.0.1" in running.stderr
+    assert "could not connect to ws://127.0.0.1" in running.stderr
 
 
 def test_a_run_that_is_stopped_before_it_listens_is_not_complete(serve: Serve, output: Path) -> None:
@@ -244,5 +244,5 @@ def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl:
     }
     run = crawl("notifications", *QUIET, env=env, duration="2s")
     assert run.code == 4
-    assert re.search(r"no connection to wss://one\.parti\.test/ came about: HTTP 4\d\d from the proxy", run.stderr)
+    assert re.search(r"could not connect to wss://one\.parti\.test/: HTTP 4\d\d from the proxy", run.stderr)
     assert "s3cret" not in run.stderr + run.package["reason"]

@@ -30,31 +30,27 @@ class Command(ScrapyCommand):
     requires_crawler_process = False
 
     def syntax(self) -> str:
-        """Return what follows the command's name."""
         return "[--port N] [switches]"
 
     def short_desc(self) -> str:
-        """Return the line of `scrapy --help`."""
         return "Serve a mock of the Parti API on this machine"
 
     def long_desc(self) -> str:
-        """Return the beginning of the command's own help."""
         return (
             "Serve a mock of the Parti API on 127.0.0.1, for demonstrations, tests and development. The data are made "
             "up, and the same for the same --seed and --now. Every open question of the API is a switch."
         )
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the switches."""
         super().add_options(parser)
-        # Scrapy's own takes a line of help that ends with a colon for a heading, and underlines it.
+        # Scrapy's own underlines a line of help that ends with a colon, as a heading.
         parser.formatter_class = argparse.HelpFormatter
-        # The usual one prints the usage first, and what is wrong is lost below it.
+        # The usual one prints the long usage before the error.
         parser.error = _refuse  # type: ignore[method-assign]
         group = parser.add_argument_group(title="Mock server")
         group.add_argument("--port", metavar="N", help=f"port on 127.0.0.1; 0: any free one (default: {_DEFAULT_PORT})")
         for switch in switches():
-            # The values stay texts here: `Options` knows what they mean, and what to say where they mean nothing.
+            # The values stay texts here: `Options` parses them and reports errors.
             if isinstance(switch.kind, Flag):
                 group.add_argument(f"--{switch.name}", action="store_true", default=None, help=switch.explanation)
             else:
@@ -63,7 +59,6 @@ class Command(ScrapyCommand):
                 group.add_argument(f"--{switch.name}", metavar=metavar, help=switch.explanation + default)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Serve until SIGINT or SIGTERM."""
         if args:
             known = ["--port", *(f"--{switch.name}" for switch in switches())]
             hint = did_you_mean(args[0].partition("=")[0], known)
@@ -83,7 +78,7 @@ def serve(options: Options, port: int) -> int:
     stop = threading.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda *_: stop.set())
-    # Only here is aiohttp imported: Scrapy imports every command module just to list the commands.
+    # This imports aiohttp, which Scrapy must not load just to list the commands.
     server = mockserver.MockServer(options, port=port)
     try:
         server.start()

@@ -10,16 +10,13 @@ if TYPE_CHECKING:
 
 
 class FlushedFiles:
-    """Files as far as they have been handed to the system, which `sync` brings to the disk.
-
-    It has descriptors of its own, so that files may be closed meanwhile, and others opened.
+    """Flushed files, which `sync` brings to the disk; with its own descriptors, so that they may be closed before.
 
     Attributes:
         sizes: size in bytes and rows of each file, by name.
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
         self.sizes: dict[str, tuple[int, int]] = {}
         self._descriptors: list[int] = []
 
@@ -32,7 +29,7 @@ class FlushedFiles:
         self.sizes.update(sizes)
 
     def sync(self) -> None:
-        """Bring all of them to the disk, in whatever thread. Raises OSError."""
+        """Bring all of them to the disk, in any thread. Raises OSError."""
         try:
             for descriptor in self._descriptors:
                 os.fsync(descriptor)
@@ -40,6 +37,5 @@ class FlushedFiles:
             self.close()
 
     def close(self) -> None:
-        """Let go of the descriptors."""
         while self._descriptors:
             os.close(self._descriptors.pop())

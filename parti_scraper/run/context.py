@@ -1,4 +1,4 @@
-"""One run of a spider: the object that whoever takes part in it is handed."""
+"""One run of a spider: the object that spider, pipelines and extensions share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Identity:
         run_id: the name of the run, and of its folder.
         arguments: what was typed, parsed.
         raw_arguments: as typed, without what is about the run itself.
-        started_at: when it was begun, in Unix seconds; of a run that is finished later, when that was.
+        started_at: when it was first started, in Unix seconds.
         job: scrapyd's id of the job; None on the command line.
     """
 
@@ -50,14 +50,14 @@ class Identity:
 
 
 class RunFolder:
-    """The folder of a run, and what is to be written into it.
+    """The folder of a run, and what is written into it.
 
     Attributes:
         path: where it is.
         collection: the stem of the names of the record files.
         item_class: the kind of the records.
-        suffix: what distinguishes the record files written now from those before, where the run rotates them.
-        is_resumed: whether its files are gone on with.
+        suffix: what distinguishes the record files written now from earlier ones, where the run rotates them.
+        is_resumed: whether it continues the files of an earlier session.
     """
 
     def __init__(
@@ -68,15 +68,7 @@ class RunFolder:
         suffix_for: Callable[[Any], str] | None = None,
         suffix: str = "",
     ) -> None:
-        """Describe the folder.
-
-        Args:
-            path: where it is.
-            collection: the stem of the names of the record files.
-            item_class: the kind of the records.
-            suffix_for: returns the suffix of the files that a record belongs into; None: they are not rotated.
-            suffix: the one to begin with.
-        """
+        """Describe the folder; `suffix_for` returns the suffix for a record, and is None where files do not rotate."""
         self.path = path
         self.collection = collection
         self.item_class = item_class
@@ -91,19 +83,17 @@ class RunFolder:
 
     @property
     def appends(self) -> bool:
-        """Whether files that are there already are gone on with."""
+        """Whether existing files are continued."""
         return self.is_resumed or bool(self.suffix)
 
     def file_suffix_for(self, item: Any) -> str:
-        """Return the suffix of the files that a record belongs into."""
+        """Return the suffix of the files that a record belongs in."""
         return self.suffix if self._suffix_for is None else self._suffix_for(item)
 
     def rotate(self, suffix: str) -> None:
-        """Write the files of another suffix from now on."""
         self.suffix = suffix
 
     def resume(self) -> None:
-        """Go on with the files that are there."""
         self.is_resumed = True
 
 
@@ -112,9 +102,9 @@ class SeriesPlace:
     """The place of a run among incremental runs with the same filters.
 
     Attributes:
-        id: the series, of the ledger.
-        next_since: where the next run starts after this one, in Unix seconds; None: where it did before.
-        versions_since: from when on that run knows the versions of what was written, in Unix seconds.
+        id: the series in the ledger.
+        next_since: where the run after this one starts, in Unix seconds; None: this run does not change it.
+        versions_since: from when on that run needs the versions that were written, in Unix seconds.
     """
 
     id: int
@@ -123,7 +113,7 @@ class SeriesPlace:
 
 
 class Seen(Protocol):
-    """Identities of the records that were written; of the snapshot at hand where there are snapshots."""
+    """Identities of the records that were written; with snapshots, of the current one."""
 
     def __contains__(self, identity: Hashable, /) -> bool: ...
 
@@ -135,16 +125,15 @@ class Seen(Protocol):
 
 
 class RecordLimit:
-    """The argument `max_records`: how many records are to be written, and whether they were."""
+    """The argument `max_records`, and how many records were written."""
 
     def __init__(self, most: int | None) -> None:
-        """Begin with none written; `most` is None where all are wanted."""
+        """Start with none written; `most` is None where all are wanted."""
         self.most = most
         self._taken = 0
 
     @property
     def is_reached(self) -> bool:
-        """Whether no more is wanted."""
         return self._taken == self.most
 
     def take(self) -> bool:
@@ -155,23 +144,20 @@ class RecordLimit:
         return True
 
     def restore(self, taken: int) -> None:
-        """Count on from so many."""
         self._taken = taken
 
 
 class Run:
-    """One run, made of parts that each own a subject; the spider, the pipelines and the extensions share it.
-
-    It has more than a dozen parts since it is the one place to find them; it decides nothing itself.
+    """One run, made of parts that each own a subject; it decides nothing itself.
 
     Attributes:
         identity: what it is called, and what was asked for.
         folder: where its files are.
         ledger: what runs have done.
-        previous: the run as the ledger has it, where this one is to finish it.
+        previous: the unfinished run that this one resumes, from the ledger.
         hosts: which host of the API is asked.
-        window: the window of time that it is about, in Unix seconds, frozen; None where there is none.
-        series: its place among incremental runs; None where it is none of them.
+        window: the window of time that it collects, in Unix seconds; None where there is none.
+        series: its place among incremental runs; None where it is not incremental.
         selection: the filters that the client applies.
         limit: how many records are wanted.
         seen: identities of the records that were written.
@@ -191,16 +177,7 @@ class Run:
         *,
         previous: RunRecord | None = None,
     ) -> None:
-        """Compose the run; nothing is read or written yet.
-
-        Args:
-            identity: what it is called, and what was asked for.
-            folder: where its files are.
-            ledger: what runs have done.
-            hosts: which host of the API is asked.
-            seen: what remembers the records that were written.
-            previous: the run as the ledger has it, where this one is to finish it.
-        """
+        """Compose the run; nothing is read or written yet."""
         self.identity = identity
         self.folder = folder
         self.ledger = ledger
@@ -217,11 +194,9 @@ class Run:
         self.problems = Problems()
 
     def freeze_window(self, since: int, until: int) -> None:
-        """Set the window of time that the run is about."""
         self.window = (since, until)
 
     def join(self, series: SeriesPlace) -> None:
-        """Take a place among incremental runs."""
         self.series = series
 
     def select(self, selection: Selection) -> None:
@@ -229,18 +204,16 @@ class Run:
         self.selection = selection
 
     def window_as_json(self) -> dict[str, str] | None:
-        """Return the frozen window, for the data package."""
         if self.window is None:
             return None
         since, until = self.window
         return {"since": timestamp_to_iso(since), "until": timestamp_to_iso(until)}
 
     def counts(self) -> Counts:
-        """Return what became of the records."""
         return self.tally.counts(len(self.quality.unknown))
 
     def progress(self) -> dict[str, Any]:
-        """Return how far the run has come but for the spider's own account, as JSON takes it."""
+        """Return how far the run has come, without the spider's own part, as JSON takes it."""
         return {
             "failovers": self.hosts.failovers,
             "hosts": self.hosts.as_json(time.monotonic()),
@@ -248,7 +221,7 @@ class Run:
         }
 
     def restore(self, progress: Mapping[str, Any]) -> None:
-        """Go on from there; called before anything is requested."""
+        """Resume from there; called before anything is requested."""
         # Earlier versions had no hosts and no quality.
         self.hosts.restore(progress.get("hosts"), time.monotonic(), progress["failovers"])
         if "quality" in progress:
@@ -256,25 +229,20 @@ class Run:
 
 
 def run_of(crawler: Any) -> Run | None:
-    """Return the run that a crawler is about; None where there is none, as in `scrapy shell`."""
+    """Return the run of a crawler; None where there is none, as in `scrapy shell`."""
     run = getattr(crawler.spider, "run", None)
     return run if isinstance(run, Run) else None
 
 
 def present_run(crawler: Any) -> Run:
-    """Return the run that a crawler is about, for a component that is used only where there is one."""
+    """Return the run of a crawler, for a component that is used only where there is one."""
     run = run_of(crawler)
     assert run is not None  # noqa: S101 - `scrapy shell` builds such components too, and does not use them
     return run
 
 
 def default_run_id(job: str | None, now: float) -> str:
-    """Return the name of a run that none was typed for: after scrapyd's job, or the moment.
-
-    Args:
-        job: scrapyd's id of the job.
-        now: Unix seconds.
-    """
+    """Return the default name of a run: from scrapyd's id of the job, or from the time in Unix seconds."""
     if job:
         return re.sub(r"[^A-Za-z0-9._-]", "_", job, flags=re.ASCII).lstrip("._-")[:100] or default_run_id(None, now)
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

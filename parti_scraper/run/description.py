@@ -23,16 +23,7 @@ def describe_run(
     *,
     created: str,
 ) -> dict[str, Any]:
-    """Return the descriptor of a run that came to its end; its files are read for their digests.
-
-    Args:
-        run: the run.
-        ending: what bore on the verdict.
-        verdict: how it ended.
-        files: what is in its folder.
-        feeds: what the user had stored elsewhere.
-        created: the moment, in ISO 8601.
-    """
+    """Return the descriptor of a run that has ended, `created` in ISO 8601; reads its files. Raises OSError."""
     identity = run.identity
     counts = asdict(ending.counts)
     if run.series is not None:

@@ -1,7 +1,7 @@
-"""How the files of a run that was stopped are put right, so that it can go on from its last checkpoint.
+"""How the files of a stopped run are prepared, so that it can resume from its last checkpoint.
 
-`plan` decides, and is pure: it is given what is in the folder and what was noted. `carry_out` does it. A process that
-is killed between any two steps leaves a folder for which `plan` comes to the same end.
+`plan` decides, and is pure: it takes what is in the folder and what the checkpoint noted. `carry_out` does it. After a
+process was killed between any two steps, `plan` comes to the same result.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     # Size in bytes and rows of each file at the last checkpoint, by name.
     Noted = Mapping[str, tuple[int, int]]
 
-# Records that came after the last checkpoint, while their files are put right.
+# Records that came after the last checkpoint, while their files are prepared.
 RECOVERED = "recovered.jsonl"
 _NOTHING = (0, 0)
 
 
 class Obstacle(Enum):
-    """Why a run cannot go on, and begins from the start."""
+    """Why a run cannot resume, and starts over."""
 
     NOTHING_NOTED = "it has not noted how far it has come"
     FEEDS_ELSEWHERE = "its records are not all written to plain files in its folder"
@@ -40,11 +40,11 @@ class RunFiles:
     """What the files of a run are.
 
     Attributes:
-        collection: the stem of their names, but for the quarantine.
+        collection: the stem of their names, except for the quarantine.
         quarantine: the name of the file of the records that were set aside.
-        can_refetch: what came after the last checkpoint can be asked for again; else every whole line is kept.
-        rotates: it begins a file a day.
-        feeds: names of those that are to be written now; None where records go elsewhere, or not line by line.
+        can_refetch: what came after the last checkpoint can be fetched again; else every whole line is kept.
+        rotates: it starts a file a day.
+        feeds: names of those that are written now; None where records go elsewhere, or not line by line.
     """
 
     collection: str
@@ -54,11 +54,11 @@ class RunFiles:
     feeds: frozenset[str] | None
 
     def is_feed(self, name: str) -> bool:
-        """Tell whether a file in the folder is one of records that were written, by this session or another."""
+        """Tell whether a file in the folder holds records that were written, in any session."""
         return name.startswith(f"{self.collection}.")
 
     def has_tail(self, name: str) -> bool:
-        """Tell whether what a file holds after the checkpoint is kept."""
+        """Tell whether the part of a file after the checkpoint is kept."""
         if self.can_refetch:
             return False
         return name in {self.quarantine, RECOVERED} or (self.is_feed(name) and name.endswith(".jsonl"))
@@ -66,7 +66,7 @@ class RunFiles:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file in the folder: its size in bytes, and what it holds after the checkpoint, where that is kept."""
+    """A file in the folder: its size in bytes, and the part after the checkpoint, where that is kept."""
 
     size: int
     tail: bytes = b""
@@ -79,14 +79,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """The step that puts lines aside in a file of their own, in place of what that held."""
+    """The step that writes lines to `RECOVERED`, which it replaces."""
 
     lines: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """The step that removes a file, where it is there."""
+    """The step that removes a file, if it exists."""
 
     name: str
 
@@ -103,16 +103,16 @@ Step = Save | Remove | Cut
 
 
 @dataclass(frozen=True, slots=True)
-class GoOn:
-    """The run goes on from its last checkpoint.
+class Resume:
+    """The run resumes from its last checkpoint.
 
     Attributes:
         steps: what is done to its files, in this order.
         rows: how many each file of records holds then, by name.
-        tail: records that came after the checkpoint and cannot be asked for again, in the order in which they were
-            written. They are in `RECOVERED` and are to be written and counted once more, but for those that the files
-            hold: a process may have been killed after it had done so.
-        quarantined: records that were set aside after the checkpoint and stay there; they are to be counted.
+        tail: records after the checkpoint that cannot be fetched again, in the order written. They are in `RECOVERED`,
+            and must be written and counted again, except for those that the files already hold: a process may have
+            been killed after it wrote them.
+        quarantined: how many records were set aside after the checkpoint; they stay there and must be counted.
     """
 
     steps: tuple[Step, ...]
@@ -123,11 +123,11 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class StartOver:
-    """The run begins from the start.
+    """The run starts over.
 
     Attributes:
-        obstacle: why it cannot go on.
-        loses_records: records would be deleted that cannot be asked for again, so it must not begin either.
+        obstacle: why it cannot resume.
+        loses_records: records would be deleted that cannot be fetched again, so it must not start at all.
         steps: how its folder is cleared.
     """
 
@@ -136,8 +136,8 @@ class StartOver:
     steps: tuple[Step, ...]
 
 
-def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> GoOn | StartOver:
-    """Decide how a run goes on.
+def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Resume | StartOver:
+    """Decide how a run resumes.
 
     Args:
         files: what its files are.
@@ -145,7 +145,7 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Go
         noted: the files at its last checkpoint; None where there was none, as for a new run.
 
     Raises:
-        ValueError: a whole line is no JSON.
+        ValueError: a whole line is not JSON.
     """
     if noted is None:
         return _start_over(files, found, Obstacle.NOTHING_NOTED)
@@ -153,26 +153,26 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Go
         return _start_over(files, found, obstacle)
     rows = {name: count for name, (_, count) in noted.items() if name.startswith(files.collection)}
     if files.can_refetch:
-        return GoOn((*_cuts(found, noted), *_unnoted(found, noted, [files.quarantine])), rows)
+        return Resume((*_cuts(found, noted), *_unnoted(found, noted, [files.quarantine])), rows)
     lines = _lines_to_save(files, found)
     quarantine = found.get(files.quarantine, Found(0))
     feeds = {name: size_and_rows for name, size_and_rows in noted.items() if name != files.quarantine}
     steps: list[Step] = [
-        # First of all: from here on the lines may be cut off.
+        # Before any file is cut.
         *([Save(lines)] if lines else []),
         *_unnoted(found, noted, filter(files.is_feed, sorted(found))),
         *_cuts(found, feeds),
         *_cut_to_lines(files.quarantine, quarantine),
     ]
-    return GoOn(tuple(steps), rows, tuple(map(json.loads, lines)), len(quarantine.lines))
+    return Resume(tuple(steps), rows, tuple(map(json.loads, lines)), len(quarantine.lines))
 
 
 def _obstacle(files: RunFiles, found: Mapping[str, Found], noted: Noted) -> Obstacle | None:
-    """Return why the files cannot be gone on with: they lack what they held, or others are to be written now."""
+    """Return why the files cannot be continued: they lack what they held, or others are written now."""
     if files.feeds is None:
         return Obstacle.FEEDS_ELSEWHERE
     whole = all(found.get(name, Found(0)).size >= size for name, (size, _) in noted.items())
-    # What rotates begins a file a day.
+    # Where files rotate, new names are expected.
     if not whole or (files.feeds - noted.keys() and not files.rotates):
         return Obstacle.FILES_CHANGED
     return None
@@ -189,7 +189,7 @@ def _lines_to_save(files: RunFiles, found: Mapping[str, Found]) -> tuple[bytes, 
     """Return the whole lines that came after the checkpoint, each once."""
     lines = dict.fromkeys(found[RECOVERED].lines if RECOVERED in found else [])
     for name in sorted(filter(files.is_feed, found)):
-        # A process that was killed may have saved them already, and not yet cut them off; or have written them again.
+        # A killed process may have saved them and not yet cut them off, or have written them again.
         lines |= dict.fromkeys(found[name].lines)
     return tuple(lines)
 
@@ -199,21 +199,21 @@ def _unnoted(found: Mapping[str, Found], noted: Noted, names: Iterable[str]) -> 
 
 
 def _cuts(found: Mapping[str, Found], noted: Noted) -> Iterator[Cut]:
-    # What came after was not noted, so it is asked for again, or was saved; the last line may be torn.
+    # What came after is fetched again, or was saved; the last line may be torn.
     return (Cut(name, size) for name, (size, _) in noted.items() if name in found and found[name].size > size)
 
 
 def _cut_to_lines(name: str, file: Found) -> Iterator[Cut]:
-    """Cut off a last line that is torn: what was set aside since the checkpoint is kept."""
+    """Cut off a torn last line; what was set aside since the checkpoint is kept."""
     if torn := len(file.tail.rpartition(b"\n")[2]):
         yield Cut(name, file.size - torn)
 
 
 def roll_back(names: Iterable[str], noted: Noted, quarantine: str) -> tuple[Step, ...]:
-    """Return how what came since a checkpoint is left out, once the files are closed.
+    """Return the steps that remove what came since a checkpoint, once the files are closed.
 
     Args:
-        names: the files of the run that are there.
+        names: the existing files of the run.
         noted: the files at the checkpoint.
         quarantine: the name of the file of the records that were set aside.
     """
@@ -225,7 +225,7 @@ def roll_back(names: Iterable[str], noted: Noted, quarantine: str) -> tuple[Step
 
 
 def look(folder: Path, files: RunFiles, noted: Noted | None) -> dict[str, Found]:
-    """Return what is in the folder of a run, as far as it is the run's own. Raises OSError."""
+    """Return the run's own files in its folder. Raises OSError."""
     names = {path.name for path in folder.glob(f"{files.collection}.*")}
     names |= {name for name in {files.quarantine, RECOVERED, *(noted or {})} if (folder / name).exists()}
     found = {}
@@ -238,11 +238,7 @@ def look(folder: Path, files: RunFiles, noted: Noted | None) -> dict[str, Found]
 
 
 def carry_out(folder: Path, steps: Iterable[Step]) -> None:
-    """Do in a folder what was planned.
-
-    Raises:
-        OSError: it cannot be done; what was done so far does no harm.
-    """
+    """Carry out a plan in a folder. Raises OSError; a part of the steps does no harm."""
     for step in steps:
         match step:
             case Save(lines):
@@ -253,22 +249,22 @@ def carry_out(folder: Path, steps: Iterable[Step]) -> None:
                 os.truncate(folder / name, size)
 
 
-def rows_before(folder: Path, recovered: GoOn) -> Iterator[Row]:
-    """Yield the records that the run had written at the checkpoint, once the plan was carried out. Raises OSError."""
+def rows_before(folder: Path, recovered: Resume) -> Iterator[Row]:
+    """Yield the records written until the checkpoint, once the plan was carried out. Raises OSError."""
     for name, rows in sorted(recovered.rows.items()):
-        # One without rows may not have been made.
+        # A file without rows may not exist.
         if rows and name.endswith(".jsonl"):
             with (folder / name).open("rb") as lines:
                 yield from (json.loads(line) for line in lines if line.endswith(b"\n"))
 
 
 def forget_tail(folder: Path) -> None:
-    """Remove the lines that were put aside, once a checkpoint says that they are in the files again."""
+    """Remove `RECOVERED`, once a checkpoint notes that its lines are in the files again."""
     (folder / RECOVERED).unlink(missing_ok=True)
 
 
 def _save(folder: Path, lines: Iterable[bytes]) -> None:
-    """Write the lines so that they are on the disk, all of them, before anything is cut off elsewhere."""
+    """Bring all lines to the disk before anything is cut off elsewhere."""
     saved = folder / RECOVERED
     temporary = saved.with_suffix(".tmp")
     with temporary.open("wb") as file:

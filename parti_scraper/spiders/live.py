@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from scrapy import signals
@@ -37,10 +38,8 @@ logger = logging.getLogger(__name__)
 class LiveSpider(LiveRouteSpider):
     """Collects the channels that are live, a row per channel and snapshot.
 
-    Its public methods are what `PagedSpider` leaves to a spider, and the handlers of two signals.
-
     Attributes:
-        snapshots: how many were begun.
+        snapshots: how many were started.
     """
 
     name = "live"
@@ -51,7 +50,6 @@ class LiveSpider(LiveRouteSpider):
     arguments: LiveArguments
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run."""
         super().__init__(run)
         self.snapshots = 0
         self._walks_left = 0
@@ -74,7 +72,7 @@ class LiveSpider(LiveRouteSpider):
         return self.arguments.interval is not None
 
     def begin(self) -> Iterator[Request]:
-        """Begin the first snapshot; a run that goes on keeps to its schedule."""
+        """Start the first snapshot; a resumed run keeps to its schedule."""
         self._first_at = time.monotonic()
         if not self.snapshots:
             yield from self._snapshot()
@@ -85,7 +83,7 @@ class LiveSpider(LiveRouteSpider):
         self._schedule_snapshot()
 
     def progress(self) -> dict[str, Any]:
-        """Return how many snapshots were taken; the next one may have begun."""
+        # The next snapshot may have started.
         return {**super().progress(), "snapshots": self.snapshots - bool(self._walks_left)}
 
     def restore(self, progress: Any) -> None:
@@ -95,15 +93,14 @@ class LiveSpider(LiveRouteSpider):
 
     @property
     def can_checkpoint(self) -> bool:
-        """Whether no snapshot is half-way."""
+        """Whether no snapshot is under way."""
         return self.snapshots > 0 and not self._walks_left
 
     def is_checkpoint_due(self) -> bool:
-        """Tell it after each snapshot."""
+        """Tell after each page whether a snapshot has ended."""
         return not self._walks_left
 
     def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveChannel]:
-        """Return the channels of a page. Raises PageError."""
         context = Context(timestamp_to_iso(time.time()), self.index, walk.snapshot_id, query.slice.offset)
         return LIVE_CHANNELS.normalize(response.body, response.url, context)
 
@@ -120,17 +117,15 @@ class LiveSpider(LiveRouteSpider):
         self.crawler.stats.inc_value("parti/live/snapshots")
         snapshot_id = f"{self.run_id}-{self.snapshots}"
         # All are counted before the first can end.
-        begun = [self.begin_walk(Walk(categories, self.plan(categories), snapshot_id)) for categories in self.groups]
-        for requests in begun:
-            yield from requests
+        walks = [self.begin_walk(Walk(categories, self.plan(categories), snapshot_id)) for categories in self.groups]
+        yield from chain(*walks)
 
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
-        """Count the walk to its snapshot and begin it."""
         self._walks_left += 1
         return super().begin_walk(walk)
 
     def _schedule_snapshot(self) -> None:
-        """Set the timer for the next moment of the schedule, which the time that snapshots take does not shift."""
+        """Set the timer for the next time of the schedule, which does not depend on how long snapshots take."""
         due = None if self._schedule is None else self._schedule.next(time.monotonic() - self._first_at)
         if due is None:
             return
@@ -151,7 +146,6 @@ class LiveSpider(LiveRouteSpider):
             raise DontCloseSpider
 
     def cancel_timer(self) -> None:
-        """Take no further snapshot."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class ScheduledSpider(PagedSpider):
     """Collects announced livestreams.
 
-    There may be none. An empty list is believed where it comes again after a wait, and the categories route, which is
-    the control page here, still serves.
+    There may be none: an empty list is accepted where it comes again after a wait while the categories route, which is
+    the control page here, still has records.
     """
 
     name = "scheduled"
@@ -38,15 +38,13 @@ class ScheduledSpider(PagedSpider):
 
     @property
     def can_checkpoint(self) -> bool:
-        """A list of a few pages is walked from the start."""
+        """Whether a run could resume: no, a list of a few pages is walked from the start."""
         return False
 
     def is_checkpoint_due(self) -> bool:
-        """Likewise."""
         return False
 
     def begin(self) -> Iterator[Request]:
-        """Walk the list."""
         for categories in self.groups:
             yield from self.begin_walk(Walk(categories, self.plan(categories)))
 
@@ -55,7 +53,6 @@ class ScheduledSpider(PagedSpider):
         return Passes(self.size, "the scheduled livestreams", lenient=False)
 
     def url(self, _walk: Walk, query: PageQuery) -> str:
-        """Return the address of a page."""
         base_url = self.run.hosts.current
         if query.control:
             return routes.categories_url(base_url)
@@ -68,5 +65,5 @@ class ScheduledSpider(PagedSpider):
         return source.normalize(response.body, response.url, context)
 
     def belongs(self, _walk: Walk, _item: Any) -> bool:
-        """A control page holds none of the list."""
+        """Tell whether a record of a control page is part of the list: none is."""
         return False

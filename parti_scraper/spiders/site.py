@@ -40,15 +40,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCREENSHOT = "screenshot.png"
-# Seconds between two looks whether the visit is to be broken off.
+# Seconds between two checks whether to end the visit early.
 _WATCH = 0.2
 _NO_CLICK = "no category was clicked"
 
 
 class SiteSpider(PartiSpider):
     """Opens a page of the site in Chromium, and collects the API requests that it makes.
-
-    Its public methods are what `PartiSpider` leaves to a spider.
 
     Attributes:
         report: how the site differs from what this project knows; None before the end of the visit.
@@ -63,7 +61,6 @@ class SiteSpider(PartiSpider):
     arguments: SiteArguments
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run."""
         super().__init__(run)
         self.report: Report | None = None
         self._visit: Visit | None = None
@@ -77,7 +74,7 @@ class SiteSpider(PartiSpider):
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
-        """Have the browser started by scrapy-playwright. Raises BrowserError."""
+        """Let scrapy-playwright start the browser. Raises BrowserError."""
         super().update_settings(settings)
         check_browser(settings)
         handler = "scrapy_playwright.handler.ScrapyPlaywrightDownloadHandler"
@@ -99,15 +96,14 @@ class SiteSpider(PartiSpider):
 
     @property
     def page_url(self) -> str:
-        """The page to open."""
         site_url = urls.check_site_url(self.settings["PARTI_SITE_URL"])
         return self.arguments.url or f"{site_url}{routes.CATEGORIES_PAGE}"
 
     async def start(self) -> AsyncIterator[Any]:
-        """Have scrapy-playwright start the browser with an empty page.
+        """Let scrapy-playwright start the browser with an empty page.
 
-        It would read the content of a page that it opens itself, and for that Playwright may wait endlessly if the
-        page leaves for another one.
+        It reads the content of a page that it opens itself, for which Playwright may wait endlessly if the page leaves
+        for another one.
         """
         yield self.request(
             "data:,",
@@ -140,7 +136,7 @@ class SiteSpider(PartiSpider):
             self._conclude(visit)
 
     async def _bounded(self, visit: Visit, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for a part of the visit, but no longer than the crawl goes on, nor than the browser may take."""
+        """Wait for a part of the visit, at most until the crawl ends or the browser is too slow."""
         task = asyncio.ensure_future(work)
         while not task.done() and not is_closing(self.crawler):
             if visit.is_hung:
@@ -153,14 +149,13 @@ class SiteSpider(PartiSpider):
             await task
 
     def not_started(self, failure: Failure) -> None:
-        """Note why there is no browser."""
         if isinstance(failure.value, BrowserError):
             self.cannot_start(str(failure.value))
         else:
             self._not_opened(failure.value)
 
     async def _see(self, visit: Visit) -> None:
-        """Open the page, and look around as long as the page and the browser respond."""
+        """Open the page, and look around while the page and the browser respond."""
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
         try:
@@ -208,7 +203,6 @@ class SiteSpider(PartiSpider):
             self.run.problems.note_gap(f"the visit of {redact_url(self.page_url)} was cut short: {why}")
 
     def _conclude(self, visit: Visit) -> None:
-        """Report how the site differs from what this project knows."""
         calls = visit.calls
         self.report = calls.comparison.report()
         self.run.quality.replace_unknown(calls.comparison.unknown_fields)
@@ -236,10 +230,10 @@ class SiteSpider(PartiSpider):
         if calls.without_row:
             lines.append(
                 f"{calls.without_row:,} of {calls.made:,} requests have no row: "
-                f"the same one has {MOST_REPEATS:,} at the most, all have {MOST_CALLS:,}"
+                f"the same one has at most {MOST_REPEATS:,}, all together {MOST_CALLS:,}"
             )
         if calls.workers:
-            lines.append("the page has a worker; what that asks for at once, before it is heard, may have no row")
+            lines.append("the page has a worker; its very first requests may have no row")
         if 0 < visit.clicked < len(calls.categories):
             lines.append(f"clicked on {visit.clicked} of {len(calls.categories)} categories")
         if report.agrees:
@@ -259,14 +253,9 @@ class SiteSpider(PartiSpider):
                 "categories": len(calls.categories),
                 "clicked": self._visit.clicked,
             }
-        return {
-            "host": urls.origin_of(self.page_url),
-            "visit": visit,
-            "drift": self.report and self.report.as_json(),
-        }
+        return {"host": urls.origin_of(self.page_url), "visit": visit, "drift": self.report and self.report.as_json()}
 
     def other_files(self) -> list[datapackage.File]:
-        """Return the screenshot."""
         if not self._has_screenshot:
             return []
         return [
