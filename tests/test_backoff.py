@@ -84,7 +84,7 @@ def test_a_number_of_any_length_is_capped() -> None:
     assert parse_retry_after("9" * 10_000, 0) == MAX_RETRY_AFTER
 
 
-def test_attempts_are_counted_by_kind_and_the_record_before_stays_as_it_was() -> None:
+def test_attempts_are_counted_by_kind_and_earlier_counts_do_not_change() -> None:
     first = Attempts(since=10)
     second = first.failed("timeout", "a").failed("HTTP 500", "b").failed("timeout", "b")
     assert (second.number, second.kinds) == (3, Counter({"timeout": 2, "HTTP 500": 1}))

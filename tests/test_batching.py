@@ -129,9 +129,7 @@ def test_the_records_of_a_page_are_passed_on_together(crawl: Run, serve: Serve) 
 
 
 @pytest.mark.parametrize("options", [(), OFF], ids=["with", "without"])
-def test_an_extension_that_listens_for_items_is_told_of_each(
-    crawl: Run, serve: Serve, options: tuple[str, ...]
-) -> None:
+def test_an_extension_that_listens_for_items_gets_each(crawl: Run, serve: Serve, options: tuple[str, ...]) -> None:
     run = crawl("recent", *with_extension("Listener"), *ALONE, *options, server=serve(**STILL, malformed=0.05))
     assert run.code == 0
     counts = run.package["counts"]
@@ -162,14 +160,14 @@ FAILING = {"tests.components.FailingPipeline": 500}
     ],
     ids=["middleware", "processor", "formatter", "exporter", "feeds", "errors", "dropped"],
 )
-def test_whoever_looks_at_each_item_sees_each(crawl: Run, serve: Serve, options: tuple[str, ...]) -> None:
+def test_a_component_that_needs_each_item_gets_each(crawl: Run, serve: Serve, options: tuple[str, ...]) -> None:
     # With the filter ignored, nearly all are dropped where few are asked for.
     server = serve(**STILL | {"events": 60}, time_filter="ignored")
     run = crawl("recent", *options, *ALONE, server=server)
     assert run.stdout.count("seen") >= 50
 
 
-def test_what_came_before_a_failing_callback_is_written(crawl: Run, serve: Serve, tmp_path: Path) -> None:
+def test_records_before_a_failing_callback_are_written(crawl: Run, serve: Serve, tmp_path: Path) -> None:
     spider = tmp_path / "spiders_of_a_user.py"
     spider.write_text(
         "from parti_scraper.spiders.categories import CategoriesSpider\n"
@@ -203,9 +201,7 @@ SPIDERMON_VALIDATION_SCHEMAS = {Livestream: {"properties": {"total_viewers": {"m
 """
 
 
-def test_a_validating_pipeline_of_somebody_elses_sees_each_record_once(
-    crawl: Run, serve: Serve, tmp_path: Path
-) -> None:
+def test_a_foreign_validating_pipeline_gets_each_record_once(crawl: Run, serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "settings_of_a_user.py").write_text(SETTINGS_OF_A_USER, encoding="utf-8")
     server = serve(**STILL)
     env = {"PYTHONPATH": str(tmp_path), "SCRAPY_SETTINGS_MODULE": "settings_of_a_user", "PYTHONWARNINGS": "error"}
@@ -219,14 +215,14 @@ def test_a_validating_pipeline_of_somebody_elses_sees_each_record_once(
     assert "WARNING" not in run.stderr
 
 
-def test_a_limit_of_scrapys_on_items_ends_the_run(crawl: Run, serve: Serve) -> None:
+def test_scrapys_limit_on_items_ends_the_run(crawl: Run, serve: Serve) -> None:
     run = crawl("recent", "-s", "CLOSESPIDER_ITEMCOUNT=50", *ALONE, server=serve(**STILL), limit=20)
     assert run.code == 3
     assert "STOPPED" in run.stderr
     assert 50 <= len(read_lines(run.folder / "livestreams.jsonl")) < 100
 
 
-def test_what_is_neither_true_nor_false_is_a_usage_error(scrapy: Scrapy, serve: Serve) -> None:
+def test_a_value_that_is_neither_true_nor_false_is_a_usage_error(scrapy: Scrapy, serve: Serve) -> None:
     server = serve(**STILL)
     run = scrapy("crawl", "recent", "-s", "PARTI_BATCHING=perhaps", server=server)
     assert (run.returncode, run.stdout) == (2, "")

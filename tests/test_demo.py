@@ -49,7 +49,7 @@ FOLDERS = {
 }
 
 
-def test_the_demo_leaves_every_file_with_its_columns_and_a_summary_and_warns_of_nothing(output: Path) -> None:
+def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warnings(output: Path) -> None:
     job = subprocess.run(
         [*JOB, "--mock"],
         cwd=ROOT,
@@ -78,7 +78,7 @@ def test_the_demo_leaves_every_file_with_its_columns_and_a_summary_and_warns_of_
         assert f"{spider} {folder.name}: complete: {len(rows):,} " in job.stderr
 
 
-def test_the_main_job_passes_a_signal_on_and_goes_no_further(serve: Serve, output: Path) -> None:
+def test_the_main_job_passes_a_signal_on_and_starts_no_more_crawls(serve: Serve, output: Path) -> None:
     server = serve(**STILL, latency=0.2)
     job = subprocess.Popen(
         JOB, cwd=ROOT, env=environment_of(output, server), stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -146,7 +146,7 @@ def test_a_terminal_shows_what_a_run_waits_for(script: Script, output: Path, col
         assert {len(line.rstrip()) for line in waiting} == {columns - 1}
 
 
-def test_elsewhere_log_lines_say_how_far_the_crawl_is(crawl: Run, serve: Serve) -> None:
+def test_without_a_terminal_log_lines_show_the_progress(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, latency=0.1)
     run = crawl("recent", "-s", "LOGSTATS_INTERVAL=0.1", server=server)
     assert run.code == 0

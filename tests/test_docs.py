@@ -109,7 +109,7 @@ def test_the_architecture_has_every_direct_dependency_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/architecture.md", "docs/deployment.md"])
-def test_files_and_places_that_a_document_names_exist(document: str) -> None:
+def test_files_and_sections_that_a_document_names_exist(document: str) -> None:
     path = ROOT / document
     text = path.read_text(encoding="utf-8")
     anchors = {

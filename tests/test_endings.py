@@ -38,7 +38,7 @@ HIDDEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("spider", "switches", "arguments"), HIDDEN, ids=str)
-def test_what_stands_below_a_stretch_that_is_left_out_is_found(
+def test_records_below_a_hidden_stretch_are_found(
     spider: str, switches: dict[str, Any], arguments: dict[str, Any], crawl: Run, serve: Serve
 ) -> None:
     server = serve(**LARGE | switches)
@@ -67,7 +67,7 @@ MOMENTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("spider", "switches"), MOMENTS, ids=str)
-def test_a_moment_of_empty_or_short_answers_costs_nothing(
+def test_a_short_time_of_empty_or_short_answers_loses_nothing(
     spider: str, switches: dict[str, Any], crawl: Run, serve: Serve
 ) -> None:
     server = serve(**LARGE | switches)
@@ -89,7 +89,9 @@ def test_a_moment_of_empty_or_short_answers_costs_nothing(
         ("categories", 0, "the list of categories is empty"),
     ],
 )
-def test_empty_answers_that_last_are_no_end(spider: str, after: int, reason: str, crawl: Run, serve: Serve) -> None:
+def test_empty_answers_that_last_do_not_prove_an_end(
+    spider: str, after: int, reason: str, crawl: Run, serve: Serve
+) -> None:
     server = serve(**LARGE, down_as="empty", down_after=after, down_for=600)
     run = crawl(spider, server=server, env={"PARTI_RETRY_PATIENCE": "1"})
     assert run.code == 4
@@ -99,7 +101,7 @@ def test_empty_answers_that_last_are_no_end(spider: str, after: int, reason: str
 
 @pytest.mark.parametrize("nulls", ["first", "last"])
 @pytest.mark.parametrize("share", [0.002, 0.02, 0.1])
-def test_records_without_an_end_come_once(share: float, nulls: str, crawl: Run, serve: Serve) -> None:
+def test_records_without_an_end_are_written_once(share: float, nulls: str, crawl: Run, serve: Serve) -> None:
     server = serve(**LARGE | {"events": 1_500}, undated=share, nulls=nulls)
     run = crawl("recent", server=server)
     assert run.code == 0, run.stderr
@@ -120,7 +122,7 @@ def test_the_true_end_costs_few_requests(crawl: Run, serve: Serve) -> None:
     assert len([seen for seen in server.requests if seen.path.endswith("/recent")]) <= 8
 
 
-def test_a_server_that_fails_at_the_ascending_order_is_well_otherwise(crawl: Run, serve: Serve) -> None:
+def test_a_server_that_fails_only_at_the_ascending_order_is_crawled(crawl: Run, serve: Serve) -> None:
     server = serve(**LARGE, ascending="failing")
     run = crawl("recent", server=server)
     assert run.code == 0, run.stderr

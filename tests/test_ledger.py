@@ -99,7 +99,7 @@ def noted(*written: Version) -> Checkpoint:
     return Checkpoint({"walks": []}, {"served": 2}, {"x.jsonl": (10, 2)}, "http://host", written=list(written))
 
 
-def test_a_run_is_found_as_it_was_begun(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_run_is_found_as_it_was_started(ledger: Ledger, tmp_path: Path) -> None:
     number = ledger.begin(run_of())
     again = Ledger(tmp_path / "state").find(Path("/output/recent/one"))
     assert again == RunRecord("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, (NOW - 60, NOW), id=number)
@@ -108,7 +108,7 @@ def test_a_run_is_found_as_it_was_begun(ledger: Ledger, tmp_path: Path) -> None:
     assert list(ledger.running("live")) == []
 
 
-def test_a_checkpoint_comes_back_with_all_marks_until_the_run_begins_from_the_start(ledger: Ledger) -> None:
+def test_a_checkpoint_is_restored_with_all_marks_until_the_run_starts_over(ledger: Ledger) -> None:
     number = ledger.begin(run_of())
     assert ledger.last_checkpoint(number) is None
     first = noted()
@@ -172,7 +172,7 @@ def series_after(ledger: Ledger, now: int, *written: Version, name: str = "ahead
     return ledger.series(FILTERS)
 
 
-def test_after_a_clock_that_was_ahead_a_run_starts_where_the_newest_livestreams_are_known_from(ledger: Ledger) -> None:
+def test_after_a_clock_ahead_a_run_starts_at_the_newest_known_livestreams(ledger: Ledger) -> None:
     series_after(ledger, NOW, Version(1, NOW - 10, b"one"), Version(2, NOW - 90, b"two"), name="right")
     series = series_after(ledger, NOW + YEARS, Version(3, NOW, b"three"))
     assert series.until == NOW + YEARS
@@ -185,25 +185,25 @@ def test_after_a_clock_that_was_ahead_a_run_starts_where_the_newest_livestreams_
     assert series_after(ledger, NOW + 60, name="next").until == NOW + 60
 
 
-def test_a_clock_that_is_behind_leaves_the_start_where_it_is(ledger: Ledger) -> None:
+def test_a_clock_that_is_behind_does_not_move_the_start(ledger: Ledger) -> None:
     series = series_after(ledger, NOW, Version(1, NOW - 10, b"one"))
     assert ledger.lower(series, NOW - YEARS) == series == ledger.series(FILTERS)
 
 
-def test_a_series_whose_versions_were_forgotten_by_a_wrong_clock_begins_from_the_start(ledger: Ledger) -> None:
+def test_a_series_that_lost_its_versions_by_a_wrong_clock_starts_over(ledger: Ledger) -> None:
     series = series_after(ledger, NOW + YEARS)
     assert series.versions_since == NOW + YEARS - 100
     assert ledger.lower(series, NOW) == ledger.series(FILTERS) == Series(series.id)
 
 
-def test_what_was_forgotten_once_is_not_known_again(ledger: Ledger) -> None:
+def test_a_forgotten_version_is_not_known_again(ledger: Ledger) -> None:
     series_after(ledger, NOW, Version(1, NOW - 150, b"one"), Version(2, NOW - 1, b"two"), name="one")
     number = ledger.begin(run_of(ledger.series(FILTERS), "two", next_since=NOW + 10, versions_since=NOW - 500))
     ledger.finish(number, complete=True, truncated=False)
     assert ledger.series(FILTERS).since(500) == NOW - 101
 
 
-def test_a_run_begun_over_an_unfinished_one_of_its_series_supersedes_it(ledger: Ledger) -> None:
+def test_a_run_supersedes_an_unfinished_one_of_its_series(ledger: Ledger) -> None:
     left = ledger.begin(run_of(ledger.series(FILTERS), "left", next_since=NOW, versions_since=NOW))
     ledger.checkpoint(left, noted(Version(1, NOW, b"x")))
     other = ledger.begin(run_of(ledger.series({}), "other"))
@@ -231,14 +231,14 @@ def test_a_run_starts_an_overlap_before_the_last_one_ended_but_not_before_what_i
     assert series.since(overlap) == since
 
 
-def test_the_hash_is_of_the_content_and_not_of_the_moment() -> None:
+def test_the_hash_depends_on_the_content_and_not_on_the_time() -> None:
     row = {"event_id": 1, "event_title": "ü", "extra": {"a": [1, None]}, "scraped_at": "2026-01-01T00:00:00Z"}
     assert content_hash(row) == content_hash({**row, "scraped_at": "2026-01-02T00:00:00Z"})
     assert content_hash(row) == content_hash(dict(reversed(row.items())))
     assert content_hash(row) != content_hash({**row, "event_title": "u"})
 
 
-def test_a_lock_is_one_processs_until_it_lets_go(tmp_path: Path) -> None:
+def test_only_one_process_holds_a_lock(tmp_path: Path) -> None:
     lock = Lock.take(tmp_path)
     assert lock is not None
     assert Lock.take(tmp_path) is None
@@ -299,7 +299,7 @@ def schema_of(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     return columns
 
 
-def test_a_ledger_of_version_1_has_the_tables_of_a_new_one_once_it_was_opened(tmp_path: Path) -> None:
+def test_opening_a_ledger_of_version_1_gives_it_the_tables_of_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     version_1(tmp_path / "old")
     for name in ("old", "old", "new"):
@@ -307,7 +307,7 @@ def test_a_ledger_of_version_1_has_the_tables_of_a_new_one_once_it_was_opened(tm
     assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
 
 
-def test_a_run_of_a_ledger_of_version_1_goes_on_and_moves_its_series(tmp_path: Path) -> None:
+def test_a_run_of_a_ledger_of_version_1_resumes_and_moves_its_series(tmp_path: Path) -> None:
     ledger = Ledger(version_1(tmp_path))
     window = (NOW - 160, NOW)
     run = RunRecord("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, window, 1, NOW, NOW - 100, id=1)
@@ -325,14 +325,14 @@ def test_a_run_of_a_ledger_of_version_1_goes_on_and_moves_its_series(tmp_path: P
     assert [ledger.known(1, event_id) for event_id in (8, 9, 10)] == [b"eight", b"nine", b"ten"]
 
 
-def test_counts_that_a_ledger_of_version_1_does_not_have_are_0(tmp_path: Path) -> None:
+def test_counts_that_are_missing_in_a_ledger_of_version_1_are_0(tmp_path: Path) -> None:
     version_1(tmp_path, counts={"item_scraped_count": 2, "parti/spider/served": 2})
     checkpoint = Ledger(tmp_path).last_checkpoint(1)
     assert checkpoint is not None
     assert checkpoint.counts == dict.fromkeys(COUNTS, 0) | {"written": 2, "served": 2}
 
 
-def test_a_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_migration_does_not_change_the_ledger(tmp_path: Path) -> None:
     before = schema_of(version_1(tmp_path, counts=["no object"]))
     with pytest.raises(AttributeError):
         Ledger(tmp_path)
@@ -368,7 +368,7 @@ def test_processes_that_open_a_ledger_of_version_1_at_once_migrate_it_once(tmp_p
             process.join()
 
 
-def test_a_ledger_of_version_1_is_left_alone_while_a_run_is_at_work_with_it(tmp_path: Path) -> None:
+def test_a_ledger_of_version_1_is_not_migrated_while_a_run_uses_it(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     before = schema_of(version_1(tmp_path, str(tmp_path / "run")))
     lock = Lock.take(tmp_path / "run")
@@ -383,7 +383,7 @@ def test_a_ledger_of_version_1_is_left_alone_while_a_run_is_at_work_with_it(tmp_
 
 
 @pytest.mark.parametrize("version", [3, 99, -1])
-def test_a_ledger_of_a_version_that_is_not_known_is_refused(tmp_path: Path, version: int) -> None:
+def test_a_ledger_of_an_unknown_version_is_refused(tmp_path: Path, version: int) -> None:
     Ledger(tmp_path).close()
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute(f"PRAGMA user_version = {version}")

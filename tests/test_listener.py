@@ -28,7 +28,7 @@ def connected(listener: Listener, now: float) -> None:
     fill(listener, now + 1)
 
 
-def test_who_is_connected_and_has_asked_misses_nothing() -> None:
+def test_a_connected_run_that_has_requested_the_live_route_has_no_gap() -> None:
     listener = listening()
     assert listener.missed(1, stopped=True)
     listener.connected(1)
@@ -47,7 +47,7 @@ def test_who_is_connected_and_has_asked_misses_nothing() -> None:
     assert listener.missed(500, stopped=False) is None
 
 
-def test_a_line_that_is_down_or_was_not_filled_since_is_a_gap() -> None:
+def test_a_dropped_connection_is_a_gap_until_it_is_filled() -> None:
     listener = listening()
     connected(listener, 0)
     listener.heard(10)
@@ -66,7 +66,7 @@ def test_a_line_that_is_down_or_was_not_filled_since_is_a_gap() -> None:
     assert listener.missed(23, stopped=True) is None
 
 
-def test_a_fill_that_is_due_is_not_put_off_by_connections() -> None:
+def test_connections_do_not_delay_a_fill_that_is_due() -> None:
     listener = listening()
     for tenth in range(10):
         now = tenth / 10
@@ -81,7 +81,7 @@ def test_a_fill_that_is_due_is_not_put_off_by_connections() -> None:
     assert listener.is_fill_due(2)
 
 
-def test_the_live_route_is_asked_now_and_then_while_nobody_is_connected() -> None:
+def test_the_live_route_is_requested_regularly_without_a_connection() -> None:
     listener = listening()
     assert not listener.is_fill_due(1)
     listener.lost(1, 1.0, "refused")
@@ -96,7 +96,7 @@ def test_the_live_route_is_asked_now_and_then_while_nobody_is_connected() -> Non
     assert (missed.since, missed.reason) == (0, "refused")
 
 
-def test_a_fill_that_failed_is_a_gap_until_one_does_not() -> None:
+def test_a_failed_fill_is_a_gap_until_one_succeeds() -> None:
     listener = listening()
     listener.connected(0)
     listener.fill_began(1)
@@ -111,7 +111,7 @@ def test_a_fill_that_failed_is_a_gap_until_one_does_not() -> None:
     assert listener.missed(33, stopped=True) is None
 
 
-def test_silence_is_not_believed_for_longer_than_the_idle_time_out() -> None:
+def test_silence_is_trusted_for_the_idle_time_out_only() -> None:
     listener = listening()
     connected(listener, 0)
     assert not listener.is_idle(299)
@@ -126,7 +126,7 @@ def test_silence_is_not_believed_for_longer_than_the_idle_time_out() -> None:
     assert listener.missed(400, stopped=True) is None
 
 
-def test_a_silent_line_on_which_channels_went_live_was_deaf() -> None:
+def test_a_silent_connection_while_channels_went_live_has_a_gap() -> None:
     listener = listening()
     connected(listener, 0)
     listener.closed(300, 0.0)
@@ -139,7 +139,7 @@ def test_a_silent_line_on_which_channels_went_live_was_deaf() -> None:
     assert listener.missed(330, stopped=True) is None
 
 
-def test_a_server_that_lets_nobody_listen_is_named_in_its_own_words() -> None:
+def test_a_server_that_refuses_to_notify_is_named_with_its_message() -> None:
     listener = listening()
     for now in (0.0, 5.0):
         listener.connected(now)
@@ -162,7 +162,7 @@ def test_a_server_that_lets_nobody_listen_is_named_in_its_own_words() -> None:
     assert listener.missed(55, stopped=True) is None
 
 
-def test_one_bad_moment_of_a_server_that_was_of_use_is_none() -> None:
+def test_one_failure_of_a_server_that_has_notified_is_not_reported() -> None:
     listener = listening()
     connected(listener, 0)
     listener.heard(2)
@@ -170,7 +170,7 @@ def test_one_bad_moment_of_a_server_that_was_of_use_is_none() -> None:
     assert listener.missed(4, stopped=True) is None
 
 
-def test_waits_grow_until_a_notification_came_or_a_connection_held() -> None:
+def test_waits_grow_until_a_notification_or_a_lasting_connection() -> None:
     listener = listening()
     waits = []
     for _ in range(8):
@@ -263,7 +263,7 @@ EVENTS = st.tuples(
 
 
 @given(st.lists(EVENTS, max_size=40), st.booleans())
-def test_complete_is_said_only_where_every_stream_was_heard_or_asked_for(
+def test_a_run_is_complete_only_if_every_stream_was_received_or_fetched(
     events: list[tuple[str, float]], stopped: bool
 ) -> None:
     simulation = Simulation()

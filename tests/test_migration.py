@@ -68,7 +68,7 @@ def later(left: Path, output: Path, tmp_path: Path) -> LaterRun:
     return run
 
 
-def test_a_run_that_an_earlier_version_left_is_finished_with_each_record_once(
+def test_an_unfinished_run_of_an_earlier_version_is_finished_with_each_record_once(
     serve: Serve, output: Path, later: LaterRun
 ) -> None:
     server = serve(**SWITCHES)

@@ -93,7 +93,7 @@ def lists(script: Script) -> Lists:
 
 
 @pytest.mark.parametrize("end", [0, "1970-01-01", 1_600_000_000, 4_102_444_800], ids=str)
-def test_an_end_at_which_no_livestream_ended_hides_none_and_costs_none(end: Any, crawl: Run, lists: Lists) -> None:
+def test_an_implausible_end_hides_none_and_loses_none(end: Any, crawl: Run, lists: Lists) -> None:
     # The last of a page would seem to have reached below every window.
     env = lists(500, lambda place, record: record | ({"event_end_ts": end} if place % 100 == 99 else {}))
     runs = [crawl("recent", env=env, run_id=name, incremental="true") for name in ("first", "second")]
@@ -107,7 +107,7 @@ def test_an_end_that_is_days_too_early_hides_none(crawl: Run, lists: Lists) -> N
     assert (run.code, len(run.rows)) == (0, 500), run.stderr
 
 
-def test_of_exactly_half_of_the_records_nothing_is_said_and_of_one_more_it_is(crawl: Run, lists: Lists) -> None:
+def test_half_of_the_records_is_no_flaw_and_one_more_is(crawl: Run, lists: Lists) -> None:
     def odd(place: int, record: Record) -> Record:
         return record | ({"total_viewers": {}, "viewers_count": {}} if place >= 40 - most else {})
 
@@ -120,7 +120,7 @@ def test_of_exactly_half_of_the_records_nothing_is_said_and_of_one_more_it_is(cr
             assert run.package["degraded"] == ([f"{name} is unreadable in 21 of 40 records"] if code else [])
 
 
-def test_records_that_nobody_asked_for_say_nothing_about_the_fields(crawl: Run, lists: Lists) -> None:
+def test_records_that_do_not_match_the_filters_do_not_count_for_the_fields(crawl: Run, lists: Lists) -> None:
     def odd(place: int, record: Record) -> Record:
         return {name: value for name, value in record.items() if name != "user_name" or place >= 20}
 
@@ -130,7 +130,7 @@ def test_records_that_nobody_asked_for_say_nothing_about_the_fields(crawl: Run, 
         assert (len(run.rows), run.package["degraded"]) == (wanted, degraded)
 
 
-def test_records_that_come_twice_are_one_of_those_of_which_a_share_may_be_set_aside(crawl: Run, lists: Lists) -> None:
+def test_duplicates_count_once_for_the_share_that_may_be_set_aside(crawl: Run, lists: Lists) -> None:
     env = lists(19, lambda place, record: record | ({"event_id": "x"} if place == 5 else {}))
     run = crawl("recent", "-s", "PARTI_MAX_REJECTED=0", env=env)
     assert (run.code, len(run.rows), len(run.quarantine)) == (0, 18, 1), run.stderr

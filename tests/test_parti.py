@@ -102,7 +102,7 @@ def environment_for(env: Mapping[str, str], server: MockServer | None = None) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_crawl_leaves_its_files_in_the_working_folder_and_says_where(
+def test_a_crawl_writes_into_the_working_folder_and_says_where(
     environment: Path, working_folder: Path, serve: Serve, name: str
 ) -> None:
     server = serve(**STILL)
@@ -118,7 +118,7 @@ def test_a_crawl_leaves_its_files_in_the_working_folder_and_says_where(
     assert (working_folder / ".scrapy/parti/ledger.sqlite").exists()
 
 
-def test_parti_home_takes_the_place_of_the_working_folder(
+def test_parti_home_replaces_the_working_folder(
     environment: Path, working_folder: Path, tmp_path: Path, serve: Serve
 ) -> None:
     home = tmp_path / "home"
@@ -131,7 +131,7 @@ def test_parti_home_takes_the_place_of_the_working_folder(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_left_to_do_is_said_with_the_name_that_was_called(
+def test_advice_uses_the_name_of_the_program_that_was_called(
     environment: Path, working_folder: Path, serve: Serve, name: str
 ) -> None:
     variables = environment_for({}, serve(**STILL))
@@ -157,7 +157,7 @@ def test_what_is_left_to_do_is_said_with_the_name_that_was_called(
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_typed_wrong_is_one_line_with_the_name_that_was_called(
+def test_a_usage_error_is_one_line_with_the_name_of_the_program(
     environment: Path, working_folder: Path, name: str, typed: tuple[str, ...], line: str
 ) -> None:
     wrong = run(environment, working_folder, *typed, name=name)
@@ -165,7 +165,7 @@ def test_what_is_typed_wrong_is_one_line_with_the_name_that_was_called(
     assert (wrong.returncode, wrong.stdout, told) == (2, "", line.format(name) + "\n")
 
 
-def test_an_unknown_command_is_one_line_with_all_there_are(environment: Path, working_folder: Path) -> None:
+def test_an_unknown_command_is_one_line_with_all_commands(environment: Path, working_folder: Path) -> None:
     wrong = run(environment, working_folder, "crwal", "recent")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("unknown command: 'crwal' (accepted: ")

@@ -87,7 +87,7 @@ def test_the_proxy_for_an_address(
     assert (found and found.url) == proxy
 
 
-def test_the_address_of_a_proxy_holds_no_password(environment: pytest.MonkeyPatch) -> None:
+def test_the_address_of_a_proxy_has_no_password(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("HTTPS_PROXY", "http://joe:p%40ss%2Fword@p:1")
     assert proxy_of("https://api.example") == Proxy("http://p:1", "joe", "p@ss/word")
 
@@ -135,7 +135,7 @@ def test_a_proxy_that_cannot_be_used_ends_the_run_before_anything_is_requested(
     assert crawl("recent", server=server, env={name: "socks5://p:1", "NO_PROXY": "127.0.0.1"}).code == 0
 
 
-def test_a_proxy_that_cannot_be_used_for_the_websocket_ends_the_run_likewise(crawl: Run, serve: Serve) -> None:
+def test_a_proxy_that_cannot_be_used_for_the_websocket_ends_the_run_too(crawl: Run, serve: Serve) -> None:
     server = serve(**SMALL)
     env = {"PARTI_WS_URL": "wss://127.0.0.1:9/", "HTTPS_PROXY": "socks5://p:1"}
     run = crawl("notifications", server=server, env=env, duration=1)
@@ -170,9 +170,7 @@ def test_tls_goes_through_a_tunnel(crawl: Run, https: str, proxy: ForwardingProx
     assert set(proxy.asked) == {https.removeprefix("https://")}
 
 
-def test_after_a_failover_it_is_the_next_hosts_proxy_that_counts(
-    crawl: Run, serve: Serve, proxy: ForwardingProxy
-) -> None:
+def test_after_a_failover_the_next_hosts_proxy_is_used(crawl: Run, serve: Serve, proxy: ForwardingProxy) -> None:
     server = serve(**SMALL)
     # The proxy cannot find the first host, and is not for the second one.
     env = to("http://localhost:9", server.base_url) | {"http_proxy": proxy.url, "no_proxy": "127.0.0.1"} | IMPATIENT

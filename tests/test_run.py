@@ -92,7 +92,7 @@ def test_a_second_signal_stops_at_once_and_says_how_to_finish(serve: Serve, outp
 
 
 @pytest.mark.parametrize("setting", ["CLOSESPIDER_ITEMCOUNT=50", "CLOSESPIDER_TIMEOUT=0.1"])
-def test_a_limit_of_scrapys_stops_the_run(crawl: Run, serve: Serve, setting: str) -> None:
+def test_scrapys_limits_stop_the_run(crawl: Run, serve: Serve, setting: str) -> None:
     server = serve(**STILL, latency=0.3)
     run = crawl("recent", "-s", setting, *QUIET, server=server)
     assert run.code == 3
@@ -302,7 +302,7 @@ def test_a_finished_run_that_was_not_complete_does_not_become_so(crawl: Run, ser
     assert len(server.requests) == asked
 
 
-def test_an_unfinished_run_is_begun_again_and_ends_right(crawl: Run, serve: Serve, output: Path) -> None:
+def test_an_unfinished_run_is_started_again_and_ends_complete(crawl: Run, serve: Serve, output: Path) -> None:
     server = serve(**STILL)
     folder = output / "categories/run"
     folder.mkdir(parents=True)
@@ -350,7 +350,7 @@ def test_a_run_needs_no_standard_streams(crawl: Run, scrapy: Scrapy, serve: Serv
     assert ids(finished.rows) == ids(truth(server))
 
 
-def test_an_error_that_nobody_can_see_is_an_exit_code_all_the_same(scrapy: Scrapy) -> None:
+def test_an_error_without_standard_error_still_is_an_exit_code(scrapy: Scrapy) -> None:
     run = scrapy("crawl", "recnet", preexec_fn=closing(2))
     assert (run.returncode, run.stdout, run.stderr) == (2, "", "")
 
@@ -378,7 +378,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_a_usage_error(
 
 
 @pytest.mark.parametrize("typed", [("-O", "caf\udce9.csv"), ("-a", "categories=caf\udce9")])
-def test_what_is_typed_and_is_not_utf_8_is_a_usage_error(scrapy: Scrapy, serve: Serve, typed: tuple[str, str]) -> None:
+def test_an_argument_that_is_not_utf_8_is_a_usage_error(scrapy: Scrapy, serve: Serve, typed: tuple[str, str]) -> None:
     server = serve(**STILL)
     run = scrapy("crawl", "recent", *typed, server=server, preexec_fn=closing())
     assert (run.returncode, run.stdout, run.stderr) == (2, "", f"not UTF-8: {typed[1]!r} (accepted: UTF-8)\n")
@@ -404,7 +404,7 @@ def replace_by_folder(folder: Path) -> None:
 
 @pytest.mark.parametrize("what", [delete, replace_by_file, replace_by_folder])
 @pytest.mark.parametrize("pages", [2, 20])
-def test_a_run_whose_folder_is_taken_away_ends_in_one_line_and_can_be_repeated(
+def test_a_run_whose_folder_is_deleted_ends_with_one_line_and_can_be_repeated(
     crawl: Run, serve: Serve, output: Path, pages: int, what: Callable[[Path], None]
 ) -> None:
     # Pages are still to come when the folder goes: with few, its absence is noticed at the end.
@@ -425,7 +425,7 @@ def test_a_run_whose_folder_is_taken_away_ends_in_one_line_and_can_be_repeated(
     assert len(finished.rows) + len(finished.quarantine) == 300
 
 
-def test_a_feed_of_the_users_that_is_deleted_meanwhile_is_not_complete(
+def test_a_feed_of_the_user_that_is_deleted_during_the_run_is_not_complete(
     serve: Serve, output: Path, tmp_path: Path
 ) -> None:
     server = serve(**STILL, latency=0.1, page_cap=100)

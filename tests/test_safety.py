@@ -23,7 +23,7 @@ from tests.support import STILL, Run, RunningCrawl, Serve, environment_of, paths
 SOON = {"PARTI_RETRY_PATIENCE": "0.1", "PARTI_RETRY_DELAY": "0.001"}
 
 
-def test_a_host_is_never_asked_more_at_once_than_the_cap(crawl: Run, serve: Serve) -> None:
+def test_a_host_never_gets_more_requests_at_a_time_than_the_limit(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, latency=0.05)
     # Scrapy itself does not hold the cap where there is no delay.
     cap = ("-s", "CONCURRENT_REQUESTS_PER_DOMAIN=2", "-s", "DOWNLOAD_DELAY=0")
@@ -40,7 +40,7 @@ def test_a_host_is_never_asked_more_at_once_than_the_cap(crawl: Run, serve: Serv
         ("http://127.0.0.1:8765,https://api-backend.parti.com", False),
     ],
 )
-def test_there_is_always_a_delay_and_only_our_own_server_is_not_spared(base_urls: str, is_ours: bool) -> None:
+def test_there_is_always_a_delay_except_for_a_server_on_this_machine(base_urls: str, is_ours: bool) -> None:
     settings = Settings()
     settings.setmodule(project, priority="project")
     settings.set("PARTI_API_BASE_URLS", base_urls, priority="cmdline")
@@ -88,7 +88,7 @@ def stranger(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
         yield server.base_url, asked
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(crawl: Run, stranger: tuple[str, list[str]]) -> None:
+def test_an_untrusted_certificate_is_refused(crawl: Run, stranger: tuple[str, list[str]]) -> None:
     url, asked = stranger
     run = crawl("categories", env={"PARTI_API_BASE_URLS": url, **SOON})
     assert run.code == 4
@@ -135,7 +135,7 @@ def test_a_password_of_a_feed_is_in_no_log_line_and_no_file(
     assert code == 0 or re.search(rf"Error storing \w+ feed \(\d+ items\) in: ftp://{host}/", run.stderr)
 
 
-def test_a_secret_of_the_api_is_in_no_file_and_no_line_of_the_most_talkative_log(crawl: Run, serve: Serve) -> None:
+def test_a_secret_of_the_api_is_in_no_file_and_no_line_of_a_debug_log(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, malformed=0.3)
     run = crawl("live", "--loglevel", "DEBUG", "-s", "PARTI_MAX_REJECTED=1", server=server)
     assert run.code == 0

@@ -210,7 +210,7 @@ def test_the_egg_is_the_package_and_works_without_being_unpacked(scrapyd: Scrapy
     assert set(SPIDERS) <= set(scrapyd.ask("listspiders", project=PROJECT)["spiders"])
 
 
-def test_each_spider_leaves_its_files_in_one_place_and_a_readable_log(scrapyd: Scrapyd, serve: Serve) -> None:
+def test_each_spider_writes_its_files_in_one_place_and_a_readable_log(scrapyd: Scrapyd, serve: Serve) -> None:
     server = serve(**STILL)
     arguments = {"recent": {"categories": "7"}, "live": {"max_records": "30"}, "notifications": {"max_records": "20"}}
     for spider in SPIDERS:
@@ -236,9 +236,7 @@ def test_each_spider_leaves_its_files_in_one_place_and_a_readable_log(scrapyd: S
     assert {path.name for path in (scrapyd.home / "parti_scraper").iterdir()} == {"output", ".scrapy"}
 
 
-def test_parti_home_is_what_relative_folders_are_relative_to(
-    scrapyd: Scrapyd, serve: Serve, tmp_path: Path, crawl: Run
-) -> None:
+def test_relative_folders_are_in_parti_home(scrapyd: Scrapyd, serve: Serve, tmp_path: Path, crawl: Run) -> None:
     server = serve(**STILL)
     home = tmp_path / "home"
     run = scrapyd.run("categories", server, "at-home", f"PARTI_HOME={home}", "PARTI_OUTPUT_DIR=data")
@@ -313,7 +311,7 @@ def test_a_job_outlives_its_version_and_scrapyd(scrapyd: Scrapyd, serve: Serve, 
     assert "new" in {job["id"] for job in scrapyd.ask("listjobs", project=PROJECT)["finished"]}
 
 
-def test_an_egg_that_scrapyd_cannot_use_fails_the_deployment_and_is_taken_back(scrapyd: Scrapyd, copy: Path) -> None:
+def test_an_egg_that_scrapyd_cannot_use_fails_the_deployment_and_is_deleted(scrapyd: Scrapyd, copy: Path) -> None:
     before = scrapyd.versions()
     (copy / "parti_scraper/spiders/live.py").write_text("import no_such_module\n", encoding="utf-8")
     failed = scrapyd.deploy(copy)
@@ -323,7 +321,7 @@ def test_an_egg_that_scrapyd_cannot_use_fails_the_deployment_and_is_taken_back(s
     assert scrapyd.versions() == before
 
 
-def test_a_wrong_password_opens_nothing_and_is_named(scrapyd: Scrapyd) -> None:
+def test_a_wrong_password_is_refused_and_named(scrapyd: Scrapyd) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
         scrapyd.ask("daemonstatus", password="guess")
     scheduled = scrapyd.schedule("live", SCRAPYD_PASSWORD="guess")
@@ -341,7 +339,7 @@ def test_a_spider_that_scrapyd_does_not_know_is_named(scrapyd: Scrapyd) -> None:
     assert (scheduled.returncode, scheduled.stdout, scheduled.stderr) == (2, "", said)
 
 
-def test_where_no_scrapyd_is_the_schedule_says_so(scrapyd: Scrapyd) -> None:
+def test_without_scrapyd_the_schedule_says_so(scrapyd: Scrapyd) -> None:
     scheduled = scrapyd.schedule("live", SCRAPYD_URL="http://127.0.0.1:9")
     assert scheduled.returncode == 1
     assert "http://127.0.0.1:9 cannot be reached: [Errno 111]" in scheduled.stderr
@@ -386,7 +384,7 @@ def test_the_schedule_does_not_pile_up(scrapyd: Scrapyd, serve: Serve) -> None:
     assert scrapyd.schedule().stderr.startswith("Schedule a spider on scrapyd")
 
 
-def test_the_units_and_the_crontab_schedule_what_the_spiders_take() -> None:
+def test_the_units_and_the_crontab_schedule_valid_arguments() -> None:
     crontab = (DEPLOY / "crontab").read_text(encoding="utf-8")
     units = {path.stem.removeprefix("parti-"): path for path in DEPLOY.glob("parti-*.service")}
     assert units.keys() == {"recent", "live", "categories"}
@@ -401,7 +399,7 @@ def test_the_units_and_the_crontab_schedule_what_the_spiders_take() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     # What they start is not installed here; everything else is checked as it is.
     for name in ("bin/scrapyd", "deploy/schedule"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

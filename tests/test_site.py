@@ -55,7 +55,7 @@ def drift(run: Crawl) -> dict[str, Any]:
     return {name: found for name, found in run.package["drift"].items() if found}
 
 
-def test_it_collects_what_the_page_asks_for_and_agrees_where_nothing_has_changed(crawl: Run, serve: Serve) -> None:
+def test_it_collects_the_requests_of_the_page_and_reports_no_drift_if_nothing_changed(crawl: Run, serve: Serve) -> None:
     # Nobody but a browser gets in.
     server = serve(**STILL, browser_only=True)
     run = crawl("site", "--loglevel", "DEBUG", server=server)
@@ -82,7 +82,7 @@ def test_it_collects_what_the_page_asks_for_and_agrees_where_nothing_has_changed
     assert "Headless" not in str([seen.headers for seen in server.requests if seen.path != "/robots.txt"])
 
 
-def test_of_a_host_that_moved_the_setting_is_named_with_which_recent_is_complete(crawl: Run, serve: Serve) -> None:
+def test_if_a_host_moved_the_setting_is_named_with_which_recent_is_complete(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, api_moved=True)
     assert crawl("categories", server=server).code == 4
     run = crawl("site", server=server)
@@ -95,7 +95,7 @@ def test_of_a_host_that_moved_the_setting_is_named_with_which_recent_is_complete
     assert (recent.code, len(recent.rows)) == (0, 300)
 
 
-def test_what_is_new_is_reported_and_no_secret_is_kept(crawl: Run, serve: Serve) -> None:
+def test_new_routes_and_fields_are_reported_without_secrets(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, drift="all")
     run = crawl("site", "--loglevel", "DEBUG", server=server)
     assert run.code == 0
@@ -169,7 +169,7 @@ def leaving_for(server: MockServer) -> Iterator[str]:
         yield f"{leaving.base_url}/"
 
 
-def test_a_page_that_leaves_for_another_by_itself_is_followed(crawl: Run, serve: Serve) -> None:
+def test_a_page_that_navigates_to_another_is_followed(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     with leaving_for(server) as url:
         run = crawl("site", "-a", f"url={url}", "-s", "LOG_LEVEL=DEBUG", server=server)
@@ -214,7 +214,7 @@ def pages_of(server: MockServer, script: str, **files: str) -> Iterator[str]:
         yield f"{site.base_url}/"
 
 
-def test_where_no_category_is_clicked_the_summary_says_what_was_compared(crawl: Run, serve: Serve) -> None:
+def test_without_a_click_on_a_category_the_summary_says_what_was_compared(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     with pages_of(server, "ask()") as url:
         run = crawl("site", "-a", f"url={url}", server=server)
@@ -226,7 +226,7 @@ def test_where_no_category_is_clicked_the_summary_says_what_was_compared(crawl: 
 
 
 @pytest.mark.parametrize("kind", ["awaited", "answers", "asks"])
-def test_a_page_has_its_service_worker_and_what_that_asks_for_is_seen(crawl: Run, serve: Serve, kind: str) -> None:
+def test_a_page_has_its_service_worker_and_the_workers_requests_are_seen(crawl: Run, serve: Serve, kind: str) -> None:
     server = serve(**STILL, service_worker=kind)
     run = crawl("site", server=server)
     assert run.code == 0, run.stderr
@@ -237,7 +237,7 @@ def test_a_page_has_its_service_worker_and_what_that_asks_for_is_seen(crawl: Run
     assert run.package["visit"]["clicked"] == len(server.world.categories())
 
 
-def test_what_a_worker_of_the_page_asks_for_is_seen(crawl: Run, serve: Serve) -> None:
+def test_the_requests_of_a_worker_are_seen(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     with pages_of(server, "const worker = new Worker('/worker.js')", worker="setTimeout(ask, 1000)") as url:
         run = crawl("site", "-a", f"url={url}", server=server)
@@ -269,7 +269,7 @@ Promise.all([opened, ...ask()]).then(() => location.reload());
 
 
 @pytest.mark.parametrize("script", [NUISANCE, RELOADS])
-def test_a_page_that_never_rests_is_visited_to_the_end(crawl: Run, serve: Serve, script: str) -> None:
+def test_a_page_that_is_always_busy_is_visited_to_the_end(crawl: Run, serve: Serve, script: str) -> None:
     server = serve(**STILL)
     with pages_of(server, script) as url:
         run = crawl("site", "-a", f"url={url}", server=server)
@@ -298,9 +298,7 @@ Promise.all(ask()).then(() => {
 """
 
 
-def test_of_a_request_that_is_repeated_without_end_some_have_a_row_and_all_are_counted(
-    crawl: Run, serve: Serve
-) -> None:
+def test_an_endlessly_repeated_request_has_some_rows_and_all_are_counted(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     with pages_of(server, REPEATS) as url:
         run = crawl("site", "-a", f"url={url}", server=server)
@@ -323,7 +321,7 @@ def test_a_busy_page_is_left_at_a_signal(serve: Serve, output: Path) -> None:
     assert "Traceback" not in running.stderr
 
 
-def test_where_requests_have_no_row_that_were_made_once_the_run_is_not_complete(
+def test_if_requests_that_were_made_once_have_no_row_the_run_is_not_complete(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(visits, "MOST_CALLS", 10)
@@ -351,7 +349,7 @@ def test_where_requests_have_no_row_that_were_made_once_the_run_is_not_complete(
         ),
     ],
 )
-def test_why_a_browser_did_not_start_is_what_it_said_last(
+def test_the_error_of_a_browser_that_did_not_start_is_its_last_line(
     scrapy: Scrapy, serve: Serve, tmp_path: Path, script: str, why: str
 ) -> None:
     program = tmp_path / "chromium"

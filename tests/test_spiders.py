@@ -44,7 +44,7 @@ def test_categories_are_those_of_the_route(crawl: Run, serve: Serve) -> None:
     assert list(run.csv_rows[0]) == list(run.rows[0])
 
 
-def test_recent_holds_every_livestream_in_both_files(crawl: Run, serve: Serve) -> None:
+def test_both_files_of_recent_have_every_livestream(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("recent", server=server)
     assert run.code == 0
@@ -57,7 +57,7 @@ def test_recent_holds_every_livestream_in_both_files(crawl: Run, serve: Serve) -
     assert [json.loads(row["extra"]) for row in run.csv_rows] == [row["extra"] for row in run.rows]
 
 
-def test_live_holds_every_channel_with_its_rank_and_without_secrets(crawl: Run, serve: Serve) -> None:
+def test_live_has_every_channel_with_its_rank_and_without_secrets(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("live", server=server)
     assert run.code == 0
@@ -120,7 +120,7 @@ def test_the_first_request_is_the_specifications_own(
     ],
 )
 @pytest.mark.parametrize("served", ["or", "ignored"])
-def test_only_the_categories_asked_for_are_written(
+def test_only_the_requested_categories_are_written(
     crawl: Run, serve: Serve, typed: str, names: set[str], served: str
 ) -> None:
     server = serve(**STILL, categories=served)
@@ -130,7 +130,7 @@ def test_only_the_categories_asked_for_are_written(
     assert (run.package["counts"]["filtered"] > 0) is (served == "ignored")
 
 
-def test_with_nan_nothing_is_filtered_and_the_values_are_sent_as_typed(crawl: Run, serve: Serve) -> None:
+def test_with_nan_nothing_is_filtered_and_the_values_are_sent_unchanged(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("recent", server=server, categories="Gaming,nan,7")
     assert run.code == 0
@@ -139,7 +139,7 @@ def test_with_nan_nothing_is_filtered_and_the_values_are_sent_as_typed(crawl: Ru
 
 
 @pytest.mark.parametrize("spider", ["recent", "live"])
-def test_all_crawls_every_category_on_its_own(crawl: Run, serve: Serve, spider: str) -> None:
+def test_all_crawls_every_category_separately(crawl: Run, serve: Serve, spider: str) -> None:
     server = serve(**STILL)
     run = crawl(spider, server=server, categories="all")
     assert run.code == 0
@@ -152,7 +152,7 @@ def test_all_crawls_every_category_on_its_own(crawl: Run, serve: Serve, spider: 
 
 
 @pytest.mark.parametrize("nameless", ["empty", "display_name", "null"])
-def test_a_nameless_category_is_found_whatever_its_records_carry(crawl: Run, serve: Serve, nameless: str) -> None:
+def test_a_nameless_category_is_found_with_any_name_in_its_records(crawl: Run, serve: Serve, nameless: str) -> None:
     server = serve(**STILL, nameless=nameless)
     run = crawl("recent", server=server, categories="Valorant")
     assert run.code == 0
@@ -162,7 +162,7 @@ def test_a_nameless_category_is_found_whatever_its_records_carry(crawl: Run, ser
     assert run.rows
 
 
-def test_the_window_is_exact_and_both_bounds_belong_to_it(crawl: Run, serve: Serve) -> None:
+def test_the_window_is_exact_and_includes_both_bounds(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, time_filter="ignored")
     records = truth(server)
     until, since = records[50]["event_end_ts"], records[150]["event_end_ts"]
@@ -172,7 +172,7 @@ def test_the_window_is_exact_and_both_bounds_belong_to_it(crawl: Run, serve: Ser
     assert run.package["window"] == {"since": expected.iso(since), "until": expected.iso(until)}
 
 
-def test_top_views_come_in_the_sites_own_order(crawl: Run, serve: Serve) -> None:
+def test_top_views_are_in_the_sites_own_order(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("recent", server=server, sort="views")
     assert run.code == 0
@@ -183,7 +183,7 @@ def test_top_views_come_in_the_sites_own_order(crawl: Run, serve: Serve) -> None
 
 
 @pytest.mark.parametrize("user_filter", ["honored", "ignored"])
-def test_one_channels_livestreams_are_its_own_alone(crawl: Run, serve: Serve, user_filter: str) -> None:
+def test_the_livestreams_of_one_channel_are_only_its_own(crawl: Run, serve: Serve, user_filter: str) -> None:
     server = serve(**STILL, user_filter=user_filter)
     user_id = truth(server)[7]["user_id"]
     run = crawl("recent", server=server, user_id=user_id)
@@ -194,7 +194,7 @@ def test_one_channels_livestreams_are_its_own_alone(crawl: Run, serve: Serve, us
 @pytest.mark.parametrize(
     ("page_cap", "above_cap", "limit"), [(15, "clamp", 100), (15, "ignore", 100), (100, "clamp", 7)]
 )
-def test_the_limit_asked_for_is_never_what_paging_goes_by(
+def test_paging_never_depends_on_the_requested_limit(
     crawl: Run, serve: Serve, page_cap: int, above_cap: str, limit: int
 ) -> None:
     server = serve(**STILL, page_cap=page_cap, above_cap=above_cap)
@@ -274,7 +274,7 @@ def test_one_bad_field_costs_one_field(crawl: Run, serve: Serve) -> None:
         ("live", {"fields": "2026", "category_ids": True, "absent": "avatar_link"}, [], "avatar_link\n"),
     ],
 )
-def test_a_changed_api_makes_itself_heard_and_every_record_is_there(
+def test_a_changed_api_is_exit_code_4_with_every_record(
     crawl: Run, serve: Serve, spider: str, options: dict[str, Any], flaws: list[str], others: str
 ) -> None:
     server = serve(**STILL, **options)
@@ -303,7 +303,7 @@ def test_the_records_of_each_snapshot_are_counted_again(crawl: Run, serve: Serve
     assert run.code == 0
 
 
-def test_too_many_records_set_aside_are_no_complete_run(crawl: Run, serve: Serve) -> None:
+def test_a_run_with_too_many_records_set_aside_is_not_complete(crawl: Run, serve: Serve) -> None:
     run = crawl("recent", server=serve(**STILL, malformed=0.2))
     assert run.code == 4
     assert (run.package["complete"], run.package["degraded"]) == (False, [])
@@ -312,7 +312,7 @@ def test_too_many_records_set_aside_are_no_complete_run(crawl: Run, serve: Serve
     assert re.fullmatch(reason, run.package["reason"])
 
 
-def test_a_channel_that_streams_twice_at_once_is_two_rows(crawl: Run, serve: Serve) -> None:
+def test_a_channel_with_two_livestreams_at_a_time_has_two_rows(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, doubled=0.5)
     run = crawl("live", server=server, limit=7)
     assert run.code == 0
@@ -321,7 +321,7 @@ def test_a_channel_that_streams_twice_at_once_is_two_rows(crawl: Run, serve: Ser
     assert len({user_id for user_id, _ in rows}) < len(rows)
 
 
-def test_a_setting_about_records_that_means_nothing_is_a_usage_error(crawl: Run, serve: Serve) -> None:
+def test_an_invalid_setting_about_records_is_a_usage_error(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     for setting, problem in (
         ("PARTI_EXPECT_ABSENT=usr_name", "; did you mean `user_name`?"),
@@ -398,7 +398,7 @@ def test_a_category_that_does_not_exist_is_a_usage_error_found_by_one_request(
     assert not run.folder.exists()
 
 
-def test_what_cannot_be_read_is_set_aside_once_wherever_the_pages_end() -> None:
+def test_an_unreadable_record_is_set_aside_once_for_any_page_size() -> None:
     marks = RejectedMarks()
 
     def is_new(*records: Any) -> list[bool]:

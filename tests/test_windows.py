@@ -101,7 +101,7 @@ def test_one_change_while_the_last_records_are_counted_hides_none(change_every: 
 
 
 @pytest.mark.parametrize("change_every", [0, 7])
-def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) -> None:
+def test_long_windows_save_pages_and_may_end_anywhere(change_every: int) -> None:
     events = history(20_000, random.Random(7), ties=0.01)
     server = ModelServer(dict(events), cap=40, change_every=change_every)
     by_chance = random.Random(3)
@@ -118,7 +118,7 @@ def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) ->
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_nothing_is_lost_where_livestreams_are_dense_and_rare_by_turns(seed: int) -> None:
+def test_nothing_is_lost_if_dense_and_sparse_times_alternate(seed: int) -> None:
     by_chance = random.Random(seed)
     ends = [NOW]
     for distance in by_chance.choices([20, 200, 2_000, 20_000], k=12):
@@ -133,7 +133,7 @@ def test_nothing_is_lost_where_livestreams_are_dense_and_rare_by_turns(seed: int
 @pytest.mark.parametrize("reading", [{"ascending": "honored", "offset": "ignored"}, {"ascending": "refused"}], ids=str)
 @pytest.mark.parametrize("cap", [5, 15, 100])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_nothing_for_an_early_to_ts_is_no_end(share: float, cap: int, reading: dict[str, Any]) -> None:
+def test_no_records_for_an_early_to_ts_do_not_prove_an_end(share: float, cap: int, reading: dict[str, Any]) -> None:
     events = history(600, random.Random(2))
     ends = sorted(end for _, end in events.values())
     mute_before = ends[round(share * len(ends))] + 1
@@ -141,7 +141,7 @@ def test_nothing_for_an_early_to_ts_is_no_end(share: float, cap: int, reading: d
     assert served == set(events) if reading["ascending"] == "refused" else plan.gaps
 
 
-def test_a_server_that_has_nothing_any_more_is_given_up_after_few_requests() -> None:
+def test_a_server_without_any_records_is_given_up_after_few_requests() -> None:
     server = ModelServer(history(400, random.Random(1)), cap=12, above_cap="refuse", short=((0.25, 1e9, 0),))
     _, plan = crawl(server)
     assert "the server answers with empty lists" in plan.gaps[0]
@@ -274,7 +274,7 @@ def test_a_plan_is_complete_or_says_that_it_is_not(
     ],
     ids=str,
 )
-def test_a_plan_seldom_says_without_need_that_it_is_not_complete(trouble: Trouble, most: float) -> None:
+def test_a_complete_plan_is_rarely_reported_as_incomplete(trouble: Trouble, most: float) -> None:
     incomplete = 0
     for seed in range(200):
         by_chance = random.Random(seed)
@@ -312,7 +312,7 @@ def test_a_list_with_many_ties_in_another_order_each_time_is_complete_or_says_th
 
 @pytest.mark.parametrize("tie_order", ["stable", "unstable"])
 @pytest.mark.parametrize("cap", [1, 7, 30, 100])
-def test_the_live_list_is_walked_until_nothing_new_comes(cap: int, tie_order: str) -> None:
+def test_the_live_list_is_walked_until_there_are_no_new_records(cap: int, tie_order: str) -> None:
     server = ModelServer(
         history(90, random.Random(1)), cap=cap, tie_order=tie_order, timeless=True, time_filter="ignored"
     )
@@ -325,7 +325,7 @@ def test_the_live_list_is_walked_until_nothing_new_comes(cap: int, tie_order: st
 
 @pytest.mark.parametrize("most", [0, 1])
 @pytest.mark.parametrize(("begins", "lasts"), [(0.0, 0.2), (0.015, 0.2), (0.035, 0.25)])
-def test_a_moment_hides_no_live_channel(begins: float, lasts: float, most: int) -> None:
+def test_a_short_failure_hides_no_live_channel(begins: float, lasts: float, most: int) -> None:
     for cap in (12, 100):
         server = ModelServer(
             history(90, random.Random(1)),
@@ -352,7 +352,7 @@ def test_a_short_page_now_and_then_hides_no_live_channel(every: int, first: int)
         assert plan.gaps or served == set(events)
 
 
-def test_the_last_live_channel_is_found_behind_those_that_are_left_out() -> None:
+def test_the_last_live_channel_is_found_below_a_hidden_stretch() -> None:
     events = history(500, random.Random(1), ties=0)
     by_end = sorted(events, key=lambda number: -events[number][1])
     server = ModelServer(events, timeless=True, time_filter="ignored", hidden=frozenset(by_end[400:499]))
@@ -361,7 +361,7 @@ def test_the_last_live_channel_is_found_behind_those_that_are_left_out() -> None
 
 
 @pytest.mark.parametrize("count", [40, 300])
-def test_a_live_list_without_an_offset_in_another_order_each_time_comes_to_an_end(count: int) -> None:
+def test_the_walk_of_a_live_list_without_offset_and_stable_order_ends(count: int) -> None:
     events = dict.fromkeys(range(count), (NOW - 60, NOW))
     server = ModelServer(events, cap=12, offset="ignored", tie_order="unstable", timeless=True, time_filter="ignored")
     plan = Passes(PageSize(100), "the live channels", lenient=True)
@@ -370,7 +370,7 @@ def test_a_live_list_without_an_offset_in_another_order_each_time_comes_to_an_en
 
 
 @pytest.mark.parametrize(("before", "is_believed"), [(0, False), (40, False)])
-def test_an_empty_live_list_is_not_believed(before: int, is_believed: bool) -> None:
+def test_an_empty_live_list_is_not_trusted(before: int, is_believed: bool) -> None:
     plan = Passes(PageSize(100), "the live channels", lenient=True, before=before)
     follow(plan, ModelServer({}), random.Random(1))
     assert (plan.gaps == []) == is_believed

@@ -40,7 +40,7 @@ def running(*typed: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_where_it_serves_what_was_asked_for_until_it_is_told_to_stop(signal_number: signal.Signals) -> None:
+def test_it_prints_its_address_and_serves_until_a_signal(signal_number: signal.Signals) -> None:
     typed = ("--port", "0", "--seed", "5", "--now", NOW, "--speed", "0", "--events", "50", "--nan=none")
     with running(*typed) as (process, url):
         with urllib.request.urlopen(f"{url}{RECENT}?limit=100", timeout=30) as response:
@@ -76,7 +76,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(serve: Serve, scrapy: Scrapy)
         (("--seed",), "argument --seed: expected one argument"),
     ],
 )
-def test_what_is_typed_wrong_is_one_line_and_exit_code_2(scrapy: Scrapy, typed: tuple[str, ...], line: str) -> None:
+def test_a_usage_error_is_one_line_and_exit_code_2(scrapy: Scrapy, typed: tuple[str, ...], line: str) -> None:
     run = scrapy("mockserver", *typed)
     assert (run.returncode, run.stdout, run.stderr) == (2, "", f"scrapy mockserver: {line}\n")
 

@@ -72,7 +72,7 @@ def test_every_stream_that_starts_is_announced_once_to_each_subscriber(serve: Se
     assert set(ids(truth)) <= set(ids(server.world.live_at())) | set(ids(server.world.recent_at()))
 
 
-def test_notifications_have_the_shape_of_the_contract(serve: Serve) -> None:
+def test_notifications_have_the_specified_shape(serve: Serve) -> None:
     world = serve(**STILL).world
     records = world.notifications_between(world.started_at, world.started_at + 1_000)
     assert {frozenset(record) for record in records} == {frozenset(FIELDS)}
@@ -81,7 +81,7 @@ def test_notifications_have_the_shape_of_the_contract(serve: Serve) -> None:
     assert all(type(record["livestream_id"]) is int for record in records)
 
 
-def test_nothing_is_said_to_who_has_not_subscribed_nor_of_what_was_before(serve: Serve) -> None:
+def test_there_are_no_notifications_before_the_subscription(serve: Serve) -> None:
     server = serve(**ANSWERING)
 
     async def listen() -> Any:
@@ -133,7 +133,7 @@ def test_streams_are_announced_as_the_clock_runs_by_itself(serve: Serve) -> None
     assert announced[first : first + 3] == heard
 
 
-def test_the_server_hangs_up_after_the_time_it_was_told(serve: Serve) -> None:
+def test_the_server_closes_after_the_given_time(serve: Serve) -> None:
     server = serve(**STILL, ws_drop_after=0.05)
 
     async def listen() -> tuple[WSMsgType, int]:
@@ -145,7 +145,7 @@ def test_the_server_hangs_up_after_the_time_it_was_told(serve: Serve) -> None:
     assert asyncio.run(listen()) == (WSMsgType.CLOSE, 1001)
 
 
-def test_the_server_hangs_up_when_it_stops() -> None:
+def test_the_server_closes_connections_when_it_stops() -> None:
     async def listen() -> tuple[WSMsgType, int]:
         with MockServer(Options(**STILL)) as server:
             async with connected(server) as socket:
@@ -182,7 +182,7 @@ def test_a_share_of_the_messages_is_something_else_and_the_ground_truth_knows_wh
     assert {"hello", "", "[]", "null", "42", "{}", str, b"\xff\xfe\x00"} <= kinds
 
 
-def test_clients_that_go_away_leave_nothing_behind(serve: Serve) -> None:
+def test_nothing_remains_of_clients_that_disconnect(serve: Serve) -> None:
     server = serve(**ANSWERING)
 
     async def come_and_go() -> None:
@@ -221,7 +221,7 @@ async def subscribed(server: MockServer) -> list[aiohttp.WSMessage]:
         ({"ws_deaf_after": 0.01}, []),
     ],
 )
-def test_subscribers_get_what_is_of_no_use(serve: Serve, switches: dict[str, Any], expected: list[Any]) -> None:
+def test_subscribers_get_useless_answers(serve: Serve, switches: dict[str, Any], expected: list[Any]) -> None:
     assert [message.data for message in asyncio.run(subscribed(serve(**STILL, **switches)))] == expected
 
 
