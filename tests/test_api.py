@@ -1,4 +1,4 @@
-"""Routes, queries and hosts, held against the specification's own commands."""
+"""Routes, queries and hosts, compared with the specification's own commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spider arguments: what they mean, and what is said where they mean nothing."""
+"""Spider arguments: their values and their usage errors."""
 
 from __future__ import annotations
 

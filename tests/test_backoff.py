@@ -1,4 +1,4 @@
-"""When to try again: bounds of the back-off, every form of Retry-After, and what became of a request."""
+"""When to retry: bounds of the back-off, every form of Retry-After, and failures of a request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from parti_scraper.network.backoff import (
 attempts = st.integers(1, 100_000)
 delays = st.floats(0.001, 60)
 fractions = st.floats(0, 1)
-# Whole seconds of the years that a date of two digits can name.
+# Whole seconds in the years that a two-digit year can mean.
 moments = st.integers(0, int(datetime(2068, 1, 1, tzinfo=UTC).timestamp()))
 FORMS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y")
 

@@ -1,4 +1,4 @@
-"""The transport `browser`: the same results as by plain HTTP, and where plain HTTP is refused too."""
+"""The transport `browser`: the same results as plain HTTP, also where plain HTTP is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support import (
 pytestmark = needs_chromium
 
 BROWSER = ("-s", "PARTI_TRANSPORT=browser")
-# What may go wrong on the way, all at once.
+# All faults together.
 FAULTS: dict[str, Any] = {
     "rate_429": 0.05,
     "retry_after": "seconds",
@@ -46,7 +46,7 @@ TOKEN = "a-token-of-the-users"
 
 
 def api_requests(server: MockServer) -> list[dict[str, str]]:
-    """Return the headers of the requests that were made for this project, and not by the page for itself."""
+    """Return the headers of the project's requests, without those of the page."""
     page = {"limit=15", "limit=12"}
     return [
         {name.lower(): value for name, value in seen.headers}
@@ -82,13 +82,13 @@ def test_it_fetches_everything_through_faults_as_the_browser(
     # Those of the browser and of the page that it is in.
     assert {headers["referer"] for headers in sent} == {f"{server.base_url}/"}
     assert routes.USER_AGENT not in {headers["user-agent"] for headers in sent}
-    # What a robot may do is asked by the robot.
+    # Plain HTTP requests robots.txt.
     (robots,) = [seen for seen in server.requests if seen.path == "/robots.txt"]
     assert dict(robots.headers)["User-Agent"] == routes.USER_AGENT
 
 
 def test_it_works_if_only_a_browser_does_and_the_error_of_plain_http_names_it(crawl: Run, serve: Serve) -> None:
-    # On another port than the page is, so that its cookies go to another origin.
+    # On another port than the page: its cookies go to another origin.
     server = serve(**STILL, browser_only=True, api_moved=True)
     env = {"PARTI_API_BASE_URLS": server.api_url, "PARTI_RETRY_PATIENCE": "0.2"}
     refused = crawl("recent", server=server, env=env)

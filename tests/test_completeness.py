@@ -1,4 +1,4 @@
-"""Real crawls against each reading of the API: the same livestreams come out, in few requests."""
+"""Real crawls for each reading of the API: they write the same livestreams, with few requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The project's components: nothing takes them away from its own spiders, and they leave other spiders alone."""
+"""The project's components: its own spiders always have them, and other spiders never."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OwnSpider(scrapy.Spider):
 """
 
 
-# How what Scrapy lists begins.
+# The beginnings of Scrapy's lists.
 LISTS = ("Versions:", "Enabled extensions:", "Enabled item pipelines:", "Overridden settings:", "Dumping Scrapy stats:")
 
 
@@ -42,7 +42,7 @@ def categories_of(server: MockServer) -> str:
     return routes.categories_url(server.base_url)
 
 
-# --- Spiders that are not the project's --------------------------------------------------------------------
+# --- Foreign spiders ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spider", [(), ("--spider=recent",)], ids=["none", "recent"])

@@ -1,4 +1,4 @@
-"""The documents: whatever a user or a developer can name has its place in them, and what they name exists."""
+"""The documents name everything that a user or a developer can name, and all that they name exists."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMANDS = [
 
 
 def table(text: str, header: str) -> dict[str, list[str]]:
-    """Return the rows of the table whose first column has this header: what is in backticks there, and all cells."""
+    """Return the cells of each row, by the names in backticks in its first cell, of tables with this first header."""
     rows = {}
     for block in re.findall(rf"^\| {header} \|.*\n\|[ |-]+\n((?:\|.*\n)+)", text, flags=re.MULTILINE):
         for line in block.splitlines():

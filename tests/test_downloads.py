@@ -1,4 +1,4 @@
-"""What the project expects of its download handler, which rests on one that Scrapy calls experimental."""
+"""What the project expects of its download handler, which extends one that Scrapy calls experimental."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the site's own requests say that the project does not know."""
+"""Differences between the site's own requests and what the project knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIGURED = Configuration((HOST, "https://api.parti.com"), routes.WS_URL)
 
 
 def seen(host: str = HOST, **changes: Any) -> list[Call]:
-    """Return what the page asks for where all is as known, at some host."""
+    """Return the requests of the page at a host, if nothing has changed."""
     return [
         Call("GET", routes.categories_url(host), status=200, is_json=True, **changes),
         Call("GET", RecentQuery(1, 2, ("NaN", "7")).url(host, 0, 15), status=200, is_json=True, **changes),
@@ -116,7 +116,7 @@ def test_a_renamed_parameter_is_both_unknown_and_missing() -> None:
         "parameters unknown, route live: page_size",
         "parameters missing, route live: limit",
     ]
-    # What some requests leave out is not missing.
+    # A parameter that only some requests lack is not missing.
     assert report(*seen(), live).missing_parameters == {}
 
 
@@ -130,7 +130,7 @@ def test_a_route_that_was_not_seen_or_never_answered_well_is_a_gap() -> None:
         "route answered with errors: live (2 × no answer)",
     ]
     assert (found.lines(), found.agrees) == ([], False)
-    # One failure among answers is none, nor is what the page did not wait for.
+    # One failure among answers does not count, nor does a request that the page did not wait for.
     _, _, dropped, _ = seen(dropped=True)
     dropped.status = None
     assert report(*seen(), recent, dropped, socket).lines() == []
@@ -156,7 +156,7 @@ def test_a_line_break_in_what_the_site_sends_stays_on_the_line() -> None:
 
 
 class Unequal(Call):
-    """A call that nothing is compared with: to hold each of many against all others takes minutes."""
+    """A call that cannot be compared: comparing each of many with all others would take minutes."""
 
     def __eq__(self, other: object) -> bool:
         raise AssertionError

@@ -1,4 +1,4 @@
-"""Real crawls of lists that seem to end: all of them is collected, or the run says that it is not complete."""
+"""Real crawls of lists that seem to end: they collect the whole list, or are not complete."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_records_without_an_end_are_written_once(share: float, nulls: str, crawl
 
 def test_the_true_end_costs_few_requests(crawl: Run, serve: Serve) -> None:
     server = serve(**LARGE)
-    # How many windows meet, where a part of a page comes twice, depends on which answer comes first; so one at a time.
+    # One request at a time: the number of repeated records depends on the order of the answers.
     one = ("-s", "CONCURRENT_REQUESTS_PER_DOMAIN=1")
     assert crawl("recent", *one, server=server).code == 0
     pages = [seen for seen in server.requests if seen.path.endswith("/recent")]
@@ -140,7 +140,7 @@ def test_the_true_end_of_a_live_list_costs_two_requests(live: int, most: int, cr
 
 
 def combinations(number: int) -> list[dict[str, Any]]:
-    """Return so many combinations of what a server may do, the same ones each time."""
+    """Return so many combinations of switches, always the same ones."""
     by_chance = random.Random(5)
 
     def one() -> dict[str, Any]:
@@ -169,7 +169,7 @@ def combinations(number: int) -> list[dict[str, Any]]:
     return [one() for _ in range(number)]
 
 
-# PARTI_TEST_COMBINATIONS sets how many.
+# PARTI_TEST_COMBINATIONS sets their number.
 @pytest.mark.parametrize("switches", combinations(NUMBER), ids=lambda switches: str(switches["seed"]))
 def test_a_run_is_complete_and_exact_or_says_that_it_is_not(switches: dict[str, Any], crawl: Run, serve: Serve) -> None:
     server = serve(**LARGE | {"live": 40} | switches)
@@ -182,5 +182,5 @@ def test_a_run_is_complete_and_exact_or_says_that_it_is_not(switches: dict[str, 
     if run.package["complete"]:
         assert set(rows) == truth
     else:
-        # Only what lasts is a reason.
+        # Only lasting failures are a reason.
         assert switches.get("down_for") in {1, 600} or run.package["reason"]

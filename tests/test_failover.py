@@ -1,4 +1,4 @@
-"""Crawls of several hosts, some of which are down for a while: the good one is found, and come back to."""
+"""Crawls of several hosts, some of which are down for a while: they find a working host, and return to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DOWN = ("404", "500", "challenge", "reset")
 
 
 def finished(running: RunningCrawl, output: Path, spider: str, run_id: str = "run") -> Crawl:
-    """Return what became of a crawl that ends by itself."""
+    """Return a crawl that has ended by itself."""
     stdout, stderr = running.process.communicate(timeout=TIMEOUT)
     return Crawl(running.process.wait(), stdout, stderr, output, spider, run_id)
 
@@ -87,7 +87,7 @@ def test_a_live_run_returns_to_a_host_that_refused_for_a_while(serve: Serve, out
         assert len(api_requests(gone)) < before + 20
     run = Crawl(0, running.stdout, running.stderr, output, "live", "run")
     assert run.package["host"] == first.base_url
-    # Each move is told once, however often it is made.
+    # Each failover is listed once, even if it is repeated.
     assert run.stderr.count("going on with") < 8
 
 
@@ -118,7 +118,7 @@ def test_a_live_run_survives_the_death_of_all_hosts(serve: Serve, output: Path) 
     assert running.stop() == 4
     run = Crawl(4, running.stdout, running.stderr, output, "live", "run")
     assert "gave up on " in run.package["reason"]
-    # One for as long as the patience lasts, and not one for each snapshot.
+    # One for the whole patience, not one for each snapshot.
     assert run.stderr.count("Not complete: ") <= 6
     assert len({row["snapshot_id"] for row in run.rows}) > 2
 
@@ -165,7 +165,7 @@ def test_dead_hosts_are_tried_in_turn_with_few_requests(crawl: Run, serve: Serve
         assert 2 <= len(api_requests(host)) <= 25
 
 
-# --- Nothing, or no such route ---------------------------------------------------------------------------------
+# --- An empty result or a missing route ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("empty_as", ["list", "404", "204"])
@@ -200,7 +200,7 @@ def test_a_host_without_the_route_is_left_even_if_the_result_is_empty(crawl: Run
     assert run.package["host"] == server.base_url
 
 
-# --- A run that goes on ----------------------------------------------------------------------------------------
+# --- A resumed run ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spider", ["recent", "live"])
@@ -210,7 +210,7 @@ def test_a_resumed_run_uses_the_host_that_it_used_last(serve: Serve, output: Pat
     arguments = {"interval": 0.3, "duration": 600} if spider == "live" else {}
     typed = typed_of(spider, "run", arguments, ())
     killed = RunningCrawl(typed, env)
-    # A checkpoint comes after ten pages, or a snapshot.
+    # There is a checkpoint after ten pages, or a snapshot.
     wait_until(lambda: len(api_requests(server)) > 30)
     killed.process.send_signal(signal.SIGKILL)
     killed.process.wait(timeout=TIMEOUT)

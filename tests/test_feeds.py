@@ -1,4 +1,4 @@
-"""The files: the user's own feeds in place of the two, and data packages that Frictionless takes."""
+"""The files: the user's own feeds instead of the two, and data packages that Frictionless accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Incremental runs: each version of each livestream once, whatever happens to single runs."""
+"""Incremental runs: each version of each livestream once, even if single runs fail."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support import (
 )
 
 HOUR = 3_600
-# The crawls' own clock bounds the window, so the server's is the true one.
+# The crawls' clock limits the window, so the server has the true one.
 STILL: dict[str, Any] = {"speed": 0, "live": 20}
 
 
@@ -114,7 +114,7 @@ def test_the_start_moves_only_with_a_complete_run_up_to_now(serve: Serve, increm
     assert incremental("failed", serve(**STILL, gone=True), "-s", "PARTI_RETRY_PATIENCE=0.1").code == 4
     first = incremental("first", server)
     assert first.package["window"]["since"] == "2021-08-03T00:00:00Z"
-    # What runs that came to an end have written is not written again, though the start has not moved.
+    # Records of finished runs are not written again, though the start has not moved.
     assert set(ids(first.rows)).isdisjoint(ids(cut.rows))
     written = [event_id for name in ("past", "cut", "first") for event_id in ids(read_rows(first, name))]
     assert sorted(written) == sorted(server.world.existed_throughout())
@@ -182,7 +182,7 @@ YEARS = 5 * 365 * 24 * HOUR
 
 
 def by_a_clock(server: MockServer, output: Path, log: Path, run_id: str, clock: float) -> Crawl:
-    """Do an incremental run by a clock that is so many seconds ahead."""
+    """Do an incremental run with a clock that is so many seconds ahead."""
     typed = ["recent", "-a", "incremental=true", "-a", f"run_id={run_id}", *QUIET]
     process = forked.crawl(typed, environment_of(output, server), log, clock=clock)
     process.join()
@@ -204,7 +204,7 @@ def test_a_run_with_a_clock_that_is_years_ahead_loses_nothing_and_repeats_nothin
     said = re.search(r"^  the incremental runs before came up to 20\d\d-.*, which is still to come; ", run.stderr, re.M)
     assert said, run.stderr
     assert run.stderr.count("WARNING: The incremental runs before came up to ") == 1
-    # That was put right.
+    # It was corrected.
     after = incremental("after", server)
     assert (after.code, after.rows) == (0, [])
     assert "still to come" not in after.stderr
@@ -253,7 +253,7 @@ HOURS = int(os.environ.get("PARTI_TEST_HOURS", "30"))
 
 
 class Schedule:
-    """A run an hour while livestreams end, come late and change; some runs are killed, and some fail.
+    """A run every hour while livestreams end, are added late and change; some runs are killed, and some fail.
 
     Attributes:
         rows: of the runs that have finished, in their order.
@@ -269,7 +269,7 @@ class Schedule:
         self._read: set[str] = set()
 
     def hour(self, number: int) -> None:
-        """Let an hour pass, and run once, or twice where the first run is finished by its name."""
+        """Let an hour pass, and run once, or twice if the first run is resumed by its name."""
         self.world.advance(HOUR)
         self.clock += HOUR
         self._change()
@@ -277,7 +277,7 @@ class Schedule:
         fate = self.by_chance.choice(["well", "well", "well", "killed", "finished", "failing", "crashed"])
         arguments = ["recent", "-a", "incremental=true", "-a", f"run_id={number:03}", *QUIET]
         if fate == "failing":
-            # Without any server first, so that one fails for sure; then with one that may fail half-way.
+            # First without any server, so that one fails for sure; then with one that may fail half-way.
             nowhere = () if 4 in self.exit_codes else ("-s", "PARTI_API_BASE_URLS=http://127.0.0.1:9")
             self.run([*arguments, "-s", "PARTI_RETRY_PATIENCE=0.001", *nowhere])
         elif fate in {"killed", "finished"}:

@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "parti_scraper"
 
-# A folder imports only from those before it; the files beside the folders come first, but for the settings.
+# A folder imports only from those before it; the files next to the folders are first, except the settings.
 FOLDERS = ("api", "plan", "ledger", "network", "run", "browser", "feeds", "spiders", "extensions", "commands")
-# Folders and modules that are decided without Scrapy, network, files and clock.
+# Folders and modules without Scrapy, network, files and clock.
 PURE = (
     "api",
     "plan",
@@ -37,12 +37,12 @@ def layer_of(module: str) -> int:
 
 
 def is_pure(module: str) -> bool:
-    """Tell whether a module is one of the pure ones, or in a folder of them."""
+    """Return whether a module is pure, or in a pure folder."""
     return f"{module}.".startswith(tuple(f"{each}." for each in PURE))
 
 
 def imports(path: Path) -> set[str]:
-    """Return the modules that a file imports, those for type checking alone included."""
+    """Return the modules that a file imports, also those for type checking only."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

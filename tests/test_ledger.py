@@ -1,4 +1,4 @@
-"""The ledger: what is noted of runs, and where the next incremental one starts."""
+"""The ledger: its records of runs, and where the next incremental run starts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def run_of(series: Series | None = None, name: str = "one", **more: int | None) -> RunRecord:
-    """Return a run to begin."""
+    """Return a run to start."""
     identity = None if series is None else series.id
     return RunRecord(f"/output/recent/{name}", "recent", name, {"since": "7d"}, NOW, (NOW - 60, NOW), identity, **more)
 
@@ -146,7 +146,7 @@ def test_the_start_moves_over_what_is_proved_complete(
     series = ledger.series(FILTERS)
     assert series.until == until
     assert ledger.known(series.id, 2) == b"new"
-    # What the next run cannot come across is forgotten.
+    # Versions that the next run cannot receive are deleted.
     assert ledger.known(series.id, 1) == (None if until else b"old")
     assert ledger.series({"categories": []}).until is None
 
@@ -164,7 +164,7 @@ YEARS = 100_000_000
 
 
 def series_after(ledger: Ledger, now: int, *written: Version, name: str = "ahead") -> Series:
-    """Return the series after a complete run, by whose clock it was so late."""
+    """Return the series after a complete run at this time of its clock."""
     series = ledger.series(FILTERS)
     number = ledger.begin(run_of(series, name, next_since=now, versions_since=now - 100))
     ledger.checkpoint(number, noted(*written))
@@ -179,9 +179,9 @@ def test_after_a_clock_ahead_a_run_starts_at_the_newest_known_livestreams(ledger
     lowered = ledger.lower(series, NOW + 5)
     assert lowered == ledger.series(FILTERS)
     assert lowered.since(100) == NOW - 100
-    # None of what it comes across is written again.
+    # It writes no known version again.
     assert [ledger.known(series.id, event_id) for event_id in (1, 2, 3)] == [b"one", b"two", b"three"]
-    # The next run by a right clock moves the start again.
+    # The next run with a correct clock moves the start again.
     assert series_after(ledger, NOW + 60, name="next").until == NOW + 60
 
 
@@ -267,7 +267,7 @@ def test_a_ledger_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def version_1(folder: Path, run_folder: str = "/output/recent/one", counts: Any = COUNTS_OF_VERSION_1) -> Path:
-    """Make a ledger of version 1 with a series, and an unfinished run of it that has noted how far it has come."""
+    """Make a ledger of version 1 with a series, and an unfinished run of it with a checkpoint."""
     connection = sqlite3.connect(folder / FILE_NAME)
     connection.executescript(TABLES_OF_VERSION_1)
     execute = connection.execute
@@ -362,7 +362,7 @@ def test_processes_that_open_a_ledger_of_version_1_at_once_migrate_it_once(tmp_p
         processes = [context.Process(target=open_at_once, args=(folder, barrier, results)) for _ in range(4)]
         for process in processes:
             process.start()
-        # One that migrated it once more would find no column to rename.
+        # A second migration would find no column to rename.
         assert [results.get(timeout=60) for _ in processes] == [COUNTS] * 4
         for process in processes:
             process.join()

@@ -1,4 +1,4 @@
-"""What a listener knows of its line, without a line: when it connects, when it asks, and what it says it missed."""
+"""A listener without a connection: when it connects, when it requests the live route, and which gaps it reports."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ IDLE = 300.0
 
 
 def listening(addresses: tuple[str, ...] = ONE) -> Listener:
-    """Return a listener that begins at 0."""
+    """Return a listener that starts at 0."""
     return Listener(addresses, 0.5, IDLE, 0.0)
 
 
 def fill(listener: Listener, now: float, unheard: int = 0) -> None:
-    """Ask the live route, which answers at once."""
+    """Request the live route, which answers at once."""
     listener.fill_began(now)
     listener.filled(unheard)
 
 
 def connected(listener: Listener, now: float) -> None:
-    """Connect, and fill what was before."""
+    """Connect, and fill the gap before."""
     listener.connected(now)
     fill(listener, now + 1)
 
@@ -36,7 +36,7 @@ def test_a_connected_run_that_has_requested_the_live_route_has_no_gap() -> None:
     assert missed
     assert (missed.since, missed.until, missed.reason) == (0, 2, "the live route was not asked")
     fill(listener, 2)
-    # A server that is silent is believed.
+    # A silent server is trusted.
     assert listener.missed(200, stopped=True) is None
     missed = listener.missed(200, stopped=False)
     assert missed
@@ -59,7 +59,7 @@ def test_a_dropped_connection_is_a_gap_until_it_is_filled() -> None:
     missed = listener.missed(23, stopped=True)
     assert missed
     assert (missed.since, missed.reason) == (10, "the live route was not asked after this: closed")
-    # Before the subscription was read, so it proves nothing of what came after.
+    # Before the subscription was read: this proves nothing about the time after it.
     fill(listener, 22.1)
     assert listener.missed(23, stopped=True)
     fill(listener, 22.6)
@@ -75,7 +75,7 @@ def test_connections_do_not_delay_a_fill_that_is_due() -> None:
         listener.lost(now, 0.0, "closed")
     assert listener.is_fill_due(0.9)
     listener.fill_began(0.9)
-    # The last connection may have told nothing yet, so once more after this one.
+    # The last connection may have been silent, so there is one more fill after this one.
     assert not listener.is_fill_due(2)
     listener.filled(0)
     assert listener.is_fill_due(2)
@@ -118,7 +118,7 @@ def test_silence_is_trusted_for_the_idle_time_out_only() -> None:
     assert listener.is_idle(300)
     listener.closed(300, 0.0)
     assert listener.missed(302, stopped=True) is None
-    # It should be open again by now.
+    # It should be connected again by now.
     assert listener.missed(304, stopped=True)
     listener.connected(310)
     assert listener.missed(310, stopped=True)
@@ -149,14 +149,14 @@ def test_a_server_that_refuses_to_notify_is_named_with_its_message() -> None:
         assert missed
         assert (missed.since, missed.reason) == (0, "no connection was of use, the last one: unauthorized")
         listener.lost(now + 4, 0.0, "closed")
-    # It is not waited for as long as for one that may have nothing to say.
+    # This wait is shorter than for a server that may have no notification.
     listener.connected(10)
     listener.refused(10, "unauthorized")
     assert not listener.is_idle(39)
     assert listener.is_idle(40)
     listener.closed(40, 0.0)
     assert listener.reason == "unauthorized"
-    # One that holds is another matter.
+    # A lasting connection resets the waits.
     connected(listener, 50)
     assert listener.missed(51, stopped=True)
     assert listener.missed(55, stopped=True) is None
@@ -208,17 +208,17 @@ def test_addresses_are_tried_in_order_and_the_first_one_again_after_a_while() ->
 
 
 class Simulation:
-    """A line that may be dead, and streams that go live meanwhile."""
+    """A connection that may be lost without notice, while streams go live."""
 
     def __init__(self) -> None:
         self.listener = listening()
         self.now = 0.0
         self.is_open = self.is_alive = False
-        # When they went live, and those of them that nobody knows of.
+        # When they went live, and those that were not received.
         self.untold: set[float] = set()
 
     def play(self, event: str, seconds: float) -> None:
-        """Let time go on, and something happen."""
+        """Let time pass, and an event happen."""
         self.now += seconds
         if self.is_open and self.listener.is_idle(self.now):
             self.listener.closed(self.now, 0.0)
@@ -270,7 +270,7 @@ def test_a_run_is_complete_only_if_every_stream_was_received_or_fetched(
     for event, seconds in events:
         simulation.play(event, seconds)
     now, missed = simulation.now, simulation.listener.missed(simulation.now, stopped=stopped)
-    # By a signal, silence is believed for so long.
+    # At a signal, silence is trusted for so long.
     since = missed.since if missed else now - (IDLE + 3 if stopped else 0)
     assert all(moment >= since for moment in simulation.untold)
     if missed is None:

@@ -1,4 +1,4 @@
-"""Crawls of a server in trouble: nothing is lost while it lives, a dead one is given up, and secrets stay in flight."""
+"""Crawls of a failing server: no record is lost, a dead server is given up, and secrets are not stored."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TOKEN = "s3cr3t-t0k3n.of~the+user/=="
 
 FAULTS: dict[str, dict[str, Any]] = {
     "429": {"rate_429": 0.5},
-    # Each form once; more would only be more waiting.
+    # Each form once; more would only take longer.
     "429 with Retry-After": {"rate_429": 0.35, "retry_after": "mixed", "events": 60},
     "5xx": {"rate_500": 0.5},
     "truncated": {"rate_truncated": 0.5},
@@ -71,12 +71,12 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 
 def traces(run: Crawl, *folders: Path) -> str:
-    """Return everything that a run left or said."""
+    """Return all files and output of a run."""
     paths = [path for folder in (run.output, *folders) for path in folder.rglob("*") if path.is_file()]
     return run.stdout + run.stderr + "".join(path.read_bytes().decode("latin-1") for path in paths)
 
 
-# --- A server in trouble ---------------------------------------------------------------------------------------
+# --- A failing server ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("faults", FAULTS)
@@ -109,7 +109,7 @@ def test_a_429_pauses_every_request_to_the_host_also_those_in_the_queue(crawl: R
     for finished in refused:
         assert finished
         # The pause ends a second after the client has the answer, so later than that; in flight at the same time
-        # are three others at the most.
+        # are at most three others.
         assert sum(finished < seen.started < finished + 1 for seen in api_requests(server)) <= 3
 
 
@@ -130,7 +130,7 @@ def test_a_body_that_cannot_be_decompressed_is_retried(crawl: Run, script: Scrip
     assert server.paths.count(CATEGORIES) == 3
 
 
-# As the API refuses, and as a proxy before it does.
+# A refusal by the API, and by a proxy before it.
 @pytest.mark.parametrize("body", [b'{"detail": "no"}', b"<html>413 Request Entity Too Large</html>"])
 @pytest.mark.parametrize("status", [400, 413])
 def test_a_refused_request_is_not_retried(crawl: Run, script: Script, status: int, body: bytes) -> None:
@@ -168,7 +168,7 @@ def test_if_only_one_request_fails_only_that_one_is_given_up(crawl: Run, script:
     assert run.rows
 
 
-# --- A dead one ------------------------------------------------------------------------------------------------
+# --- A dead server ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_server_that_serves_only_errors_is_given_up(
 def test_a_failing_server_gets_few_requests(crawl: Run, serve: Serve) -> None:
     server = serve(**SMALL, fault_burst=0, rate_500=1.0)
     assert crawl("categories", "-s", "PARTI_RETRY_DELAY=0.5", server=server, env=IMPATIENT).code == 4
-    # A hundred without back-off; what is more than twenty with it, chance does not bring about.
+    # Without back-off there would be a hundred; with it, more than twenty are too unlikely.
     assert 2 <= len(api_requests(server)) < 20
 
 
@@ -348,7 +348,7 @@ def test_a_given_patience_applies_to_unreachable_hosts_too(text: str, patience: 
 
 
 def test_the_token_is_sent_and_stored_nowhere(crawl: Run, serve: Serve, tmp_path: Path) -> None:
-    # Faults, so that requests come back from everywhere; a job folder, which holds requests.
+    # Faults lead to all kinds of retries; a job folder stores requests.
     server = serve(**SMALL, token=TOKEN, rate_500=0.2, rate_reset=0.2, rate_challenge=0.2)
     run = crawl(
         "recent", "--loglevel", "DEBUG", "-s", f"JOBDIR={tmp_path / 'job'}", server=server, env={"PARTI_TOKEN": TOKEN}

@@ -1,4 +1,4 @@
-"""From page bytes to items: the specification's own responses, and everything an API may send instead."""
+"""From page bytes to items: the specification's own responses, and everything that an API may send instead."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_specifications_live_channels_give_the_golden_rows() -> None:
     assert list(rows(page)[0]) == list(golden("live_channels")[0])
 
 
-# No answer of this route is in the specification: it is made up, in the shape that was reported.
+# The specification has no answer of this route: this one is made up, in the reported shape.
 ANNOUNCED: dict[str, Any] = {
     "event_id": 81002, "user_id": 603610, "category_id": 10, "event_title": "🎤", "event_description": "=1+1\nsoon",
     "event_file": "https://https://assets.parti.com/81002.jpg", "event_start_ts": 1795550400,
@@ -320,7 +320,7 @@ def test_an_empty_page_is_a_page(body: bytes) -> None:
 
 
 def fields_of(field: str, value: Any) -> tuple[Livestream, NormalizedPage[Livestream]]:
-    """Return what a livestream becomes of which one field is odd."""
+    """Return the item of a livestream with one odd field."""
     page = recent({"event_id": 1, "event_start_ts": 0} | {field: value}, {"event_id": 2})
     assert page.rejected == []
     return page.items[0], page
@@ -452,7 +452,7 @@ def test_the_end_of_a_record_that_is_set_aside_is_known_if_readable() -> None:
     ],
 )
 def test_a_value_that_is_not_strict_json_costs_at_most_its_field(odd: bytes, extra: dict[str, Any]) -> None:
-    # The last one makes the page one that is parsed patiently, whatever the others are.
+    # The last record makes the slow parser read the page.
     body = b'[{"event_id": 1}, {"event_id": 2, ' + odd + b'}, {"event_id": 3, "z": NaN}]'
     page = normalize_recent(body, URL, NOW, INDEX)
     assert [item.event_id for item in page.items] == [1, 2, 3]
@@ -562,7 +562,7 @@ def test_any_value_of_a_field_is_read_or_kept_and_costs_no_other_field(name: str
     )
 )
 def test_invalid_text_between_records_costs_no_good_record(between: list[bytes]) -> None:
-    # What opens or closes more than it should is no record, and the page no list.
+    # With unbalanced brackets it is no record, and the page no list.
     between = [each.translate(None, b'[]{},"\\') or b"0" for each in between]
     good = [b'{"event_id": %d, "event_title": "]},\\""}' % number for number in range(len(between) + 1)]
     body = b"[" + b",".join(each for pair in zip(good, [*between, b"NaN"], strict=True) for each in pair) + b"]"

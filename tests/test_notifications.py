@@ -1,4 +1,4 @@
-"""Listening to channels that go live: none is missed, none is told twice, whatever the line does."""
+"""Listening to channels that go live: none is missed and none is a duplicate, with any failure of the connection."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_no_channel_is_missed_through_dropped_connections_and_failures(serve: Se
         before = len(started(server))
         while len(started(server)) == before:
             server.world.advance(1)
-        # Some are heard one by one, and some at once.
+        # Some notifications are sent one by one, and some together.
         if before % 8 == 0:
             wait_until(lambda: started(server) <= heard_ids(output))
     wait_until(lambda: started(server) <= heard_ids(output))
@@ -84,7 +84,7 @@ def test_a_killed_listener_resumes_without_duplicates(serve: Serve, output: Path
     for signal_number, code in ((signal.SIGKILL, -9), (signal.SIGKILL, -9), (signal.SIGTERM, 0)):
         before = len(requests(server, "/live"))
         running = Listening(output, server)
-        # The live route is asked after the subscription.
+        # The live route is requested after the subscription.
         wait_until(lambda: len(requests(server, "/live")) > before)  # noqa: B023 - called at once
         server.world.advance(60)
         wait_until(lambda: started(server) | live(server) <= heard_ids(output))
@@ -97,7 +97,7 @@ def test_a_killed_listener_resumes_without_duplicates(serve: Serve, output: Path
 def test_a_line_that_could_be_read_is_never_removed(serve: Serve, output: Path, tmp_path: Path, moment: int) -> None:
     server = serve(**STARTING)
     arguments = ["notifications", "-a", "run_id=run", *QUIET]
-    # The second crash comes while what the first one left is put right.
+    # The second crash happens during the recovery from the first.
     for crash_at in (moment, moment % 4 + 1):
         process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", crash_at=crash_at)
         while process.is_alive():
@@ -105,7 +105,7 @@ def test_a_line_that_could_be_read_is_never_removed(serve: Serve, output: Path, 
             process.join(0.05)
         assert process.exitcode == -signal.SIGKILL
         seen = heard_ids(output)
-        # What is not on air any more cannot be had again.
+        # Streams that have ended cannot be fetched again.
         server.world.advance(7_200)
     running = Listening(output, server)
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -124,8 +124,8 @@ def test_an_invalid_notification_is_set_aside_and_the_live_route_has_the_channel
         server.world.advance(6)
         time.sleep(0.01)
     wait_until(lambda: live(server) <= heard_ids(output))
-    # Or it may be stopped while it connects again, or after the live route has told of what was unheard: a line that
-    # keeps silent of channels is not believed until it was asked once more.
+    # Otherwise it may be stopped while it reconnects, or after the live route had channels without a notification:
+    # such a connection is not trusted until the live route was requested again.
     wait_until(lambda: re.findall(r"not heard of: (\d+)", running.log.read_text(encoding="utf-8"))[-1:] == ["0"])
     settle(server, running)
     assert running.stop(signal.SIGTERM) == 0, running.stderr
@@ -137,7 +137,7 @@ def test_an_invalid_notification_is_set_aside_and_the_live_route_has_the_channel
 def test_a_silent_connection_is_opened_again_without_a_warning(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=0.3s")
-    # Each new connection looks once more who is live.
+    # After each reconnect the live route is requested again.
     wait_until(lambda: len(server.requests) > 16)
     assert running.stop() == 0
     assert running.stderr.startswith("notifications run: complete: ")
@@ -213,7 +213,7 @@ def test_it_listens_before_it_has_the_categories_and_stops_in_time(serve: Serve,
         time.sleep(0.05)
     _, stderr = running.process.communicate(timeout=60)
     assert running.process.returncode == 4
-    # It did not go on until they were given up.
+    # It did not continue until they were given up.
     assert "the categories did not come in time, so `category_id` is unknown" in stderr
     assert "could not be had" not in stderr
     assert heard_ids(output) <= started(server)

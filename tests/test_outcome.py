@@ -13,7 +13,7 @@ BALANCED = Counts(pages=3, served=10, written=5, duplicate=2, quarantined=1, fil
 
 
 def ending(**changes: Any) -> Ending:
-    """Return an ending of a run on which nothing went wrong, but for the changes."""
+    """Return the ending of a successful run, with changes."""
     return Ending(**({"finish_reason": "finished", "counts": BALANCED} | changes))
 
 
@@ -56,7 +56,7 @@ def test_the_exit_code_says_how_the_run_ended(changes: dict[str, Any], code: Exi
     verdict = judge(ending(**changes))
     assert (verdict.exit_code, verdict.reason) == (code, reason)
     assert verdict.complete is (code == 0)
-    # What cannot be stored stops the run, unless that shows only at the end.
+    # A failure to store stops the run, unless it happens only at the end.
     assert verdict.ended is (code in {0, 4} and changes.get("finish_reason") != "storage")
 
 

@@ -1,4 +1,4 @@
-"""What a run says of fields that are new, cannot be read, or are gone, and from how many records on."""
+"""What a run reports about new, unreadable and missing fields, and from how many records on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WHOLE: dict[str, Any] = {
 
 
 def quality_of(*records: dict[str, Any], seen: tuple[int, ...] = ()) -> Quality:
-    """Return what is counted of a page of the recent route."""
+    """Return the counts of a page of the recent route."""
     quality = Quality()
     body = json.dumps([{"event_id": number} | record for number, record in enumerate(records)]).encode()
     quality.add(normalize_recent(body, "", "2026-01-01T00:00:00Z", CategoryIndex()), seen)

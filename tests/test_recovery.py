@@ -1,4 +1,4 @@
-"""Recovery: how the files of a run that was stopped are put right, killed again in the middle or not."""
+"""Recovery of the files of a stopped run, also if it is killed during the recovery."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from parti_scraper.run.recovery import (
 )
 
 QUARANTINE = "quarantine.jsonl"
-# A run of the recent route: its pages can be asked for again.
+# A run of the recent route: its pages can be fetched again.
 PAGES = RunFiles(
     "streams", QUARANTINE, can_refetch=True, rotates=False, feeds=frozenset({"streams.jsonl", "streams.csv"})
 )
-# A run that listens: what was heard cannot be heard again, and each day has files of its own.
+# A run that listens: notifications cannot be fetched again, and each day has its own files.
 HEARD = RunFiles(
     "streams", QUARANTINE, can_refetch=False, rotates=True, feeds=frozenset({"streams.3.jsonl", "streams.3.csv"})
 )
-# What is none of the run's, though some of it looks like it.
+# Files that are not the run's, though some look like it.
 FOREIGN = {
     "notes.txt": b"mine\n",
     "streams-2.jsonl": b'{"id": -1}\n',
@@ -140,7 +140,7 @@ def test_a_whole_line_that_is_no_json_is_an_error_before_any_change() -> None:
         (PAGES, AS_NOTED | {"streams.csv": Found(29)}, TWO, Obstacle.FILES_CHANGED),
         (PAGES, {"streams.csv": Found(30)}, TWO, Obstacle.FILES_CHANGED),
         (PAGES, AS_NOTED, TWO | {QUARANTINE: (5, 1)}, Obstacle.FILES_CHANGED),
-        # A feed that the run did not have before lacks what was written until then.
+        # A new feed lacks the earlier records.
         (PAGES, AS_NOTED, {"streams.jsonl": (20, 2)}, Obstacle.FILES_CHANGED),
         (PAGES, {}, {}, Obstacle.FILES_CHANGED),
     ],
@@ -187,12 +187,12 @@ def test_half_written_data_are_rolled_back_to_the_checkpoint(tmp_path: Path, qua
         assert content_of(folder) == left | FOREIGN
 
 
-# What holds for every run:
+# Properties of every run:
 
 
 @dataclass
 class Stopped:
-    """A run that was killed: its files, those it had noted, and the records that were written at all, whole."""
+    """A killed run: its files, those of its checkpoint, and all records that were written whole."""
 
     files: RunFiles
     content: dict[str, bytes]
@@ -203,7 +203,7 @@ class Stopped:
 
 @st.composite
 def stopped_runs(draw: Callable[[Any], Any], files: RunFiles) -> Stopped:
-    """Return a run that was killed at some moment, perhaps once more while it was put right."""
+    """Return a run that was killed at some time, perhaps again during a recovery."""
     identities = itertools.count()
     stopped = Stopped(files, {}, {}, [], [])
 
@@ -227,7 +227,7 @@ def stopped_runs(draw: Callable[[Any], Any], files: RunFiles) -> Stopped:
         stopped.noted[QUARANTINE] = (sum(map(len, before)), len(before))
     stopped.set_aside = before + ([] if files.can_refetch else after)
     if not files.can_refetch and draw(st.booleans()):
-        # That of a recovery that was killed, after any number of them was written again.
+        # Of a recovery that was killed after it had written any number of them.
         again = draw(st.lists(st.sampled_from(stopped.whole), max_size=2)) if stopped.whole else []
         saved = [*lines(), *map(encode, again)]
         stopped.content[RECOVERED] = b"".join(saved)
@@ -258,14 +258,14 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 
 def plan_in(folder: Path, stopped: Stopped) -> GoOn:
-    """Return the plan for what is in a folder."""
+    """Return the recovery plan for a folder."""
     going_on = plan(stopped.files, look(folder, stopped.files, stopped.noted), stopped.noted)
     assert isinstance(going_on, GoOn)
     return going_on
 
 
 def noted_part(stopped: Stopped, name: str) -> bytes:
-    """Return what a file held at the checkpoint."""
+    """Return the content of a file at the checkpoint."""
     return stopped.content[name][: stopped.noted[name][0]]
 
 
@@ -300,7 +300,7 @@ def test_no_whole_line_that_cannot_be_fetched_again_is_lost(stopped: Stopped) ->
 
 
 def sorted_rows(rows: list[Any]) -> list[Any]:
-    """Return rows in an order of their own."""
+    """Return rows in a fixed order."""
     return sorted(rows, key=lambda row: (row.get("id", -1), row.get("text", "")))
 
 
@@ -315,7 +315,7 @@ def test_a_recovery_that_is_killed_after_any_step_or_done_twice_ends_the_same(st
             steps = expected.steps[:done]
             carry_out(folder, steps)
             if isinstance(dict(enumerate(expected.steps)).get(done), Save):
-                # Killed while they were written.
+                # Killed while writing them.
                 (folder / RECOVERED).with_suffix(".tmp").write_bytes(b'{"id')
             again = plan_in(folder, stopped)
             carry_out(folder, again.steps)
@@ -334,14 +334,14 @@ def test_a_run_that_is_killed_repeatedly_during_recovery_ends_with_each_record_o
         left = content_of(folder)
         assert RECOVERED not in left
         written = [line for name in left if is_own(name) for line in left[name].splitlines()]
-        # A record that only an earlier recovery knew was written once, too.
+        # A record that only an earlier recovery had was written once, too.
         assert sorted_rows(list(map(json.loads, written))) == sorted_rows(stopped.whole)
         assert left.get(QUARANTINE, b"") == b"".join(stopped.set_aside)
         assert {name: left[name] for name in FOREIGN} == FOREIGN
 
 
 def is_own(name: str) -> bool:
-    """Tell whether a file holds records of the run as JSON Lines."""
+    """Return whether a file has records of the run as JSON Lines."""
     return name.startswith("streams.") and name.endswith(".jsonl")
 
 

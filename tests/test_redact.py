@@ -1,4 +1,4 @@
-"""No secret passes, and nothing else is lost."""
+"""Secrets are removed, and nothing else."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_secrets_are_removed_everywhere() -> None:
         ('{"a": {"token": {"b": ["S3CRET"]}}, "c": 1}', '{"a": {"token": '),
         ("Authorization: Bearer S3CRET\nHost: x", "Authorization: \nHost: x"),
         ("otp=123456&b=1", "b=1"),
-        # As encoders of JSON write it that are careful about web pages, and JSON within a text.
+        # As JSON encoders for web pages write it, and JSON within a text.
         (r'{"a": "https:\/\/x.example\/?b=1\u0026token\u003dS3CRET", c', '{"a": "https://x.example/?b=1 c'),
         (r'{"a": "https:\/\/x.example\/?b=1\u0026c=1", d', r'{"a": "https:\/\/x.example\/?b=1\u0026c=1", d'),
         (r'{"a": "{\"token\":\"S3CRET and more\"}", b', r'{"a": "{\"token\":}", b'),

@@ -1,4 +1,4 @@
-"""The registry of routes: its rows are whole, and agree with the items."""
+"""The registry of routes: its rows are complete, and match the items."""
 
 from __future__ import annotations
 

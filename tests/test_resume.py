@@ -1,4 +1,4 @@
-"""Runs that were stopped or killed: the same name finishes them, and nothing is lost or twice."""
+"""Stopped or killed runs: the same name resumes them, without lost or duplicate records."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ Fork = Callable[..., Any]
 
 @pytest.fixture
 def fork(output: Path, tmp_path: Path) -> Fork:
-    """Return a function that begins a crawl in a forked process, whose log is `log`."""
+    """Return a function that starts a crawl in a forked process, whose log is `log`."""
     return lambda arguments, server, **how: forked.crawl(
         arguments, environment_of(output, server), tmp_path / "log", **how
     )
 
 
 def assert_finished(output: Path, server: MockServer) -> Crawl:
-    """Assert that both files hold exactly what the server has, and that the counts add up."""
+    """Assert that both files have exactly the server's records, and that the counts add up."""
     run = Crawl(0, "", "", output, "recent", "run")
     expected = server.world.existed_throughout() - server.world.malformed_ids
     assert sorted(ids(run.rows)) == sorted(expected)
@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_repeatedly_ends_with_each_record_once(
     while kills < KILLS:
         server = serve(**STILL, events=2_000, malformed=0.01, page_cap=by_chance.choice([25, 100]), latency=0.01)
         for _ in range(100):
-            # By pages and not by time: on a busy machine the start alone takes longer than all that follows.
+            # By pages and not by time: on a busy machine the start takes longer than the rest.
             killed_at = len(requests(server)) + by_chance.randrange(40)
             process = fork(RUN, server, eager=True)
             wait_until(lambda: len(requests(server)) >= killed_at or not process.is_alive())  # noqa: B023 - called at once
@@ -125,7 +125,7 @@ def test_a_run_that_crashes_at_any_step_of_a_checkpoint_ends_with_each_record_on
 
 @pytest.mark.parametrize(
     ("moment", "why"),
-    # Each checkpoint brings two files to the disk, and then the ledger; the first moment of all begins the run.
+    # Each checkpoint syncs two files, and then the ledger; the first moment is the start of the run.
     [(number, "a record cannot be written: " if number % 3 != 1 else "") for number in range(2, 8)],
 )
 def test_a_full_disk_during_a_checkpoint_stops_the_run_at_the_one_before(
@@ -173,7 +173,7 @@ def test_pages_continue_during_a_checkpoint_and_the_run_can_be_stopped(
         time.sleep(0.05)
     process.join()
     assert process.exitcode == code
-    # What was under way is finished first, unless the process was killed.
+    # Pending requests are finished first, unless the process was killed.
     assert said(forked.OVER) is (code == 3)
     assert "Traceback" not in log.read_text(encoding="utf-8")
     fork(RUN, server).join()
@@ -193,7 +193,7 @@ def test_a_stopped_run_resumes_and_fetches_few_pages_again(fork: Fork, serve: Se
         assert process.exitcode == (-9 if signal_number == signal.SIGKILL else 3)
         assert crawl("recent", server=server).code == 0
         assert_finished(output, server)
-        # Up to ten pages since the last checkpoint, those under way, and what each window asks for once more.
+        # Up to ten pages since the last checkpoint, pending ones, and those that each window requests again.
         assert len(requests(server)) <= len(requests(undisturbed)) + 25, number
         shutil.rmtree(output / "recent/run")
 
@@ -248,7 +248,7 @@ def test_an_outage_does_not_end_a_run_that_is_to_be_finished(serve: Serve, outpu
     before = len(requests(server))
     assert crawl("recent", server=server).code == 0
     assert_finished(output, server)
-    # It was not begun from the start.
+    # It did not start over.
     assert len(requests(server)) - before < 30 + 15
 
 

@@ -1,4 +1,4 @@
-"""The spider `scheduled` as real crawls of the mock server, its files held against the server's own truth."""
+"""The spider `scheduled` as real crawls of the mock server, its files compared with the ground truth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import STILL, Run, Serve, environment_of, ids, paths, request
 
 # In several pages.
 MANY: dict[str, Any] = STILL | {"scheduled": 90, "page_cap": 15}
-# Of fields of the API, the columns that are made of them.
+# The columns that are made of fields of the API.
 MADE_OF = {
     "event_start_ts": {"event_start"},
     "event_end_ts": {"event_end"},
@@ -31,7 +31,7 @@ MADE_OF = {
 
 
 def broken_ids(server: MockServer) -> set[int]:
-    """Return the numbers of the scheduled livestreams whose records are malformed beyond repair."""
+    """Return the ids of the scheduled livestreams whose records cannot be identified."""
     ways = {each: malformation(server.world.options, each, "scheduled") for each in ids(server.world.scheduled_at())}
     return {number for number, way in ways.items() if way and not way.repairable}
 
@@ -80,14 +80,14 @@ def test_each_reading_of_the_api_gives_the_same(reading: dict[str, Any], crawl: 
 
 
 def test_if_the_order_changes_nothing_is_lost_without_an_error() -> None:
-    """Many begin in the same minute; of 300 such lists, a walk in overlapping pages alone loses records of 30."""
+    """Many start in the same minute; in 300 such lists, a walk with only overlapping pages loses records of 30."""
     verdicts = Counter(unstable(seed) for seed in range(300))
     assert (False, "") not in verdicts
     assert verdicts[True, ""] > 270
 
 
 def unstable(seed: int) -> tuple[bool, str]:
-    """Walk a list in which those that begin at the same time stand in another order each time.
+    """Walk a list in which livestreams with the same start are in another order each time.
 
     Returns:
         Whether all came, and "gap" where the plan says that not all is proved.

@@ -1,4 +1,4 @@
-"""What of Scrapy is used though it is not promised: which of it a new Scrapy has changed, by name."""
+"""The parts of Scrapy's private interface that are used: names those that a new Scrapy has changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scrapy.utils._download_handlers import make_response
 from parti_scraper import scrapy_internals
 from tests.support import STILL, Run, Serve
 
-# Of what is overridden or called without a function of its own, the names of the parameters.
+# The parameters of methods that are overridden, or called without a wrapper.
 METHODS: list[tuple[Callable[..., Any], str]] = [
     (AiohttpDownloadHandler._build_base_response_args, "response request headers"),
     (AiohttpDownloadHandler._extract_proxy, "request"),

@@ -69,7 +69,7 @@ def test_ids_that_the_route_does_not_have_are_reported() -> None:
         (("NaN", "7"), {"Gaming", "Crypto", "", "Nowhere"}),
         (("7",), {"Gaming"}),
         (("7", "23"), {"Gaming", "Crypto"}),
-        # Nobody knows what a record of a nameless category carries, so what cannot be told is kept.
+        # The name in a record of a nameless category is unknown, so uncertain records are kept.
         (("16",), {"", "Nowhere"}),
         (("99", "7"), {"Gaming", "", "Nowhere"}),
     ],

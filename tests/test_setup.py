@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import ROOT, TIMEOUT
 
-# Without what a `make` that runs these tests was called with.
+# Without the variables of a `make` that runs these tests.
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if "MAKE" not in name and name not in {"MFLAGS", "PYTHON"}
 }
@@ -64,7 +64,7 @@ def test_the_setup_says_what_it_did_is_fast_when_repeated_and_continues_after_a_
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools/setup.sh", tmp_path / "tools")
-    # To install pip into it would take most of the time.
+    # Installing pip would take most of the time.
     venv.create(tmp_path / ".venv", symlinks=True)
     (packages,) = tmp_path.glob(".venv/lib/python*/site-packages")
     (packages / "pip.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
@@ -81,6 +81,6 @@ def test_the_setup_says_what_it_did_is_fast_when_repeated_and_continues_after_a_
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(begins + r"setup: done: Python 3\.\d+\.\d+\S*, \d+ MB\. Next: make demo, .*\n", done.stdout)
     assert make(tmp_path, "setup").stdout == "setup: .venv has all packages of requirements.txt\n"
-    # All of it is in what the developers have, too.
+    # The developers' environment has all of it, too.
     shutil.copy(tmp_path / "requirements-dev.txt", tmp_path / ".venv/requirements.installed")
     assert make(tmp_path, "setup").stdout == "setup: .venv has all packages of requirements.txt\n"

@@ -1,4 +1,4 @@
-"""Each spider as a real crawl of the mock server, its files held against the server's own truth."""
+"""Each spider as a real crawl of the mock server, its files compared with the ground truth."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_all_crawls_every_category_separately(crawl: Run, serve: Serve, spider: 
     records = truth(server) if spider == "recent" else server.world.live_at()
     assert sorted(ids(run.rows)) == sorted(ids(records))
     asked = [path.partition("categories=")[2].split("&")[0] for path in paths(server, f"/{spider}")]
-    # Without a category only to see whether the server serves anything, where one is empty.
+    # The request without a category only checks that the server works, because a category is empty.
     assert set(asked) - {""} == {str(category["category_id"]) for category in server.world.categories()}
     assert all(path.count("categories=") <= 1 for path in paths(server, f"/{spider}"))
 
@@ -236,7 +236,7 @@ def test_records_without_an_identity_are_set_aside_whole_and_the_others_are_writ
     assert f"  {number:>9,}  set aside: {reason}\n" in run.stderr
 
 
-# Of fields of the API, the columns that are made of them.
+# The columns that are made of fields of the API.
 MADE_OF = {
     "event_start_ts": {"event_start", "duration_seconds"},
     "event_end_ts": {"event_end", "duration_seconds"},
@@ -256,7 +256,7 @@ def test_one_bad_field_costs_one_field(crawl: Run, serve: Serve) -> None:
         gone = {column for name in lost for column in MADE_OF.get(name, {name})}
         assert {row[column] for column in gone} <= {None}
         assert lost <= row["extra"].keys()
-        # What is odd about the other records is in these, which are read another way.
+        # The odd values of the other records are in these fields, which are read in another way.
         odd = {"event_title", "discord_discriminator", "extra", "scraped_at", *gone}
         livestream = expected.livestream(true[row["event_id"]], server.world.categories())
         assert expected.without(row, *odd) == expected.without(livestream, *odd)
@@ -307,7 +307,7 @@ def test_a_run_with_too_many_records_set_aside_is_not_complete(crawl: Run, serve
     run = crawl("recent", server=serve(**STILL, malformed=0.2))
     assert run.code == 4
     assert (run.package["complete"], run.package["degraded"]) == (False, [])
-    # Records where pages overlap may count twice.
+    # Records in overlaps of pages may count twice.
     reason = rf"{len(run.quarantine)} of 30\d records were set aside, see quarantine\.jsonl"
     assert re.fullmatch(reason, run.package["reason"])
 
@@ -340,11 +340,11 @@ def test_snapshots_are_taken_at_intervals_until_the_duration_is_over(crawl: Run,
     by_snapshot: dict[str, list[dict[str, Any]]] = {}
     for row in run.rows:
         by_snapshot.setdefault(row["snapshot_id"], []).append(row)
-    # A machine that is busy leaves some out, and says so.
+    # A busy machine skips some, and counts them.
     missed = sum(map(int, re.findall(r"longer than the interval: (\d) left out", run.stderr)))
     assert list(by_snapshot) == [f"run-{number}" for number in range(1, 4 - missed)]
     for rows in by_snapshot.values():
-        # A channel may end one livestream and begin another while the list is walked.
+        # A channel may end one livestream and start another during the walk.
         channels = [(row["user_id"], row["event_id"]) for row in rows]
         assert len(channels) == len(set(channels))
     counted = {tuple((row["user_id"], row["viewers_count"]) for row in rows) for rows in by_snapshot.values()}
@@ -371,7 +371,7 @@ def test_a_usage_error_is_one_line_and_nothing_is_requested(
 ) -> None:
     server = serve(**STILL)
     run = crawl(spider, server=server, **raw)
-    # Where a line names the moment of the run, it is another one here.
+    # If a line has the time of the run, it differs here.
     moment = (
         re.compile(r"(?<=accepted: at or before )2\S+(?=\))")
         if spider == "recent" and "until" not in raw

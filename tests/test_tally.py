@@ -1,4 +1,4 @@
-"""The tally: what became of the records of a run."""
+"""The tally: counts of a run's records by outcome."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_tally_continues_from_the_checkpoint(
     noted, undisturbed = Tally(), Tally()
     for key, number in before:
         noted.add(key, number)
-    # One that had counted something itself, as where what came since the checkpoint is left out.
+    # One that had counts of its own, which are newer than the checkpoint.
     restored = tally_of(served=7, filtered=2)
     restored.wrote(["Gaming"])
     restored.restore(json.loads(json.dumps(noted.as_json())), categories)

@@ -1,4 +1,4 @@
-"""What is typed wrong: one line that says what is accepted, and nothing is started.
+"""Usage errors: one line that says what is accepted, and nothing is started.
 
 The arguments of the spiders are in `test_spiders`, each with its line; here is the rest of the command line.
 """
@@ -162,7 +162,7 @@ def test_an_unknown_command_is_one_line(scrapy: Scrapy, typed: tuple[str, ...], 
 
 
 def test_outside_of_a_project_crawl_says_in_one_line_what_to_type(tmp_path: Path) -> None:
-    # As where the package is installed: Scrapy finds the command by the entry point.
+    # As with an installed package: Scrapy finds the command by the entry point.
     metadata = tmp_path / "installed" / "parti_scraper-0.dist-info"
     metadata.mkdir(parents=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

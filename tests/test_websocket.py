@@ -1,4 +1,4 @@
-"""Bad lines, servers that let nobody listen, several addresses and proxies: what a run that listens says of them."""
+"""Bad connections, servers that refuse to notify, several addresses and proxies: what a listening run reports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_server_that_refuses_to_notify_is_named_and_the_live_route_requested(
     assert (run.code, run.package["complete"]) == (4, False)
     assert words in run.package["reason"]
     assert {row["event_id"] for row in run.rows} == live(server)
-    # One second's waits, doubled each time, are few.
+    # Waits from one second on, doubled each time, are few.
     assert len(handshakes(server)) < 15
 
 
@@ -72,7 +72,7 @@ def test_a_connection_that_loses_messages_is_detected_within_the_idle_time_out(s
     assert running.process.returncode == 4
     assert "not connected from 20" in stderr
     assert "nothing was heard for 1 s" in stderr
-    # What could be had all the same.
+    # The records that could still be fetched.
     assert started(server) <= heard_ids(output)
 
 
@@ -106,7 +106,7 @@ def test_a_signal_ends_it_at_once_in_any_state_of_the_connection(serve: Serve, o
 def test_a_run_that_is_stopped_before_it_listens_is_not_complete(serve: Serve, output: Path) -> None:
     running = Listening(output, serve(**STARTING, latency=600))
     wait_until(lambda: "Spider opened" in running.log.read_text(encoding="utf-8"))
-    # 3 where the signal came even before the first request.
+    # 3 if the signal was sent before the first request.
     assert running.stop(signal.SIGTERM) in {3, 4}
     assert not (output / "notifications/run/datapackage.json").exists() or not ended(output).package["complete"]
 
@@ -221,7 +221,7 @@ def test_the_proxies_of_the_environment_are_used_for_the_websocket_too(serve: Se
     with relay(urlsplit(server.ws_url).port or 0) as proxy:
         env = {
             "PARTI_API_BASE_URLS": "http://api.parti.test",
-            # What answers behind the tunnel speaks no TLS, so the next one is used.
+            # The server behind the tunnel has no TLS, so the next address is used.
             "PARTI_WS_URL": "wss://one.parti.test/,ws://two.parti.test/",
             "HTTP_PROXY": f"http://127.0.0.1:{proxy.port}",
             "https_proxy": f"127.0.0.1:{proxy.port}",
@@ -235,7 +235,7 @@ def test_the_proxies_of_the_environment_are_used_for_the_websocket_too(serve: Se
 
 def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl: Run) -> None:
     server = serve(**STARTING)
-    # A mock server that is asked for a tunnel refuses.
+    # A mock server refuses to be a proxy.
     env = {
         "PARTI_API_BASE_URLS": "http://api.parti.test",
         "PARTI_WS_URL": "wss://one.parti.test/",

@@ -1,4 +1,4 @@
-"""The thread of the checkpoints, and the files that it brings to the disk."""
+"""The thread of the checkpoints, and the files that it syncs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Play = Callable[[Worker], Awaitable[Any]]
 
 
 def played(play: Play) -> list[BaseException]:
-    """Play something with a worker on an event loop; return what it says has failed, once all is done."""
+    """Run a function with a worker on an event loop; return the reported failures at the end."""
     failures: list[BaseException] = []
 
     async def main() -> None:
         worker = Worker(failures.append)
         try:
             await play(worker)
-            # What is told on the event loop is told by now.
+            # Reports on the event loop have arrived by now.
             await asyncio.sleep(0.01)
         finally:
             worker.close()
@@ -118,7 +118,7 @@ def test_a_file_that_is_closed_before_its_sync_is_synced_too(tmp_path: Path, mon
         file.flush()
         flushed.add_open(file)
     flushed.note({"file": (5, 1)})
-    # It gets the number that is free now.
+    # It gets the number that is now free.
     with (tmp_path / "other").open("wb"):
         flushed.sync()
     assert synced == [path.stat().st_ino]

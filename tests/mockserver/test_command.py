@@ -21,7 +21,7 @@ from tests.support import NOW, RECENT, ROOT, TIMEOUT, Scrapy, Serve
 
 @contextmanager
 def running(*typed: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the command until it says that it is ready; yields it and the URL that it names."""
+    """Run the command until it is ready; yields its process and its URL."""
     command = [sys.executable, "-m", "scrapy", "mockserver", *typed]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
@@ -82,7 +82,7 @@ def test_a_usage_error_is_one_line_and_exit_code_2(scrapy: Scrapy, typed: tuple[
 
 
 def test_help_lists_every_switch_with_its_default(scrapy: Scrapy) -> None:
-    # Narrow, so that lines are broken everywhere.
+    # Narrow, so that all lines are wrapped.
     run = scrapy("mockserver", "--help", env={"COLUMNS": "60"})
     assert (run.returncode, run.stderr) == (0, "")
     text = " ".join(run.stdout.split())

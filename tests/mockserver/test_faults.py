@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: how often, in what order, and what of it is seen on the wire."""
+"""Injected faults: their rate, their order, and what a client receives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIXED = {"rate_429": 0.1, "rate_500": 0.1, "rate_reset": 0.1, "rate_truncated": 
 
 
 def plan(count: int, **options: Any) -> list[str | None]:
-    """Return what happens to so many requests, each for a URL of its own."""
+    """Return the faults of so many requests, each for another URL."""
     faults = FaultPlan(Options(**options))
     return [faults.next(str(number)) for number in range(count)]
 
@@ -96,7 +96,7 @@ def test_a_reset_comes_in_the_middle_of_the_body(serve: Serve) -> None:
         received: list[bytes] = []
         with pytest.raises(ConnectionResetError):
             receive_all(connection, received)
-    # A reset may overtake what was sent before it, but never lets all of it through.
+    # A reset may overtake bytes that were sent before it, but the body is never complete.
     head, _, body = b"".join(received).partition(b"\r\n\r\n")
     assert not received or head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert len(body) < len(get_whole(server))
@@ -111,7 +111,7 @@ def receive_all(connection: socket.socket, received: list[bytes]) -> None:
 
 
 def get_whole(server: MockServer) -> bytes:
-    """Return the page as it would be."""
+    """Return the page without faults."""
     return json.dumps(server.world.recent_at()[:100], ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -1,4 +1,4 @@
-"""The HTTP side: the routes serve the ground truth, in the shapes of the contract."""
+"""The HTTP routes serve the ground truth, in the specified shapes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.mockserver.client import Answer, get
 from tests.support import CATEGORIES, LIVE, NOW, PREFIX, RECENT, SCHEDULED, STILL, Serve, ids, wait_until
 
 Json = dict[str, Any]
-# The contract's table of fields: the types of each, where None is one of them.
+# The fields of the specification with their types; None is one of them.
 COMMON: dict[str, set[type | None]] = {
     "user_id": {int},
     "user_name": {str},
@@ -48,7 +48,7 @@ LIVE_FIELDS = COMMON | {
     "playback_url": {str},
     "playback_auth_token": {str},
 }
-# Of the scheduled livestreams, the contract's list.
+# The fields of scheduled livestreams in the specification.
 SCHEDULED_FIELDS: dict[str, set[type | None]] = {
     "user_id": {int},
     "user_name": {str},
@@ -90,7 +90,7 @@ def test_live_serves_the_ground_truth_in_the_specified_shape(serve: Serve) -> No
     first = get(server, f"{LIVE}?limit=100").json
     assert first + get(server, f"{LIVE}?limit=100&offset=100").json == server.world.live_at()
     assert types_of(first) == LIVE_FIELDS
-    # Some playback URLs carry a token of their own.
+    # Some playback URLs have their own token.
     assert {"token=" in record["playback_url"] for record in first} == {True, False}
 
 

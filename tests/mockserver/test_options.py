@@ -1,4 +1,4 @@
-"""The switches: what they accept, and what is said where they do not."""
+"""The switches: what they accept, and their error messages."""
 
 from __future__ import annotations
 

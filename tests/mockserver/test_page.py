@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """Return an empty page; what it says of errors fails the test."""
+    """Return an empty page; its errors fail the test."""
     context = browser.new_context(viewport={"width": 1_280, "height": 720})
     page = context.new_page()
     errors: list[str] = []
@@ -57,14 +57,14 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def opened(page: Page, server: MockServer, path: str = "/categories") -> Page:
-    """Open the server's page and wait for what it loads at first."""
+    """Open the server's page and wait until it has loaded its first records."""
     page.goto(server.base_url + path)
     page.wait_for_selector("body[data-ready]")
     return page
 
 
 def asked(server: MockServer) -> list[str]:
-    """Return what the page asked the API for, as the specification writes it."""
+    """Return the page's requests to the API, in the form of the specification."""
     paths = (f"{seen.path}?{seen.query}".rstrip("?") for seen in server.requests)
     return [HOST + path for path in paths if path.startswith("/parti_v2/")]
 

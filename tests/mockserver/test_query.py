@@ -1,4 +1,4 @@
-"""What a query asks for, under each reading of the open questions, against a model that looks at every record."""
+"""Queries for each reading of the open questions, compared with a model that searches every record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parti_scraper.mockserver.query import QueryError, parse_live, parse_recent
 from tests.mockserver import model
 from tests.support import NOW
 
-# Small and full of ties, of livestreams with no category and of long ones, so that every edge is met.
+# Small, with many ties, livestreams without a category and long ones, to reach every edge case.
 CROWDED: dict[str, Any] = {
     "now": NOW,
     "speed": 0,
@@ -87,12 +87,12 @@ def answered(answer: Callable[[], list[int]]) -> list[int] | int:
 
 
 def asked(world: World, query: model.Query, options: Options) -> list[int] | int:
-    """Return what the server answers on the recent route."""
+    """Return the server's answer on the recent route."""
     return answered(lambda: served(world.recent_page(*parse_recent(MultiDict(query), options))))
 
 
 def expected(world: World, query: model.Query, options: Options) -> list[int] | int:
-    """Return the same by the model."""
+    """Return the model's answer."""
     return answered(lambda: model.recent_ids(world.recent_at(), world.categories(), query, options))
 
 
@@ -124,7 +124,7 @@ def test_pages_follow_every_insertion_deletion_and_end(steps: list[Any], options
             world.advance(60)
         else:
             queries.append(step)
-        # Those from before as well: what was kept of them must not be stale.
+        # The earlier queries too: their kept lists must not be stale.
         for query in queries:
             assert asked(world, query, options) == expected(world, query, options)
 

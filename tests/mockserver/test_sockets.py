@@ -1,4 +1,4 @@
-"""The WebSocket, by a client that is not the project's own."""
+"""The WebSocket, with a client that is not the project's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELDS = {
     "user_id", "user_name", "user_avatar_id", "avatar_link", "event_id", "event_title", "event_file", "category_name",
     "viewers_count", "social_media", "social_username", "channel_arn", "livestream_id",
 }  # fmt: skip
-# A pong is how the tests know that what they sent before was read.
+# A pong shows the tests that the server has read their messages.
 ANSWERING = STILL | {"ws_ping": "answered"}
 
 
@@ -54,7 +54,7 @@ def test_every_stream_that_starts_is_announced_once_to_each_subscriber(serve: Se
     async def listen() -> list[list[Any]]:
         async with connected(server) as one, connected(server) as other:
             for socket in (one, other):
-                # Twice: who subscribes again is told no more often.
+                # Twice: a second subscription does not repeat notifications.
                 await socket.send_str(SUBSCRIBE)
                 await socket.send_str(SUBSCRIBE)
                 await was_read(socket)
@@ -90,7 +90,7 @@ def test_there_are_no_notifications_before_the_subscription(serve: Serve) -> Non
                 await socket.send_str(text)
             await was_read(socket)
             server.world.advance(60)
-            # Had anything been sent, it would have come before the pong.
+            # Any message would have arrived before the pong.
             await was_read(socket)
             await socket.send_str(SUBSCRIBE)
             await was_read(socket)
@@ -109,7 +109,7 @@ def test_no_ping_is_answered_by_default(serve: Serve) -> None:
         async with connected(server) as socket:
             await socket.ping(b"anybody?")
             await socket.send_str(SUBSCRIBE)
-            # How it is known without a pong that the subscription was read: something is told.
+            # Without a pong, a notification shows that the subscription was read.
             while not server.notifications:
                 server.world.advance(10)
                 await asyncio.sleep(0.01)
@@ -199,7 +199,7 @@ def test_nothing_remains_of_clients_that_disconnect(serve: Serve) -> None:
 
 
 async def subscribed(server: MockServer) -> list[aiohttp.WSMessage]:
-    """Subscribe, let streams start, and return the first three things that come within a moment."""
+    """Subscribe, let streams start, and return the first three messages that arrive within a short time."""
     heard = []
     async with connected(server) as socket:
         await socket.send_str(SUBSCRIBE)

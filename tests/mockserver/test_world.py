@@ -1,4 +1,4 @@
-"""The synthetic world: the same for the same seed, lively, and honest about what it holds."""
+"""The synthetic world: the same for the same seed, with realistic changes and a correct ground truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from parti_scraper.mockserver.query import Page, RecentQuery
 from tests.support import NOW, ROOT, STILL, ids
 
 MINUTE, HOUR = 60, 3_600
-# One description of all that a world holds, for every process.
+# A description of a whole world, for every process.
 DIGEST = """
 import hashlib, json
 from parti_scraper.mockserver import Options, World
@@ -32,7 +32,7 @@ print(hashlib.sha256(json.dumps(held).encode()).hexdigest())
 
 
 def digest(seed: int, hash_seed: str) -> str:
-    """Return what a world of a seed is in a process of its own."""
+    """Return the description of a seed's world in another process."""
     return subprocess.run(
         [sys.executable, "-c", DIGEST.format(seed=seed)],
         cwd=ROOT,
@@ -44,7 +44,7 @@ def digest(seed: int, hash_seed: str) -> str:
 
 
 def everything(world: World) -> list[dict[str, Any]]:
-    """Return the whole recent set as the route serves it."""
+    """Return the whole recent set as served by the route."""
     return [json.loads(record) for record in world.recent_page(RecentQuery(), Page(0, 1_000_000))]
 
 
@@ -178,7 +178,7 @@ def test_streams_that_end_move_from_live_to_recent_and_others_take_their_place()
         assert world.started_at < record["event_end_ts"] <= now
         shared = ("user_id", "user_name", "event_title", "category_name")
         assert all(before[event_id][name] == record[name] for name in shared if event_id in before)
-    # Nobody is on air twice at a time.
+    # No channel has two livestreams at a time.
     assert len({record["user_id"] for record in live}) == len(live)
 
 
@@ -264,7 +264,7 @@ def test_records_are_inserted_and_deleted_after_every_n_requests(insert_every: i
     before, inserted, deleted = held, set(), set()
     for request in range(1, 31):
         served = set(ids(everything(world)))
-        # The request itself is answered from before the change.
+        # The answer of the request itself is from before the change.
         assert served == held
         held = set(ids(world.recent_at()))
         inserted |= held - served
