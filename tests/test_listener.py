@@ -1,4 +1,4 @@
-"""What a listener knows of its line, without a line: when it connects, when it asks, and what it says it missed."""
+"""A listener without a connection: when it connects, when it requests the live route, and which gaps it reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IDLE = 300.0
 
 
 def listening(addresses: tuple[str, ...] = ONE) -> Listener:
-    """Return a listener that begins at 0."""
+    """Return a listener that starts at 0."""
     return Listener(addresses, 0.5, IDLE, 0.0)
 
 
@@ -23,7 +23,7 @@ def fill(listener: Listener, now: float, unheard: int = 0) -> None:
 
 
 def connected(listener: Listener, now: float) -> None:
-    """Connect, and fill what was before."""
+    """Connect, and fill the gap before."""
     listener.connected(now)
     fill(listener, now + 1)
 
@@ -36,7 +36,7 @@ def test_a_run_that_is_connected_and_has_asked_misses_nothing() -> None:
     assert missed
     assert (missed.since, missed.until, missed.reason) == (0, 2, "the live route was not asked")
     fill(listener, 2)
-    # A server that is silent is believed.
+    # A silent server is trusted.
     assert listener.missed(200, stopped=True) is None
     missed = listener.missed(200, stopped=False)
     assert missed
@@ -47,7 +47,7 @@ def test_a_run_that_is_connected_and_has_asked_misses_nothing() -> None:
     assert listener.missed(500, stopped=False) is None
 
 
-def test_a_line_that_is_down_or_was_not_filled_since_is_a_gap() -> None:
+def test_a_dropped_connection_is_a_gap_until_it_is_filled() -> None:
     listener = listening()
     connected(listener, 0)
     listener.heard(10)
@@ -59,14 +59,14 @@ def test_a_line_that_is_down_or_was_not_filled_since_is_a_gap() -> None:
     missed = listener.missed(23, stopped=True)
     assert missed
     assert (missed.since, missed.reason) == (10, "the live route was not asked after this: closed")
-    # Before the subscription was read, so it proves nothing of what came after.
+    # Before the subscription was read: this proves nothing about the time after it.
     fill(listener, 22.1)
     assert listener.missed(23, stopped=True)
     fill(listener, 22.6)
     assert listener.missed(23, stopped=True) is None
 
 
-def test_a_fill_that_is_due_is_not_put_off_by_connections() -> None:
+def test_connections_do_not_delay_a_fill_that_is_due() -> None:
     listener = listening()
     for tenth in range(10):
         now = tenth / 10
@@ -96,7 +96,7 @@ def test_the_live_route_is_asked_now_and_then_while_there_is_no_connection() -> 
     assert (missed.since, missed.reason) == (0, "refused")
 
 
-def test_a_fill_that_failed_is_a_gap_until_one_does_not() -> None:
+def test_a_failed_fill_is_a_gap_until_one_succeeds() -> None:
     listener = listening()
     listener.connected(0)
     listener.fills.began(1)
@@ -111,14 +111,14 @@ def test_a_fill_that_failed_is_a_gap_until_one_does_not() -> None:
     assert listener.missed(33, stopped=True) is None
 
 
-def test_silence_is_not_believed_for_longer_than_the_idle_time_out() -> None:
+def test_silence_is_trusted_for_the_idle_time_out_only() -> None:
     listener = listening()
     connected(listener, 0)
     assert not listener.is_idle(299)
     assert listener.is_idle(300)
     listener.closed(300, 0.0)
     assert listener.missed(302, stopped=True) is None
-    # It should be open again by now.
+    # It should be connected again by now.
     assert listener.missed(304, stopped=True)
     listener.connected(310)
     assert listener.missed(310, stopped=True)
@@ -149,14 +149,14 @@ def test_a_server_that_refuses_all_is_reported_with_its_own_message() -> None:
         assert missed
         assert (missed.since, missed.reason) == (0, "no connection was of use, the last one: unauthorized")
         listener.lost(now + 4, 0.0, "closed")
-    # It is not waited for as long as for one that may have nothing to say.
+    # This wait is shorter than for a server that may have no notification.
     listener.connected(10)
     listener.refused(10, "unauthorized")
     assert not listener.is_idle(39)
     assert listener.is_idle(40)
     listener.closed(40, 0.0)
     assert listener.reason == "unauthorized"
-    # One that holds is another matter.
+    # A lasting connection resets the waits.
     connected(listener, 50)
     assert listener.missed(51, stopped=True)
     assert listener.missed(55, stopped=True) is None
@@ -170,7 +170,7 @@ def test_one_short_failure_of_a_good_server_is_no_gap() -> None:
     assert listener.missed(4, stopped=True) is None
 
 
-def test_waits_grow_until_a_notification_came_or_a_connection_held() -> None:
+def test_waits_grow_until_a_notification_or_a_lasting_connection() -> None:
     listener = listening()
     waits = []
     for _ in range(8):
@@ -270,7 +270,7 @@ def test_complete_is_reported_only_if_every_stream_was_heard_or_asked_for(
     for event, seconds in events:
         simulation.play(event, seconds)
     now, missed = simulation.now, simulation.listener.missed(simulation.now, stopped=stopped)
-    # By a signal, silence is believed for so long.
+    # At a signal, silence is trusted for so long.
     since = missed.since if missed else now - (IDLE + 3 if stopped else 0)
     assert all(moment >= since for moment in simulation.untold)
     if missed is None:

@@ -1,4 +1,4 @@
-"""From page bytes to items: the specification's own responses, and everything an API may send instead."""
+"""From page bytes to items: the specification's own responses, and everything that an API may send instead."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_specifications_live_channels_give_the_golden_rows() -> None:
     assert list(rows(page)[0]) == list(golden("live_channels")[0])
 
 
-# No answer of this route is in the specification: it is made up, in the shape that was reported.
+# The specification has no answer of this route: this one is made up, in the reported shape.
 ANNOUNCED: dict[str, Any] = {
     "event_id": 81002, "user_id": 603610, "category_id": 10, "event_title": "🎤", "event_description": "=1+1\nsoon",
     "event_file": "https://https://assets.parti.com/81002.jpg", "event_start_ts": 1795550400,
@@ -112,14 +112,14 @@ def test_a_scheduled_livestream_of_the_reported_shape_gives_the_golden_row() -> 
         ({}, None, None),
     ],
 )
-def test_the_category_of_a_scheduled_livestream_is_found_by_what_is_sent(
+def test_the_category_of_a_scheduled_livestream_is_found_by_its_id_or_name(
     sent: dict[str, Any], category_id: int | None, name: str | None
 ) -> None:
     (item,) = scheduled({"event_id": 1} | sent).items
     assert (item.category_id, item.category_name) == (category_id, name)
 
 
-def test_a_category_without_a_name_is_called_as_the_site_shows_it() -> None:
+def test_a_category_without_a_name_has_its_display_name() -> None:
     index = CategoryIndex([Category(3, "", "Call of Duty", NOW, {}), Category(4, None, None, NOW, {})])
     assert [index.name_of(number) for number in (3, 4, 5, None)] == ["Call of Duty", None, None, None]
 
@@ -225,7 +225,7 @@ def test_a_category_is_found_by_its_names_ignoring_case(name: str | None, catego
     assert (item.category_id, item.category_name) == (category_id, name)
 
 
-def test_a_name_is_looked_for_before_a_display_name_and_an_empty_one_not_at_all() -> None:
+def test_names_are_searched_before_display_names_and_empty_ones_are_ignored() -> None:
     body = json.dumps(
         [
             {"category_id": 16, "name": "", "display_name": "Valorant"},
@@ -257,7 +257,7 @@ def test_a_name_is_looked_for_before_a_display_name_and_an_empty_one_not_at_all(
         ({"event_id": 2**63}, "event_id: a number out of range"),
     ],
 )
-def test_a_record_that_cannot_be_normalized_comes_back_with_its_reason(record: Any, reason: str) -> None:
+def test_a_record_that_cannot_be_normalized_is_returned_with_its_reason(record: Any, reason: str) -> None:
     page = recent({"event_id": 7}, record)
     assert page.served == 2
     assert [item.event_id for item in page.items] == [7]
@@ -304,7 +304,7 @@ def test_half_a_character_becomes_a_replacement_character() -> None:
         (b'{"error": NaN}', "broken JSON (14 bytes)"),
     ],
 )
-def test_what_is_no_list_of_records_is_an_error_of_the_page(body: bytes, what: str) -> None:
+def test_a_page_that_is_no_list_of_records_is_an_error(body: bytes, what: str) -> None:
     with pytest.raises(PageError) as error:
         parse_page(body)
     assert str(error.value) == f"the answer is no list of records but {what}"
@@ -322,7 +322,7 @@ def test_an_empty_page_is_a_page(body: bytes) -> None:
 
 
 def fields_of(field: str, value: Any) -> tuple[Livestream, NormalizedPage[Livestream]]:
-    """Return what a livestream becomes of which one field is odd."""
+    """Return the item of a livestream with one odd field."""
     page = recent({"event_id": 1, "event_start_ts": 0} | {field: value}, {"event_id": 2})
     assert page.rejected == []
     return page.items[0], page
@@ -370,7 +370,7 @@ END = "2026-11-23T23:01:01Z"
         ("category_id", "99", "category_id", 99),
     ],
 )
-def test_a_value_is_read_where_it_has_one_meaning(field: str, value: Any, name: str, read: Any) -> None:
+def test_a_value_with_one_meaning_is_read(field: str, value: Any, name: str, read: Any) -> None:
     item, page = fields_of(field, value)
     assert getattr(item, name) == read
     assert type(getattr(item, name)) is type(read)
@@ -417,7 +417,7 @@ def test_an_unreadable_value_affects_only_its_field(field: str, value: Any, kept
     assert page.items[1].extra == {}
 
 
-def test_a_category_that_the_api_sends_counts_and_else_its_name() -> None:
+def test_a_category_is_that_of_the_api_or_else_found_by_name() -> None:
     names: dict[str, Any] = {"event_id": 1, "user_id": 2, "category_name": "gaming"}
     for category_id, expected in ((21, 21), (None, 7), ("x", 7), (10**30, 7)):
         for page in (recent(names | {"category_id": category_id}), live(names | {"category_id": category_id})):
@@ -431,7 +431,7 @@ def test_a_live_channel_is_known_by_channel_and_livestream(ids: dict[str, Any]) 
     assert [record.position for record in page.rejected] == [0]
 
 
-def test_the_end_of_a_record_that_is_set_aside_is_known_where_it_can_be_read() -> None:
+def test_the_end_of_a_record_that_is_set_aside_is_known_if_readable() -> None:
     page = recent({"event_end_ts": 1795474861000}, {"event_id": 1}, {"event_end_ts": "x"}, None, [1], "event_end_ts")
     assert len(page.rejected) == 5
     assert page.rejected_ends == [1795474861, None, None, None, None]
@@ -574,7 +574,7 @@ def test_bad_records_between_good_ones_lose_none(between: list[bytes]) -> None:
 
 
 @given(st.lists(RECORDS, min_size=1, max_size=3), st.data())
-def test_a_page_that_was_cut_off_is_no_page(records: list[Any], data: st.DataObject) -> None:
+def test_a_truncated_page_is_an_error(records: list[Any], data: st.DataObject) -> None:
     body = json.dumps([*records, float("nan")]).encode()
     cut = body[: data.draw(st.integers(1, len(body) - 1))]
     with pytest.raises(PageError):
@@ -618,7 +618,7 @@ def test_times_sort_as_their_texts_do(ts: int) -> None:
 
 
 @given(RECORDS, st.sampled_from(RECORD_CLASSES))
-def test_the_quick_check_and_the_patient_one_agree(record: Any, record_class: type[msgspec.Struct]) -> None:
+def test_the_fast_check_and_the_slow_one_agree(record: Any, record_class: type[msgspec.Struct]) -> None:
     try:
         quick = msgspec.convert(record, record_class)
     except msgspec.ValidationError:
@@ -636,7 +636,7 @@ def test_the_quick_check_and_the_patient_one_agree(record: Any, record_class: ty
     ),
     st.booleans(),
 )
-def test_the_quick_parser_and_the_patient_one_agree(page: list[Any], escaped: bool) -> None:
+def test_the_fast_parser_and_the_slow_one_agree(page: list[Any], escaped: bool) -> None:
     body = json.dumps(page, ensure_ascii=escaped).encode(errors="surrogatepass")
     try:
         quick = msgspec.json.decode(body)

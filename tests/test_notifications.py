@@ -1,4 +1,4 @@
-"""Listening to channels that go live: none is missed, none is told twice, whatever the line does."""
+"""Listening to channels that go live: none is missed and none is a duplicate, with any failure of the connection."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support import (
 )
 
 
-def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve: Serve, output: Path) -> None:
+def test_no_channel_is_missed_through_dropped_connections_and_failures(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_drop_every=20, ws_refused=0.3, rate_500=0.2)
     running = Listening(output, server)
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -42,7 +42,7 @@ def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve:
         before = len(started(server))
         while len(started(server)) == before:
             server.world.advance(1)
-        # Some are heard one by one, and some at once.
+        # Some notifications are sent one by one, and some together.
         if before % 8 == 0:
             wait_until(lambda: started(server) <= heard_ids(output))
     wait_until(lambda: started(server) <= heard_ids(output))
@@ -60,7 +60,7 @@ def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve:
         assert {name: row[name] for name in record} == record
 
 
-def test_a_listener_that_was_killed_before_it_heard_anything_can_be_finished(serve: Serve, output: Path) -> None:
+def test_a_listener_that_was_killed_before_its_first_message_can_be_finished(serve: Serve, output: Path) -> None:
     running = Listening(output, serve(**STARTING, latency=60))
     ledger = output.with_name("state") / "ledger.sqlite"
 
@@ -79,12 +79,12 @@ def test_a_listener_that_was_killed_before_it_heard_anything_can_be_finished(ser
     assert live(server) <= {row["event_id"] for row in ended(output).rows}
 
 
-def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve, output: Path) -> None:
+def test_a_killed_listener_resumes_without_duplicates(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     for signal_number, code in ((signal.SIGKILL, -9), (signal.SIGKILL, -9), (signal.SIGTERM, 0)):
         before = len(requests(server, "/live"))
         running = Listening(output, server)
-        # The live route is asked after the subscription.
+        # The live route is requested after the subscription.
         wait_until(lambda: len(requests(server, "/live")) > before)  # noqa: B023 - called at once
         server.world.advance(60)
         wait_until(lambda: started(server) | live(server) <= heard_ids(output))
@@ -94,12 +94,10 @@ def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve
 
 
 @pytest.mark.parametrize("moment", range(3, 9))
-def test_a_line_that_was_to_be_seen_is_never_taken_back(
-    serve: Serve, output: Path, tmp_path: Path, moment: int
-) -> None:
+def test_a_line_that_could_be_read_is_never_removed(serve: Serve, output: Path, tmp_path: Path, moment: int) -> None:
     server = serve(**STARTING)
     arguments = ["notifications", "-a", "run_id=run", *QUIET]
-    # The second crash comes while what the first one left is put right.
+    # The second crash happens during the recovery from the first.
     for crash_at in (moment, moment % 4 + 1):
         process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", crash_at=crash_at)
         while process.is_alive():
@@ -116,7 +114,7 @@ def test_a_line_that_was_to_be_seen_is_never_taken_back(
     assert seen <= {row["event_id"] for row in ended(output).rows}
 
 
-def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_was(serve: Serve, output: Path) -> None:
+def test_an_invalid_notification_is_set_aside_and_the_live_route_has_the_channel(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_malformed=0.3)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3", "-s", "PARTI_MAX_REJECTED=1")
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -136,7 +134,7 @@ def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_w
     assert 0 < len(run.quarantine) <= len(malformed)
 
 
-def test_a_silent_line_is_made_anew_and_nothing_is_said_of_it(serve: Serve, output: Path) -> None:
+def test_a_silent_connection_is_opened_again_without_a_warning(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=0.3s")
     # Each new connection requests again who is live.
@@ -145,7 +143,7 @@ def test_a_silent_line_is_made_anew_and_nothing_is_said_of_it(serve: Serve, outp
     assert running.stderr.startswith("notifications run: complete: ")
 
 
-def test_each_day_has_files_of_its_own(serve: Serve, output: Path, tmp_path: Path) -> None:
+def test_each_day_has_its_own_files(serve: Serve, output: Path, tmp_path: Path) -> None:
     server = serve(**STARTING)
     now = time.time()
     midnight = (now // 86_400 + 1) * 86_400
@@ -168,7 +166,7 @@ def test_each_day_has_files_of_its_own(serve: Serve, output: Path, tmp_path: Pat
         assert {row["received_at"][:10] for row in read_lines(folder / f"live_notifications.{day}.jsonl")} == {day}
 
 
-def test_listening_goes_on_without_the_http_routes(serve: Serve, output: Path) -> None:
+def test_listening_continues_without_the_http_routes(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, gone=True)
     running = Listening(output, server, "-s", "PARTI_RETRY_PATIENCE=0.1")
     wait_until(lambda: len(requests(server, "/live")) > 0)
@@ -180,7 +178,7 @@ def test_listening_goes_on_without_the_http_routes(serve: Serve, output: Path) -
     assert all(row["category_id"] is None for row in ended(output).rows)
 
 
-def test_what_was_heard_is_never_deleted(serve: Serve, output: Path, tmp_path: Path, crawl: Run) -> None:
+def test_received_notifications_are_never_deleted(serve: Serve, output: Path, tmp_path: Path, crawl: Run) -> None:
     server = serve(**STARTING)
     running = Listening(output, server)
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -197,14 +195,14 @@ def test_what_was_heard_is_never_deleted(serve: Serve, output: Path, tmp_path: P
         assert path.read_bytes() == before
 
 
-def test_who_never_listened_does_not_say_that_it_is_complete(serve: Serve, output: Path, crawl: Run) -> None:
+def test_a_run_that_never_listened_is_not_complete(serve: Serve, output: Path, crawl: Run) -> None:
     server = serve(**STARTING, ws_refused=1.0)
     deaf = crawl("notifications", *QUIET, server=server, run_id="deaf", duration="1s")
     assert (deaf.code, deaf.package["complete"]) == (4, False)
     assert re.search(r"could not connect to ws://\S+: HTTP (429|503) in answer", deaf.package["reason"])
 
 
-def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serve: Serve, output: Path) -> None:
+def test_it_listens_before_it_has_the_categories_and_stops_in_time(serve: Serve, output: Path) -> None:
     api, server = serve(**STARTING, latency=600), serve(**STARTING)
     env = environment_of(output, api, {"PARTI_WS_URL": server.ws_url})
     options = (*QUIET, "-s", "DOWNLOAD_TIMEOUT=2")
@@ -215,13 +213,13 @@ def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serv
         time.sleep(0.05)
     _, stderr = running.process.communicate(timeout=60)
     assert running.process.returncode == 4
-    # It did not go on until they were given up.
+    # It did not continue until they were given up.
     assert "the categories did not come in time, so `category_id` is unknown" in stderr
     assert "could not be fetched" not in stderr
     assert heard_ids(output) <= started(server)
 
 
-def test_it_stops_after_so_many_records_and_after_so_long(serve: Serve, crawl: Run) -> None:
+def test_it_stops_after_max_records_and_after_the_duration(serve: Serve, crawl: Run) -> None:
     server = serve(**STARTING)
     run = crawl("notifications", server=server, max_records=25)
     assert (run.code, len(run.rows), run.package["truncated"]) == (0, 25, True)
@@ -230,7 +228,7 @@ def test_it_stops_after_so_many_records_and_after_so_long(serve: Serve, crawl: R
     assert {row["event_id"] for row in run.rows} == live(server)
 
 
-def test_a_server_that_is_not_there_yet_is_waited_for(serve: Serve, output: Path) -> None:
+def test_it_waits_for_a_server_that_starts_later(serve: Serve, output: Path) -> None:
     api = serve(**STARTING)
     with MockServer(Options(**STARTING)) as gone:
         pass
@@ -281,7 +279,7 @@ def test_waits_grow_until_a_connection_was_good() -> None:
     assert wait() == 0.5
 
 
-def test_what_was_seen_lately_is_remembered_and_the_rest_is_not() -> None:
+def test_only_recent_notifications_are_remembered() -> None:
     seen = SeenLately(3600)
     seen.add(1)
     assert 1 in seen

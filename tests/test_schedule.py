@@ -14,7 +14,7 @@ def test_snapshots_that_take_no_time_are_an_interval_apart_until_the_duration_is
     assert [timer.next(elapsed) for elapsed in (0, 10, 20, 30)] == [Due(10, 0), Due(10, 0), Due(10, 0), Due(None, 0)]
 
 
-def test_a_snapshot_that_takes_longer_than_the_interval_leaves_out_others_and_shifts_none() -> None:
+def test_a_snapshot_longer_than_the_interval_skips_others_and_shifts_none() -> None:
     timer = SnapshotTimer(10)
     assert timer.next(1) == Due(9, 0)
     assert timer.next(34) == Due(6, 2)

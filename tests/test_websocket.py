@@ -34,7 +34,7 @@ def test_a_server_that_refuses_all_is_reported_and_the_live_route_asked(
     assert (run.code, run.package["complete"]) == (4, False)
     assert words in run.package["reason"]
     assert {row["event_id"] for row in run.rows} == live(server)
-    # One second's waits, doubled each time, are few.
+    # Waits from one second on, doubled each time, are few.
     assert len(handshakes(server)) < 15
 
 
@@ -77,7 +77,7 @@ def test_a_dead_connection_is_noticed_within_the_idle_time_out(serve: Serve, out
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])
-def test_a_server_that_pings_without_end_and_does_not_let_go_is_left_in_time(
+def test_a_server_that_pings_without_end_and_does_not_close_is_left_in_time(
     serve: Serve, output: Path, is_stopped: bool
 ) -> None:
     server = serve(**STARTING, ws_answer="pings")
@@ -106,13 +106,13 @@ def test_a_signal_ends_it_at_once_in_any_state_of_the_connection(serve: Serve, o
 def test_a_run_that_is_stopped_before_it_listens_is_not_complete(serve: Serve, output: Path) -> None:
     running = Listening(output, serve(**STARTING, latency=600))
     wait_until(lambda: "Spider opened" in running.log.read_text(encoding="utf-8"))
-    # 3 where the signal came even before the first request.
+    # 3 if the signal was sent before the first request.
     assert running.stop(signal.SIGTERM) in {3, 4}
     assert not (output / "notifications/run/datapackage.json").exists() or not ended(output).package["complete"]
 
 
 @pytest.mark.parametrize(("size", "is_taken"), [(16 * MEBIBYTE, True), (16 * MEBIBYTE + 1, False)])
-def test_a_huge_message_is_taken_up_to_16_mib_and_a_larger_one_costs_itself(
+def test_a_message_of_up_to_16_mib_is_accepted_and_only_a_larger_one_is_lost(
     serve: Serve, output: Path, size: int, is_taken: bool
 ) -> None:
     server = serve(**STARTING, ws_padding=size)
@@ -132,7 +132,7 @@ def test_a_huge_message_is_taken_up_to_16_mib_and_a_larger_one_costs_itself(
     assert len(handshakes(server)) == (1 if is_taken else 2)
 
 
-def test_the_next_address_is_used_and_remembered_where_one_is_not_there(serve: Serve, output: Path) -> None:
+def test_the_next_address_is_used_and_remembered_if_one_fails(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     env = {"PARTI_WS_URL": f"ws://127.0.0.1:9/ws?token=t0p, {server.ws_url}"}
     for signal_number in (signal.SIGKILL, signal.SIGTERM):
@@ -208,7 +208,7 @@ def test_made_up_and_real_servers_are_not_mixed(
     assert not output.exists()
 
 
-def test_a_spider_of_the_api_alone_does_not_look_at_the_other_addresses(serve: Serve, crawl: Run) -> None:
+def test_a_spider_that_uses_only_the_api_ignores_the_other_addresses(serve: Serve, crawl: Run) -> None:
     env = {"PARTI_WS_URL": "", "PARTI_SITE_URL": ""}
     assert crawl("categories", *QUIET, server=serve(**STARTING), env=env).code == 0
 
@@ -216,12 +216,12 @@ def test_a_spider_of_the_api_alone_does_not_look_at_the_other_addresses(serve: S
 # --- Proxies -----------------------------------------------------------------------------------------------
 
 
-def test_the_proxies_of_the_environment_hold_for_the_websocket_too(serve: Serve, crawl: Run) -> None:
+def test_the_proxies_of_the_environment_are_used_for_the_websocket_too(serve: Serve, crawl: Run) -> None:
     server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as proxy:
         env = {
             "PARTI_API_BASE_URLS": "http://api.parti.test",
-            # What answers behind the tunnel speaks no TLS, so the next one is used.
+            # The server behind the tunnel has no TLS, so the next address is used.
             "PARTI_WS_URL": "wss://one.parti.test/,ws://two.parti.test/",
             "HTTP_PROXY": f"http://127.0.0.1:{proxy.port}",
             "https_proxy": f"127.0.0.1:{proxy.port}",
@@ -235,7 +235,7 @@ def test_the_proxies_of_the_environment_hold_for_the_websocket_too(serve: Serve,
 
 def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl: Run) -> None:
     server = serve(**STARTING)
-    # A mock server that is asked for a tunnel refuses.
+    # A mock server refuses to be a proxy.
     env = {
         "PARTI_API_BASE_URLS": "http://api.parti.test",
         "PARTI_WS_URL": "wss://one.parti.test/",

@@ -1,4 +1,4 @@
-"""What the spiders say of arguments that mean nothing, to the letter."""
+"""The exact messages of the spiders for wrong arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CATEGORIES = "comma-separated ids, names or NaN, or `all` alone"
 RUN_IDS = "letters, digits, `.`, `_` and `-`, at most 100"
 RECENT = "categories, incremental, limit, max_records, run_id, since, sort, until, user_id"
 
-# Spider, arguments, and the line that is printed: a promise, to the letter.
+# Spider, arguments, and the exact line that is printed: a promise.
 USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
     (
         "recent",
