@@ -270,7 +270,7 @@ class Observed:
     def _said(self, text: str) -> list[str]:
         text = self._mask(text)
         if self._case.certain >= Certain.RECORDS:
-            text = re.sub(r"^ +[\d,]+ pages?, .* filtered out", "PAGES", text, flags=re.MULTILINE)
+            text = re.sub(r"^ +[\d,]+ pages?, .*(?=, [\d,]+ set aside)", "PAGES", text, flags=re.MULTILINE)
         if self._case.certain is Certain.SHAPE:
             text = re.sub(r"^ +[\d,]+  \S.*\n", "", text, flags=re.MULTILINE)
             text = re.sub(r"\d[\d,.]*", "N", text)
