@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from parti_scraper.api import drift, routes, urls
-from parti_scraper.api.drift import WEBSOCKET, Call, Configuration, Report, compare
+from parti_scraper.api.drift import WEBSOCKET, Call, Comparison, Configuration, Report
 from parti_scraper.api.registry import source_of
 from parti_scraper.api.routes import LiveQuery, RecentQuery
 
@@ -30,7 +30,10 @@ def seen(host: str = HOST, **changes: Any) -> list[Call]:
 
 def report(*calls: Call) -> Report:
     """Return the report on these calls."""
-    return compare(calls, CONFIGURED)
+    comparison = Comparison(CONFIGURED)
+    for call in calls:
+        comparison.add(call)
+    return comparison.report()
 
 
 @pytest.mark.parametrize("host", [HOST, "https://api.parti.com", "https://API.parti.com:443"])

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from parti_scraper.api import pages, records, schema
 from parti_scraper.api.build import Context
 from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import normalize_categories, normalize_live, normalize_recent
 from parti_scraper.api.pages import NormalizedPage
 from parti_scraper.api.records import parse_page
-from parti_scraper.api.registry import SCHEDULED_LIVESTREAMS
+from parti_scraper.api.registry import CATEGORIES, LIVE_CHANNELS, LIVESTREAMS, SCHEDULED_LIVESTREAMS
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import PageError
 from parti_scraper.items import Category, LiveChannel, Livestream, ScheduledLivestream
@@ -41,23 +40,24 @@ def golden(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (HERE / "golden" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-CATEGORIES = normalize_categories(specified("categories"), URL, NOW)
-INDEX = CategoryIndex(CATEGORIES.items)
+CATEGORIES_PAGE = CATEGORIES.normalize(specified("categories"), URL, Context(NOW))
+INDEX = CategoryIndex(CATEGORIES_PAGE.items)
+CONTEXT = Context(NOW, INDEX)
 
 
 def recent(*records: Any) -> NormalizedPage[Livestream]:
     """Normalize records as a page of the recent route."""
-    return normalize_recent(json.dumps(records).encode(), URL, NOW, INDEX)
+    return LIVESTREAMS.normalize(json.dumps(records).encode(), URL, CONTEXT)
 
 
 def live(*records: Any, offset: int = 0) -> NormalizedPage[LiveChannel]:
     """Normalize records as a page of the live route."""
-    return normalize_live(json.dumps(records).encode(), URL, NOW, INDEX, snapshot_id="run-1", offset=offset)
+    return LIVE_CHANNELS.normalize(json.dumps(records).encode(), URL, Context(NOW, INDEX, "run-1", offset))
 
 
 def scheduled(*records: Any) -> NormalizedPage[ScheduledLivestream]:
     """Normalize records as a page of the route of scheduled livestreams."""
-    return SCHEDULED_LIVESTREAMS.normalize(json.dumps(records).encode(), URL, Context(NOW, INDEX))
+    return SCHEDULED_LIVESTREAMS.normalize(json.dumps(records).encode(), URL, CONTEXT)
 
 
 def rows(page: NormalizedPage[Any]) -> list[dict[str, Any]]:
@@ -67,19 +67,19 @@ def rows(page: NormalizedPage[Any]) -> list[dict[str, Any]]:
 
 
 def test_the_specifications_categories_give_the_golden_rows() -> None:
-    assert rows(CATEGORIES) == golden("categories")
-    assert list(rows(CATEGORIES)[0]) == list(golden("categories")[0])
+    assert rows(CATEGORIES_PAGE) == golden("categories")
+    assert list(rows(CATEGORIES_PAGE)[0]) == list(golden("categories")[0])
 
 
 @pytest.mark.parametrize("name", ["recent-NaN-7", "recent-NaN-7-7"])
 def test_the_specifications_livestreams_give_the_golden_rows(name: str) -> None:
-    page = normalize_recent(specified(name), URL, NOW, INDEX)
+    page = LIVESTREAMS.normalize(specified(name), URL, CONTEXT)
     assert rows(page) == golden("livestreams")
     assert list(rows(page)[0]) == list(golden("livestreams")[0])
 
 
 def test_the_specifications_live_channels_give_the_golden_rows() -> None:
-    page = normalize_live(specified("live-7"), URL, NOW, INDEX, snapshot_id="run-1", offset=0)
+    page = LIVE_CHANNELS.normalize(specified("live-7"), URL, Context(NOW, INDEX, "run-1"))
     assert rows(page) == golden("live_channels")
     assert list(rows(page)[0]) == list(golden("live_channels")[0])
 
@@ -201,7 +201,9 @@ def test_addresses_lose_their_tokens_in_whatever_text_they_are() -> None:
     pages = (
         recent({"event_id": 1, "livestream_visibility_type": url} | texts),
         live({"event_id": 1, "user_id": 2, "channel_arn": url} | texts),
-        normalize_categories(json.dumps([{"category_id": 1, "name": url, "display_name": url}]).encode(), URL, NOW),
+        CATEGORIES.normalize(
+            json.dumps([{"category_id": 1, "name": url, "display_name": url}]).encode(), URL, Context(NOW)
+        ),
     )
     for page in pages:
         assert "S3CRET" not in repr(page)
@@ -231,7 +233,7 @@ def test_a_name_is_looked_for_before_a_display_name_and_an_empty_one_not_at_all(
             {"category_id": 10, "name": "Music", "display_name": "Sound"},
         ]
     ).encode()
-    index = CategoryIndex(normalize_categories(body, URL, NOW).items)
+    index = CategoryIndex(CATEGORIES.normalize(body, URL, Context(NOW)).items)
     assert [index.find(name) for name in ("Music", "valorant", "Sound", "")] == [10, 16, 10, None]
     assert [index.is_tellable(category_id) for category_id in (16, 1, 99)] == [False, True, False]
 
@@ -277,7 +279,7 @@ def test_a_rejected_record_is_whole_but_for_secrets() -> None:
 
 def test_half_a_character_becomes_a_replacement_character() -> None:
     body = rb'[{"event_id": 1, "event_title": "a\ud83d b\ud83d\ude00 c", "odd\udc00": "\udfff"}]'
-    (item,) = normalize_recent(body, URL, NOW, INDEX).items
+    (item,) = LIVESTREAMS.normalize(body, URL, CONTEXT).items
     assert (item.event_title, item.extra) == ("a\ufffd b\U0001f600 c", {"odd\ufffd": "\ufffd"})
 
 
@@ -309,13 +311,13 @@ def test_what_is_no_list_of_records_is_an_error_of_the_page(body: bytes, what: s
 
 
 def test_a_number_too_large_for_one_is_kept_as_text() -> None:
-    (item,) = normalize_recent(b'[{"event_id": 1, "score": 1e999}]', URL, NOW, INDEX).items
+    (item,) = LIVESTREAMS.normalize(b'[{"event_id": 1, "score": 1e999}]', URL, CONTEXT).items
     assert item.extra == {"score": "1e999"}
 
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ]\n", b"null", b"\xef\xbb\xbf[]"])
 def test_an_empty_page_is_a_page(body: bytes) -> None:
-    page = normalize_recent(body, URL, NOW, INDEX)
+    page = LIVESTREAMS.normalize(body, URL, CONTEXT)
     assert (page.served, page.items, page.rejected) == (0, [], [])
 
 
@@ -454,7 +456,7 @@ def test_the_end_of_a_record_that_is_set_aside_is_known_where_it_can_be_read() -
 def test_what_no_strict_parser_takes_costs_its_field_at_most(odd: bytes, extra: dict[str, Any]) -> None:
     # The last one makes the page one that is parsed patiently, whatever the others are.
     body = b'[{"event_id": 1}, {"event_id": 2, ' + odd + b'}, {"event_id": 3, "z": NaN}]'
-    page = normalize_recent(body, URL, NOW, INDEX)
+    page = LIVESTREAMS.normalize(body, URL, CONTEXT)
     assert [item.event_id for item in page.items] == [1, 2, 3]
     assert page.items[1].extra == extra
 
@@ -463,7 +465,7 @@ def test_what_no_strict_parser_takes_costs_its_field_at_most(odd: bytes, extra: 
 @pytest.mark.parametrize("sides", [(b"[", b"]"), (b'{"a": ', b"1}")])
 def test_what_is_nested_without_measure_is_cut(depth: int, sides: tuple[bytes, bytes]) -> None:
     deep = b"0".join((sides[0] * depth, sides[1].replace(b"1", b"") * depth))
-    page = normalize_recent(b'[{"event_id": 1, "x": ' + deep + b'}, {"event_id": 2}]', URL, NOW, INDEX)
+    page = LIVESTREAMS.normalize(b'[{"event_id": 1, "x": ' + deep + b'}, {"event_id": 2}]', URL, CONTEXT)
     assert [item.event_id for item in page.items] == [1, 2]
     assert "nested more than 50 levels deep" in json.dumps(page.items[0].extra)
 
@@ -480,7 +482,7 @@ def test_what_is_nested_without_measure_is_cut(depth: int, sides: tuple[bytes, b
     ],
 )
 def test_a_record_that_is_no_json_is_set_aside_alone_and_without_its_secrets(record: bytes) -> None:
-    page = normalize_recent(b'[{"event_id": 1},' + record + b',{"event_id": 2}]', URL, NOW, INDEX)
+    page = LIVESTREAMS.normalize(b'[{"event_id": 1},' + record + b',{"event_id": 2}]', URL, CONTEXT)
     assert [item.event_id for item in page.items] == [1, 2]
     (rejected,) = page.rejected
     assert (rejected.reason, rejected.position) == ("not an object but no JSON", 1)
@@ -492,7 +494,7 @@ def test_a_record_that_is_no_json_is_set_aside_alone_and_without_its_secrets(rec
 def test_a_page_in_another_encoding_is_read() -> None:
     body = json.dumps([{"event_id": 1, "event_title": "é"}], ensure_ascii=False)
     for encoding in ("utf-8-sig", "utf-16", "utf-32-le"):
-        (item,) = normalize_recent(body.encode(encoding), URL, NOW, INDEX).items
+        (item,) = LIVESTREAMS.normalize(body.encode(encoding), URL, CONTEXT).items
         assert item.event_title == "é"
 
 
@@ -566,7 +568,7 @@ def test_what_is_between_them_costs_no_good_record(between: list[bytes]) -> None
     between = [each.translate(None, b'[]{},"\\') or b"0" for each in between]
     good = [b'{"event_id": %d, "event_title": "]},\\""}' % number for number in range(len(between) + 1)]
     body = b"[" + b",".join(each for pair in zip(good, [*between, b"NaN"], strict=True) for each in pair) + b"]"
-    page = normalize_recent(body, URL, NOW, INDEX)
+    page = LIVESTREAMS.normalize(body, URL, CONTEXT)
     assert [item.event_id for item in page.items] == list(range(len(good)))
     assert len(page.rejected) == len(good)
 

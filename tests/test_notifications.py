@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import normalize_notification
+from parti_scraper.api.build import Context
+from parti_scraper.api.registry import LIVE_NOTIFICATIONS
 from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.network.backoff import Reconnection
 from parti_scraper.spiders.notifications import SeenLately
@@ -250,7 +250,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for(serve: Serve, output: Path
 
 @given(st.text(max_size=40))
 def test_whatever_a_message_is_it_is_an_item_or_set_aside_whole(text: str) -> None:
-    page = normalize_notification(text, "ws://host/", "2026-01-01T00:00:00Z", CategoryIndex(), 7)
+    page = LIVE_NOTIFICATIONS.normalize_message(text, "ws://host/", Context("2026-01-01T00:00:00Z", offset=7))
     assert (page.served, len(page.items) + len(page.rejected)) == (1, 1)
     for rejected in page.rejected:
         assert (rejected.position, rejected.url) == (7, "ws://host/")
@@ -258,7 +258,7 @@ def test_whatever_a_message_is_it_is_an_item_or_set_aside_whole(text: str) -> No
 
 def test_a_message_becomes_an_item_without_its_secrets() -> None:
     message = {"event_id": "12", "user_id": 3, "livestream_id": 9, "playback_auth_token": "t0p", "new": 1}
-    page = normalize_notification(json.dumps(message), "ws://host/", "2026-01-01T00:00:00Z", CategoryIndex(), 0)
+    page = LIVE_NOTIFICATIONS.normalize_message(json.dumps(message), "ws://host/", Context("2026-01-01T00:00:00Z"))
     (item,) = page.items
     assert (item.event_id, item.user_id, item.livestream_id, item.source) == (12, 3, 9, "websocket")
     assert item.extra == {"new": 1}

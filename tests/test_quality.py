@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from parti_scraper.api.build import Context
-from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import normalize_live, normalize_live_notifications, normalize_recent
 from parti_scraper.api.quality import (
     MAX_NAMES,
     SPECIFIED,
@@ -18,10 +16,17 @@ from parti_scraper.api.quality import (
     parse_max_rejected,
     too_many_set_aside,
 )
-from parti_scraper.api.registry import SCHEDULED_LIVESTREAMS, specified_of
+from parti_scraper.api.registry import (
+    LIVE_CHANNELS,
+    LIVE_NOTIFICATIONS,
+    LIVESTREAMS,
+    SCHEDULED_LIVESTREAMS,
+    specified_of,
+)
 from parti_scraper.exceptions import UsageError
 from parti_scraper.items import ScheduledLivestream
 
+CONTEXT = Context("2026-01-01T00:00:00Z")
 WHOLE: dict[str, Any] = {
     "user_id": 1, "user_name": "n", "user_avatar_id": None, "avatar_link": None, "event_title": "t", "event_file": None,
     "event_start_ts": 1, "event_end_ts": None, "category_name": None, "total_viewers": 0, "has_access_pass": False,
@@ -34,7 +39,7 @@ def quality_of(*records: dict[str, Any], seen: tuple[int, ...] = ()) -> Quality:
     """Return what is counted of a page of the recent route."""
     quality = Quality()
     body = json.dumps([{"event_id": number} | record for number, record in enumerate(records)]).encode()
-    quality.add(normalize_recent(body, "", "2026-01-01T00:00:00Z", CategoryIndex()), seen)
+    quality.add(LIVESTREAMS.normalize(body, "", CONTEXT), seen)
     return quality
 
 
@@ -73,14 +78,14 @@ def test_notifications_may_lack_fields_but_not_hold_what_cannot_be_read() -> Non
     for value, flaws in ((None, []), ([], ["user_name is unreadable in 20 of 20 records"])):
         body = json.dumps([{"event_id": number, "user_name": value} for number in range(20)]).encode()
         quality = Quality()
-        quality.add(normalize_live_notifications(body, "", "2026-01-01T00:00:00Z", CategoryIndex()), ())
+        quality.add(LIVE_NOTIFICATIONS.normalize(body, "", CONTEXT), ())
         assert quality.flaws(()) == flaws
 
 
 def test_live_channels_are_to_have_viewers_and_no_end() -> None:
     body = json.dumps([{"event_id": number, "user_id": 1} for number in range(20)]).encode()
     quality = Quality()
-    quality.add(normalize_live(body, "", "2026-01-01T00:00:00Z", CategoryIndex(), snapshot_id="1", offset=0), ())
+    quality.add(LIVE_CHANNELS.normalize(body, "", CONTEXT), ())
     assert [flaw.split()[0] for flaw in quality.flaws(())] == [
         "user_name", "event_title", "category_name", "viewers_count",
     ]  # fmt: skip
@@ -89,8 +94,7 @@ def test_live_channels_are_to_have_viewers_and_no_end() -> None:
 def test_scheduled_livestreams_may_lack_the_category_and_viewers_and_their_end_is_a_plan() -> None:
     quality = Quality(specified_of(ScheduledLivestream))
     body = json.dumps([{"event_id": number, "category_name": []} for number in range(20)]).encode()
-    context = Context("2026-01-01T00:00:00Z", CategoryIndex())
-    quality.add(SCHEDULED_LIVESTREAMS.normalize(body, "", context), ())
+    quality.add(SCHEDULED_LIVESTREAMS.normalize(body, "", CONTEXT), ())
     assert [flaw.split()[0] for flaw in quality.flaws(())] == ["user_name", "event_title"]
     assert "event_end_ts" in quality.vanished()
     assert "user_name" not in quality.vanished()

@@ -9,7 +9,7 @@ import pytest
 
 from parti_scraper.api.build import Context
 from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.registry import SOURCES, Source, source_named, source_of
+from parti_scraper.api.registry import BY_NAME, SOURCES, Source, source_of
 from parti_scraper.items import ApiRecord
 
 CONTEXT = Context("2026-01-01T00:00:00Z", CategoryIndex(), "snapshot", 0)
@@ -26,7 +26,7 @@ def test_every_kind_of_record_of_the_api_has_one_row() -> None:
 
 @ROWS
 def test_a_row_is_found_by_its_route(source: Source[Any, Any]) -> None:
-    assert source_named(source.route.name) is source
+    assert BY_NAME[source.route.name] is source
     if source.route.path:
         assert source_of(f"https://host.example{source.route.path}?limit=1") is source
 

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parti_scraper.api.build import Context
 from parti_scraper.api.categories import CategoryIndex, resolve_categories, unknown_ids
-from parti_scraper.api.normalize import normalize_categories, normalize_recent
+from parti_scraper.api.registry import CATEGORIES, LIVESTREAMS
 from parti_scraper.api.selection import Selection, select_categories
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import UsageError
 from parti_scraper.items import Livestream
 
 INDEX = CategoryIndex(
-    normalize_categories(
+    CATEGORIES.normalize(
         json.dumps(
             [
                 {"category_id": 7, "name": "Gaming", "display_name": "Gaming"},
@@ -25,14 +26,14 @@ INDEX = CategoryIndex(
             ]
         ).encode(),
         "",
-        "",
+        Context(""),
     ).items
 )
 
 
 def livestream(**record: object) -> Livestream:
     """Return a livestream as the API would send it."""
-    (item,) = normalize_recent(json.dumps([{"event_id": 1} | record]).encode(), "", "", INDEX).items
+    (item,) = LIVESTREAMS.normalize(json.dumps([{"event_id": 1} | record]).encode(), "", Context("", INDEX)).items
     return item
 
 

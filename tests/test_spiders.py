@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import normalize_recent
+from parti_scraper.api.build import Context
+from parti_scraper.api.registry import LIVESTREAMS
 from parti_scraper.items import RepeatedRecord
 from parti_scraper.run.rejected import RejectedMarks
 from tests import expected
@@ -402,7 +402,7 @@ def test_what_cannot_be_read_is_set_aside_once_wherever_the_pages_end() -> None:
     marks = RejectedMarks()
 
     def is_new(*records: Any) -> list[bool]:
-        page = normalize_recent(json.dumps(records).encode(), "", "", CategoryIndex())
+        page = LIVESTREAMS.normalize(json.dumps(records).encode(), "", Context(""))
         broken = {record.position for record in page.rejected}
         readable = iter(page.items)
         identities = [None if place in broken else next(readable).identity for place in range(page.served)]

@@ -6,10 +6,11 @@ A builder is called once a page, with what all its items have in common, and ret
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from parti_scraper.api import routes
+from parti_scraper.api.categories import CategoryIndex
 from parti_scraper.api.schema import (
     CategoryRecord,
     ChannelRecord,
@@ -23,9 +24,6 @@ from parti_scraper.api.schema import (
 from parti_scraper.api.times import seconds_to_iso
 from parti_scraper.items import ApiRecord, Category, LiveChannel, LiveNotification, Livestream, ScheduledLivestream
 from parti_scraper.redact import may_hide_secrets, redact_text, redact_url
-
-if TYPE_CHECKING:
-    from parti_scraper.api.categories import CategoryIndex
 
 ItemT = TypeVar("ItemT", bound=ApiRecord)
 # Makes an item of a record, its `extra`, and its place in the page, from 0.
@@ -43,13 +41,15 @@ class Context:
         received_at: when the page was received, in ISO 8601.
         categories: finds a category's number.
         snapshot_id: of the live route, the snapshot.
-        offset: likewise, how many records came before the page.
+        offset: how many records came before the page, or messages before this one.
+        source: of notifications, `websocket`, or `live` for the live route.
     """
 
     received_at: str
-    categories: CategoryIndex
+    categories: CategoryIndex = field(default_factory=CategoryIndex)
     snapshot_id: str = ""
     offset: int = 0
+    source: str = "websocket"
 
 
 def category_builder(context: Context) -> Build[CategoryRecord, Category]:
@@ -158,14 +158,14 @@ def scheduled_builder(context: Context) -> Build[ScheduledRecord, ScheduledLives
     return build
 
 
-def notification_builder(context: Context, source: str = "websocket") -> Build[NotificationRecord, LiveNotification]:
-    """Return what makes an item of a message of the WebSocket, or of the live route (`source` is then "live")."""
+def notification_builder(context: Context) -> Build[NotificationRecord, LiveNotification]:
+    """Return what makes an item of a message of the WebSocket, or of a record of the live route."""
 
     def build(record: NotificationRecord, extra: dict[str, Any], _position: int) -> LiveNotification:
         _remove_secrets(record)
         return LiveNotification(
             received_at=context.received_at,
-            source=source,
+            source=context.source,
             livestream_id=record.livestream_id,
             event_id=record.event_id,
             user_id=record.user_id,

@@ -14,8 +14,6 @@ from urllib.parse import unquote_plus, urlsplit
 
 from parti_scraper.api import registry, urls
 from parti_scraper.api.build import Context
-from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import normalize_categories, normalize_notification
 from parti_scraper.exceptions import PageError
 from parti_scraper.redact import redact_url
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from parti_scraper.api.routes import Route
-    from parti_scraper.items import Category
 
 HTTP, WEBSOCKET = "http", "websocket"
 # How many names of a kind are reported, and how many are remembered: a site may make them up at random.
@@ -126,7 +123,7 @@ class Call:
 
     def take_received(self, text: str) -> None:
         """Read a message that the page received on its WebSocket."""
-        self.unknown_fields += read_message(text)
+        self.unknown_fields += registry.LIVE_NOTIFICATIONS.normalize_message(text, "", Context("")).unknown_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +202,7 @@ class Report:
 def read(route: str, body: bytes) -> tuple[Counter[str], str]:
     """Return the unknown fields of the records in an answer, and why it is of no use; the route is known."""
     try:
-        page = registry.source_named(route).normalize(body, "", Context("", CategoryIndex()))
+        page = registry.BY_NAME[route].normalize(body, "", Context(""))
     except PageError as error:
         return Counter(), str(error)
     # Single broken records are normal; if all are broken, the API has changed.
@@ -213,15 +210,10 @@ def read(route: str, body: bytes) -> tuple[Counter[str], str]:
     return page.unknown_fields, f"no record can be read, {useless}" if useless else ""
 
 
-def read_message(text: str) -> Counter[str]:
-    """Return the unknown fields of a message of the WebSocket."""
-    return normalize_notification(text, "", "", CategoryIndex(), 0).unknown_fields
-
-
 def names_of_categories(body: bytes) -> list[tuple[str, ...]]:
     """Return for each category the names under which a page may show it; none if the body has no categories."""
     try:
-        categories: list[Category] = normalize_categories(body, "", "").items
+        categories = registry.CATEGORIES.normalize(body, "", Context("")).items
     except PageError:
         return []
     return [
@@ -231,16 +223,11 @@ def names_of_categories(body: bytes) -> list[tuple[str, ...]]:
     ]
 
 
-def compare(calls: Iterable[Call], configuration: Configuration) -> Report:
-    """Return how the calls of the site's page differ from what this project knows and is configured for."""
-    comparison = Comparison(configuration)
-    for call in calls:
-        comparison.add(call)
-    return comparison.report()
-
-
 class Comparison:
-    """The same for calls that are added one by one. A page may make any number of them: memory is bounded."""
+    """How the calls of the site's page differ from what this project knows and is configured for.
+
+    A page may make any number of calls: memory is bounded.
+    """
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration

@@ -21,7 +21,7 @@ from parti_scraper.api.records import Unparsable, kind_of, parse_page
 from parti_scraper.api.schema import Integer, Timestamp
 from parti_scraper.api.times import read_timestamp
 from parti_scraper.api.values import MAX_INTEGER, MIN_INTEGER, read_boolean, read_integer, read_text
-from parti_scraper.exceptions import RecordError
+from parti_scraper.exceptions import PageError, RecordError
 from parti_scraper.items import RejectedRecord
 from parti_scraper.redact import redact, redact_unparsed, redact_url
 
@@ -81,10 +81,7 @@ class NormalizedPage(Generic[ItemT]):
 
 
 def normalize_page(
-    body: bytes,
-    url: str,
-    record_class: type[RecordT],
-    build: Build[RecordT, ItemT],
+    body: bytes, url: str, record_class: type[RecordT], build: Build[RecordT, ItemT]
 ) -> NormalizedPage[ItemT]:
     """Normalize the body of an answer.
 
@@ -101,9 +98,24 @@ def normalize_page(
         records = _decoder(record_class).decode(body)
     except (ValueError, RecursionError):
         # A field is unknown, missing or wrong.
-        return normalize_records(parse_page(body), url, record_class, build)
+        return _normalize_records(parse_page(body), url, record_class, build)
     items = [build(record, {}, position) for position, record in enumerate(records)]
     return NormalizedPage(len(records), items, [getattr(record, "event_end_ts", None) for record in records])
+
+
+def normalize_message(
+    text: str, url: str, record_class: type[RecordT], build: Build[RecordT, ItemT], position: int
+) -> NormalizedPage[ItemT]:
+    """Normalize a message of the WebSocket, before which `position` others came; else as `normalize_page`."""
+    try:
+        records = parse_page(f"[{text}]".encode(errors="replace"))
+    except PageError:
+        records = []
+    if len(records) != 1 or isinstance(records[0], Unparsable):
+        # Even if it is no object, it may contain a secret.
+        rejected = RejectedRecord("not a JSON object", url, position, _as_it_came(Unparsable(text)))
+        return NormalizedPage(1, rejected=[rejected], rejected_ends=[None])
+    return _normalize_records(records, url, record_class, build, position)
 
 
 @cache
@@ -126,12 +138,8 @@ def _expected(record_class: type[Record]) -> frozenset[str]:
     return frozenset(record_class.__struct_fields__) - record_class.may_lack
 
 
-def normalize_records(
-    records: list[Any],
-    url: str,
-    record_class: type[RecordT],
-    build: Build[RecordT, ItemT],
-    first: int = 0,
+def _normalize_records(
+    records: list[Any], url: str, record_class: type[RecordT], build: Build[RecordT, ItemT], first: int = 0
 ) -> NormalizedPage[ItemT]:
     """Normalize parsed records one by one; `first` is the position of the first, the rest as in `normalize_page`."""
     page: NormalizedPage[ItemT] = NormalizedPage(served=len(records))
@@ -139,7 +147,7 @@ def normalize_records(
     for position, (served, read) in enumerate(zip(records, _read_all(records, record_class), strict=True), first):
         if isinstance(read, RecordError):
             # The API may have redirected to a URL with a token.
-            page.rejected.append(RejectedRecord(str(read), redact_url(url), position, as_it_came(served)))
+            page.rejected.append(RejectedRecord(str(read), redact_url(url), position, _as_it_came(served)))
             page.rejected_ends.append(_end_of(served))
             continue
         record, unreadable = read
@@ -199,7 +207,7 @@ _READERS: dict[Any, Callable[[Any], Any]] = {
 }
 
 
-def as_it_came(served: Any) -> Any:
+def _as_it_came(served: Any) -> Any:
     """Return a record that is set aside, without secrets; one that is no JSON is cut to its beginning."""
     if not isinstance(served, Unparsable):
         return redact(served)

@@ -21,7 +21,7 @@ from parti_scraper.api.build import (
     notification_builder,
     scheduled_builder,
 )
-from parti_scraper.api.pages import normalize_page
+from parti_scraper.api.pages import normalize_message, normalize_page
 from parti_scraper.api.quality import SPECIFIED
 from parti_scraper.api.routes import FIRST_TS, LAST_TS, PROFILE, LiveQuery, RecentQuery, Route
 from parti_scraper.api.schema import (
@@ -69,6 +69,13 @@ class Source(Generic[RecordT, ItemT]):
         """Normalize a page of the route. Raises PageError where it is no list of records."""
         return normalize_page(body, url, self.record_class, self.builder(context))
 
+    def normalize_message(self, text: str, url: str, context: Context) -> NormalizedPage[ItemT]:
+        """Normalize a message of the WebSocket: one item, or the message with the reason why it is set aside.
+
+        Of the context, `offset` is how many messages came before.
+        """
+        return normalize_message(text, url, self.record_class, self.builder(context), context.offset)
+
 
 CATEGORIES = Source(routes.CATEGORIES, CategoryRecord, Category, ("category_id",), category_builder)
 LIVESTREAMS = Source(
@@ -107,15 +114,10 @@ SOURCES: tuple[Source[Any, Any], ...] = (
     SCHEDULED_LIVESTREAMS,
 )
 
-_BY_NAME = {source.route.name: source for source in SOURCES}
+BY_NAME = {source.route.name: source for source in SOURCES}
 _BY_ITEM = {source.item_class: source for source in SOURCES}
 # The WebSocket has none.
 _BY_PATH = {source.route.path: source for source in SOURCES if source.route.path}
-
-
-def source_named(name: str) -> Source[Any, Any]:
-    """Return the row of the route of that name. Raises KeyError."""
-    return _BY_NAME[name]
 
 
 def source_of(url: str) -> Source[Any, Any] | None:

@@ -80,10 +80,7 @@ RECENT = Route(
     frozenset({"categories", "by_user_id"}),
 )
 LIVE = Route(
-    "live",
-    f"{PROFILE}get_livestream_channel_info/live",
-    frozenset({"limit", "offset"}),
-    frozenset({"categories"}),
+    "live", f"{PROFILE}get_livestream_channel_info/live", frozenset({"limit", "offset"}), frozenset({"categories"})
 )
 # Reported, as is all about this route; the site's categories page does not ask for it.
 SCHEDULED = Route("scheduled", f"{PROFILE}livestream_calendar/events", frozenset({"offset", "limit"}))

@@ -129,11 +129,7 @@ class Hosts:
     """
 
     def __init__(
-        self,
-        urls: Sequence[str],
-        patience: float,
-        transport: str = "http",
-        patience_unreachable: float | None = None,
+        self, urls: Sequence[str], patience: float, transport: str = "http", patience_unreachable: float | None = None
     ) -> None:
         self.urls = tuple(dict.fromkeys(urls))
         self.current = self.urls[0]

@@ -10,7 +10,8 @@ from scrapy.exceptions import IgnoreRequest
 from scrapy.spidermiddlewares.httperror import HttpError
 
 from parti_scraper.api import routes, urls
-from parti_scraper.api.normalize import normalize_categories
+from parti_scraper.api.build import Context
+from parti_scraper.api.registry import CATEGORIES
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import PageError
 from parti_scraper.ledger.ledger import Ledger
@@ -253,7 +254,7 @@ class PartiSpider(Spider):
     def parse_categories(self, response: Response) -> Iterator[Any]:
         """Take the answer of the categories route."""
         try:
-            page = normalize_categories(response.body, response.url, timestamp_to_iso(time.time()))
+            page = CATEGORIES.normalize(response.body, response.url, Context(timestamp_to_iso(time.time())))
         except PageError as error:
             yield self.retry.retry(request_of(response), str(error))
             return

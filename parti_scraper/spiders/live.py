@@ -11,7 +11,8 @@ from scrapy import signals
 from scrapy.exceptions import DontCloseSpider
 from scrapy.utils.asyncio import call_later
 
-from parti_scraper.api.normalize import normalize_live
+from parti_scraper.api.build import Context
+from parti_scraper.api.registry import LIVE_CHANNELS
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.items import LiveChannel
 from parti_scraper.plan.schedule import SnapshotTimer
@@ -103,14 +104,8 @@ class LiveSpider(LiveRouteSpider):
 
     def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveChannel]:
         """Return the channels of a page. Raises PageError."""
-        return normalize_live(
-            response.body,
-            response.url,
-            timestamp_to_iso(time.time()),
-            self.index,
-            snapshot_id=walk.snapshot_id,
-            offset=query.slice.offset,
-        )
+        context = Context(timestamp_to_iso(time.time()), self.index, walk.snapshot_id, query.slice.offset)
+        return LIVE_CHANNELS.normalize(response.body, response.url, context)
 
     def walk_ended(self, walk: Walk) -> None:
         """Wait for the next snapshot, once the walks of this one have all ended."""

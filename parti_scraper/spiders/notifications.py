@@ -14,8 +14,9 @@ from scrapy import Request
 from scrapy.exceptions import CloseSpider
 
 from parti_scraper.api import routes, urls
+from parti_scraper.api.build import Context
 from parti_scraper.api.categories import CategoryIndex
-from parti_scraper.api.normalize import normalize_live_notifications, normalize_notification
+from parti_scraper.api.registry import LIVE_NOTIFICATIONS
 from parti_scraper.api.times import parse_length, timestamp_to_iso
 from parti_scraper.items import LiveNotification, RejectedRecord
 from parti_scraper.network.backoff import one_line
@@ -249,8 +250,8 @@ class NotificationsSpider(LiveRouteSpider):
             yield RejectedRecord(message.problem, self.websocket.shown_url, self._messages, None)
             self._count_message()
             return
-        received_at = timestamp_to_iso(time.time())
-        page = normalize_notification(message.text, self.websocket.shown_url, received_at, self.index, self._messages)
+        context = Context(timestamp_to_iso(time.time()), self.index, offset=self._messages)
+        page = LIVE_NOTIFICATIONS.normalize_message(message.text, self.websocket.shown_url, context)
         self._count_message()
         self.run.quality.add(page, self.run.seen)
         if page.items:
@@ -311,7 +312,8 @@ class NotificationsSpider(LiveRouteSpider):
 
     def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveNotification]:
         """Return the channels of a page. Raises PageError."""
-        page = normalize_live_notifications(response.body, response.url, timestamp_to_iso(time.time()), self.index)
+        context = Context(timestamp_to_iso(time.time()), self.index, source="live")
+        page = LIVE_NOTIFICATIONS.normalize(response.body, response.url, context)
         self._unheard += sum(item.identity not in self.run.seen for item in page.items)
         return page
 

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api import routes, urls
-from parti_scraper.api.normalize import normalize_recent
+from parti_scraper.api.build import Context
+from parti_scraper.api.registry import LIVESTREAMS
 from parti_scraper.api.routes import RecentQuery
 from parti_scraper.api.selection import Selection
 from parti_scraper.api.times import parse_length, timestamp_to_iso
@@ -167,7 +168,7 @@ class RecentSpider(PagedSpider):
 
     def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[Livestream]:
         """Return the livestreams of a page. Raises PageError."""
-        page = normalize_recent(response.body, response.url, timestamp_to_iso(time.time()), self.index)
+        page = LIVESTREAMS.normalize(response.body, response.url, Context(timestamp_to_iso(time.time()), self.index))
         first, last = self._credible
         for ends in (page.ends, page.rejected_ends):
             ends[:] = [end if end is None or first <= end <= last else None for end in ends]
