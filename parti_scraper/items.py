@@ -43,7 +43,6 @@ class Category:
 
     @property
     def identity(self) -> int:
-        """What makes two records the same one."""
         return self.category_id
 
 
@@ -79,7 +78,6 @@ class Livestream:
 
     @property
     def identity(self) -> int:
-        """What makes two records the same one."""
         return self.event_id
 
 
@@ -144,7 +142,6 @@ class LiveNotification:
 
     @property
     def identity(self) -> int:
-        """What makes two records the same one."""
         return self.event_id
 
 
@@ -174,7 +171,6 @@ class ScheduledLivestream:
 
     @property
     def identity(self) -> int:
-        """What makes two records the same one."""
         return self.event_id
 
 

@@ -1,7 +1,6 @@
-"""`scrapy crawl` outside of any project: where the package is installed, Scrapy finds this by its entry point.
+"""`scrapy crawl` outside of any project: an entry point of the installed package.
 
-It does so in every project of that environment, where the command stays what it is. In this project, that of
-`commands.crawl` takes its place.
+In other projects of the environment the command works as usual; in this one, `commands.crawl` takes its place.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ if TYPE_CHECKING:
 
 
 class Command(crawl.Command):
-    """Scrapy's command; where there is no project, it says in one line what to type."""
+    """Scrapy's command, which says in one line what to type where there is no project."""
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Refuse where there is no project."""
         if not inside_project():
             accepted = "`scrapy crawl` in the project's folder, or `parti crawl` in any"
             print(f"no scrapy.cfg here or in a folder above (accepted: {accepted})", file=sys.stderr)

@@ -71,15 +71,12 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text."""
         return self._text
 
     def __bool__(self) -> bool:
-        """Tell whether there is a text."""
         return bool(self._text)
 
     def __repr__(self) -> str:
-        """Return stars."""
         return "***"
 
 

@@ -1,8 +1,8 @@
 """Every place that touches what Scrapy does not promise, each as a function that says what breaks without it.
 
-All were seen to work with Scrapy 2.19, the one minor version that `pyproject.toml` allows, and
-`tests/test_scrapy_internals.py` names those that another one breaks. What a class that is derived from one of Scrapy's
-overrides, or reads of itself, stays with that class:
+All work with Scrapy 2.19, the one minor version that `pyproject.toml` allows; for another version,
+`tests/test_scrapy_internals.py` names those that it breaks. What a subclass of one of Scrapy's classes overrides, or
+reads of itself, stays in that subclass:
 
 - `feeds/exporter.py`, of `FeedExporter`: `slots`, `filters`, `item_scraped`, `close_spider`, and the attributes of
   `FeedSlot` without an underscore.
@@ -21,15 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydispatch.dispatcher import getAllReceivers, liveReceivers
+from scrapy import cmdline
 from scrapy.extensions import feedexport
 from scrapy.utils.conf import feed_complete_default_values_from_settings
 from scrapy.utils.defer import deferred_from_coro
 from scrapy.utils.log import get_scrapy_root_handler, logformatter_adapter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from scrapy import Request
+    from scrapy.commands import ScrapyCommand
     from scrapy.core.downloader.handlers._aiohttp import _ClientResponse
     from scrapy.crawler import Crawler
     from scrapy.exporters import BaseItemExporter
@@ -37,11 +39,34 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from scrapy.settings import BaseSettings
 
+# The commands:
+
+
+def commands(settings: BaseSettings, inproject: bool) -> dict[str, ScrapyCommand]:
+    """Return the commands by name, as Scrapy finds them; or neither `parti` nor an error could list them."""
+    return cmdline._get_commands_dict(settings, inproject)  # noqa: SLF001 - see above
+
+
+def on_unknown_command(report: Callable[[BaseSettings, str, bool], None]) -> None:
+    """Have a function called for a word that is no command; or Scrapy would print several lines without a hint."""
+    cmdline._print_unknown_command = report  # type: ignore[assignment] # noqa: SLF001 - see above
+
+
+def name_in_usage(program: str) -> None:
+    """Have the usage of commands name this program; or it would name `scrapy`, which works in the project alone."""
+
+    class Parser(cmdline.ScrapyArgumentParser):
+        def __init__(self, *, usage: str, **options: Any) -> None:
+            super().__init__(usage=usage.replace("scrapy", program, 1), **options)
+
+    cmdline.ScrapyArgumentParser = Parser  # type: ignore[misc, assignment]
+
+
 # The engine:
 
 
 def is_closing(crawler: Crawler) -> bool:
-    """Tell whether the crawl is coming to its end; or requests would wait for their turn long after a stop.
+    """Tell whether the crawl is about to end; or requests would wait for their turn long after a stop.
 
     `needs_backout()` of the engine is true too while the downloader is full.
     """
@@ -51,7 +76,7 @@ def is_closing(crawler: Crawler) -> bool:
 
 
 def close_spider(crawler: Crawler, reason: str) -> None:
-    """Have the spider closed, for a reason that becomes its finish reason; or a full disk would stop no run."""
+    """Close the spider; the reason becomes its finish reason. Without it, a full disk would stop no run."""
     deferred_from_coro(crawler.engine.close_spider_async(reason=reason))
 
 
@@ -74,13 +99,13 @@ def pipelines(crawler: Crawler) -> list[Any]:
 
 
 def output_middlewares(crawler: Crawler) -> list[Any]:
-    """Return the spider middlewares that see what spiders yield; or others' would miss the items of batches."""
+    """Return the spider middlewares that see what spiders yield; or others would miss the items of batches."""
     spider_middlewares = crawler.engine.scraper.spidermw.middlewares
     return [each for each in spider_middlewares if hasattr(each, "process_spider_output")]
 
 
 def log_item_error(crawler: Crawler, item: Any, error: Exception, response: Response) -> None:
-    """Log an exception of a pipeline as Scrapy does; or a run where one fails would pass for a good one."""
+    """Log an exception of a pipeline as Scrapy does; or a run in which one fails would seem good."""
     spider = crawler.spider
     assert spider is not None  # noqa: S101 - it has yielded the item
     line = crawler.logformatter.item_error(item, error, response, spider)
@@ -97,12 +122,12 @@ def root_handler() -> logging.Handler | None:
 
 
 def feeds_of(settings: BaseSettings, feeds: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the options of each feed, completed as Scrapy will; or wrong ones would pass the check."""
+    """Return the options of each feed, completed as Scrapy will; or the check would miss wrong ones."""
     return {uri: feed_complete_default_values_from_settings(dict(feeds[uri]), settings, uri) for uri in feeds}
 
 
 def fill_in(uri: str, names: dict[str, Any]) -> str:
-    """Return the address of a feed as Scrapy fills it in; or wrong names would pass the check.
+    """Return the address of a feed as Scrapy fills it in; or the check would miss wrong names.
 
     Raises:
         KeyError, TypeError, ValueError: it cannot be filled in.
@@ -111,19 +136,19 @@ def fill_in(uri: str, names: dict[str, Any]) -> str:
 
 
 def next_file(exporter: feedexport.FeedExporter, slot: FeedSlot) -> FeedSlot:
-    """Return a slot like this one, with a file of its own; or the files of a run could not be those of a day each."""
+    """Return a slot like this one, with a file of its own; or a run could not have one file a day."""
     return exporter._start_new_batch(  # noqa: SLF001 - see above
         slot.batch_id, slot.uri, slot.feed_options, slot.spider, slot.uri_template
     )
 
 
 def exporter_class(slot: FeedSlot) -> type[BaseItemExporter]:
-    """Return what is to write the file, which need not be open; or others' would miss the items of batches."""
+    """Return what is to write the file, which need not be open; or others would miss the items of batches."""
     return slot.exporters[slot.format]
 
 
 def takes_every_item(accepts: ItemFilter) -> bool:
-    """Tell whether the filter of a feed is none; or one that leaves records out would pass for one that loses them."""
+    """Tell whether the filter of a feed is none; or records left out would seem lost."""
     return type(accepts) is feedexport.ItemFilter and not accepts.item_classes
 
 
@@ -133,7 +158,7 @@ def local_path(slot: FeedSlot) -> Path | None:
 
 
 def failed_feeds(crawler: Crawler, storage: str) -> int:
-    """Return how many feeds could not be stored, by the class name of their storage; or none would be missed."""
+    """Return how many feeds could not be stored, by the class name of their storage; or it would stay unnoticed."""
     failed: int = crawler.stats.get_value(f"feedexport/failed_count/{storage}", 0)
     return failed
 
@@ -145,10 +170,10 @@ PROXY_META = frozenset({"proxy", "_auth_proxy", "_scheme_proxy"})
 
 
 def has_proxy_of_environment(request: Request) -> bool:
-    """Tell whether the proxy was taken from the environment; or a retry elsewhere would keep one that is not for it."""
+    """Tell whether the proxy was taken from the environment; or a retry at another host would keep it."""
     return bool(request.meta.get("_scheme_proxy"))
 
 
 def has_peer(response: _ClientResponse) -> bool:
-    """Tell whether the connection of an answer still stood when it came; without, Scrapy fails with a traceback."""
+    """Tell whether the connection was still open when the answer came; if not, Scrapy fails with a traceback."""
     return response._peername is not None  # noqa: SLF001 - see above

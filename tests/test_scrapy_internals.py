@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from scrapy import cmdline
 from scrapy.commands.crawl import Command
 from scrapy.core.downloader.handlers._aiohttp import AiohttpDownloadHandler
 from scrapy.downloadermiddlewares.httpproxy import HttpProxyMiddleware
@@ -35,6 +36,8 @@ METHODS: list[tuple[Callable[..., Any], str]] = [
     (FeedExporter.close_spider, "self spider"),
     (FeedExporter.item_scraped, "self item spider"),
     (HttpProxyMiddleware._set_proxy_and_creds, "self request proxy_url creds scheme"),
+    (cmdline._get_commands_dict, "settings inproject"),
+    (cmdline._print_unknown_command, "settings cmdname inproject"),
     (make_response, "url status headers body flags certificate ip_address protocol stop_download"),
 ]
 

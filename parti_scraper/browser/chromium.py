@@ -108,7 +108,6 @@ class _ClosedBrowserFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is logged."""
         error = record.exc_info[1] if record.exc_info else None
         return type(error).__name__ != "TargetClosedError" and "reading from the driver" not in record.getMessage()
 
@@ -196,7 +195,6 @@ class BrowserProvider:
         return browser
 
     async def close(self) -> None:
-        """Close the browser."""
         await self._chromium.close()
 
 

@@ -112,7 +112,6 @@ class Exchange:
         return not self._lacks_headers
 
     def take_failure(self, error: str, cors_error: str) -> None:
-        """Note that the request failed."""
         self.error, self.cors_error = error, cors_error
 
 
@@ -123,11 +122,9 @@ class Background:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __bool__(self) -> bool:
-        """Return whether a task is running."""
         return bool(self._tasks)
 
     def begin(self, work: Awaitable[Any]) -> None:
-        """Start a task."""
         task = asyncio.ensure_future(self._run(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

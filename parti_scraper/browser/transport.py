@@ -247,7 +247,6 @@ class Tab:
         return dict(answer["result"]["value"])
 
     async def close(self) -> None:
-        """Close the browser."""
         self._lose("the browser was closed")
         await self._chromium.close()
 
@@ -305,7 +304,6 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         return response
 
     async def close(self) -> None:
-        """Close the browser."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)

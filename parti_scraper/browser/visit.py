@@ -102,7 +102,6 @@ class CallLog:
 
     @property
     def without_row(self) -> int:
-        """How many calls have no row."""
         return self.made - len(self.rows)
 
     @property
@@ -119,7 +118,6 @@ class CallLog:
         await Network(session, begun=begun, ended=ended, message=self._message).enable()
 
     def stop(self) -> None:
-        """Log no further requests."""
         self._is_stopped = True
 
     async def finish(self) -> None:
@@ -233,7 +231,6 @@ class Visit:
         return time.monotonic() > self._until + _HUNG
 
     async def open(self, url: str) -> None:
-        """Open a page in a new tab."""
         await self._open_tab()
         # Wait no longer than this: by then, the page may have left for another one.
         answer = await self.page.goto(url, wait_until="commit")

@@ -1,0 +1,29 @@
+"""The commands that are typed after `scrapy` or `parti`; any other word there is answered here, in one line."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from scrapy.spiderloader import get_spider_loader
+
+from parti_scraper.exceptions import did_you_mean
+from parti_scraper.program import program
+from parti_scraper.scrapy_internals import commands, on_unknown_command
+
+if TYPE_CHECKING:
+    from scrapy.settings import BaseSettings
+
+
+def report_unknown(settings: BaseSettings, name: str, inproject: bool) -> None:
+    """Print what could have been typed; Scrapy then ends with code 2."""
+    known = commands(settings, inproject)
+    crawls = [f"{program()} crawl {spider}" for spider in get_spider_loader(settings).list()]
+    typed = f"{program()} crawl {name}"
+    # The name of a spider comes first, as the likeliest mistake; a name that is only similar, after similar commands.
+    hint = did_you_mean(typed, crawls, 1.0) or did_you_mean(name, known) or did_you_mean(typed, crawls, 0.9)
+    print(f"unknown command: {name!r} (accepted: {', '.join(sorted(known))}){hint}", file=sys.stderr)
+
+
+# Scrapy imports this package to list the commands, before it looks for the one that was typed.
+on_unknown_command(report_unknown)

@@ -64,7 +64,6 @@ class Command(crawl.Command):
     crawler_process: CrawlerProcessBase
 
     def long_desc(self) -> str:
-        """Return what `--help` says first."""
         codes = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
         return f"Run a spider of this project. Exit codes: {codes}."
 

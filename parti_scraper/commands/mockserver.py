@@ -30,22 +30,18 @@ class Command(ScrapyCommand):
     requires_crawler_process = False
 
     def syntax(self) -> str:
-        """Return what follows the command's name."""
         return "[--port N] [switches]"
 
     def short_desc(self) -> str:
-        """Return the line of `scrapy --help`."""
         return "Serve a mock of the Parti API on this machine"
 
     def long_desc(self) -> str:
-        """Return the beginning of the command's own help."""
         return (
             "Serve a mock of the Parti API on 127.0.0.1, for demonstrations, tests and development. The data are made "
             "up, and the same for the same --seed and --now. Every open question of the API is a switch."
         )
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the switches."""
         super().add_options(parser)
         # Scrapy's own takes a line of help that ends with a colon for a heading, and underlines it.
         parser.formatter_class = argparse.HelpFormatter
@@ -63,7 +59,6 @@ class Command(ScrapyCommand):
                 group.add_argument(f"--{switch.name}", metavar=metavar, help=switch.explanation + default)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Serve until SIGINT or SIGTERM."""
         if args:
             known = ["--port", *(f"--{switch.name}" for switch in switches())]
             hint = did_you_mean(args[0].partition("=")[0], known)

@@ -26,11 +26,9 @@ class Command(ScrapyCommand):
     default_settings: ClassVar[dict[str, Any]] = {"LOG_ENABLED": False}
 
     def short_desc(self) -> str:
-        """Return the line of `scrapy --help`."""
         return "Describe the spiders and their arguments"
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Print the spiders."""
         if args:
             accepted = "no words; the arguments of all spiders are listed"
             print(f"{program()} spiders: not known: {args[0]!r} (accepted: {accepted})", file=sys.stderr)

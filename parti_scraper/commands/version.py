@@ -16,10 +16,8 @@ class Command(version.Command):
     """Scrapy's command, with a line for the project."""
 
     def short_desc(self) -> str:
-        """Return the line of `scrapy --help`."""
         return "Print the version of the project, and Scrapy's"
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Print the versions."""
         print(f"parti_scraper {parti_scraper.__version__}")
         super().run(args, opts)

@@ -72,7 +72,6 @@ class Checkpoints:
             self._locks.append(lock)
 
     def release(self) -> None:
-        """Let others at the run."""
         self._worker.close()
         while self._locks:
             self._locks.pop().release()
@@ -223,7 +222,6 @@ class Checkpoints:
         self.run.ledger.checkpoint(self._id, self._checkpoint(files))
 
     def _checkpoint(self, files: dict[str, tuple[int, int]]) -> Checkpoint:
-        """Return how far the run has come at this moment."""
         versions = self.crawler.get_item_pipeline(VersionsPipeline)
         return Checkpoint(
             # A copy: while the thread notes it, the run goes on.

@@ -38,7 +38,6 @@ class _Line(tqdm):  # type: ignore[type-arg] # it is used without anything to go
     _waits_for: str | None = None
 
     def show(self, records: int, pages: int, waits_for: str | None) -> None:
-        """Draw the line."""
         self._waits_for = waits_for
         self.update(records - self.n)
         self.set_postfix_str(f"{pages} pages")
@@ -67,7 +66,6 @@ class Progress:
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        """Connect to the beginning and the end of the run."""
         progress = cls(crawler)
         crawler.signals.connect(progress.spider_opened, signals.spider_opened)
         crawler.signals.connect(progress.spider_closed, signals.spider_closed)

@@ -24,13 +24,7 @@ from parti_scraper.run.description import describe_run
 from parti_scraper.run.outcome import Ending, ExitCode, Verdict, judge, judge_fields
 from parti_scraper.run.problems import LoggedExceptions
 from parti_scraper.scrapy_internals import close_spider
-from parti_scraper.signals import (
-    checkpoint,
-    items_dropped,
-    items_scraped,
-    send_storage_failed,
-    storage_failed,
-)
+from parti_scraper.signals import checkpoint, items_dropped, items_scraped, send_storage_failed, storage_failed
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
@@ -57,7 +51,6 @@ class RunRecorder:
     """
 
     def __init__(self, crawler: Crawler, spider: PartiSpider) -> None:
-        """Prepare to record the run of a spider."""
         settings = crawler.settings
         self.crawler = crawler
         self.spider = spider
@@ -75,7 +68,6 @@ class RunRecorder:
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        """Connect to the signals of a run."""
         # `scrapy shell` has no spider yet.
         if not isinstance(crawler.spider, PartiSpider) or not crawler.spider.is_run():
             raise NotConfigured
@@ -140,19 +132,15 @@ class RunRecorder:
             self._cannot_note(error)
 
     def item_scraped(self, item: Item) -> None:
-        """Count a record that was written."""
         self.run.tally.wrote((category_of(item),))
 
     def items_scraped(self, items: Sequence[Item]) -> None:
-        """Count the records of a batch."""
         self.run.tally.wrote(map(category_of, items))
 
     def item_dropped(self, exception: BaseException) -> None:
-        """Count a record that a pipeline dropped."""
         self.run.tally.add(key_of(type(exception)))
 
     def items_dropped(self, reasons: Counter[type[DropItem]]) -> None:
-        """Count the records of a batch that pipelines dropped."""
         for reason, number in reasons.items():
             self.run.tally.add(key_of(reason), number)
 

@@ -31,18 +31,15 @@ class CoreStats(corestats.CoreStats):
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        """Connect to the signals of batches, beside those of Scrapy's."""
         core_stats = super().from_crawler(crawler)
         crawler.signals.connect(core_stats.items_scraped, items_scraped)
         crawler.signals.connect(core_stats.items_dropped, items_dropped)
         return core_stats
 
     def items_scraped(self, items: Sequence[Any]) -> None:
-        """Count the items of a batch."""
         self.stats.inc_value("item_scraped_count", len(items))
 
     def items_dropped(self, reasons: Counter[type[DropItem]]) -> None:
-        """Count the items of a batch that were dropped."""
         self.stats.inc_value("item_dropped_count", reasons.total())
         for reason, number in reasons.items():
             self.stats.inc_value(f"item_dropped_reasons_count/{reason.__name__}", number)
@@ -62,7 +59,6 @@ class BatchMiddleware:
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        """Build the middleware; it takes what it needs from the crawler."""
         return cls(crawler)
 
     async def process_spider_output(self, response: Response, result: AsyncIterator[Any]) -> AsyncIterator[Any]:

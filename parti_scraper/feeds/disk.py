@@ -19,7 +19,6 @@ class FlushedFiles:
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
         self.sizes: dict[str, tuple[int, int]] = {}
         self._descriptors: list[int] = []
 
@@ -40,6 +39,5 @@ class FlushedFiles:
             self.close()
 
     def close(self) -> None:
-        """Let go of the descriptors."""
         while self._descriptors:
             os.close(self._descriptors.pop())

@@ -58,7 +58,6 @@ def harmless(text: str) -> str:
 
 
 def encode_line(row: Mapping[str, Any]) -> bytes:
-    """Return a line of JSON Lines."""
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
@@ -82,11 +81,9 @@ class JsonLinesItemExporter(exporters.JsonLinesItemExporter):
         self._is_plain = is_this and self.encoding == "utf-8" and self.fields_to_export is None and not has_options
 
     def export_item(self, item: Any) -> None:
-        """Write a record."""
         self.export_items((item,))
 
     def export_items(self, items: Sequence[Any]) -> None:
-        """Write the records."""
         if self._is_plain and are_plain(items):
             self.file.write(_JSON.encode_lines(items))
             return
@@ -120,11 +117,9 @@ class CsvItemExporter(exporters.CsvItemExporter):
             super().finish_exporting()
 
     def export_item(self, item: Any) -> None:
-        """Write a record."""
         self.export_items((item,))
 
     def export_items(self, items: Sequence[Any]) -> None:
-        """Write the records."""
         readers = self._readers_of(items)
         if not readers:
             for item in items:
@@ -146,7 +141,6 @@ class CsvItemExporter(exporters.CsvItemExporter):
         return _readers(item_class, names)
 
     def serialize_field(self, field: Mapping[str, Any] | Field, name: str, value: Any) -> Any:
-        """Return the value of a cell."""
         return _cell(super().serialize_field(field, name, value))
 
 
@@ -256,7 +250,6 @@ class RunFeedStorage:
     """
 
     def __init__(self, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> None:
-        """Build the storage of one feed."""
         self._crawler = crawler
         # The folder holds no others, since its data package describes what lies beside it.
         self._name = Path(uri.removeprefix("run:"))
@@ -267,7 +260,6 @@ class RunFeedStorage:
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> Self:
-        """Build the storage of one feed."""
         return cls(crawler, uri, feed_options=feed_options)
 
     @cached_property

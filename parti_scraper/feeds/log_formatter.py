@@ -86,7 +86,6 @@ class LogFormatter(logformatter.LogFormatter):
     def crawled(  # type: ignore[override]
         self, request: Request, response: Response, spider: Spider
     ) -> logformatter.LogFormatterResult | None:
-        """Log a page where somebody would see it."""
         is_seen = any(handler.level <= logging.DEBUG for handler in logging.root.handlers)
         return super().crawled(request, response, spider) if is_seen else None
 

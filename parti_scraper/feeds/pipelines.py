@@ -41,11 +41,7 @@ class DuplicateRecord(DropItem):
 
 
 # Under which key of the tally a record counts that was dropped for a reason; those of other pipelines are `dropped`.
-KEYS: dict[type[DropItem], str] = {
-    BadRecord: "quarantined",
-    FilteredRecord: "filtered",
-    DuplicateRecord: "duplicate",
-}
+KEYS: dict[type[DropItem], str] = {BadRecord: "quarantined", FilteredRecord: "filtered", DuplicateRecord: "duplicate"}
 
 
 class _Pipeline:

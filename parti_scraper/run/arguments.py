@@ -144,7 +144,6 @@ class Arguments:
 
     @classmethod
     def help(cls) -> list[tuple[str, str]]:
-        """Return name and description of each argument."""
         return [(argument.name, argument.metadata["description"]) for argument in fields(cls)]
 
     @classmethod

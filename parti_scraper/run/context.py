@@ -99,11 +99,9 @@ class RunFolder:
         return self.suffix if self._suffix_for is None else self._suffix_for(item)
 
     def rotate(self, suffix: str) -> None:
-        """Write the files of another suffix from now on."""
         self.suffix = suffix
 
     def resume(self) -> None:
-        """Go on with the files that are there."""
         self.is_resumed = True
 
 
@@ -144,7 +142,6 @@ class RecordLimit:
 
     @property
     def is_reached(self) -> bool:
-        """Whether no more is wanted."""
         return self._taken == self.most
 
     def take(self) -> bool:
@@ -155,7 +152,6 @@ class RecordLimit:
         return True
 
     def restore(self, taken: int) -> None:
-        """Count on from so many."""
         self._taken = taken
 
 
@@ -217,11 +213,9 @@ class Run:
         self.problems = Problems()
 
     def freeze_window(self, since: int, until: int) -> None:
-        """Set the window of time that the run is about."""
         self.window = (since, until)
 
     def join(self, series: SeriesPlace) -> None:
-        """Take a place among incremental runs."""
         self.series = series
 
     def select(self, selection: Selection) -> None:
@@ -229,14 +223,12 @@ class Run:
         self.selection = selection
 
     def window_as_json(self) -> dict[str, str] | None:
-        """Return the frozen window, for the data package."""
         if self.window is None:
             return None
         since, until = self.window
         return {"since": timestamp_to_iso(since), "until": timestamp_to_iso(until)}
 
     def counts(self) -> Counts:
-        """Return what became of the records."""
         return self.tally.counts(len(self.quality.unknown))
 
     def progress(self) -> dict[str, Any]:

@@ -99,12 +99,10 @@ class Verdict:
 
     @property
     def complete(self) -> bool:
-        """Whether the data set is all that was asked for."""
         return self.exit_code is ExitCode.COMPLETE or self.degraded
 
 
 def judge(ending: Ending) -> Verdict:
-    """Return the verdict on a run."""
     if ending.usage_error:
         return Verdict(ExitCode.USAGE, ending.usage_error, ended=False)
     if ending.start_error:

@@ -21,7 +21,6 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
 def whole_number(minimum: int, maximum: int = 10**18) -> Parser:
-    """Return a parser of whole numbers from `minimum` to `maximum`."""
 
     def parse(text: str, _now: float) -> int:
         if not _WHOLE_NUMBER.fullmatch(text):
@@ -34,7 +33,6 @@ def whole_number(minimum: int, maximum: int = 10**18) -> Parser:
 
 
 def choice(*choices: str) -> Parser:
-    """Return a parser that takes one of some words."""
 
     def parse(text: str, _now: float) -> str:
         if text not in choices:
@@ -45,14 +43,12 @@ def choice(*choices: str) -> Parser:
 
 
 def flag(text: str, _now: float) -> bool:
-    """Return whether it is `true`, not `false`."""
     if text not in {"true", "false"}:
         raise UnparsableError("neither true nor false", did_you_mean(text, ("true", "false")))
     return text == "true"
 
 
 def page_url(text: str, _now: float) -> str:
-    """Return the address of a page."""
     try:
         parts = urlsplit(text)
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -66,7 +62,6 @@ def page_url(text: str, _now: float) -> str:
 
 
 def folder_name(text: str, _now: float) -> str:
-    """Return the name of a run, which is also that of its folder."""
     if not _RUN_ID.fullmatch(text):
         raise UnparsableError("not usable as the name of a folder")
     return text

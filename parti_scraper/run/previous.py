@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 def find_previous(
-    arguments_class: type[Arguments],
-    raw: Mapping[str, str],
-    folder: Path,
-    ledger: Ledger | None,
-    now: float,
+    arguments_class: type[Arguments], raw: Mapping[str, str], folder: Path, ledger: Ledger | None, now: float
 ) -> RunRecord | None:
     """Return the unfinished run that the arguments name, and check that they are its own.
 

@@ -35,7 +35,6 @@ class Problems:
         return bool(self.usage_error or self.start_error)
 
     def note_gap(self, gap: str) -> None:
-        """Note that the data set is not complete."""
         # The API may have redirected to an address with a token.
         gap = redact_text(gap)
         logger.error("Not complete: %s", gap)
@@ -46,19 +45,15 @@ class Problems:
         self.gaps.append(gap)
 
     def disprove_gap(self, gap: str) -> None:
-        """Take back what was presumed."""
         self.gaps.remove(gap)
 
     def note_storage(self, problem: str) -> None:
-        """Note what could not be stored."""
         self.storage.append(problem)
 
     def refuse(self, usage_error: str) -> None:
-        """Note that an argument was wrong."""
         self.usage_error = usage_error
 
     def note_start_error(self, reason: str) -> None:
-        """Note that nothing can be asked for."""
         self.start_error = reason
 
     def remark(self, line: str) -> None:

@@ -27,7 +27,6 @@ class RejectedMarks:
         self._new: list[bytes] = []
 
     def restore(self, marks: Iterable[bytes]) -> None:
-        """Go on with the marks of a run that was stopped."""
         self._marks = set(marks)
 
     def drain_new(self) -> list[bytes]:

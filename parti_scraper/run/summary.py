@@ -102,7 +102,6 @@ def _books(counts: Counts) -> str:
 
 
 def _set_aside(quarantine: Path, number: int) -> list[str]:
-    """Return the most frequent reasons for which records were set aside."""
     if not number:
         return []
     try:
@@ -115,7 +114,6 @@ def _set_aside(quarantine: Path, number: int) -> list[str]:
 
 
 def _fields(quality: Quality) -> list[str]:
-    """Return which fields are new, cannot be read, or are gone."""
     lines = [
         f"  {what}: {_counted(names)}"
         for what, names in (("unknown fields", quality.unknown), ("unreadable fields", quality.unreadable))

@@ -54,7 +54,6 @@ class Tally:
     changed = _Count()
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self._numbers = dict.fromkeys(KEYS, 0)
         self._categories: Counter[str] = Counter()
         self._callbacks: list[Callable[[], None]] = []
@@ -97,7 +96,6 @@ class Tally:
         )
 
     def balances(self) -> bool:
-        """Tell whether every record served is accounted for."""
         return self.counts().balance()
 
     def call_when_balanced(self, callback: Callable[[], None]) -> None:

@@ -226,7 +226,6 @@ class PartiSpider(Spider):
 
     @property
     def run_id(self) -> str:
-        """The name of the run."""
         return self.run.identity.run_id
 
     @property
@@ -237,7 +236,6 @@ class PartiSpider(Spider):
     # What they do all:
 
     async def start(self) -> AsyncIterator[Any]:
-        """Ask for the categories."""
         yield self.request(routes.categories_url(self.run.hosts.current), callback=self.parse_categories)
 
     def request(self, url: str, **kwargs: Any) -> Request:
@@ -252,7 +250,6 @@ class PartiSpider(Spider):
         return cast("RetryMiddleware", self.crawler.get_downloader_middleware(RetryMiddleware))
 
     def parse_categories(self, response: Response) -> Iterator[Any]:
-        """Take the answer of the categories route."""
         try:
             page = CATEGORIES.normalize(response.body, response.url, Context(timestamp_to_iso(time.time())))
         except PageError as error:
@@ -266,7 +263,6 @@ class PartiSpider(Spider):
         yield from self.categories_received(page)
 
     def failed(self, failure: Failure) -> None:
-        """Note that a request failed for good."""
         url, reason = failure.request.url, describe_failure(failure)  # type: ignore[attr-defined]
         self.run.problems.note_gap(f"{url} could not be had: {reason}")
 
@@ -282,7 +278,6 @@ class PartiSpider(Spider):
         self.run.quality.add(page, seen, self.run.selection.takes)
 
     def count_page(self) -> None:
-        """Count an answer that was a page of records."""
         self.run.tally.add("pages")
         self.crawler.stats.inc_value("parti/spider/pages")
 
@@ -293,7 +288,6 @@ class PartiSpider(Spider):
 
 
 def describe_failure(failure: Failure) -> str:
-    """Return in a few words why a request failed."""
     error = failure.value
     if isinstance(error, HttpError) and error.response.status == 401:
         return "HTTP 401: set the environment variable PARTI_TOKEN to a token that the API accepts"

@@ -23,7 +23,6 @@ class CategoriesSpider(PartiSpider):
     collection = Category.collection
 
     def categories_received(self, page: NormalizedPage[Category]) -> Iterator[Any]:
-        """Yield the categories."""
         self.count(page)
         yield from page.items
         yield from page.rejected

@@ -51,7 +51,6 @@ class LiveSpider(LiveRouteSpider):
     arguments: LiveArguments
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run."""
         super().__init__(run)
         self.snapshots = 0
         self._walks_left = 0
@@ -85,7 +84,6 @@ class LiveSpider(LiveRouteSpider):
         self._schedule_snapshot()
 
     def progress(self) -> dict[str, Any]:
-        """Return how many snapshots were taken; the next one may have begun."""
         return {**super().progress(), "snapshots": self.snapshots - bool(self._walks_left)}
 
     def restore(self, progress: Any) -> None:
@@ -103,7 +101,6 @@ class LiveSpider(LiveRouteSpider):
         return not self._walks_left
 
     def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveChannel]:
-        """Return the channels of a page. Raises PageError."""
         context = Context(timestamp_to_iso(time.time()), self.index, walk.snapshot_id, query.slice.offset)
         return LIVE_CHANNELS.normalize(response.body, response.url, context)
 
@@ -125,7 +122,6 @@ class LiveSpider(LiveRouteSpider):
             yield from requests
 
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
-        """Count the walk to its snapshot and begin it."""
         self._walks_left += 1
         return super().begin_walk(walk)
 
@@ -151,7 +147,6 @@ class LiveSpider(LiveRouteSpider):
             raise DontCloseSpider
 
     def cancel_timer(self) -> None:
-        """Take no further snapshot."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -72,7 +72,6 @@ class SeenLately:
         return True
 
     def __len__(self) -> int:
-        """Return how many are remembered."""
         return len(self._moments)
 
     def add(self, identity: Hashable) -> None:
@@ -84,7 +83,6 @@ class SeenLately:
             self._moments.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget all."""
         self._moments.clear()
 
 
@@ -112,7 +110,6 @@ class NotificationsSpider(LiveRouteSpider):
     arguments: NotificationsArguments
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run."""
         super().__init__(run)
         self._noted_at = 0.0
         # Whether anything came since the last checkpoint; the first one is due at once, so that no line is lost.
@@ -143,7 +140,6 @@ class NotificationsSpider(LiveRouteSpider):
         return SeenLately(_REMEMBERED)
 
     def read_settings(self, settings: BaseSettings) -> None:
-        """Read the settings, and prepare to listen."""
         self.ws_urls = urls.parse_ws_urls(settings["PARTI_WS_URL"])
         self.idle_timeout = parse_length("PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
         self.reconnect_delay = retry_delay(settings, self.ws_urls[0])
@@ -159,15 +155,12 @@ class NotificationsSpider(LiveRouteSpider):
 
     @property
     def until_stopped(self) -> bool:
-        """Whether the run is meant to be stopped by a signal: it is."""
         return True
 
     def description(self) -> dict[str, Any]:
-        """Return the address of the WebSocket, and which addresses were left."""
         return {"websocket": self.websocket.shown_url, "failovers": [*self.hosts.failovers, *self.websocket.failovers]}
 
     def progress(self) -> dict[str, Any]:
-        """Return how far the run has come, as JSON takes it."""
         return {**super().progress(), "ws_failovers": self.websocket.failovers}
 
     def restore(self, progress: Any) -> None:
@@ -204,7 +197,6 @@ class NotificationsSpider(LiveRouteSpider):
         yield Request("data:,", callback=self.listen, dont_filter=True)
 
     def categories_received(self, page: NormalizedPage[Category]) -> Iterator[Any]:
-        """Keep the categories, to look up those of the notifications."""
         self.index = CategoryIndex(page.items)
         self._told.set()
         yield from ()
@@ -293,7 +285,6 @@ class NotificationsSpider(LiveRouteSpider):
     # The live route:
 
     def _fill(self) -> None:
-        """Begin a walk through the channels that are live."""
         self.listener.fill_began(time.monotonic())
         self._unheard = 0
         self.walks.clear()
@@ -311,7 +302,6 @@ class NotificationsSpider(LiveRouteSpider):
             await asyncio.sleep(SLICE / 8)
 
     def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveNotification]:
-        """Return the channels of a page. Raises PageError."""
         context = Context(timestamp_to_iso(time.time()), self.index, source="live")
         page = LIVE_NOTIFICATIONS.normalize(response.body, response.url, context)
         self._unheard += sum(item.identity not in self.run.seen for item in page.items)

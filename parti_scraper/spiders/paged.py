@@ -59,11 +59,9 @@ class Walk:
     seen: set[int | None] = field(default_factory=set)
 
     def asked(self) -> None:
-        """Count a page that was asked for."""
         self.in_flight += 1
 
     def answered(self) -> None:
-        """Count an answer, a page or a failure."""
         self.in_flight -= 1
 
 
@@ -80,7 +78,6 @@ class PagedSpider(PartiSpider):
     """
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run."""
         super().__init__(run)
         self.index = CategoryIndex()
         # Pages may differ in size between routes, not between walks.
@@ -115,7 +112,6 @@ class PagedSpider(PartiSpider):
         raise NotImplementedError
 
     def select(self, categories: frozenset[int] | None, unknown_category: bool) -> Selection:
-        """Return the filters that the client applies."""
         return Selection(categories, unknown_category)
 
     # The walk itself:
@@ -144,7 +140,6 @@ class PagedSpider(PartiSpider):
         yield from self.begin()
 
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
-        """Return the first requests of a walk."""
         if walk not in self.walks:
             self.walks.append(walk)
         return self.go_on(walk, walk.plan.start())
@@ -294,7 +289,6 @@ class LiveRouteSpider(PagedSpider):
     """A spider that walks the list of live channels, most viewers first."""
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run."""
         super().__init__(run)
         # How many channels the last complete walk through these categories has found.
         self._lengths: dict[tuple[str, ...], int] = {}
@@ -310,7 +304,6 @@ class LiveRouteSpider(PagedSpider):
         return Passes(self.size, "the live channels", lenient=True, before=self._lengths.get(categories, 0))
 
     def url(self, walk: Walk, query: PageQuery) -> str:
-        """Return the address of a page."""
         categories = () if query.control else walk.categories
         return LiveQuery(categories).url(self.run.hosts.current, query.slice.offset, query.slice.limit)
 

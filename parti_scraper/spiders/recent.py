@@ -53,7 +53,6 @@ class RecentSpider(PagedSpider):
     arguments: RecentArguments
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run."""
         super().__init__(run)
         assert run.window is not None  # noqa: S101 - `prepare`
         self.window = run.window
@@ -102,7 +101,6 @@ class RecentSpider(PagedSpider):
                 yield from self.begin_walk(walk)
 
     def progress(self) -> dict[str, Any]:
-        """Return what is left of each walk."""
         walks = [
             {"categories": walk.categories, "remaining": walk.plan.remaining(), "seen": list(walk.seen)}
             for walk in self.walks
@@ -112,7 +110,6 @@ class RecentSpider(PagedSpider):
         return {**super().progress(), "walks": walks or self._previous_walks, "pages": pages}
 
     def restore(self, progress: Any) -> None:
-        """Take what is left of each walk."""
         super().restore(progress)
         self._previous_walks = progress["walks"]
         # Without it, the first page would be taken for a full one, however short. Earlier versions did not have it.
@@ -121,7 +118,6 @@ class RecentSpider(PagedSpider):
 
     @property
     def made_progress(self) -> bool:
-        """Whether a run that is to be finished could go on at all."""
         return bool(self.walks) or not self.run.folder.is_resumed
 
     def is_checkpoint_due(self) -> bool:
@@ -129,7 +125,6 @@ class RecentSpider(PagedSpider):
         return self._checkpoint_timer.is_due(time.monotonic())
 
     def drain_rejected(self) -> list[bytes]:
-        """Return the marks of rejected records since the last call."""
         return self.run.rejected.drain_new()
 
     # What it asks for:
@@ -144,7 +139,6 @@ class RecentSpider(PagedSpider):
         return History(*self.window, self.size, max(width, 1), remaining)
 
     def url(self, walk: Walk, query: PageQuery) -> str:
-        """Return the address of a page."""
         of_page = RecentQuery(
             from_ts=query.from_ts,
             to_ts=query.to_ts,

@@ -42,11 +42,9 @@ class ScheduledSpider(PagedSpider):
         return False
 
     def is_checkpoint_due(self) -> bool:
-        """Likewise."""
         return False
 
     def begin(self) -> Iterator[Request]:
-        """Walk the list."""
         for categories in self.groups:
             yield from self.begin_walk(Walk(categories, self.plan(categories)))
 
@@ -55,7 +53,6 @@ class ScheduledSpider(PagedSpider):
         return Passes(self.size, "the scheduled livestreams", lenient=False)
 
     def url(self, _walk: Walk, query: PageQuery) -> str:
-        """Return the address of a page."""
         base_url = self.run.hosts.current
         if query.control:
             return routes.categories_url(base_url)

@@ -63,7 +63,6 @@ class SiteSpider(PartiSpider):
     arguments: SiteArguments
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run."""
         super().__init__(run)
         self.report: Report | None = None
         self._visit: Visit | None = None
@@ -99,7 +98,6 @@ class SiteSpider(PartiSpider):
 
     @property
     def page_url(self) -> str:
-        """The page to open."""
         site_url = urls.check_site_url(self.settings["PARTI_SITE_URL"])
         return self.arguments.url or f"{site_url}{routes.CATEGORIES_PAGE}"
 
@@ -153,7 +151,6 @@ class SiteSpider(PartiSpider):
             await task
 
     def not_started(self, failure: Failure) -> None:
-        """Note why there is no browser."""
         if isinstance(failure.value, BrowserError):
             self.cannot_start(str(failure.value))
         else:
@@ -208,7 +205,6 @@ class SiteSpider(PartiSpider):
             self.run.problems.note_gap(f"the visit of {redact_url(self.page_url)} was cut short: {why}")
 
     def _conclude(self, visit: Visit) -> None:
-        """Report how the site differs from what this project knows."""
         calls = visit.calls
         self.report = calls.comparison.report()
         self.run.quality.replace_unknown(calls.comparison.unknown_fields)
@@ -259,14 +255,9 @@ class SiteSpider(PartiSpider):
                 "categories": len(calls.categories),
                 "clicked": self._visit.clicked,
             }
-        return {
-            "host": urls.origin_of(self.page_url),
-            "visit": visit,
-            "drift": self.report and self.report.as_json(),
-        }
+        return {"host": urls.origin_of(self.page_url), "visit": visit, "drift": self.report and self.report.as_json()}
 
     def other_files(self) -> list[datapackage.File]:
-        """Return the screenshot."""
         if not self._has_screenshot:
             return []
         return [
