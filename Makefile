@@ -1,4 +1,4 @@
-# `make help` says what each target does. For GNU make from 3.81 on, which macOS has.
+# `make help` says what each target does. Needs GNU make 3.81 or newer; macOS has 3.81.
 BIN := .venv/bin
 SETUP = PYTHON="$(PYTHON)" tools/setup.sh
 
@@ -6,7 +6,7 @@ SETUP = PYTHON="$(PYTHON)" tools/setup.sh
 # Two targets must not set up at the same time.
 .NOTPARALLEL:
 
-help: ## what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## .venv with what a crawl needs; safe to repeat
@@ -40,9 +40,9 @@ format: setup-dev ## fix what the static checks can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The developers' versions first: the user's are the same, and fewer.
+# The developers' lock first: the users' lock takes its versions from it.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --universal \
 	--python-version 3.11 --quiet
-lock: setup-dev ## make requirements.txt and requirements-dev.txt anew from pyproject.toml
+lock: setup-dev ## update requirements.txt and requirements-dev.txt from pyproject.toml
 	$(COMPILE) --all-extras --upgrade --output-file requirements-dev.txt
 	$(COMPILE) --constraint requirements-dev.txt --upgrade --output-file requirements.txt

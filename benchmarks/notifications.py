@@ -1,8 +1,8 @@
-"""How many notifications a second reach the files: this project against a bare listener of a few lines.
+"""How many notifications a second are written: this project against a bare listener of a few lines.
 
-The bundled mock server announces 20,000 channels at once, as fast as loopback carries them. Both listeners take turns;
-the bare one parses each message and writes it as a line of JSON, and nothing else: no checks, no CSV, no ledger. What
-counts is the ratio of their times in the same run, and that the peak of memory does not grow with the burst.
+The bundled mock server sends 20,000 notifications at once. The two listeners run in turn; the bare one only parses
+each message and writes it as a line of JSON: no checks, no CSV, no ledger. Compare their times in the same run; peak
+memory must not grow with the burst.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 
 
 def main() -> None:
-    """Run both in turns and print their times."""
+    """Run both in turn and print their times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=20_000, help="messages in a burst (default 20000)")
     parser.add_argument("--rounds", type=int, default=3, help="bursts for each (default 3)")
@@ -46,15 +46,15 @@ def main() -> None:
             seconds, memory = _burst(name, options.messages)
             best[name] = min(best.get(name, (seconds, memory)), (seconds, memory))
             rate = options.messages / seconds
-            print(f"{name:>14}  {seconds:6.2f} s  {rate:8,.0f} messages/s  {memory:4} MiB at the most", flush=True)
+            print(f"{name:>14}  {seconds:6.2f} s  {rate:8,.0f} messages/s  {memory:4} MiB at most", flush=True)
     _, small = _burst("this project", options.messages // 10)
-    print(f"{options.messages:,} messages at once, the best of {options.rounds}:")
+    print(f"{options.messages:,} messages at once, best of {options.rounds}:")
     print(f"  this project / bare listener: {best['this project'][0] / best['bare listener'][0]:.2f}")
-    print(f"  memory of this project at a tenth of the burst: {small} MiB, at all of it: {best['this project'][1]} MiB")
+    print(f"  memory of this project with a tenth of the burst: {small} MiB, with all: {best['this project'][1]} MiB")
 
 
 def _burst(name: str, messages: int) -> tuple[float, int]:
-    """Return the seconds from the first announcement to the last line, and the peak of memory in MiB."""
+    """Return the seconds from the first notification to the last line, and the peak memory in MiB."""
     with MockServer(Options(events=10, live=60, speed=0)) as server, tempfile.TemporaryDirectory() as folder:
         if name == "this project":
             command = [sys.executable, "-m", "scrapy", "crawl", "notifications", "-a", "run_id=burst", "--nolog"]
@@ -72,7 +72,7 @@ def _burst(name: str, messages: int) -> tuple[float, int]:
         server.world.advance(1)
         while not (paths := list(Path(folder).glob(pattern))) or (name == "this project" and not _lines(paths[0])):
             time.sleep(0.05)
-        time.sleep(1)  # for the bare listener's subscription, which nothing shows
+        time.sleep(1)  # until the bare listener has subscribed, which nothing shows
         world, before = server.world, _lines(paths[0])
         begun = world.started_count()
         began = time.perf_counter()

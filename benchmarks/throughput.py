@@ -1,12 +1,11 @@
-"""How fast records come through: this project against its peers, side by side and in turns.
+"""How fast records are collected: this project against its peers, in turn.
 
-All of them crawl the same history from the bundled mock server, which runs in a process of its own and answers as it
-always does, compressed where that is asked for. In each round each of them runs once; what counts are the ratios of
-the medians.
+All of them crawl the same history from the bundled mock server, which runs in its own process and compresses answers
+on request. Each runs once in each round. Compare the ratios of the medians.
 
-- `this project`: `scrapy crawl recent`, with all that it does: checks, duplicates, quarantine, both files, checkpoints.
-- `plain Scrapy`, `dlt`, `crawlee`: as their own documentation would have it, see `peers/`. They page one by one.
-- `handwritten`: an aiohttp script that does the same to each record, in 16 offsets at a time.
+- `this project`: `scrapy crawl recent` as it is: checks, duplicates, quarantine, both files, checkpoints.
+- `plain Scrapy`, `dlt`, `crawlee`: as in their own documentation, see `peers/`. They request one page at a time.
+- `handwritten`: an aiohttp script that does the same to each record, with 16 requests at a time.
 
 `--case memory` crawls ten times as many records instead, and compares memory and CPU time per record.
 """
@@ -39,7 +38,7 @@ OURS = "this project"
 
 @dataclass(frozen=True)
 class Case:
-    """What the server is like and what is asked of it."""
+    """Latency of the server in seconds, and records of a page."""
 
     title: str
     latency: float
@@ -55,7 +54,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run took, in seconds and MiB."""
+    """Time of one run in seconds, and its peak memory in MiB."""
 
     wall: float
     cpu: float
@@ -63,9 +62,9 @@ class Measured:
 
 
 def main() -> None:
-    """Run what was asked for, and print what came of it."""
+    """Run the cases and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=[*CASES, "memory", "all"], default="all", help="which (default all)")
+    parser.add_argument("--case", choices=[*CASES, "memory", "all"], default="all", help="case to run (default all)")
     parser.add_argument("--events", type=int, default=100_000, help="records to crawl (default 100000)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each (default 5)")
     parser.add_argument("--peers", type=Path, help="python of an environment with peers/requirements.txt")
@@ -92,7 +91,7 @@ Command = Callable[[str, int, str], list[str]]
 
 
 def _commands(python: Path) -> dict[str, Command]:
-    """Return what starts each peer, given the server, the page size and a folder."""
+    """Return the command of each peer, by server, page size and folder."""
 
     def script(name: str) -> Command:
         return lambda server, page, folder: [str(python), str(PEERS / name), server, str(page), folder]
@@ -168,7 +167,7 @@ def _grow(events: int, rounds: int) -> None:
 
 @contextmanager
 def _server(options: Options) -> Iterator[str]:
-    """Run a mock server in a process of its own, and give its address."""
+    """Run a mock server in its own process, and yield its address."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(options, there), daemon=True)
@@ -191,7 +190,7 @@ def _median(runs: list[Measured]) -> Measured:
 
 
 def _measure(command: Command, server: str, page: int) -> Measured:
-    """Run a command in an empty folder; its output is looked at only where it fails."""
+    """Run a command in an empty folder; print its output only if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         is_ours = command is _ours
         started = time.perf_counter()

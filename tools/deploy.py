@@ -1,7 +1,7 @@
-"""Build the project's egg and upload it to scrapyd, with `scrapyd-deploy`; called by `make deploy`.
+"""Build the project's egg and upload it to scrapyd with `scrapyd-deploy`; called by `make deploy`.
 
-The client ends with 0 although scrapyd could not use the egg, and scrapyd keeps such an egg as the newest version,
-which every job would then be started from. Here it is an error, and the egg is deleted.
+`scrapyd-deploy` ends with 0 even if scrapyd cannot use the egg, and scrapyd would start every job from it, as the
+newest version. Here that is an error, and the egg is deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scrapyd_client.pyclient import ScrapydClient
 from scrapyd_client.utils import _get_targets
 
 ROOT = Path(__file__).resolve().parent.parent
-# What the egg is made of.
+# Files and folders of the egg.
 _PARTS = ("parti_scraper", "pyproject.toml", "scrapy.cfg", "README.md", "LICENSE")
 _HINT = "Do SCRAPYD_USERNAME and SCRAPYD_PASSWORD say who may deploy, and does scrapyd run where the target says?"
 
@@ -32,11 +32,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", nargs="?", default="default", help="[deploy:TARGET] of scrapy.cfg")
     target = parser.parse_args().target
-    # As scrapy.cfg names them; without them the client looks into ~/.netrc.
+    # scrapy.cfg refers to both; without them the client reads ~/.netrc.
     for name in ("SCRAPYD_USERNAME", "SCRAPYD_PASSWORD"):
         os.environ.setdefault(name, "")
     version = _version()
-    # In a folder of its own, so that neither an old build gets into the egg, nor a new one stays in the project.
+    # In a temporary folder: no old build gets into the egg, and no new one stays in the project.
     with tempfile.TemporaryDirectory(prefix="parti-deploy-") as folder:
         _copy_to(Path(folder))
         client = subprocess.run(
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _version() -> str:
-    """Return a name that sorts behind all before it, and says which commit it is."""
+    """Return a name that sorts after all earlier ones, and contains the commit."""
     commit = subprocess.run(
         ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"],  # noqa: S607
         capture_output=True,

@@ -1,8 +1,6 @@
 """The main job: categories, recent and live livestreams, and ten seconds of notifications.
 
-From the real API, or from the bundled mock server.
-
-Called by `make crawl` and `make demo`.
+`make crawl` runs it against the real API, `make demo` against the bundled mock server.
 """
 
 from __future__ import annotations
@@ -19,14 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-# The project is not installed in its environment, and a script has only its own folder on the path.
+# The project is not installed in `.venv`, and the path of a script has only its own folder.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.run.datapackage import FILE_NAME
 from parti_scraper.run.outcome import ExitCode
 
-# With what is typed beside the name of the run.
+# Each with its arguments, without the name of the run.
 SPIDERS: dict[str, tuple[str, ...]] = {
     "categories": (),
     "recent": (),
@@ -37,14 +35,14 @@ _SCRAPY = (sys.executable, "-m", "scrapy")
 
 
 def main() -> int:
-    """Run the spiders one after the other; the worst exit code is the job's."""
+    """Run the spiders one after the other. Returns their highest exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mock", action="store_true", help="crawl the bundled mock server instead of the real API")
     options = parser.parse_args()
     started = time.monotonic()
     run_id = f"{'demo' if options.mock else 'crawl'}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     environment = dict(os.environ)
-    # On a terminal a line shows the progress; a real crawl into a file or a journal logs it instead.
+    # A terminal shows a line of progress; without one, a real crawl logs its progress.
     level = "WARNING" if options.mock or sys.stderr.isatty() else "INFO"
     codes = {}
     received: list[int] = []
@@ -71,9 +69,9 @@ def main() -> int:
 
 
 def _run(command: list[str], environment: dict[str, str], received: list[int]) -> int:
-    """Run a crawl to its end and return its exit code; signals are passed on to it and added to `received`.
+    """Run a crawl and return its exit code; signals are passed on to it and added to `received`.
 
-    It is in a process group of its own, so that Ctrl-C reaches it once: a second signal would stop it at once.
+    It has its own process group, so that Ctrl-C reaches it only once: a second signal would stop it at once.
     """
     crawl = subprocess.Popen(command, env=environment, process_group=0)
 
@@ -84,7 +82,7 @@ def _run(command: list[str], environment: dict[str, str], received: list[int]) -
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, pass_on)
     code = crawl.wait()
-    # Below 0: killed by a signal that it does not handle.
+    # Less than 0: killed by a signal that it does not handle.
     return ExitCode.STOPPED if code < 0 else code
 
 

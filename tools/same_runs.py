@@ -1,10 +1,9 @@
 """Compare what two checkouts of the project do: the same commands against the same mock server.
 
-For a restructuring that is to leave the behaviour as it is: `python tools/same_runs.py BEFORE AFTER` runs each of
-`CASES` in both, and compares exit codes, what is printed, every file, and the order of the requests. Only what differs
-from run to run is masked first: moments of the run, ports, folders. The mock server is that of AFTER, in this process,
-so that what was asked can be compared too; the interpreter is the one that runs this script. Ends with 1 where
-anything differs.
+For changes that must not change the behaviour: `python tools/same_runs.py BEFORE AFTER` runs each of `CASES` in both,
+and compares exit codes, output, files, and the order of the requests. Times, ports and folders of a run are masked
+first, because they differ in every run. Both run with the interpreter of this script, against the mock server of
+AFTER, which runs in this process so that requests can be compared. Ends with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Long before any run, so that no time of a record is taken for one of the run.
+# Long before any run: no time of a record is masked as one of the run.
 NOW = "2026-11-01T00:00:00Z"
 LATER = "2026-11-08T00:00:00Z"
 STILL: dict[str, Any] = {"seed": 5, "now": NOW, "speed": 0, "events": 600, "live": 40}
 # Streams go live while it runs.
 MOVING: dict[str, Any] = {**STILL, "speed": 20, "events": 30, "start_every": 2}
-# One request at a time; and what is asked again waits for no random time, in which others would overtake it.
+# One request at a time, and no random wait before a retry, in which other requests would overtake it.
 IN_ORDER = "-s CONCURRENT_REQUESTS=1 -s CONCURRENT_REQUESTS_PER_DOMAIN=1 -s PARTI_RETRY_DELAY=0"
 WHOLE = "-a until=2026-11-01"
-# It looks at all that was written before, however long ago NOW is.
+# The overlap covers all earlier records, however long ago NOW is.
 INCREMENTAL = "recent -a incremental=true -s PARTI_INCREMENTAL_OVERLAP=500w"
 FAULTS = dict.fromkeys(("rate_500", "rate_429", "rate_reset", "rate_truncated", "rate_challenge"), 0.08)
 ODD: dict[str, Any] = {"malformed": 0.03, "drift": "field", "signed": True, "category_ids": True}
@@ -51,12 +50,12 @@ LINES_SHOWN = 30
 
 
 class Certain(IntEnum):
-    """What two runs of the same code have in common; each has less than the one before."""
+    """What two runs of the same code have in common; each value means less than the one before."""
 
-    ALL = 0  # to the letter, in order
-    FILES = 1  # likewise, but for the order of requests that look for the end of a list, several at a time
-    RECORDS = 2  # the records, but neither their order nor how many requests they took
-    SHAPE = 3  # which files and fields there are, and what is said but for numbers
+    ALL = 0  # everything, in order
+    FILES = 1  # everything except the order of requests; several at a time look for the end of a list
+    RECORDS = 2  # the records, but not their order, and not the number of requests
+    SHAPE = 3  # names of files and fields, and the output without numbers
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,11 @@ class Step:
     """One `scrapy crawl`.
 
     Attributes:
-        typed: what follows `crawl`; `{folder}` is a temporary one.
+        typed: what follows `crawl`; `{folder}` is a temporary folder.
         run_id: empty: not given.
-        env: added to the environment; `{server}` is its address.
-        kill_at: end it after so many requests, by the signal `by`; 0: never. Only the exit code is compared then.
-        server: switches of a server that is started in place of the one before; None: that one goes on.
+        env: added to the environment; `{server}` is the address of the mock server.
+        kill_at: send the signal `by` after this many requests, and compare only the exit code; 0: never.
+        server: switches of a new mock server for this step; None: keep the server.
     """
 
     typed: str
@@ -90,7 +89,7 @@ class Case:
 
 
 def case(name: str, *steps: str | Step, certain: Certain = Certain.ALL, **switches: Any) -> Case:
-    """Return a case; where its files are certain, requests are made one at a time."""
+    """Return a case. If `certain` is ALL or FILES, its requests are made one at a time."""
     made = (step if isinstance(step, Step) else Step(step) for step in steps)
     return Case(name, tuple(made), {**STILL, **switches}, certain)
 
@@ -134,10 +133,10 @@ CASES = (
     case("site", "site", certain=SHAPE),
     case("site that has changed", "site", certain=SHAPE, drift="all"),
     case("unknown arguments", "recent -a sinse=7d", "live -a user_id=7", "recent -a duration=5s"),
-    case("values that are none", "recent -a since=never", "live -a duration=5s", Step("recent", run_id="a/b")),
-    case("category that is none", "recent -a categories=Gamign", "live -a categories=Gamign"),
-    case("settings that are none", "recent -s PARTI_OUTPUTDIR=x", "recent -s PARTI_MAX_REJECTED=2"),
-    case("words that are none", "recnt", "recent live", "recent since=7d", "recent -a since"),
+    case("invalid values", "recent -a since=never", "live -a duration=5s", Step("recent", run_id="a/b")),
+    case("unknown category", "recent -a categories=Gamign", "live -a categories=Gamign"),
+    case("unknown settings and invalid values", "recent -s PARTI_OUTPUTDIR=x", "recent -s PARTI_MAX_REJECTED=2"),
+    case("invalid words", "recnt", "recent live", "recent since=7d", "recent -a since"),
     case("last, and nothing to finish", Step("recent", run_id="last")),
     case("finished before", f"recent {WHOLE}", f"recent {WHOLE}"),
     case("CSV by -O", f"recent {WHOLE} -O {{folder}}/x.csv"),
@@ -152,11 +151,11 @@ CASES = (
 
 
 def main() -> int:
-    """Run the cases in both checkouts; 1 where one differs."""
+    """Run the cases in both checkouts. Returns 1 if any differs, otherwise 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, metavar="BEFORE", help="a checkout of the project")
     parser.add_argument("after", type=Path, metavar="AFTER", help="another one")
-    parser.add_argument("--only", metavar="NAME", choices=[each.name for each in CASES], help="run one case alone")
+    parser.add_argument("--only", metavar="NAME", choices=[each.name for each in CASES], help="run only this case")
     options = parser.parse_args()
     checkouts = (options.before.resolve(), options.after.resolve())
     for checkout in checkouts:
@@ -174,14 +173,14 @@ def main() -> int:
 
 
 def environment(added: dict[str, str]) -> dict[str, str]:
-    """Return the environment of a crawl: what is imported and set comes from its checkout alone."""
+    """Return the environment of a crawl, without variables that change what it imports or how it is set."""
     prefixes = ("PARTI_", "SCRAPY_", "PYTHON")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return kept | {name: os.environ[name] for name in ("PARTI_CHROMIUM",) if name in os.environ} | added
 
 
 def check_imports(checkout: Path) -> None:
-    """End where a command in a checkout would not import that checkout's package."""
+    """Exit if a command in a checkout does not import that checkout's package."""
     command = [sys.executable, "-c", "import parti_scraper as package; print(package.__file__)"]
     found = subprocess.run(command, cwd=checkout, env=environment({}), capture_output=True, text=True, check=False)
     if not Path(found.stdout.strip()).is_relative_to(checkout / "parti_scraper") or not found.stdout:
@@ -189,7 +188,7 @@ def check_imports(checkout: Path) -> None:
 
 
 class Observed:
-    """A case in one checkout: what it left, by name, in lines."""
+    """The results of a case in one checkout: lines by name of file or output."""
 
     def __init__(self, checkout: Path, case: Case) -> None:
         self._checkout, self._case = checkout, case
@@ -199,7 +198,7 @@ class Observed:
         self._began = time.time()
 
     def all(self) -> dict[str, list[str]]:
-        """Run it, and return what was found."""
+        """Run the case and return its results."""
         with tempfile.TemporaryDirectory(prefix="same-") as folder, ExitStack() as stack:
             self._folder = Path(folder)
             for number, step in enumerate(self._case.steps, 1):
@@ -254,7 +253,7 @@ class Observed:
             process.kill()
 
     def _mask(self, text: str) -> str:
-        """Return a text without what is of this run alone."""
+        """Return a text without what differs in every run."""
         text = text.replace(str(self._folder), "FOLDER").replace(str(self._checkout), "CHECKOUT")
         text = re.sub(r"127\.0\.0\.1:\d{5}", "127.0.0.1:PORT", text)
         text = re.sub(r"\d{8}[Tt]\d{6}[Zz]-\w+", "RUN_ID", text)
@@ -265,13 +264,13 @@ class Observed:
     def _moment(self, found: re.Match[str]) -> str:
         text = found[0]
         seconds = float(text) if text.isdigit() else datetime.fromisoformat(text).timestamp()
-        # Also of a run that goes on for a while yet.
+        # A little later than now, as the run may continue.
         return "TIME" if self._began - 2 <= seconds <= time.time() + 2 else text
 
     def _said(self, text: str) -> list[str]:
         text = self._mask(text)
         if self._case.certain >= Certain.RECORDS:
-            text = re.sub(r"^ +[\d,]+ pages, .* not asked for", "PAGES", text, flags=re.MULTILINE)
+            text = re.sub(r"^ +[\d,]+ pages?, .*(?=, [\d,]+ set aside)", "PAGES", text, flags=re.MULTILINE)
         if self._case.certain is Certain.SHAPE:
             text = re.sub(r"^ +[\d,]+  \S.*\n", "", text, flags=re.MULTILINE)
             text = re.sub(r"\d[\d,.]*", "N", text)
@@ -304,16 +303,16 @@ class Observed:
 
 
 def serve(switches: dict[str, Any]) -> Any:
-    """Return a mock server of the checkout AFTER, whose package is first on the path."""
+    """Return a mock server of AFTER, whose package is first on the path."""
     mockserver = import_module("parti_scraper.mockserver")
     return mockserver.MockServer(mockserver.Options(**switches))
 
 
 def compare(before: dict[str, list[str]], after: dict[str, list[str]]) -> list[str]:
-    """Return the first lines of what differs; none where nothing does."""
+    """Return the first lines that differ."""
     lines: list[str] = []
     for name in sorted(before.keys() | after.keys()):
-        old, new = (found.get(name, ["there is none"]) for found in (before, after))
+        old, new = (found.get(name, ["missing"]) for found in (before, after))
         lines += difflib.unified_diff(old, new, f"BEFORE {name}", f"AFTER {name}", n=1, lineterm="")
     more = [f"and {len(lines) - LINES_SHOWN} lines more"] if len(lines) > LINES_SHOWN else []
     return [line[:200] for line in lines[:LINES_SHOWN]] + more

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What `make setup` needs, into .venv; with --dev, as `make setup-dev`, also what the tests need, for programs from the
-# system's packages. Quick when repeated: what is there already is left alone.
+# For `make setup`: installs the locked packages into .venv. With --dev, for `make setup-dev`: also what the tests need,
+# and programs from the system's packages. Fast when repeated: it installs only what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,7 @@ lock=requirements.txt next="make demo, or: . .venv/bin/activate && scrapy crawl 
 
 fail() { printf 'setup: %s\n' "$1" >&2; exit 1; }
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
-# Without pip it was left half made, or made for a Python that the system has replaced since.
+# Without pip it is incomplete, or was made for a Python that the system has replaced.
 is_usable() { is_recent .venv/bin/python && .venv/bin/python -c 'import pip' 2>/dev/null; }
 
 find_python() {
@@ -23,8 +23,8 @@ find_python() {
     fail "no Python 3.11 or newer was found; install one, or name it: make setup PYTHON=/path/to/python3"
 }
 
-# The environment counts as set up only once all of it was installed: the stamp, a copy of the lock, is written last.
-# The developers' lock has everything of the user's, in the same versions.
+# The stamp is a copy of the lock and is written last: without it the environment is incomplete.
+# The developers' lock contains the users' lock, in the same versions.
 stamp=.venv/requirements.installed
 is_installed() { [ -x .venv/bin/parti ] && { cmp -s "$lock" "$stamp" || cmp -s requirements-dev.txt "$stamp"; }; }
 if is_usable && is_installed; then
@@ -47,24 +47,24 @@ else
 fi
 [ "$lock" = requirements-dev.txt ] || exit 0
 
-# Chromium, and programs that tests run for real. Without one, the rest of the project works; what does not is said.
+# Chromium, and programs that tests run. If one cannot be installed, a message says what does not work without it.
 has() { command -v "$1" >/dev/null 2>&1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else has sudo && sudo --non-interactive "$@"; fi; }
 apt_install() {
     has apt-get || return 1
     export DEBIAN_FRONTEND=noninteractive
-    # The list of packages may be old, or not there at all; it is fetched only where the first try fails.
+    # The list of packages may be old or missing; it is fetched only if the first try fails.
     as_root apt-get install --yes --quiet --no-install-recommends "$1" >/dev/null 2>&1 ||
         { as_root apt-get update --quiet >/dev/null 2>&1 &&
             as_root apt-get install --yes --quiet --no-install-recommends "$1" >/dev/null 2>&1; }
 }
-need() { # program, package, what is disabled without it, how else to get it
+need() { # program, package, what does not work without it, how else to get it
     has "$1" && return
     echo "setup: $1, with apt-get"
     apt_install "$2" || printf 'setup: %s could not be installed. Without it, %s. %s\n' "$1" "$3" "$4" >&2
 }
 need curl curl "the test of the specification's curl commands is skipped" "Install it with your system's packages."
-# Wherever the project would find it.
+# Skipped if the project finds one.
 if [ -z "${PARTI_CHROMIUM:-}" ] &&
     ! .venv/bin/python -c 'from parti_scraper.browser.chromium import find_chromium; find_chromium("")' 2>/dev/null; then
     need chromium chromium "the spider site and PARTI_TRANSPORT=browser do not work, and their tests are skipped" \
@@ -78,7 +78,7 @@ if has node && ! echo "$wscat" | cmp -s - "$stamp"; then
     need npm npm "$no_wscat" "Install it with your system's packages."
     if has npm; then
         echo "setup: wscat $wscat, with npm, into node_modules"
-        # It gives up soon, because most targets of the Makefile come by here, without network too.
+        # Few retries, because most targets of the Makefile run this, also without network.
         if npm install --prefix . --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error \
             --fetch-retries=1 --fetch-retry-mintimeout=1000 "wscat@$wscat" >/dev/null; then
             echo "$wscat" >"$stamp"

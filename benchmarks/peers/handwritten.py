@@ -1,6 +1,6 @@
-"""A script for this one purpose, written for speed: aiohttp, orjson, and the fields that this project derives.
+"""A script written for speed, with aiohttp and orjson, that derives the same fields as this project.
 
-It trusts the server: it counts up offsets, so that a record that moves is lost or comes twice, and tries nothing again.
+It trusts the server: a record that moves between pages is lost or duplicated, and it retries nothing.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def iso(ts):
 
 
 def check(record):
-    """Raise ValueError where a field is not of its type."""
+    """Raise ValueError if a field does not have its type."""
     for name in NUMBERS:
         value = record.get(name)
         if value is not None and type(value) is not int:
@@ -81,7 +81,7 @@ def derive(record, categories, scraped_at):
 
 
 def cell(value):
-    """Return a value as a spreadsheet takes it for no formula."""
+    """Return a value that no spreadsheet runs as a formula."""
     if isinstance(value, str):
         return "'" + value if value.lstrip().startswith(("=", "+", "-", "@")) else value
     return json.dumps(value) if isinstance(value, bool | dict) else value

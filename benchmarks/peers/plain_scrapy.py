@@ -1,4 +1,4 @@
-"""The spider of Scrapy's tutorial: it follows the pages and yields the records as they come."""
+"""A spider as in Scrapy's tutorial: it follows the pages and yields the records unchanged."""
 
 import scrapy
 

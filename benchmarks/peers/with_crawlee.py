@@ -1,4 +1,4 @@
-"""crawlee's HTTP crawler, with the records of each page pushed to a dataset, which is exported as JSON at the end."""
+"""crawlee's HTTP crawler: it pushes the records of each page to a dataset, and exports it as JSON at the end."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""dlt's REST API source, with its paginator for offsets, into JSON Lines files."""
+"""dlt's REST API source with its offset paginator, into JSON Lines files."""
 
 import os
 import sys

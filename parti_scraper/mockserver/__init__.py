@@ -1,6 +1,6 @@
-"""A mock of the undocumented API of parti.com on loopback: a deterministic world, and every open question a switch.
+"""A mock of the undocumented API of parti.com on loopback: a deterministic world, with a switch for each open question.
 
-It is an independent reading of the API's description and shares no code with the collector on purpose.
+It is written from the API's description, and on purpose shares no code with the collector.
 """
 
 from importlib import import_module

@@ -35,11 +35,11 @@ _CORS = {
     "Access-Control-Allow-Headers": "*, Authorization",
     "Access-Control-Max-Age": "600",
 }
-# SO_LINGER on, for 0 seconds: closing sends a reset instead of an orderly end.
+# SO_LINGER on, for 0 seconds: closing sends a reset.
 _RESET = struct.pack("ii", 1, 0)
-# Reported as a route of the API, and used by nobody here.
+# A route that is reported for the API, and that the collector does not use.
 _MORE = "featured_channels"
-# Sent by the page with that route.
+# The page sends it with that route.
 SECRET = "eyJhbGciOiJIUzI1NiJ9.eyJzZXNzaW9uIjoxfQ.sessionsession"  # noqa: S105 - made up
 _LOGO = '<svg xmlns="http://www.w3.org/2000/svg" width="24" height="24"><circle cx="12" cy="12" r="9"/></svg>'
 _CHALLENGE_SCRIPT = """<!DOCTYPE html>
@@ -62,23 +62,23 @@ _WORKER_ANSWERS = """self.onfetch = (event) => {
 };
 """
 _ROBOTS = {"allow": "User-agent: *\nDisallow:\n", "disallow": "User-agent: *\nDisallow: /\n"}
-# The request that a task is answering: aiohttp runs each in a task of its own.
+# The request that the current task answers: aiohttp runs each in a task of its own.
 _current: ContextVar[ReceivedRequest] = ContextVar("_current")
 
 
 @dataclass(slots=True)
 class ReceivedRequest:
-    """One HTTP request, as it came in, and what became of it.
+    """One HTTP request as received, and how it was answered.
 
     Attributes:
         method: such as `GET`.
         path: without the query, as on the wire.
         query: the raw query, as on the wire, without the question mark.
-        headers: names and values as they came, in their order.
-        started: when it came in, by `time.monotonic()`.
-        status: what was answered; None where nothing was, or not yet.
-        fault: what went wrong on purpose: 404, 429, 500, reset, truncated or challenge.
-        finished: when it was answered; None until then.
+        headers: names and values as received, in their order.
+        started: when it was received, by `time.monotonic()`.
+        status: of the answer; None before it, and after a reset.
+        fault: the fault that was injected: 404, 429, 500, reset, truncated or challenge.
+        finished: when it was answered, by `time.monotonic()`; None before.
     """
 
     method: str
@@ -96,9 +96,9 @@ class Site:
 
     Attributes:
         requests: every request so far, in the order of arrival.
-        peak_in_flight: most requests that were being answered at the same time, WebSockets apart.
-        notifier: the WebSocket side.
-        api_url: scheme, host and port of the API where it is not on the page's port; empty where it is.
+        peak_in_flight: most requests in flight at the same time, without WebSockets.
+        notifier: the WebSocket.
+        api_url: scheme, host and port of the API if it is not on the page's port; otherwise empty.
     """
 
     def __init__(self, options: Options, world: World) -> None:
@@ -110,12 +110,12 @@ class Site:
         self._world = world
         self._faults = FaultPlan(options)
         self._in_flight = 0
-        # What the script of the challenge page makes of what is in it.
+        # The cookie that the script of the challenge page sets.
         self._clearance = f"{options.seed}-clearance"
         self._page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
     def application(self) -> web.Application:
-        """Return the aiohttp application; to be called in the event loop that will run it."""
+        """Return the aiohttp application; call it in the event loop that will run it."""
         application = web.Application(middlewares=[self._observe, _preflight])
         application.on_response_prepare.append(self._allow_origin)
         application.on_shutdown.append(self.notifier.shut_down)
@@ -127,13 +127,16 @@ class Site:
         }
         if self._options.drift in {"route", "all"}:
             routes[_MORE] = self._live
+        add = application.router.add_get
         for route, answer in routes.items():
-            application.router.add_get(PREFIX + route, self._api(answer))
-        application.router.add_get("/", self._root)
-        application.router.add_get("/categories", self._categories_page)
-        application.router.add_get("/robots.txt", self._robots)
-        application.router.add_get("/logo.svg", self._logo)
-        application.router.add_get("/worker.js", self._worker)
+            add(PREFIX + route, self._api(answer))
+        add("/", self._root)
+        add("/categories", self._categories_page)
+        if self._options.robots != "none":
+            add("/robots.txt", _static(_ROBOTS[self._options.robots], "text/plain"))
+        add("/logo.svg", _static(_LOGO, "image/svg+xml"))
+        worker = _WORKER + (_WORKER_ANSWERS if self._options.service_worker == "answers" else "")
+        add("/worker.js", _static(worker, "text/javascript"))
         return application
 
     # --- Around every request ------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ class Site:
         return response
 
     def _api(self, answer: Callable[[web.Request], bytes]) -> Handler:
-        """Return the handler of an API route: refusals, faults and delays around its answer."""
+        """Return the handler of an API route: its answer, after refusals, faults and latency."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if self._options.latency:
@@ -187,16 +190,12 @@ class Site:
         return handle
 
     async def _sent(self, request: web.Request, body: bytes, fault: str | None) -> web.StreamResponse:
-        """Send the body whole, or as much of it as the fault lets through."""
+        """Send the body, cut short if the fault says so."""
         if fault == "truncated" and self._faults.turn(fault) % 3 == 2:
-            # Whole by its headers, but broken JSON.
-            return self._response(request, _part(body, 0.6))
+            # Broken JSON with headers that fit it.
+            return self._response(request, _cut(body))
         response = self._response(request, body)
-        if fault == "reset":
-            return await _reset(request, response)
-        if fault == "truncated":
-            return await _truncated(request, response)
-        return response
+        return await _cut_off(request, response, fault) if fault in {"reset", "truncated"} else response
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         if self._options.browser_only and not self._has_cookie(request):
@@ -252,7 +251,7 @@ class Site:
             return web.Response(status=403, text=script, content_type="text/html", headers={"Server": "cloudflare"})
         config = {
             "api": self.api_url,
-            # Elsewhere a cookie is sent only where it is asked for.
+            # A browser sends no cookies to another origin unless it is told to.
             "credentials": "include" if self._options.browser_only else "same-origin",
             "limit": "page_size" if self._options.drift in {"parameter", "all"} else "limit",
             "more": _MORE if self._options.drift in {"route", "all"} else "",
@@ -262,20 +261,8 @@ class Site:
         }
         return web.Response(text=self._page.replace("__CONFIG__", json.dumps(config)), content_type="text/html")
 
-    async def _logo(self, _request: web.Request) -> web.StreamResponse:
-        return web.Response(text=_LOGO, content_type="image/svg+xml")
-
-    async def _worker(self, _request: web.Request) -> web.StreamResponse:
-        script = _WORKER + (_WORKER_ANSWERS if self._options.service_worker == "answers" else "")
-        return web.Response(text=script, content_type="text/javascript")
-
     def _has_cookie(self, request: web.Request) -> bool:
         return request.cookies.get("clearance") == self._clearance
-
-    async def _robots(self, _request: web.Request) -> web.StreamResponse:
-        if self._options.robots == "none":
-            raise web.HTTPNotFound
-        return web.Response(text=_ROBOTS[self._options.robots])
 
     async def _allow_origin(self, request: web.Request, response: web.StreamResponse) -> None:
         if not request.path.startswith(PREFIX):
@@ -283,7 +270,7 @@ class Site:
         response.headers.update(_CORS)
         origin = request.headers.get("Origin")
         if self._options.browser_only and origin:
-            # To a request with cookies a browser takes no `*` for an answer.
+            # After a request with cookies, a browser does not accept `*`.
             response.headers.update(
                 {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
             )
@@ -291,44 +278,41 @@ class Site:
 
 @web.middleware
 async def _preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer what a browser asks before it calls the API from another origin."""
+    """Answer the preflight request of a browser that calls the API from another origin."""
     if request.method == "OPTIONS" and request.path.startswith(PREFIX):
         return web.Response(status=204)
     return await handler(request)
 
 
-async def _begun(request: web.Request, response: web.Response, share: float) -> web.StreamResponse:
-    """Send the headers of a response and a share of its body."""
+def _static(text: str, content_type: str) -> Handler:
+    async def handle(_request: web.Request) -> web.StreamResponse:
+        return web.Response(text=text, content_type=content_type)
+
+    return handle
+
+
+async def _cut_off(request: web.Request, response: web.Response, fault: str) -> web.StreamResponse:
+    """Send the headers of a response and a part of its body, then reset or close the connection."""
     body: Any = response.body
-    begun = web.StreamResponse(status=response.status, headers=response.headers)
-    begun.content_length = len(body)
-    await begun.prepare(request)
-    await begun.write(_part(body, share))
-    return begun
-
-
-async def _reset(request: web.Request, response: web.Response) -> web.StreamResponse:
-    begun = await _begun(request, response, 0.5)
-    if request.transport is not None:
+    sent = web.StreamResponse(status=response.status, headers=response.headers)
+    sent.content_length = len(body)
+    await sent.prepare(request)
+    await sent.write(_cut(body))
+    if request.transport is not None and fault == "reset":
         connection = request.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         request.transport.abort()
-    return begun
-
-
-async def _truncated(request: web.Request, response: web.Response) -> web.StreamResponse:
-    begun = await _begun(request, response, 0.6)
-    if request.transport is not None:
+    elif request.transport is not None:
         request.transport.close()
-    return begun
+    return sent
 
 
-def _part(body: bytes, share: float) -> bytes:
-    return body[: int(len(body) * share)]
+def _cut(body: bytes) -> bytes:
+    return body[: len(body) * 3 // 5]
 
 
 def _accepts_gzip(header: str) -> bool:
-    """Tell whether an Accept-Encoding header takes gzip."""
+    """Return whether an Accept-Encoding header allows gzip."""
     for each in header.split(","):
         name, _, weight = each.partition(";")
         if name.strip().lower() in {"gzip", "*"}:

@@ -1,4 +1,4 @@
-"""The livestreams that are announced: they depend on the options and the start of the clock alone."""
+"""The announced livestreams: they depend only on the options and the start of the clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from parti_scraper.mockserver.options import Options
     from parti_scraper.mockserver.query import Page
 
-# Far above those of all other livestreams, which are numbered as they start.
+# Far above the ids of other livestreams, which grow with their start.
 _FIRST_ID = 100_000_000
 _HALF_HOUR = 1_800
 # Starts lie up to eighteen months ahead.
@@ -29,7 +29,7 @@ class ScheduledEvent(NamedTuple):
 
 
 class Calendar:
-    """Announced livestreams by start, from soon to far away; one that has begun is no longer in it.
+    """Announced livestreams by start, the next one first; one that has begun is no longer in it.
 
     Most begin at a full or half hour, many in the same one.
     """
@@ -52,11 +52,11 @@ class Calendar:
         self._turns = 0
 
     def at(self, time: float) -> list[ScheduledEvent]:
-        """Return what is announced as of a time, in the order of the route, but for what it leaves out."""
+        """Return what the route serves at a time, in its order."""
         return self._served([event for event in self._events if event.start > time])
 
     def page(self, page: Page, time: float) -> list[ScheduledEvent]:
-        """Return a page of the route, and count it as a request."""
+        """Return a page of the route at a time, and count it as a request."""
         self._turns += 1
         events = [event for event in self._events if event.start > time]
         if not self._is_stable:

@@ -1,4 +1,4 @@
-"""What goes wrong on the way: which request is hit, and what it is answered with."""
+"""Injected faults: which request is hit, and how it is answered."""
 
 from __future__ import annotations
 
@@ -23,32 +23,25 @@ _CHALLENGE = """<!DOCTYPE html>
 
 
 def not_found() -> web.Response:
-    """Return the answer of a server that does not have what it is asked for."""
+    """Return the answer of a server that does not have the route."""
     return web.json_response({"detail": "Not Found"}, status=404)
 
 
 class FaultPlan:
-    """Decides by seed and request number which requests are hit, and by turns how."""
+    """Decides by seed and request number which requests are hit; a fault goes through its variants in turn."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._rates = {
-            "429": options.rate_429,
-            "500": options.rate_500,
-            "reset": options.rate_reset,
-            "truncated": options.rate_truncated,
-            "challenge": options.rate_challenge,
-            "404": options.rate_404,
-        }
+        self._rates = options.fault_rates()
         self._any = any(self._rates.values())
         self._requests = 0
         self._down_until: float | None = None
-        # Faults in a row by URL. Only URLs that were hit last are in it.
+        # Faults in a row by URL; a URL that was not hit last is not in it.
         self._in_a_row: Counter[str] = Counter()
         self._turns: Counter[str] = Counter()
 
     def next(self, url: str) -> str | None:
-        """Return what goes wrong with the next request, or None."""
+        """Return the fault of the next request, or None."""
         self._requests += 1
         if self._requests == self._options.once_404:
             return "404"
@@ -63,28 +56,26 @@ class FaultPlan:
         return fault
 
     def _is_down(self) -> bool:
-        """Tell whether it is the time to be down, which begins with a request."""
+        """Return whether the server is down, which begins with a request."""
         if self._options.down_for and self._down_until is None and self._requests > self._options.down_after:
             self._down_until = time.monotonic() + self._options.down_for
         return self._down_until is not None and time.monotonic() < self._down_until
 
     def turn(self, fault: str) -> int:
-        """Return how often a fault was asked for before, to go through its variants by turns."""
+        """Count a fault, and return how often it was counted before: this chooses its variant."""
         self._turns[fault] += 1
         return self._turns[fault] - 1
 
     def answer(self, fault: str) -> web.Response:
-        """Return what is sent for a fault that is an answer of its own."""
+        """Return the answer of a fault that replaces the whole answer."""
         turn = self.turn(fault)
         if fault == "404":
             return not_found()
         if fault == "429":
             return self._too_many(turn)
         if fault == "challenge":
-            status = (200, 403)[turn % 2]
-            return web.Response(
-                status=status, text=_CHALLENGE, content_type="text/html", headers={"Server": "cloudflare"}
-            )
+            headers = {"Server": "cloudflare"}
+            return web.Response(status=(200, 403)[turn % 2], text=_CHALLENGE, content_type="text/html", headers=headers)
         status = (500, 502, 503)[turn % 3]
         return web.Response(status=status, text=f"{status} upstream error\n")
 
@@ -96,7 +87,7 @@ class FaultPlan:
         if form == "seconds":
             headers["Retry-After"] = "1"
         elif form == "date":
-            # A date has whole seconds: the one after the next is a second away at the least.
+            # A date has whole seconds: this one is at least a second away.
             headers["Retry-After"] = formatdate(int(time.time()) + 2, usegmt=True)
         return web.json_response({"detail": "Too many requests"}, status=429, headers=headers)
 

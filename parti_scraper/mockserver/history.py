@@ -1,4 +1,4 @@
-"""The past of the synthetic world: channels with habits, and the livestreams that they held."""
+"""The past of the synthetic world: channels with habits, and their livestreams."""
 
 from __future__ import annotations
 
@@ -29,10 +29,7 @@ _GROUP_SIZES = (2, 2, 3, 2, 2, 4, 2, 2, 2, 5)
 
 
 class Channel(NamedTuple):
-    """A channel and its habits.
-
-    A field for each habit.
-    """
+    """A channel and its habits."""
 
     user_id: int
     name: str
@@ -51,7 +48,7 @@ class Channel(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An ended livestream. The first two fields are its place in the order by date."""
+    """An ended livestream. Events sort by their first two fields."""
 
     end: int
     event_id: int
@@ -63,7 +60,7 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class Stream:
-    """A livestream that is or was on air since the simulated clock started."""
+    """A livestream that was live at the start of the simulated clock, or later."""
 
     event_id: int
     start: int
@@ -74,7 +71,7 @@ class Stream:
 
 
 class _Span(NamedTuple):
-    """A livestream that has no id yet; `end` is 0 for those on air."""
+    """A livestream without an id; `end` is 0 if it is live."""
 
     start: int
     end: int
@@ -83,10 +80,10 @@ class _Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What there is when the simulated clock starts.
+    """The state when the simulated clock starts.
 
     Attributes:
-        channels: every channel; events and streams name one by its place here.
+        channels: every channel; events and streams refer to its place here.
         events: the ended livestreams, by end and then id, ascending.
         on_air: those that are live, by start.
         last_id: the greatest event id in use.
@@ -99,12 +96,12 @@ class History:
 
 
 def rng(*parts: object) -> random.Random:
-    """Return a generator that depends on the parts alone, in every process the same."""
+    """Return a generator that depends only on the parts, and is the same in every process."""
     return random.Random(":".join(map(str, parts)))  # noqa: S311
 
 
 def mix(seed: int, number: int, salt: int = 0) -> int:
-    """Return 64 bits that depend on the arguments alone: cheaper than a generator for every record."""
+    """Return 64 bits that depend only on the arguments, faster than a generator for each record."""
     value = (number * 0x9E3779B97F4A7C15 + seed * 0xBF58476D1CE4E5B9 + salt * 0x94D049BB133111EB + 1) & _MASK
     value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK
@@ -112,12 +109,12 @@ def mix(seed: int, number: int, salt: int = 0) -> int:
 
 
 def fraction(seed: int, number: int, salt: int = 0) -> float:
-    """Return a number from 0 to 1, without 1, that depends on the arguments alone."""
+    """Return a number from 0 to 1, without 1, that depends only on the arguments."""
     return (mix(seed, number, salt) >> 11) / (1 << 53)
 
 
 def build_history(options: Options, now: int) -> History:
-    """Return the past of the world with these options, as it is at `now`."""
+    """Return the past of the world with these options at `now`."""
     begin = max(EARLIEST, now - int(options.years * 365.25 * DAY))
     channels = _channels(options, now - begin)
     on_air = _spans_on_air(options, channels, now)
@@ -127,7 +124,7 @@ def build_history(options: Options, now: int) -> History:
 
 
 def _channels(options: Options, length: int) -> list[Channel]:
-    # Enough that the busiest channel has time for its share of the streams, and that some are always off air.
+    # Enough for the busiest channel to have time for its streams, and for some never to be live.
     count = max(2 * options.live + 20, options.events // 25, options.events * DAY // max(length, DAY))
     generator = rng(options.seed, "channels")
     ids = sorted(generator.sample(range(401_000, 401_000 + max(215_000, 2 * count)), count))
@@ -140,11 +137,9 @@ def _channel(generator: random.Random, user_id: int, giant: bool) -> Channel:
     if generator.random() < 0.6:
         name += str(generator.randrange(2_000))
     social_media = generator.choices(("parti", "twitter", "discord", "telegram"), (50, 25, 15, 10))[0]
-    discriminator = (
-        ("0" if generator.random() < 0.9 else f"{generator.randrange(1, 10_000):04}")
-        if (social_media == "discord")
-        else None
-    )
+    discriminator = None
+    if social_media == "discord":
+        discriminator = "0" if generator.random() < 0.9 else f"{generator.randrange(1, 10_000):04}"
     category_id, other_id = generator.choices(
         [row.category_id for row in CATEGORIES], [row.weight for row in CATEGORIES], k=2
     )
@@ -178,7 +173,7 @@ def _spans_on_air(options: Options, channels: list[Channel], now: int) -> list[_
 
 def _spans(options: Options, channels: list[Channel], window: tuple[int, int], ceilings: dict[int, int]) -> list[_Span]:
     generator = rng(options.seed, "history")
-    # Some stream far more often than others, but none so often that its days would not suffice.
+    # Some channels stream far more often than others, but none more often than its days allow.
     weights = accumulate(min(1 / (1 - generator.random()) ** 0.7, 12) for _ in channels)
     counts: dict[int, int] = {}
     for each in generator.choices(range(len(channels)), cum_weights=list(weights), k=options.events):
@@ -192,7 +187,7 @@ def _spans(options: Options, channels: list[Channel], window: tuple[int, int], c
 
 
 def _starts(generator: random.Random, channel: Channel, window: tuple[int, int], count: int) -> list[int]:
-    """Return when a channel went live, the last time first."""
+    """Return when a channel went live, the latest first."""
     begin, latest = window
     monday = (begin - _MONDAY) // WEEK * WEEK + _MONDAY
     random_, slots, joined = generator.random, channel.slots, channel.joined
@@ -211,7 +206,7 @@ def _starts(generator: random.Random, channel: Channel, window: tuple[int, int],
 def _without_overlap(
     generator: random.Random, starts: list[int], channel: int, duration: float, window: tuple[int, int]
 ) -> list[_Span]:
-    """Give each start an end, moving those back that would run into the channel's next stream."""
+    """Give each start an end; move a stream back if it would overlap the channel's next one."""
     begin, ceiling = window
     spans: list[_Span] = []
     for each in starts:
@@ -229,7 +224,7 @@ def _tied(spans: list[_Span], options: Options) -> list[_Span]:
     generator = rng(options.seed, "ties")
     by_end = sorted(spans, key=lambda span: (span.end, span.start, span.channel))
     mean = sum(_GROUP_SIZES) / len(_GROUP_SIZES)
-    # So that the share of streams in groups, not of groups among streams, is as asked.
+    # `options.ties` is the share of streams that are in groups, not the share of groups.
     chance = options.ties / (mean - options.ties * (mean - 1))
     tied: list[_Span] = []
     groups = 0
@@ -240,13 +235,13 @@ def _tied(spans: list[_Span], options: Options) -> list[_Span]:
             continue
         group = by_end[len(tied) : len(tied) + _GROUP_SIZES[groups % len(_GROUP_SIZES)]]
         groups += 1
-        # Moved whole, but not to before anything was streamed.
+        # Start and end are moved together, but the start not before the earliest.
         tied += [_Span(max(span.start - span.end + first.end, EARLIEST), first.end, span.channel) for span in group]
     return tied
 
 
 def _numbered(options: Options, channels: list[Channel], spans: list[_Span]) -> History:
-    """Give the streams their ids, which grow with the start, and everything else that they have."""
+    """Give the streams their ids, which grow with the start, categories and viewers."""
     generator = rng(options.seed, "events")
     highest = max(80_900, 1_000 + len(spans) * 5 // 4)
     ids = sorted(generator.sample(range(1_000, highest), len(spans)))
@@ -264,14 +259,14 @@ def _numbered(options: Options, channels: list[Channel], spans: list[_Span]) -> 
 
 
 def choose_category(generator: random.Random, channel: Channel, uncategorized: float) -> int:
-    """Return the category of a new stream of the channel: mostly its usual one."""
+    """Return the category of a new stream: mostly the channel's usual one."""
     if uncategorized and generator.random() < uncategorized:
         return NO_CATEGORY
     return channel.category_id if generator.random() < 0.88 else channel.other_category_id
 
 
 def choose_viewers(generator: random.Random, channel: Channel) -> int:
-    """Return how many watch a new stream of the channel; sometimes nobody."""
+    """Return the viewers of a new stream of the channel; sometimes 0."""
     if generator.random() < 0.05:
         return 0
     return int(channel.size * math.exp(generator.gauss(0, 0.6)))

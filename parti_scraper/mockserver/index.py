@@ -1,10 +1,11 @@
-"""The ended livestreams, kept in order, so that a page of any window, category or channel is found at once."""
+"""The ended livestreams in order, to find a page of any window, category or channel quickly."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import replace
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from parti_scraper.mockserver.query import RecentQuery
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from parti_scraper.mockserver.history import Channel, Event
     from parti_scraper.mockserver.query import Page
 
-# Lists that were asked for and are kept up to date; a crawl asks for few, each many times.
+# Lists of earlier queries, kept up to date; a crawl sends few queries, each many times.
 _MAX_KEPT = 64
+_BY_DATE = attrgetter("end", "event_id")
+_BY_VIEWS = attrgetter("viewers", "event_id")
 
 
 class Index:
-    """The set of ended livestreams. Lists are in ascending order and read from their ends.
+    """The set of ended livestreams. Its lists are in ascending order.
 
     Attributes:
         events: every livestream, by end and then id.
@@ -40,7 +43,7 @@ class Index:
         self._kept: dict[RecentQuery, list[Event]] = {}
 
     def add(self, event: Event) -> None:
-        """Put one more livestream in its place."""
+        """Add a livestream."""
         self.by_id[event.event_id] = event
         self._longest = max(self._longest, event.end - event.start)
         for events in self._lists_of(event):
@@ -49,7 +52,7 @@ class Index:
             insort(events, event, key=_order(query))
 
     def remove(self, event_id: int) -> Event:
-        """Take a livestream out. Raises KeyError where it is not in."""
+        """Remove a livestream and return it. Raises KeyError if there is none of this id."""
         event = self.by_id.pop(event_id)
         for events in self._lists_of(event):
             del events[bisect_left(events, event)]
@@ -59,12 +62,12 @@ class Index:
         return event
 
     def page(self, query: RecentQuery, page: Page, turn: int | None) -> list[Event]:
-        """Return a page in the order asked for.
+        """Return a page of a query.
 
         Args:
             query: which livestreams, and in what order.
-            page: which of those.
-            turn: None for a stable order; else a number that changes the order of those that share a sort key.
+            page: which of them.
+            turn: changes the order of those with equal sort keys; None: their order is stable.
         """
         events, low, high = self._view(query)
         if query.ascending and not query.by_views:
@@ -76,11 +79,12 @@ class Index:
         if turn is None or first == last:
             chosen = events[first:last]
         else:
-            chosen = _turned(events, (low, high), (first, last), _viewers if query.by_views else _end, turn)
+            key = attrgetter("viewers" if query.by_views else "end")
+            chosen = _turned(events, (low, high), (first, last), key, turn)
         return chosen if query.ascending and not query.by_views else chosen[::-1]
 
     def count(self, query: RecentQuery) -> int:
-        """Return how many livestreams a query is about."""
+        """Return how many livestreams match a query."""
         _, low, high = self._view(query)
         return high - low
 
@@ -90,7 +94,7 @@ class Index:
         yield self._by_user.setdefault(self._channels[event.channel].user_id, [])
 
     def _kept_with(self, event: Event) -> Iterable[tuple[RecentQuery, list[Event]]]:
-        """Yield the kept lists that a livestream belongs in."""
+        """Yield the kept lists that a livestream belongs to."""
         user_id = self._channels[event.channel].user_id
         for query, events in self._kept.items():
             time = event.start if query.by_start else event.end
@@ -102,10 +106,10 @@ class Index:
                 yield query, events
 
     def _view(self, query: RecentQuery) -> tuple[list[Event], int, int]:
-        """Return a list and the part of it that the query is about."""
+        """Return a list, and the part of it that matches the query."""
         if query.by_views:
             by_date = replace(query, by_views=False, ascending=False)
-            part = self._keep(replace(query, ascending=False), lambda: sorted(self._part(by_date), key=_by_views))
+            part = self._keep(replace(query, ascending=False), lambda: sorted(self._part(by_date), key=_BY_VIEWS))
             return part, 0, len(part)
         if query.by_start:
             part = self._part(query)
@@ -114,12 +118,12 @@ class Index:
         return events, *_between(events, query.low, query.high)
 
     def _part(self, query: RecentQuery) -> list[Event]:
-        """Return the livestreams that a query is about, by date."""
+        """Return the livestreams that match a query, by date."""
         events = self._pool(query)
         if not query.by_start:
             first, last = _between(events, query.low, query.high)
             return events[first:last]
-        # What started in the window ended in it too, or not long after. Between the two edges there is no need to look.
+        # What started in the window ended in it, or soon after it. Only the two edges need a look at each start.
         first, last = _between(events, query.low, query.high + self._longest + 1)
         inner, outer = _between(events, query.low + self._longest, query.high)
         outer = max(inner, outer)
@@ -155,40 +159,20 @@ class Index:
 
 
 def _between(events: list[Event], low: int, high: int) -> tuple[int, int]:
-    """Return the part of a list by date that ended in a window, its end excluded."""
-    # A tuple that is a beginning of another is less than it.
+    """Return the part of a list by date that ended from `low` to `high`, `high` excluded."""
+    # A tuple is less than any longer one that begins with it.
     first, last = bisect_left(events, (low,)), bisect_left(events, (high,))
     return first, max(first, last)
 
 
-def _end(event: Event) -> int:
-    return event.end
-
-
-def _viewers(event: Event) -> int:
-    return event.viewers
-
-
-def _by_views(event: Event) -> tuple[int, int]:
-    return event.viewers, event.event_id
-
-
-def _by_date(event: Event) -> tuple[int, int]:
-    return event.end, event.event_id
-
-
 def _order(query: RecentQuery) -> Callable[[Event], tuple[int, int]]:
-    return _by_views if query.by_views else _by_date
+    return _BY_VIEWS if query.by_views else _BY_DATE
 
 
 def _turned(
-    events: list[Event],
-    whole: tuple[int, int],
-    part: tuple[int, int],
-    key: Callable[[Event], int],
-    turn: int,
+    events: list[Event], whole: tuple[int, int], part: tuple[int, int], key: Callable[[Event], int], turn: int
 ) -> list[Event]:
-    """Return the part after every group of equal keys was rotated, those that cross its borders included."""
+    """Return the part with every group of equal keys rotated; a group may reach beyond the part."""
     first, last = part
     while first > whole[0] and key(events[first - 1]) == key(events[first]):
         first -= 1

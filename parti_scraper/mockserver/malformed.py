@@ -1,4 +1,4 @@
-"""What may be wrong, or merely odd, with a record: chosen by the record's id, always the same for it."""
+"""What may be malformed or odd about a record: chosen by the record's id, always the same for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 _SALT_WHETHER, _SALT_REPAIRABLE, _SALT_WHICH = 101, 102, 103
-# A share of a third is odd rather than malformed.
+# The share of those records that are odd; the others are malformed.
 _ODD = 1 / 3
 
 
@@ -23,10 +23,10 @@ class Malformation(NamedTuple):
     """One way to differ from the contract.
 
     Attributes:
-        name: what it is, in a word or two.
-        repairable: whether it can still be told which livestream the record is of.
-        apply: makes the record that is served in place of the true one, or its bytes where they are no JSON.
-        lost: fields whose value cannot be told any more.
+        name: what is wrong, in a few words.
+        repairable: whether the record still says which livestream it is about.
+        apply: turns the true record into the one that is served, or into bytes if that is no JSON.
+        lost: fields whose value cannot be read.
     """
 
     name: str
@@ -36,14 +36,9 @@ class Malformation(NamedTuple):
 
 
 def malformation(options: Options, event_id: int, route: str) -> Malformation | None:
-    """Return what is wrong with the record of a livestream, or None.
+    """Return what is wrong with the record of a livestream on a route, or None.
 
-    Whether it is beyond repair is the same on all routes, since it is asked of the event id.
-
-    Args:
-        options: of the server: the seed, and the shares of records with which something is wrong.
-        event_id: the livestream's id.
-        route: `recent`, `live` or `scheduled`.
+    `route` is `recent`, `live` or `scheduled`. Whether the record is repairable is the same on all of them.
     """
     seed, chance = options.seed, fraction(options.seed, event_id, _SALT_WHETHER)
     if chance < options.malformed:
@@ -56,10 +51,6 @@ def malformation(options: Options, event_id: int, route: str) -> Malformation | 
     return ways[mix(seed, event_id, _SALT_WHICH) % len(ways)]
 
 
-def _instead(value: Any) -> Callable[[Record], Any]:
-    return lambda _: value
-
-
 def _with(values: Record) -> Callable[[Record], Any]:
     return lambda record: record | values
 
@@ -68,16 +59,13 @@ def _without(*names: str) -> Callable[[Record], Any]:
     return lambda record: {name: value for name, value in record.items() if name not in names}
 
 
-def _fractions(record: Record) -> Record:
-    """Write every whole number as a fraction."""
-    return {
-        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        for name, value in record.items()
-    }
+def _numbers(change: Callable[[int], Any]) -> Callable[[Record], Any]:
+    """Write every whole number in another form."""
+    return lambda record: {name: change(value) if type(value) is int else value for name, value in record.items()}
 
 
 def _times(change: Callable[[int], Any]) -> Callable[[Record], Any]:
-    """Write the times in another way."""
+    """Write the times in another form."""
     names = ("event_start_ts", "event_end_ts")
     return lambda record: record | {name: change(record[name]) for name in names if name in record}
 
@@ -87,16 +75,8 @@ def _iso(ts: int) -> str:
 
 
 def _unlike_json(more: bytes) -> Callable[[Record], Any]:
-    """Put something at the end of the record that JSON has not."""
+    """Add a field whose value is not JSON."""
     return lambda record: json.dumps(record).encode()[:-1] + b', "more": ' + more + b"}"
-
-
-def _digits(record: Record) -> Record:
-    """Write every whole number as a text."""
-    return {
-        name: str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        for name, value in record.items()
-    }
 
 
 def _titled(text: str) -> Callable[[Record], Any]:
@@ -112,19 +92,19 @@ def _odd(name: str, apply: Callable[[Record], Any], *lost: str) -> Malformation:
 
 
 def _lost(what: str, **values: Any) -> Malformation:
-    """Return the way in which these fields hold what cannot be read."""
+    """Return the malformation in which these fields hold values that cannot be read."""
     return _odd(what, _with(values), *values)
 
 
 _NO_OBJECT = (
-    _broken("a text", _instead("livestream")),
-    _broken("a number", _instead(42)),
-    _broken("null", _instead(None)),
-    _broken("a list", _instead([{"event_id": 1}])),
+    _broken("a text", lambda _: "livestream"),
+    _broken("a number", lambda _: 42),
+    _broken("null", lambda _: None),
+    _broken("a list", lambda _: [{"event_id": 1}]),
 )
 _ODD_ANYWHERE = (
-    _odd("digits as texts", _digits),
-    _odd("fractions", _fractions),
+    _odd("digits as texts", _numbers(str)),
+    _odd("fractions", _numbers(float)),
     _odd("discriminator a number", _with({"discord_discriminator": 0})),
     _odd("unknown field", _with({"stream_quality": "1080p60"})),
     _odd("unknown nested field", _with({"overlay": {"theme": {"color": "#ff00aa", "sizes": [1, 2.5, None]}}})),
@@ -150,7 +130,7 @@ _ODD_TIMES = (
 
 
 def _bad_ids(*names: str) -> tuple[Malformation, ...]:
-    """Return the ways in which all these ids are useless."""
+    """Return the malformations in which none of these ids can be read."""
     values = {"null": None, "a word": "abc", "true": True, "an object": {"id": 5}, "huge": 10**30, "empty": ""}
     return (
         _broken("id missing", _without(*names)),
@@ -158,7 +138,7 @@ def _bad_ids(*names: str) -> tuple[Malformation, ...]:
     )
 
 
-# A record of the live route is known by its channel as well, so both ids are taken from it.
+# A record of the live route is identified by its channel too, so both of its ids are broken.
 BROKEN = {
     "recent": (*_NO_OBJECT, *_bad_ids("event_id")),
     "live": (*_NO_OBJECT, *_bad_ids("event_id", "user_id")),
@@ -184,7 +164,7 @@ ODD = {
         _lost("description a list", event_description=["a", "b"]),
     ),
 }
-# What no strict parser takes; one record of these spoils its page for it.
+# A strict parser rejects the whole page because of one such record.
 NO_JSON = (
     _odd("not a number", _unlike_json(b"NaN")),
     _odd("infinity", _unlike_json(b"[-Infinity, 1e999]")),
@@ -192,6 +172,6 @@ NO_JSON = (
     _odd("thousands of digits", _unlike_json(b"9" * 5_000)),
     _odd("a thousand levels", _unlike_json(b"[" * 1_000 + b"]" * 1_000)),
     _odd("a line break in a text", _unlike_json(b'"a\nb"')),
-    _broken("a word that JSON has not", _unlike_json(b"undefined")),
-    _broken("nothing where a value is", _unlike_json(b"")),
+    _broken("a word that is not JSON", _unlike_json(b"undefined")),
+    _broken("a value is missing", _unlike_json(b"")),
 )

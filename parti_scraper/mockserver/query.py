@@ -1,4 +1,4 @@
-"""From the query of a request to what it asks for, under each reading of the API's open questions."""
+"""The query of a request: what it asks for, depending on the switches for the API's open questions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.mockserver.options import Options
 
-# The site's own limits, for a request that names none; of the scheduled ones that of clients.
+# For a request without a limit: those that the site sends; for scheduled livestreams that of other clients.
 _RECENT_LIMIT = 15
 _LIVE_LIMIT = 12
 _SCHEDULED_LIMIT = 100
@@ -46,11 +46,11 @@ class RecentQuery:
     """Which ended livestreams, and in what order.
 
     Attributes:
-        low, high: the window of time, high not in it.
-        by_start: whether the window is one of starts rather than of ends.
-        categories: the categories asked for; None for any.
-        user_id: the channel asked for; None for any.
-        by_views: most viewers first rather than by date.
+        low, high: the window in Unix seconds, `high` excluded.
+        by_start: whether the window filters by start; otherwise by end.
+        categories: None: any.
+        user_id: the channel; None: any.
+        by_views: most viewers first; otherwise by date.
         ascending: oldest first.
     """
 
@@ -64,7 +64,7 @@ class RecentQuery:
 
 
 def parse_recent(query: MultiMapping[str], options: Options) -> tuple[RecentQuery, Page]:
-    """Return what a request to the recent route asks for. Raises QueryError where it is refused."""
+    """Return what a request to the recent route asks for. Raises QueryError if it is refused."""
     page = _page(query, options, _RECENT_LIMIT)
     low, high = _window(query, options)
     user_id = _whole(query, "by_user_id", None)
@@ -72,7 +72,7 @@ def parse_recent(query: MultiMapping[str], options: Options) -> tuple[RecentQuer
     if ascending and options.ascending in {"refused", "failing"} and query.get("top_views_sort") != "true":
         raise QueryError(422 if options.ascending == "refused" else 500, "sort_by_date_desc: must be true")
     if query.get("followed_only") == "true":
-        # Without a session nobody is followed.
+        # A request without a session follows no channel.
         page = Page(page.offset, 0)
     recent = RecentQuery(
         low=low,
@@ -119,7 +119,7 @@ def _page(query: MultiMapping[str], options: Options, default_limit: int) -> Pag
 
 
 def _window(query: MultiMapping[str], options: Options) -> tuple[int, int]:
-    """Return the window with its end excluded, whatever bounds the server has."""
+    """Return the window with its end excluded, for all values of `--bounds`."""
     low, high = _whole(query, "from_ts", None), _whole(query, "to_ts", None)
     if options.time_filter == "ignored":
         low = high = None
@@ -131,7 +131,7 @@ def _window(query: MultiMapping[str], options: Options) -> tuple[int, int]:
 
 
 def _categories(query: MultiMapping[str], options: Options) -> frozenset[int] | None:
-    """Return the categories that a record may have; None where none is ruled out."""
+    """Return the categories that a record may have; None: any."""
     texts = query.getall("categories", [])
     for text in texts:
         if text != "NaN" and not _WHOLE.fullmatch(text):
@@ -147,5 +147,5 @@ def _categories(query: MultiMapping[str], options: Options) -> frozenset[int] | 
         raise QueryError(400, "categories: NaN is not a category")
     if options.nan == "none":
         return frozenset(numbers | {NO_CATEGORY})
-    # "ignored" with nothing else to filter by is no filter either.
+    # With "ignored" and no other category there is no filter either.
     return frozenset(numbers) if options.nan == "ignored" and numbers else None

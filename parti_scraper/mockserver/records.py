@@ -1,4 +1,4 @@
-"""The records of the API, in exactly the contract's fields and types."""
+"""The records of the API, with exactly the fields and types of the specification."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Record = dict[str, Any]
 _DEMO_FIELDS = {
     "user_id", "user_name", "event_id", "event_title", "category_name", "total_viewers", "viewers_count",
 }  # fmt: skip
-# Encoded records that are kept; beyond it they are made anew, so that memory has a bound.
+# Encoded records that are kept at most, to limit memory.
 _MAX_KEPT = 200_000
-# json.dumps would make an encoder for every record.
+# json.dumps would make an encoder for each record.
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 # Addresses that may be signed.
 _FILES = {"event_file", "avatar_link", "livestream_recording", "playback_url", "original_playback_url", "dvr_url"}
@@ -35,18 +35,18 @@ def category_records() -> list[Record]:
 
 
 def encode(value: Any) -> bytes:
-    """Return the value as JSON, as compact as servers send it; bytes as they are."""
+    """Return the value as compact JSON; bytes unchanged."""
     if isinstance(value, bytes):
         return value
     try:
         return _to_json(value).encode()
     except UnicodeEncodeError:
-        # Half of a character can only be sent as an escape.
+        # Half of a surrogate pair can only be sent as an escape.
         return json.dumps(value, separators=(",", ":")).encode()
 
 
 class RecordMaker:
-    """Makes the records of livestreams. Everything that it adds depends on the seed and the event id."""
+    """Makes the records of livestreams; what it adds depends only on the seed and the event id."""
 
     def __init__(self, options: Options, channels: list[Channel]) -> None:
         self._options = options
@@ -58,7 +58,7 @@ class RecordMaker:
             self._category_names[row.category_id] = row.name or nameless
         self._encoded: dict[Event, bytes] = {}
         self._signatures = 0
-        # Since 2026 what was relative is absolute.
+        # Since 2026, addresses that were relative are absolute.
         self._media = "https://media.parti.example/" if options.fields == "2026" else ""
 
     def recent(self, event: Event) -> Record:
@@ -85,12 +85,12 @@ class RecordMaker:
         )
 
     def is_undated(self, event_id: int) -> bool:
-        """Tell whether a livestream has no end."""
+        """Return whether the record of a livestream has no end."""
         rate = self._options.undated
         return bool(rate) and fraction(self._seed, event_id, _SALT_UNDATED) < rate
 
     def live(self, stream: Stream, time: float) -> Record:
-        """Return the record of a channel that is on air, as it is at `time`."""
+        """Return the record of a channel that is live, as it is at `time`."""
         channel = self._channels[stream.channel]
         bits = mix(self._seed, stream.event_id, _SALT_MORE)
         url = self._playback_url(channel, stream.event_id, bits)
@@ -116,7 +116,7 @@ class RecordMaker:
         if bits % 8 == 0:
             record["event_title"] = "🎤"
         if record["event_file"] and (bits >> 3) % 5 == 0:
-            # As reported.
+            # A scheme twice, as reported.
             record["event_file"] = f"https://{record['event_file']}"
         return self._shaped(
             {
@@ -132,7 +132,7 @@ class RecordMaker:
         )
 
     def notification(self, stream: Stream) -> Record:
-        """Return what the WebSocket says when a channel goes live."""
+        """Return the notification that a channel goes live."""
         channel = self._channels[stream.channel]
         bits = mix(self._seed, stream.event_id, _SALT_MORE)
         known = (bits >> 9) % 5
@@ -148,38 +148,37 @@ class RecordMaker:
         )
 
     def viewers_count(self, stream: Stream, time: float) -> int:
-        """Return how many watch at `time`: more in the first quarter of an hour, then up and down in minutes."""
+        """Return the viewers at `time`: they grow for a quarter of an hour, then change up and down within minutes."""
         period = 240 + 360 * fraction(self._seed, stream.event_id, _SALT_WAVE)
         phase = 2 * math.pi * fraction(self._seed, stream.event_id, _SALT_WAVE + 100)
         wave = 1 + 0.15 * math.sin(2 * math.pi * (time - stream.start) / period + phase)
         return int(stream.peak * min(1.0, 0.2 + max(time - stream.start, 0) / 900) * wave)
 
     def recent_json(self, event: Event) -> bytes:
-        """Return the record as it is served, malformed where it is to be."""
+        """Return the record as it is served, perhaps malformed."""
         encoded = self._encoded.get(event)
         if encoded is None or self._options.signed:
             if len(self._encoded) >= _MAX_KEPT:
                 self._encoded.clear()
-            encoded = encode(self._served(self.recent(event), event.event_id, "recent"))
-            self._encoded[event] = encoded
+            encoded = self._encoded[event] = self._served(self.recent(event), event.event_id, "recent")
         return encoded
 
     def live_json(self, stream: Stream, time: float) -> bytes:
-        """Return the record as it is served at `time`, malformed where it is to be."""
-        return encode(self._served(self.live(stream, time), stream.event_id, "live"))
+        """Return the record as it is served at `time`, perhaps malformed."""
+        return self._served(self.live(stream, time), stream.event_id, "live")
 
     def scheduled_json(self, event: ScheduledEvent) -> bytes:
-        """Return the record as it is served, malformed where it is to be."""
-        return encode(self._served(self.scheduled(event), event.event_id, "scheduled"))
+        """Return the record as it is served, perhaps malformed."""
+        return self._served(self.scheduled(event), event.event_id, "scheduled")
 
-    def _served(self, record: Record, event_id: int, route: str) -> Any:
+    def _served(self, record: Record, event_id: int, route: str) -> bytes:
         if self._options.signed:
             record = record | {name: self._signed(url) for name, url in record.items() if name in _FILES and url}
         wrong = malformation(self._options, event_id, route)
-        return wrong.apply(record) if wrong else record
+        return encode(wrong.apply(record) if wrong else record)
 
     def _signed(self, url: str) -> str:
-        """Return the address of a file with a signature like none before."""
+        """Return the address of a file with a new signature."""
         self._signatures += 1
         signature = mix(self._seed, self._signatures, _SALT_TOKEN)
         query = f"Expires={1_800_000_000 + self._signatures}&Signature={signature:016x}&Key-Pair-Id=KEYPAIR"
@@ -204,7 +203,7 @@ class RecordMaker:
         return named | ({"category_id": category_id} if has_number else {})
 
     def _beginning(self, channel: Channel, event_id: int, bits: int) -> Record:
-        """Return the fields that all records begin with."""
+        """Return the fields at the beginning of every record."""
         return {
             "user_id": channel.user_id,
             "user_name": channel.name,
@@ -235,7 +234,7 @@ class RecordMaker:
         return url + query[(bits >> 30) % 4]
 
     def _token(self, event_id: int, purpose: str) -> str:
-        """Return what looks like a JSON Web Token and opens nothing."""
+        """Return what looks like a JSON Web Token, and is made up."""
         payload = f'{{"event":{event_id},"for":"{purpose}","exp":4102444800}}'
         signature = mix(self._seed, event_id, _SALT_TOKEN) | mix(self._seed, event_id, _SALT_TOKEN + 100) << 64
         parts = (b'{"alg":"ES384","typ":"JWT"}', payload.encode(), signature.to_bytes(16, "big"))

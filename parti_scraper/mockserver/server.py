@@ -1,4 +1,4 @@
-"""Runs the mock server in a thread of its own."""
+"""Runs the mock server in its own thread."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from parti_scraper.mockserver.options import Options
 from parti_scraper.mockserver.world import World
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from parti_scraper.mockserver.sockets import SentNotification
 
-# Nobody but this machine can connect.
+# Only this machine can connect.
 _HOST = "127.0.0.1"
 
 
@@ -27,18 +25,21 @@ class MockServer:
     """The mock of the Parti API, as a context manager: it serves from entry to exit.
 
     Attributes:
-        world: the ground truth of what is served.
+        world: the ground truth.
+        requests: every HTTP request so far, in the order of arrival.
+        notifications: every WebSocket message sent so far.
         base_url: scheme, host and port, without a slash at the end.
-        ws_url: the WebSocket's address.
-        api_url: the same of the API; another port where it has moved.
+        ws_url: address of the WebSocket.
+        api_url: like `base_url`, for the API; with `--api-moved` it has another port.
     """
 
     def __init__(self, options: Options = Options(), *, port: int = 0) -> None:  # noqa: B008 - immutable
         self.world = World(options)
+        self.base_url = self.ws_url = self.api_url = ""
         self._options = options
-        self.base_url = ""
-        self.ws_url = self.api_url = ""
         self._site = Site(options, self.world)
+        self.requests: list[ReceivedRequest] = self._site.requests
+        self.notifications: list[SentNotification] = self._site.notifier.sent
         self._port = port
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -46,28 +47,18 @@ class MockServer:
         self._ready = threading.Event()
 
     @property
-    def requests(self) -> list[ReceivedRequest]:
-        """Every HTTP request received so far, in the order of arrival."""
-        return self._site.requests
-
-    @property
     def peak_in_flight(self) -> int:
-        """The most requests that were being answered at the same time, WebSockets apart."""
+        """The most requests in flight at the same time, without WebSockets."""
         return self._site.peak_in_flight
 
-    @property
-    def notifications(self) -> list[SentNotification]:
-        """Every WebSocket message sent so far."""
-        return self._site.notifier.sent
-
     def start(self) -> None:
-        """Start to serve. Raises OSError where the port is not to be had."""
+        """Start to serve. Raises OSError if the port cannot be used."""
         if self._thread is not None:
             raise RuntimeError("a mock server starts once; make a new one")
         listening = socket.create_server((_HOST, self._port))
         address = f"{_HOST}:{listening.getsockname()[1]}"
-        self.base_url, self.ws_url = f"http://{address}", f"ws://{address}/"
-        self.api_url = self.base_url
+        self.base_url = self.api_url = f"http://{address}"
+        self.ws_url = f"ws://{address}/"
         sockets = [listening]
         if self._options.api_moved:
             sockets.append(socket.create_server((_HOST, 0)))
@@ -79,11 +70,11 @@ class MockServer:
         self._ready.wait()
 
     def stop(self) -> None:
-        """Stop to serve and wait for the end; does nothing where it has ended."""
+        """Stop serving and wait for the end; does nothing if it has ended."""
         if self._thread is None or self._loop is None:
             return
         if self._thread.is_alive() and not self._loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # It may close in between.
+            with contextlib.suppress(RuntimeError):  # The loop may close just now.
                 self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
@@ -91,17 +82,12 @@ class MockServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
     async def _serve(self, sockets: list[socket.socket]) -> None:
         self._loop = asyncio.get_running_loop()
-        # Half of a request's time would go into a log that is off; what hangs is cut off at once at the end.
+        # An access log would take half of a request's time; at the end, requests that hang are cut off at once.
         runner = web.AppRunner(self._site.application(), access_log=None, shutdown_timeout=0.1)
         try:
             await runner.setup()
@@ -109,8 +95,8 @@ class MockServer:
                 await web.SockSite(runner, listening).start()
             self._ready.set()
             await self._stop.wait()
-            # asyncio would lose, open for good, a connection that it has accepted but not set up when it stops to
-            # listen. So nothing more is accepted, and what was has some turns of the loop.
+            # asyncio would never close a connection that is accepted but not set up when listening stops. So it first
+            # accepts no more, and some turns of the loop set up what it has accepted.
             for listening in sockets:
                 self._loop.remove_reader(listening)
             for _ in range(3):

@@ -1,4 +1,4 @@
-"""The WebSocket of the mock server: tells subscribers which channels go live."""
+"""The WebSocket of the mock server: notifies subscribers of channels that go live."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ if TYPE_CHECKING:
     from parti_scraper.mockserver.world import World
 
 _SALT_WHETHER, _SALT_WHICH, _SALT_REFUSED = 401, 402, 403
-# More than anybody would take for a notification.
+# Longer than any notification.
 _OVERSIZED = "x" * 2_000_000
 _UNAUTHORIZED = '{"error":"unauthorized"}'
-# Seconds between two messages that mean nothing.
+# Seconds between two useless messages, or two pings.
 _NONSENSE_EVERY = 0.05
-_PING_EVERY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class SentNotification:
-    """One message that a subscriber was sent.
+    """One message to a subscriber.
 
     Attributes:
-        event_id: the stream that it is about.
-        text: the message; bytes where it went as a binary one.
-        malformed: whether something else was sent in place of the notification.
+        event_id: of the livestream.
+        text: the message; bytes if it is a binary one.
+        malformed: whether something else was sent instead of the notification.
     """
 
     event_id: int
@@ -65,14 +64,14 @@ class Notifier:
         self._handshakes += 1
         if fraction(self._options.seed, self._handshakes, _SALT_REFUSED) < self._options.ws_refused:
             return web.Response(status=(429, 503)[self._handshakes % 2])
-        # aiohttp would answer pings by itself; the real server answers none (reported).
+        # aiohttp would answer pings; the real server is reported to answer none.
         connection = web.WebSocketResponse(autoping=False)
         await connection.prepare(request)
         loop = asyncio.get_running_loop()
         wake = self._open[connection] = asyncio.Event()
 
         def clock_moved() -> None:
-            with contextlib.suppress(RuntimeError):  # The loop may be closed meanwhile.
+            with contextlib.suppress(RuntimeError):  # The loop may be closed.
                 loop.call_soon_threadsafe(wake.set)
 
         self._world.listeners.append(clock_moved)
@@ -87,29 +86,29 @@ class Notifier:
         return connection
 
     async def shut_down(self, _application: web.Application) -> None:
-        """Close what is open, as the server stops."""
+        """Close all connections; the server stops."""
         for connection in list(self._open):
             await connection.close(code=WSCloseCode.GOING_AWAY, message=b"server shutdown")
 
     async def _listen(self, connection: web.WebSocketResponse, wake: asyncio.Event) -> None:
-        """Read what the client sends; from its subscription on, tell it who goes live."""
-        telling: asyncio.Task[None] | None = None
+        """Read what the client sends; once it has subscribed, notify it of channels that go live."""
+        notifying: asyncio.Task[None] | None = None
         try:
             async for message in connection:
                 if message.type is WSMsgType.PING and self._options.ws_ping == "answered":
                     await connection.pong(message.data)
-                elif message.type is WSMsgType.TEXT and telling is None and _is_subscription(message.data):
+                elif message.type is WSMsgType.TEXT and notifying is None and _is_subscription(message.data):
                     if self._options.ws_answer == "pings":
-                        await _ping_for_ever(connection)
-                    telling = asyncio.create_task(self._tell(connection, wake, self._world.started_count()))
+                        await _only_ping(connection)
+                    notifying = asyncio.create_task(self._notify(connection, wake, self._world.started_count()))
         finally:
-            if telling is not None:
-                telling.cancel()
-                # Its end is no news: the connection is gone.
-                await asyncio.gather(telling, return_exceptions=True)
+            if notifying is not None:
+                notifying.cancel()
+                # Errors do not matter any more: the connection is closed.
+                await asyncio.gather(notifying, return_exceptions=True)
 
-    async def _tell(self, connection: web.WebSocketResponse, wake: asyncio.Event, first: int) -> None:
-        """Tell of every stream that starts, from a place in their order on."""
+    async def _notify(self, connection: web.WebSocketResponse, wake: asyncio.Event, first: int) -> None:
+        """Send a notification for every stream that starts, from number `first` on."""
         self._subscribed_at = self._subscribed_at or time.monotonic()
         if self._options.ws_answer != "notifications":
             await self._refuse(connection)
@@ -130,7 +129,7 @@ class Notifier:
                 await asyncio.wait_for(wake.wait(), None if math.isinf(seconds) else max(seconds, 0.001))
 
     async def _refuse(self, connection: web.WebSocketResponse) -> None:
-        """Give a subscriber what is of no use."""
+        """Send a subscriber something else than notifications, as `--ws-answer` says."""
         answer = self._options.ws_answer
         while answer == "nonsense" and not connection.closed:
             await connection.send_str("[]")
@@ -145,7 +144,7 @@ class Notifier:
         return bool(after and self._subscribed_at) and time.monotonic() - (self._subscribed_at or 0.0) >= after
 
     async def _cut(self, connection: web.WebSocketResponse) -> None:
-        """End a connection, by turns as it should be and as a broken line does."""
+        """End a connection: in turn with a close frame and as a dropped connection."""
         self._cuts += 1
         if self._cuts % 2:
             await connection.close(code=WSCloseCode.SERVICE_RESTART, message=b"restart")
@@ -165,7 +164,7 @@ class Notifier:
             await connection.send_str(text)
 
     def _malformed(self, record: dict[str, Any]) -> str | bytes:
-        """Return one of the things that are no notification, the same for the same stream."""
+        """Return something that is no notification, always the same for the same stream."""
         whole = json.dumps(record)
         variants: tuple[str | bytes, ...] = (
             "hello",
@@ -186,16 +185,16 @@ class Notifier:
         return variants[mix(self._options.seed, record["event_id"], _SALT_WHICH) % len(variants)]
 
 
-async def _ping_for_ever(connection: web.WebSocketResponse) -> None:
-    """Ping for as long as the line is there, and read nothing, not even that the client wants to leave."""
+async def _only_ping(connection: web.WebSocketResponse) -> None:
+    """Ping until the connection is lost, and read nothing, not even the client's close frame."""
     with contextlib.suppress(ConnectionError):
         while True:
             await connection.ping()
-            await asyncio.sleep(_PING_EVERY)
+            await asyncio.sleep(_NONSENSE_EVERY)
 
 
 def _is_subscription(text: str) -> bool:
-    """Tell whether a message subscribes to the notifications."""
+    """Return whether a message subscribes to the notifications."""
     try:
         message = json.loads(text)
     except ValueError:

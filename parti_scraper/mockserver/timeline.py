@@ -1,4 +1,4 @@
-"""Who is on air: streams start and end as the simulated clock runs, the same for the same options."""
+"""Which streams are live: they start and end as the simulated clock runs, the same for the same options."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class Timeline:
-    """Generates what is on air, no further into the future than was asked for.
+    """Generates the streams that start and end, up to the time that was asked for.
 
-    Each stream that starts brings another to its end, so that the level stays. Of two chosen by chance the younger
-    ends: so most new streams are over after minutes, and those that hold on stay for hours.
+    For each stream that starts another one ends, so their number stays the same. Of two random streams the younger
+    ends: most new streams end after minutes, and the others last for hours.
 
     Attributes:
         streams: every stream so far, by start.
-        ends: those that have an end, as a heap of (end, event id, stream).
-        used: every event id there is or was; streams to come have others.
+        ends: the streams that have an end, as a heap of (end, event id, stream).
+        used: every event id so far; new streams get others.
     """
 
     def __init__(self, options: Options, history: History, now: float) -> None:
@@ -34,16 +34,16 @@ class Timeline:
         self._rng = rng(options.seed, "timeline")
         self._staying = list(history.on_air)
         self._busy = {stream.channel for stream in history.on_air}
-        # When each channel was last on air, for those that were since the clock started.
+        # When each channel's last stream since the start of the clock ended.
         self._rested: dict[int, int] = {}
         self._last_id = history.last_id
         self._next = now + self._interval()
-        # Streams as short as that are no streams; yet where they come and go faster, they have to be.
+        # A stream lasts a minute at least, or less if they start so often that it must.
         self._shortest = min(60, int(options.live * options.start_every / 4))
 
     @property
     def next_start(self) -> float:
-        """When the first stream starts that is not in `streams` yet; infinite where none does."""
+        """When the first stream starts that is not in `streams` yet; infinite if none does."""
         return math.ceil(self._next) if math.isfinite(self._next) else math.inf
 
     def extend(self, until: float) -> None:
@@ -73,7 +73,7 @@ class Timeline:
         self._busy.add(index)
 
     def _channel(self, time: int) -> int:
-        """Return a channel that is off air, and was for a minute where one can be found."""
+        """Return a channel that is not live, if possible since a minute or more."""
         for attempt in range(1_000):
             index = self._rng.randrange(len(self._channels))
             pause = 60 if attempt < 50 else 0
@@ -82,7 +82,7 @@ class Timeline:
         return next(index for index in range(len(self._channels)) if index not in self._busy)
 
     def _end_some(self, time: float) -> None:
-        """Let as many end as there are too many, each a moment after `time`."""
+        """End the streams that are too many, each shortly after `time`."""
         while len(self._staying) > self._options.live:
             end = math.ceil(time + self._options.start_every * self._rng.random())
             place = self._leaving(end)
@@ -95,7 +95,7 @@ class Timeline:
             self._rested[stream.channel] = stream.end
 
     def _leaving(self, end: int) -> int:
-        """Return the place of a stream that may end at `end`: the younger of two, but not a very young one."""
+        """Return the place of a stream to end at `end`: the younger of two, unless it would be too short."""
         for _ in range(20):
             one, other = (self._rng.randrange(len(self._staying)) for _ in range(2))
             place = max(one, other, key=self._start_at)

@@ -1,4 +1,4 @@
-"""The material of the synthetic world: categories, names and titles. All of it is made up."""
+"""Categories, names and titles of the synthetic world."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CategoryRow(NamedTuple):
     weight: int
 
 
-# The ids and names of the contract, the nameless ones included; the rest is plausible.
+# Ids and names are those of the specification, also the nameless ones; the rest is made up.
 CATEGORIES = (
     CategoryRow(7, "Gaming", "Gaming", 300),
     CategoryRow(23, "Crypto", "CRYPTO", 140),
@@ -38,7 +38,7 @@ CATEGORIES = (
     CategoryRow(15, "", "Farlight 84", 5),
     CategoryRow(14, "", "Wreck League", 4),
 )
-# What `Event.category_id` holds where a livestream has no category.
+# `Event.category_id` of a livestream without a category.
 NO_CATEGORY = 0
 
 FIRST_WORDS = (
@@ -51,37 +51,17 @@ SECOND_WORDS = (
     "Duck",
 )  # fmt: skip
 ODD_NAMES = (
-    "🦊 {} Live",
-    "{} TV",
-    "the real {}",
-    "{} ✨",
-    "{}\u00a0official",
-    "Ünïcödé {}",
-    "{} 直播",
-    "{} عربي",
-    'The "{}" Show',
-    "{}, etc.",
-)
+    "🦊 {} Live", "{} TV", "the real {}", "{} ✨", "{}\u00a0official", "Ünïcödé {}", "{} 直播", "{} عربي",
+    'The "{}" Show', "{}, etc.",
+)  # fmt: skip
 
 DEFAULT_TITLE = "I'm Live on Parti"
 PLAIN_TITLES = (
-    "Games & music",
-    "Friday Stream!",
-    "SOMEPLACE NEAR HELL",
-    "Late night chat",
-    "Road trip day {}",
-    "Ranked grind #{}",
-    "BTC to the moon? Part {}",
-    "Morning coffee with chat",
-    "Episode {}",
-    "Cooking for {} people",
-    "Speedrun attempt {}",
-    "Market open",
-    "24h challenge, hour {}",
-    "Guitar practice {}",
-    "Walking downtown",
+    "Games & music", "Friday Stream!", "SOMEPLACE NEAR HELL", "Late night chat", "Road trip day {}",
+    "Ranked grind #{}", "BTC to the moon? Part {}", "Morning coffee with chat", "Episode {}", "Cooking for {} people",
+    "Speedrun attempt {}", "Market open", "24h challenge, hour {}", "Guitar practice {}", "Walking downtown",
     "Subathon day {}",
-)
+)  # fmt: skip
 HOSTILE_TITLES = (
     'He said "no way"',
     '"',

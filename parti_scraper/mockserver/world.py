@@ -1,4 +1,4 @@
-"""The synthetic world that the mock server serves: the ground truth, with its own clock. No network in here."""
+"""The synthetic world that the mock server serves: the ground truth, with its own clock, without network."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from heapq import heappop
 from typing import TYPE_CHECKING
 
 from parti_scraper.mockserver.calendar import Calendar
-from parti_scraper.mockserver.history import (
-    Event,
-    Stream,
-    build_history,
-    choose_category,
-    choose_viewers,
-    mix,
-    rng,
-)
+from parti_scraper.mockserver.history import Event, Stream, build_history, choose_category, choose_viewers, mix, rng
 from parti_scraper.mockserver.index import Index
 from parti_scraper.mockserver.malformed import malformation
 from parti_scraper.mockserver.options import EARLIEST, Options, instant_seconds
@@ -31,17 +23,17 @@ if TYPE_CHECKING:
 
 
 class World:
-    """Channels, what they streamed and what they stream now; may be used from several threads.
+    """Channels with their ended and live streams; thread-safe.
 
-    Every answer is as of the simulated clock, which runs from `--now` at `--speed`. All records are plain dicts as
-    the contract has them, before `--malformed` does anything to them.
+    Every answer depends on the simulated clock, which starts at `--now` and runs at `--speed`. Records are dicts with
+    the fields of the specification; `--malformed` does not change them here.
 
-    It is large since history and live channels change together, and each answer needs both as of one moment.
+    The class is large because each answer needs history and live channels at the same moment.
 
     Attributes:
-        options: what it was made from.
+        options: of the server.
         started_at: where the simulated clock started, in Unix seconds.
-        listeners: called, without arguments, after the clock was moved by `advance`.
+        listeners: called without arguments after `advance`.
     """
 
     def __init__(self, options: Options = Options()) -> None:  # noqa: B008 - immutable
@@ -54,23 +46,23 @@ class World:
         history = build_history(options, int(self.started_at))
         self._channels = history.channels
         self._records = RecordMaker(options, history.channels)
-        # Livestreams without an end are in every window of time.
+        # These are in every window of time.
         self._undated = [each for each in history.events if self._records.is_undated(each.event_id)]
         dated = [each for each in history.events if not self._records.is_undated(each.event_id)]
         self._index = Index(dated, history.channels)
         self._timeline = Timeline(options, history, self.started_at)
-        # Streams up to this place of the timeline have started; those of them that have not ended are on air.
+        # How many streams of the timeline have started; those that have not ended are on air.
         self._started = 0
         self._on_air: dict[int, Stream] = {}
         self._calendar = Calendar(options, history.channels, self.started_at)
         self._churn = rng(options.seed, "churn")
         self._inserted: dict[int, float] = {}
         self._deleted: list[tuple[Event, float]] = []
-        # What came into the recent set since it was first asked for; None before.
+        # What was added to the recent set since the first request for it; None before.
         self._newcomers: set[int] | None = None
         self._turns: Counter[str] = Counter()
         self._settle()
-        # Left out of every answer, after the page was cut.
+        # Left out of every page.
         self._hidden = self._stretch([event.event_id for event in reversed(self._index.events)])
         ranked = self._ranked(self._on_air.values(), self.started_at)
         self._hidden |= self._stretch([stream.event_id for stream in ranked])
@@ -83,7 +75,7 @@ class World:
             return self.started_at + self._moved + (real_time.monotonic() - self._zero) * self.options.speed
 
     def advance(self, seconds: float) -> float:
-        """Move the simulated clock forward; notifications that fall due are sent. Returns the new time."""
+        """Move the simulated clock forward, and send the notifications that are due. Returns the new time."""
         if seconds < 0:
             raise ValueError("the clock does not run backwards")
         with self._lock:
@@ -100,7 +92,7 @@ class World:
         return category_records()
 
     def recent_at(self, time: float | None = None) -> list[Record]:
-        """Return the ended livestreams as of a time, now or any other, in the order of the route by date."""
+        """Return the livestreams that have ended at a time (default: now), in the order of the route by date."""
         with self._lock:
             time = self._settle() if time is None else time
             self._timeline.extend(time)
@@ -112,7 +104,7 @@ class World:
             return [self._records.recent(event) for event in events if event.event_id not in self._hidden]
 
     def live_at(self, time: float | None = None) -> list[Record]:
-        """Return the channels on air as of a time, not before the clock's start, most viewers first."""
+        """Return the live channels at a time not before the clock's start (default: now), most viewers first."""
         with self._lock:
             time = self._settle() if time is None else time
             self._timeline.extend(time)
@@ -125,18 +117,18 @@ class World:
             return [self._records.live(stream, time) for stream in ranked if stream.event_id not in self._hidden]
 
     def scheduled_at(self, time: float | None = None) -> list[Record]:
-        """Return the announced livestreams as of a time, in the order of the route."""
+        """Return the announced livestreams at a time (default: now), in the order of the route."""
         return [self._records.scheduled(event) for event in self._calendar.at(self.now() if time is None else time)]
 
     def notifications_between(self, after: float, until: float) -> list[Record]:
-        """Return what the WebSocket says of the streams that start in (after, until]."""
+        """Return the notifications of the streams that start in (after, until]."""
         with self._lock:
             self._timeline.extend(until)
             streams = [stream for stream in self._timeline.streams if after < stream.start <= until]
             return [self._records.notification(stream) for stream in streams]
 
     def existed_throughout(self) -> set[int]:
-        """Return the ids of livestreams that are in the recent set and were at the first recent request."""
+        """Return the ids of livestreams in the recent set that were in it at the first recent request too."""
         with self._lock:
             self._settle()
             undated = {event.event_id for event in self._undated}
@@ -144,56 +136,49 @@ class World:
 
     @property
     def malformed_ids(self) -> set[int]:
-        """The ids of livestreams, ended or on air, whose records are malformed beyond repair."""
+        """The ids of livestreams, ended or live, whose records cannot be identified."""
         return {event_id for event_id in self._ids() if self._repairable(event_id) is False}
 
     @property
     def odd_ids(self) -> set[int]:
-        """The ids of livestreams, ended or on air, whose records are odd, but can be told from others."""
+        """The ids of livestreams, ended or live, whose records are odd but can be identified."""
         return {event_id for event_id in self._ids() if self._repairable(event_id)}
 
     def lost_fields(self, event_id: int, route: str = "recent") -> frozenset[str]:
-        """Return the fields of an odd record whose value cannot be told any more."""
+        """Return the fields of an odd record whose value cannot be read."""
         found = malformation(self.options, event_id, route)
         return found.lost if found else frozenset()
 
     # --- Changes -------------------------------------------------------------------------------------------
 
     def insert_now(self, end: int | None = None) -> Record:
-        """Put a livestream into the past, as when a recording is published late.
+        """Add an ended livestream, like a recording that is published late, and return its record.
 
         Args:
-            end: when it ended; by chance, as dense as the history, where not given.
-
-        Returns:
-            Its record.
+            end: when it ended; None: at random, as dense as the history.
         """
         with self._lock:
             now = self._settle()
-            channel = self._churn.randrange(len(self._channels))
+            index = self._churn.randrange(len(self._channels))
+            channel = self._channels[index]
             end = self._some_end(int(now)) if end is None else end
             start = max(end - self._churn.randrange(600, 20_000), EARLIEST)
-            event = Event(
-                end,
-                self._free_id(start),
-                start,
-                channel,
-                choose_category(self._churn, self._channels[channel], self.options.uncategorized),
-                choose_viewers(self._churn, self._channels[channel]),
-            )
+            category_id = choose_category(self._churn, channel, self.options.uncategorized)
+            viewers = choose_viewers(self._churn, channel)
+            event = Event(end, self._free_id(start), start, index, category_id, viewers)
             self._timeline.used.add(event.event_id)
             self._inserted[event.event_id] = now
             self._add(event)
             return self._records.recent(event)
 
     def delete_now(self, event_id: int | None = None) -> int | None:
-        """Take a livestream out of the recent set, one by chance where none is named.
+        """Delete a livestream from the recent set, without an id a random one.
 
         Returns:
-            Its id; None where there is none to take.
+            Its id; None if the set is empty.
 
         Raises:
-            KeyError: there is none of this id.
+            KeyError: the set has none of this id.
         """
         with self._lock:
             now = self._settle()
@@ -205,11 +190,7 @@ class World:
             return event_id
 
     def change_now(self, event_id: int) -> None:
-        """Change a livestream of the recent set: it was watched once more.
-
-        Raises:
-            KeyError: there is none of this id.
-        """
+        """Give a livestream of the recent set one more viewer. Raises KeyError if the set has none of this id."""
         with self._lock:
             now = self._settle()
             event = self._index.remove(event_id)
@@ -217,27 +198,21 @@ class World:
             self._inserted[event_id] = now
             self._index.add(event._replace(viewers=event.viewers + 1))
 
-    # --- What the server asks for --------------------------------------------------------------------------
+    # --- For the server ------------------------------------------------------------------------------------
 
     def recent_page(self, query: RecentQuery, page: Page) -> list[bytes]:
-        """Return a page of the recent route, record by record, and count it as a request."""
+        """Return the records of a page of the recent route, and count it as a request."""
         with self._lock:
             self._settle()
             if self._newcomers is None:
                 self._newcomers = set()
             events = self._page_with_undated(query, page, self._turn("recent"))
             encoded = [self._records.recent_json(event) for event in events if event.event_id not in self._hidden]
-            self._turns["churn"] += 1
-            for every, change in (
-                (self.options.insert_every, self.insert_now),
-                (self.options.delete_every, self.delete_now),
-            ):
-                if every and self._turns["churn"] % every == 0:
-                    change()
+            self._churn_after(self._turns["recent"])
             return encoded
 
     def live_page(self, categories: frozenset[int] | None, page: Page) -> list[bytes]:
-        """Return a page of the live route, record by record."""
+        """Return the records of a page of the live route."""
         with self._lock:
             now = self._settle()
             streams = [each for each in self._on_air.values() if categories is None or each.category_id in categories]
@@ -245,7 +220,7 @@ class World:
             return [self._records.live_json(stream, now) for stream in ranked if stream.event_id not in self._hidden]
 
     def scheduled_page(self, page: Page) -> list[bytes]:
-        """Return a page of the route of scheduled livestreams, record by record."""
+        """Return the records of a page of the route of scheduled livestreams."""
         with self._lock:
             return [self._records.scheduled_json(event) for event in self._calendar.page(page, self.now())]
 
@@ -256,13 +231,13 @@ class World:
             return self._started
 
     def started(self, place: int) -> list[Stream]:
-        """Return the streams that have started so far, from a place in their order on."""
+        """Return the streams that have started so far, from number `place` on."""
         with self._lock:
             self._settle()
             return self._timeline.streams[place : self._started]
 
     def seconds_to_next_start(self) -> float:
-        """Return how many real seconds pass until a stream starts; infinite where the clock stands still."""
+        """Return the real seconds until the next stream starts; infinite if the clock does not run."""
         with self._lock:
             now = self._settle()
             streams = self._timeline.streams
@@ -270,13 +245,13 @@ class World:
             return (following - now) / self.options.speed if self.options.speed else math.inf
 
     def notification(self, stream: Stream) -> Record:
-        """Return what the WebSocket says when this stream starts."""
+        """Return the notification that this stream starts."""
         return self._records.notification(stream)
 
     # --- Inside --------------------------------------------------------------------------------------------
 
     def _settle(self) -> float:
-        """Let everything happen that is due, and return the time."""
+        """Start and end the streams that are due, and return the time."""
         now = self.now()
         self._timeline.extend(now)
         streams = self._timeline.streams
@@ -290,7 +265,7 @@ class World:
         return now
 
     def _page_with_undated(self, query: RecentQuery, page: Page, turn: int | None) -> list[Event]:
-        """Return a page of a list at whose head or tail the livestreams without an end stand."""
+        """Return a page of a list that has the livestreams without an end at its head or tail."""
         undated = [
             event
             for event in self._undated
@@ -322,7 +297,7 @@ class World:
         return Event(end, stream.event_id, stream.start, stream.channel, stream.category_id, stream.peak)
 
     def _ranked(self, streams: Iterable[Stream], time: float, turn: int | None = None) -> list[Stream]:
-        """Order by viewers, most first; those with as many by id, or in another order each turn."""
+        """Order by viewers, most first; equal ones by id, or in another order each turn."""
 
         def key(stream: Stream) -> tuple[int, int]:
             tie = stream.event_id if turn is None else mix(turn, stream.event_id)
@@ -334,13 +309,19 @@ class World:
         self._turns[route] += 1
         return self._turns[route] if self.options.tie_order == "unstable" else None
 
+    def _churn_after(self, requests: int) -> None:
+        if self.options.insert_every and requests % self.options.insert_every == 0:
+            self.insert_now()
+        if self.options.delete_every and requests % self.options.delete_every == 0:
+            self.delete_now()
+
     def _some_end(self, now: int) -> int:
         events = self._index.events
         near = self._churn.choice(events).end if events else now
         return max(min(near + self._churn.randrange(-3_600, 3_600), now), EARLIEST + 60)
 
     def _free_id(self, start: int) -> int:
-        """Return an id that nothing has, as near as can be to those of streams that started at the time."""
+        """Return an unused id, close to those of streams that started at that time."""
         events = self._index.events
         earlier = self._index.page(RecentQuery(high=start + 1), Page(0, 1), None)
         event_id = earlier[0].event_id + 1 if earlier else (events[0].event_id if events else 1_000)
