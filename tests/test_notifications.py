@@ -10,6 +10,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+import frictionless
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from tests.support import (
     Run,
     RunningCrawl,
     Serve,
+    check_books,
     environment_of,
     read_lines,
     requests,
@@ -145,7 +147,9 @@ def test_a_silent_line_is_made_anew_and_nothing_is_said_of_it(serve: Serve, outp
     assert running.stderr.startswith("notifications run: complete: ")
 
 
-def test_each_day_has_files_of_its_own(serve: Serve, output: Path, tmp_path: Path) -> None:
+def test_each_day_has_a_folder_of_its_own_that_is_described_once_it_is_over(
+    serve: Serve, output: Path, tmp_path: Path
+) -> None:
     server = serve(**STARTING)
     now = time.time()
     midnight = (now // 86_400 + 1) * 86_400
@@ -153,19 +157,32 @@ def test_each_day_has_files_of_its_own(serve: Serve, output: Path, tmp_path: Pat
     process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", clock=midnight - now - 4)
     wait_until(lambda: live(server) <= heard_ids(output))
     folder = output / "notifications/run"
-    while len(list(folder.glob("*.jsonl"))) < 2:
+    while not list(folder.glob("*/datapackage.json")):
         server.world.advance(3)
         wait_until(lambda: started(server) <= heard_ids(output))
+    server.world.advance(3)
+    wait_until(lambda: started(server) <= heard_ids(output))
+    assert not (folder / "datapackage.json").exists()
     process.terminate()
     process.join()
     assert process.exitcode == 0, (tmp_path / "log").read_text(encoding="utf-8")
     run = ended(output)
-    days = sorted({row["received_at"][:10] for row in run.rows})
-    names = [f"live_notifications.{day}.{form}" for day in days for form in ("csv", "jsonl")]
-    assert sorted(path.name for path in folder.iterdir()) == ["datapackage.json", *names]
-    assert sorted(resource["path"] for resource in run.package["resources"]) == names
-    for day in days:
-        assert {row["received_at"][:10] for row in read_lines(folder / f"live_notifications.{day}.jsonl")} == {day}
+    assert sorted(path.name for path in folder.iterdir()) == [*run.package["days"], "datapackage.json"]
+    assert len(run.package["days"]) == 2
+    for day in run.package["days"]:
+        package = json.loads((folder / day / "datapackage.json").read_text(encoding="utf-8"))
+        rows = read_lines(folder / day / "live_notifications.jsonl")
+        assert {row["received_at"][:10] for row in rows} == {day} == {package["day"]}
+        assert package["counts"]["written"] == len(rows) == package["resources"][0]["rows"]
+        assert package["complete"]
+        (stretch,) = package["listened"]
+        assert package["started_at"] <= stretch["from"] <= stretch["to"] <= package["ended_at"]
+        assert frictionless.validate(str(folder / day / "datapackage.json")).valid
+    assert [each["path"] for each in run.package["resources"]] == [
+        f"{day}/live_notifications.{form}" for day in run.package["days"] for form in ("jsonl", "csv")
+    ]
+    assert frictionless.validate(str(folder / "datapackage.json")).valid
+    check_books(run)
 
 
 def test_listening_goes_on_without_the_http_routes(serve: Serve, output: Path) -> None:
@@ -185,7 +202,7 @@ def test_what_was_heard_is_never_deleted(serve: Serve, output: Path, tmp_path: P
     running = Listening(output, server)
     wait_until(lambda: live(server) <= heard_ids(output))
     running.stop(signal.SIGKILL)
-    (path,) = (output / "notifications/run").glob("*.jsonl")
+    (path,) = (output / "notifications/run").glob("*/*.jsonl")
     before = path.read_bytes()
     for options, env in (
         (("-o", f"{tmp_path}/mine.jsonl"), {}),

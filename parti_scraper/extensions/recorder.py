@@ -13,15 +13,13 @@ from scrapy import signals
 from scrapy.exceptions import CloseSpider, NotConfigured
 
 from parti_scraper.api.quality import parse_expect_absent, parse_max_rejected, too_many_set_aside
-from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import LedgerError, UsageError
 from parti_scraper.extensions.checkpoints import Checkpoints, category_of
 from parti_scraper.feeds.exporter import FeedExporter
-from parti_scraper.feeds.pipelines import KEYS
-from parti_scraper.items import RejectedRecord
+from parti_scraper.feeds.pipelines import KEYS, QuarantinePipeline
 from parti_scraper.run import datapackage
-from parti_scraper.run.description import describe_run
-from parti_scraper.run.outcome import Ending, ExitCode, Verdict, judge, judge_fields
+from parti_scraper.run.description import DayPackage, describe_day, describe_run
+from parti_scraper.run.outcome import COUNTED, Counts, Ending, ExitCode, Verdict, judge, judge_fields
 from parti_scraper.run.problems import LoggedExceptions
 from parti_scraper.scrapy_internals import close_spider
 from parti_scraper.signals import checkpoint, items_dropped, items_scraped, send_storage_failed, storage_failed
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from scrapy.exceptions import DropItem
 
     from parti_scraper.items import Item
+    from parti_scraper.run.days import Day
 
 
 class RunRecorder:
@@ -61,7 +60,7 @@ class RunRecorder:
         self.feeds: list[datapackage.Feed] = []
         self._expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
         self._max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
-        self._checkpoints = Checkpoints(crawler, spider, self._cannot_note)
+        self._checkpoints = Checkpoints(crawler, spider, self._cannot_note, self._day_package)
         self._made_folders: list[Path] = []
         self._exceptions = LoggedExceptions()
         self._finish_reason = ""
@@ -247,8 +246,8 @@ class RunRecorder:
             if not problems.storage:
                 for loss in self._feed_exporter.losses(tally.written):
                     problems.note_storage(loss)
-        if tally.quarantined:
-            self.files.append(datapackage.File(self.run.folder.quarantine, RejectedRecord, tally.quarantined))
+        if (quarantine := self.crawler.get_item_pipeline(QuarantinePipeline)) is not None:
+            self.files += quarantine.files()
         gone = [file.path for file in self.files if not file.path.exists()]
         if gone:
             if not problems.storage:
@@ -278,16 +277,46 @@ class RunRecorder:
 
     def _describe(self, ending: Ending, verdict: Verdict) -> None:
         try:
-            files = [*self.files, *self.spider.other_files()]
-            now = timestamp_to_iso(time.time())
-            descriptor = describe_run(self.run, ending, verdict, files, self.feeds, created=now)
-            datapackage.write(self.run.folder.path, descriptor | self.spider.description())
+            now = time.time()
+            self._describe_days(now)
+            folder = self.run.folder.path
+            files = [file for file in self.files if file.path.parent == folder] + self.spider.other_files()
+            descriptor = describe_run(self.run, ending, verdict, files, self.feeds, ended_at=now)
+            if self.run.days is None:
+                descriptor |= self._observed(self.run.observations)
+            datapackage.write(folder, descriptor | self.spider.description())
             self._checkpoints.finish(complete=verdict.complete, truncated=self.run.limit.is_reached)
         except OSError as error:
             problem = f"{datapackage.FILE_NAME} cannot be written: {error.strerror}"
             self.verdict = Verdict(ExitCode.INCOMPLETE, problem, ended=False)
         except LedgerError as error:
             self.verdict = Verdict(ExitCode.INCOMPLETE, str(error))
+
+    def _describe_days(self, now: float) -> None:
+        """Write the data packages of the days that have none. Raises OSError."""
+        if self.run.days is None:
+            return
+        self.run.count_day()
+        self.run.days.current.ended_at = now
+        for day in (*self.run.days.over, self.run.days.current):
+            self._day_package(day, self.files).write()
+
+    def _day_package(self, day: Day, files: list[datapackage.File]) -> DayPackage:
+        """Judge a day as a run that came to its end, and return its data package."""
+        counts = Counts(**{name: day.counts[name] for name in COUNTED}, unknown_fields=len(day.quality.unknown))
+        ending = Ending(
+            finish_reason="finished",
+            counts=counts,
+            gaps=day.gaps,
+            set_aside=too_many_set_aside(counts.quarantined, day.quality.readable, self._max_rejected),
+            degraded=sorted({*day.degraded, *day.quality.flaws(self._expect_absent)}),
+        )
+        package = describe_day(self.run, day, ending, judge(ending), files)
+        package.descriptor.update(self._observed(day.observations))
+        return package
+
+    def _observed(self, observations: list[dict[str, Any]]) -> dict[str, Any]:
+        return {self.spider.observed: observations} if self.spider.observed else {}
 
     def _remove_folders(self) -> None:
         """Remove the run's folder, and those above it, where the run made them and nobody else uses them."""

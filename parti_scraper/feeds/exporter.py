@@ -61,6 +61,8 @@ class FeedExporter(feedexport.FeedExporter):
         self._closed_slots: list[FeedSlot] = []
         # Rows of files that were closed before: those of other days and sessions, by name.
         self._earlier: dict[str, int] = {}
+        # The day that the files belong to, once they are open.
+        self._day: str | None = None
         crawler.signals.connect(self.feed_slot_closed, signals.feed_slot_closed)
         crawler.signals.connect(self.items_scraped, items_scraped)
 
@@ -69,30 +71,23 @@ class FeedExporter(feedexport.FeedExporter):
         if self._failed:
             return
         with self._closing_on_failure():
-            self._rotate(item)
+            self.rotate()
             super().item_scraped(item, spider)
 
     def items_scraped(self, items: Sequence[Any]) -> None:
         """Export the records of a batch: at once, where every feed takes them all as they are."""
-        if not self._take_at_once(items):
+        if not (are_plain(items) and all(map(_takes_batches, self.slots))):
             for item in items:
                 self.item_scraped(item, cast("Spider", self.crawler.spider))
             return
         if self._failed:
             return
         with self._closing_on_failure():
+            self.rotate()
             for slot in self.slots:
                 slot.start_exporting()
                 cast("CsvItemExporter | JsonLinesItemExporter", slot.exporter).export_items(items)
                 slot.itemcount += len(items)
-
-    def _take_at_once(self, items: Sequence[Any]) -> bool:
-        folder = self._run.folder
-        return (
-            are_plain(items)
-            and all(map(_takes_batches, self.slots))
-            and all(folder.file_suffix_for(item) == folder.suffix for item in items)
-        )
 
     @contextlib.contextmanager
     def _closing_on_failure(self) -> Iterator[None]:
@@ -114,26 +109,28 @@ class FeedExporter(feedexport.FeedExporter):
         # Not before it is used: `scrapy shell` has no spider yet.
         return present_run(self.crawler)
 
-    def _rotate(self, item: Any) -> None:
-        """Close the files in the run's folder and begin others, where the record belongs into those."""
-        suffix = self._run.folder.file_suffix_for(item)
-        if suffix == self._run.folder.suffix:
+    def rotate(self) -> None:
+        """Close the files of a day that is over, and begin those of another. Raises OSError."""
+        day = self._run.folder.day
+        if day == self._day:
             return
-        for slot in self.slots:
-            if isinstance(slot.storage, RunFeedStorage) and slot.file is not None:
-                slot.finish_exporting()
-                slot.storage.store(slot.file)
-                self._earlier[self._name_of(slot)] = slot.itemcount
-        self._run.folder.rotate(suffix)
-        self.slots = [self._rotated(slot) for slot in self.slots]
+        if self._day is not None:
+            self.slots = [self._rotated(slot) for slot in self.slots]
+        self._day = day
+        if day:
+            for slot in self.slots:
+                if isinstance(slot.storage, RunFeedStorage):
+                    slot.start_exporting()
 
     def _rotated(self, slot: FeedSlot) -> FeedSlot:
-        if not isinstance(slot.storage, RunFeedStorage):
+        if not isinstance(slot.storage, RunFeedStorage) or slot.file is None:
             return slot
+        slot.finish_exporting()
+        slot.storage.store(slot.file)
+        self._earlier[self._name_of(slot)] = slot.itemcount
         following = next_file(self, slot)
-        following.itemcount = self._earlier.pop(self._name_of(following), 0)
-        if following.itemcount:
-            following.start_exporting()
+        name = self._name_of(following)
+        following.itemcount = self._earlier.pop(name, 0) or self._run.folder.rows_before.get(name, 0)
         return following
 
     def feed_slot_closed(self, slot: FeedSlot) -> None:
@@ -175,9 +172,11 @@ class FeedExporter(feedexport.FeedExporter):
             rows[slot.uri_template] += slot.itemcount
         for name, number in self._earlier.items():
             rows[f"run:%(collection)s{Path(name).suffix}"] += number
+        described = 0 if self._run.days is None else sum(self._run.days.described.values())
         for template, accepts in self.filters.items():
-            if takes_every_item(accepts) and rows[template] != written:
-                yield f"the feed {redact_url(template)} holds {rows[template]} of {written} records"
+            number = rows[template] + (described if template.startswith("run:") else 0)
+            if takes_every_item(accepts) and number != written:
+                yield f"the feed {redact_url(template)} holds {number} of {written} records"
 
     @property
     def is_all_in_run_folder(self) -> bool:
@@ -195,15 +194,23 @@ class FeedExporter(feedexport.FeedExporter):
             # Scrapy closes those that have rows, and would open them only with the next one.
             if self._name_of(slot) in rows:
                 slot.start_exporting()
+        self._day = self._run.folder.day
         self.restore_rows(rows)
 
     def restore_rows(self, rows: Mapping[str, int]) -> None:
         """Set how many rows each file holds, those of sessions and days before included."""
+        # Of days that were entered since, the run knows no more.
+        is_known = self._run.folder.has_file
+        self._closed_slots = [slot for slot in self._closed_slots if is_known(self._name_of(slot), rows)]
         names = set()
         for slot in [*self._closed_slots, *self.slots]:
             slot.itemcount = rows.get(self._name_of(slot), 0)
             names.add(self._name_of(slot))
         self._earlier = {name: number for name, number in rows.items() if name not in names}
+
+    def settle(self, day: str) -> None:
+        """Forget the files of a day that has a data package."""
+        self._earlier = {name: rows for name, rows in self._earlier.items() if not name.startswith(f"{day}/")}
 
     def flush_into(self, flushed: FlushedFiles) -> None:
         """Hand all records of the feeds in the run's folder to the system, and add their files.
@@ -211,6 +218,7 @@ class FeedExporter(feedexport.FeedExporter):
         Raises:
             OSError: they cannot be written.
         """
+        self.rotate()
         self.flush()
         folder = self._run.folder.path
         rows = dict(self._earlier)
@@ -238,16 +246,23 @@ class FeedExporter(feedexport.FeedExporter):
                 slot.file.flush()
 
     def _name_of(self, slot: FeedSlot) -> str:
-        return cast("RunFeedStorage", slot.storage).path.name
+        return self._run.folder.name_of(cast("RunFeedStorage", slot.storage).path)
 
     def in_run_folder(self) -> list[File]:
-        """Return what was stored in the run's folder."""
+        """Return what was stored in the run's folder, but for days that have a data package."""
         stored = [self._file(slot) for slot in self._closed_slots if isinstance(slot.storage, RunFeedStorage)]
-        earlier = []
-        for name, rows in self._earlier.items():
-            like = [file for file in stored if file.path.suffix == Path(name).suffix]
-            earlier += [replace(file, path=file.path.with_name(name), rows=rows) for file in like[:1]]
-        return [*earlier, *stored]
+        return [*self.earlier(stored), *stored]
+
+    def earlier(self, like: Sequence[File] = ()) -> list[File]:
+        """Return the files that were closed before, described as others of the same form are."""
+        like = like or [self._file(slot) for slot in self.slots if isinstance(slot.storage, RunFeedStorage)]
+        by_suffix = {file.path.suffix: file for file in like}
+        folder = self._run.folder.path
+        return [
+            replace(by_suffix[Path(name).suffix], path=folder / name, rows=rows)
+            for name, rows in self._earlier.items()
+            if Path(name).suffix in by_suffix
+        ]
 
     def elsewhere(self) -> list[Feed]:
         """Return what was stored elsewhere; the batches of a feed count as one."""

@@ -253,8 +253,8 @@ class RunFeedStorage:
         self._crawler = crawler
         # The folder holds no others, since its data package describes what lies beside it.
         self._name = Path(uri.removeprefix("run:"))
-        # Set once the file is open: later ones are others.
-        self._suffix: str | None = None
+        # Set once the file is open: later ones may be those of another day.
+        self._path: Path | None = None
         self._format: str = (feed_options or {}).get("format", "")
         self.is_torn = False
 
@@ -269,14 +269,14 @@ class RunFeedStorage:
 
     @property
     def path(self) -> Path:
-        """Where the file is: with the suffix in its name, where the run rotates its files."""
-        suffix = self._folder.suffix if self._suffix is None else self._suffix
-        return self._folder.path / f"{self._name.stem}{suffix}{self._name.suffix}"
+        """Where the file is: of a run with days, in the folder of the day on which it was opened."""
+        return self._path or self._folder.current / self._name
 
     def open(self, spider: Spider) -> IO[bytes]:
         """Open the file: anew, but for a run that goes on where it was stopped."""
-        self._suffix = self._folder.suffix
-        return self.path.open("ab" if self._folder.appends else "wb")
+        self._path = self.path
+        self._path.parent.mkdir(exist_ok=True)
+        return self._path.open("ab" if self._folder.appends else "wb")
 
     def mark_torn(self) -> None:
         """Note that a part of a record may have been written."""

@@ -144,6 +144,11 @@ class Listener:
         """The address that is connected to, or is to be tried next."""
         return self._addresses.current
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
+
     def connected(self, now: float) -> tuple[str, str] | None:
         """Record a connection; return which address was left for this one, and why, where there was another."""
         self._connection = _Connection(now, now)

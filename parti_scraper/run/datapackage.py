@@ -11,6 +11,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_NAME = "datapackage.json"
+QUARANTINE = "quarantine.jsonl"
 
 _TYPES = {bool: "boolean", dict: "object", int: "integer", str: "string"}
 _MEDIA_TYPES = {
@@ -102,21 +104,25 @@ def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> 
     return schema
 
 
-def describe_all(files: Sequence[File]) -> list[dict[str, Any]]:
+def describe_all(files: Sequence[File], folder: Path) -> list[dict[str, Any]]:
     """Return the Data Resources of files, which are read side by side: the digests take long. Raises OSError."""
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(describe, files))
+        return list(threads.map(partial(describe, folder=folder), files))
 
 
-def describe(file: File) -> dict[str, Any]:
-    """Return the Data Resource of a file, its bytes and SHA-256 read from the disk. Raises OSError."""
+def describe(file: File, folder: Path) -> dict[str, Any]:
+    """Return the Data Resource of a file, its bytes and SHA-256 read from the disk; paths are relative to the folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with file.path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     resource: dict[str, Any] = {
         "name": re.sub(r"[^a-z0-9.]+", "-", f"{file.path.stem}-{file.form}".lower()),
         # An empty file is valid JSON Lines, but no table that Frictionless can read.
         "type": "table" if file.is_table and (file.rows or file.form == "csv") else "file",
-        "path": file.path.name,
+        "path": file.path.relative_to(folder).as_posix(),
         "format": file.form,
         "mediatype": _MEDIA_TYPES.get(file.form, "application/octet-stream"),
         **({"encoding": file.encoding} if file.encoding else {}),
@@ -129,6 +135,11 @@ def describe(file: File) -> dict[str, Any]:
             # Otherwise readers guess it, and free text makes them guess wrong.
             resource["dialect"] = _CSV_DIALECT
     return resource
+
+
+def of_day(resource: Mapping[str, Any], day: str) -> dict[str, Any]:
+    """Return a Data Resource of the data package of a day as it stands in that of the run."""
+    return {**resource, "name": f"{day}-{resource['name']}", "path": f"{day}/{resource['path']}"}
 
 
 def read(folder: Path) -> dict[str, Any] | None:

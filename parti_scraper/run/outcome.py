@@ -5,7 +5,7 @@ Pure, and never built on counts that depend on the log level.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
 
@@ -51,6 +51,10 @@ class Counts:
     def balance(self) -> bool:
         """Tell whether every record served is accounted for."""
         return self.served == self.accounted_for
+
+
+# The counts of a tally among them.
+COUNTED = tuple(each.name for each in fields(Counts) if each.name != "unknown_fields")
 
 
 @dataclass(slots=True)

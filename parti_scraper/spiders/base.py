@@ -28,7 +28,6 @@ from parti_scraper.spiders.checks import check_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Container, Hashable, Iterator, Mapping
-    from pathlib import Path
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
@@ -60,6 +59,10 @@ class PartiSpider(Spider):
     collection: ClassVar[str]
     # Whether what came since the last checkpoint can be asked for again; else every whole line is kept.
     can_refetch: ClassVar[bool] = True
+    # For how long a record is remembered after it was written, in seconds, where the run has a folder for each day.
+    remembered: ClassVar[float] = 0
+    # What the data package calls the times at which it looked.
+    observed: ClassVar[str] = ""
     # Settings that name other servers than those of the API.
     uses: ClassVar[tuple[str, ...]] = ()
 
@@ -104,8 +107,9 @@ class PartiSpider(Spider):
         if previous:
             now, raw = previous.started_at, {**raw, **previous.arguments, "run_id": previous.run_id}
         identity = cls.identify(raw, now)
-        run_folder = cls.folder(folder / identity.run_id)
-        run = Run(identity, run_folder, ledger, hosts_from(settings), cls.new_seen(), previous=previous)
+        run_folder = RunFolder(folder / identity.run_id, cls.collection, cls.item_class)
+        hosts, by_day = hosts_from(settings), cls.has_days(identity.arguments)
+        run = Run(identity, run_folder, ledger, hosts, cls.new_seen(), previous=previous, by_day=by_day)
         cls.prepare(run, settings)
         return run
 
@@ -156,9 +160,9 @@ class PartiSpider(Spider):
     # What a spider may do otherwise:
 
     @classmethod
-    def folder(cls, path: Path) -> RunFolder:
-        """Return what the folder of a run is to hold."""
-        return RunFolder(path, cls.collection, cls.item_class)
+    def has_days(cls, _arguments: Arguments) -> bool:
+        """Tell whether a run with these arguments may last for days, and has a folder for each."""
+        return False
 
     @classmethod
     def new_seen(cls) -> Seen:
@@ -275,7 +279,7 @@ class PartiSpider(Spider):
         """Count a page and its records; `seen` has the identities of those that came before."""
         self.count_page()
         self.count_served(page.served)
-        self.run.quality.add(page, seen, self.run.selection.takes)
+        self.run.add_quality(page, seen)
 
     def count_page(self) -> None:
         self.run.tally.add("pages")
