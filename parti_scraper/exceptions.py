@@ -32,23 +32,23 @@ class UsageError(PartiError, ValueError):
             problem: what is wrong with it, such as "not a whole number".
             value: the value, as typed; quoted, so that it stays on the line.
             accepted: what would have been right.
-            hint: what was meant, perhaps; see `did_you_mean`.
+            hint: see `did_you_mean`.
         """
         if len(value) > _LONGEST_VALUE:
             value = value[:_LONGEST_VALUE] + "…"
         return cls(f"{kind} `{name}`: {problem}: {value!r} (accepted: {accepted}){hint}")
 
 
-def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """Return the end of an error about an unknown name: the nearest one that is known, in any case, or nothing.
+def did_you_mean(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
+    """Return the end of an error about an unknown name: the most similar known one, or nothing.
 
     Args:
-        name: as typed.
-        known: the names that there are.
-        likeness: how near it is at the least, from 0 to 1.
+        name: as typed; capital letters make no difference.
+        known: the names that exist.
+        similarity: the least that counts, from 0 to 1.
     """
     by_folded = {each.casefold(): each for each in known}
-    nearest = difflib.get_close_matches(name.casefold(), by_folded, 1, likeness)
+    nearest = difflib.get_close_matches(name.casefold(), by_folded, 1, similarity)
     return f"; did you mean `{by_folded[nearest[0]]}`?" if nearest else ""
 
 

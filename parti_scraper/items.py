@@ -1,4 +1,4 @@
-"""What the spiders yield: typed records, each field documented. Their order is the order of every file.
+"""What the spiders yield: typed records with documented fields, whose order is that of every file.
 
 The descriptions go into `datapackage.json`, so they are written for the people who open the files.
 Times are ISO 8601 in UTC, to the second, such as `2026-11-23T21:45:00Z`.
@@ -19,7 +19,7 @@ def _time(description: str) -> Any:
 
 
 _EXTRA = (
-    "Fields of the API that no declared field takes, and values that could not be read, as they came but for secrets; "
+    "Fields of the API without a declared field, and values that could not be read, as they came except for secrets; "
     "numbers of more than 64 bits as text."
 )
 _CATEGORY_ID = (
@@ -116,12 +116,12 @@ class LiveChannel:
 
 @dataclass(slots=True)
 class LiveNotification:
-    """A channel that went live, as the WebSocket or the live route said; an attribute for each column of the files."""
+    """A channel that went live, from the WebSocket or the live route; an attribute for each column of the files."""
 
     collection: ClassVar[str] = "live_notifications"
 
     received_at: str = _time("When this record was received.")
-    source: str = _field("`websocket`, or `live` where the live route showed what the WebSocket was not heard to say.")
+    source: str = _field("`websocket`, or `live` where the live route showed a channel without a notification.")
     livestream_id: int | None = _field("A second number of the livestream, which only the WebSocket knows.")
     event_id: int = _field("The livestream's number.")
     user_id: int | None = _field("The channel's number.")
@@ -192,7 +192,7 @@ class ApiCall:
 
     @property
     def identity(self) -> object:
-        """What makes two records the same one: nothing, every request stands for itself."""
+        """What makes two records the same one: nothing, since every request counts."""
         return object()
 
     @property
@@ -213,11 +213,9 @@ class RejectedRecord:
     reason: str = _field("Why the record could not be normalized.")
     url: str = _field("The request that the record came with.")
     position: int = _field("The record's place in that page, from 0.")
-    record: Any = _field(
-        "The record as it came but for secrets; of one that is no JSON, its text or the beginning of it."
-    )
+    record: Any = _field("The record as it came, except for secrets; if it is not JSON, its text or the start of it.")
 
 
 @dataclass(slots=True)
 class RepeatedRecord(RejectedRecord):
-    """A record that was set aside before, brought again by an overlapping page; it is counted, not written."""
+    """A record that was set aside before, and came again on an overlapping page; it is counted, not written."""

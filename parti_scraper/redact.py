@@ -1,7 +1,7 @@
-"""Secrets: those that the API sends, taken out before anything is stored or logged, and the user's own.
+"""Secrets: those that the API sends, removed before anything is stored or logged, and the user's own.
 
-The live route comes with `playback_auth_token` and with tokens in the query of `playback_url`; a route may grow
-another one on any day, so every address and every field that no item declares is searched too.
+The live route has `playback_auth_token`, and tokens in the query of `playback_url`. Any route may add others, so every
+address and every field that no item declares is searched too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from typing import Any
 from urllib.parse import quote, unquote_plus
 
-# What is nested deeper is no record of this API, and would exhaust the stack of every reader.
+# Deeper nesting does not occur in this API, and would exhaust the stack of readers.
 MAX_DEPTH = 50
 NESTED_TOO_DEEP = f"(nested more than {MAX_DEPTH} levels deep)"
 
@@ -22,8 +22,8 @@ _SECRET_NAME = re.compile(
     # Too common a last word: `country_code`, `auto_refresh`.
     r"|^(auth|code|refresh|sid)$"
 )
-# Parameters of a URL hold access more often under short names. One that says until when is beside a signature, by
-# whatever name that goes, and differs each time.
+# Parameters of a URL often give access under short names. An expiry time comes with a signature of any name, and
+# differs each time.
 _SECRET_PARAMETER = re.compile(
     r"token|jwt|secret|passw|signature|credential|session|hdnts|hdnea|hdntl|hmac|key-?pair-?id|api_?key|access_?key"
     r"|googleaccessid|^x-(amz|goog|oss|tos|cos|obs)-|^q-(sign|ak|key|header|url)"
@@ -57,7 +57,7 @@ _IS_ADDRESS = re.compile(r"[?&]|//")
 _ESCAPES = {"\\u0026": "&", "\\u003d": "=", "\\u003f": "?", "\\/": "/"}
 _ESCAPED = re.compile(r"\\(?:u0026|u003[df]|/)", re.IGNORECASE)
 # A name and what comes between it and its value, in JSON and in what looks a little like it; and the value: all that
-# follows where it is no single one, since nobody knows where it ends.
+# follows where it is not a single one, since its end is not known.
 _NAME = re.compile(r"""(?<![\w-])([\w-]++)\\*["']?\s*[:=]\s*""")
 _VALUE = re.compile(
     r""""(?:[^"\\]|\\.)*+"?|\\+".*?\\+"|'(?:[^'\\]|\\.)*+'?|(?:Bearer|Basic)\s+\S+|[\[{].*|[^\s,;&}\]]*""", re.DOTALL
@@ -65,7 +65,7 @@ _VALUE = re.compile(
 
 
 class Secret:
-    """A text that shows in no log, dump or traceback: whoever needs it has to ask for it."""
+    """A text that shows in no log, dump or traceback; only `reveal` returns it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -86,15 +86,15 @@ def is_secret_name(name: str) -> bool:
 
 
 def may_hide_secrets(text: str) -> bool:
-    """Tell in no time whether a text may be an address, or hold one, with something to remove."""
+    """Tell quickly whether a text may be an address, or hold one, with something to remove."""
     return "=" in text or "@" in text or "eyJ" in text
 
 
 def redact_url(url: str) -> str:
-    """Return the address, be it relative, without its credentials and the parameters that give access.
+    """Return an address, which may be relative, without its credentials and the parameters that give access.
 
-    Of an address that was signed everything goes that comes with the signature, so that it is the same each time.
-    What is left stays as it came, to the letter.
+    Of a signed address, all parameters that come with the signature are removed, so that it is the same each time.
+    The rest is left exactly as it came.
     """
     address, hash_mark, fragment = url.partition("#")
     path, question_mark, query = address.partition("?")
@@ -134,7 +134,7 @@ def _without_secrets(parameters: str, separators: re.Pattern[str]) -> str:
 
 
 def _redact_value(parameter: str) -> str:
-    """Return a parameter whose value, where that is an address of its own, holds no secret either."""
+    """Return a parameter without secrets in its value, which may be another address."""
     name, mark, value = parameter.partition("=")
     if "%" not in value:
         return parameter
@@ -144,7 +144,7 @@ def _redact_value(parameter: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Return a text without secrets in the addresses that are in it."""
+    """Return a text without secrets in its addresses."""
     if not may_hide_secrets(text):
         return text
     text = _WORD.sub(lambda word: redact_url(word[0]) if _IS_ADDRESS.search(word[0]) else word[0], text)
@@ -152,8 +152,8 @@ def redact_text(text: str) -> str:
 
 
 def redact_unparsed(text: str) -> str:
-    """Return a text that is nearly JSON, or something like it, without what is named as a secret."""
-    # Some encoders of JSON write the marks of an address in a way that would hide its parameters.
+    """Return a text that is JSON or similar to it, without fields that are named as secrets."""
+    # Some JSON encoders escape the separators of an address, which would hide its parameters.
     plain = _ESCAPED.sub(lambda escaped: _ESCAPES[escaped[0].lower()], text)
     redacted = _redact_plain(plain)
     return text if redacted == plain else redacted
@@ -169,9 +169,9 @@ def _redact_plain(text: str) -> str:
 
 
 def redact(value: Any, depth: int = 0) -> Any:
-    """Return a copy of a JSON value without secrets: fields by their names, tokens and URLs by their looks.
+    """Return a copy of a JSON value without secrets: fields by their names, tokens and URLs by their form.
 
-    What is nested more than `MAX_DEPTH` levels deep is replaced by a text that says so.
+    Values nested more than `MAX_DEPTH` levels deep are replaced by a text that says so.
     """
     if depth > MAX_DEPTH:
         return NESTED_TOO_DEEP
@@ -182,6 +182,6 @@ def redact(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [redact(inner, depth + 1) for inner in value]
     if isinstance(value, str):
-        # JSON within a text has names too.
+        # JSON within a text has field names too.
         return redact_unparsed(value) if value.lstrip().startswith(("{", "[")) else redact_text(value)
     return value

@@ -76,7 +76,7 @@ def is_closing(crawler: Crawler) -> bool:
 
 
 def close_spider(crawler: Crawler, reason: str) -> None:
-    """Close the spider; the reason becomes its finish reason. Without it, a full disk would stop no run."""
+    """Close the spider; the reason becomes its finish reason. Without it, a full disk would not stop a run."""
     deferred_from_coro(crawler.engine.close_spider_async(reason=reason))
 
 
@@ -143,7 +143,7 @@ def next_file(exporter: feedexport.FeedExporter, slot: FeedSlot) -> FeedSlot:
 
 
 def exporter_class(slot: FeedSlot) -> type[BaseItemExporter]:
-    """Return what is to write the file, which need not be open; or others would miss the items of batches."""
+    """Return what writes the file, which need not be open; or others would miss the items of batches."""
     return slot.exporters[slot.format]
 
 

@@ -25,9 +25,9 @@ PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(routes.BASE
 PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
 # Addresses of the WebSocket that tells who goes live, comma-separated.
 PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or ",".join(routes.WS_URLS)
-# Scheme and host of the site: its pages are opened by the spider `site`, and by the transport `browser`.
+# Scheme and host of the site, whose pages the spider `site` and the transport `browser` open.
 PARTI_SITE_URL = os.environ.get("PARTI_SITE_URL") or routes.SITE_URL
-# How the API is asked: `http`, or `browser`, from within a page of the site in Chromium, where HTTP is refused.
+# How requests are sent: `http`, or `browser`, from within a page of the site in Chromium, where HTTP is refused.
 PARTI_TRANSPORT = os.environ.get("PARTI_TRANSPORT") or "http"
 # The program of Chromium. Empty: Debian's, one that is found by its name, or Playwright's own.
 PARTI_CHROMIUM = os.environ.get("PARTI_CHROMIUM", "")
@@ -44,19 +44,19 @@ PARTI_RETRY_DELAY = os.environ.get("PARTI_RETRY_DELAY", "")
 # What PARTI_OUTPUT_DIR and PARTI_STATE_DIR are relative to where they are no absolute paths. Empty: the working
 # folder; of a job of scrapyd, whose working folder is scrapyd's, `parti_scraper` in the user's home folder.
 PARTI_HOME = os.environ.get("PARTI_HOME", "")
-# Fields of the specification, comma-separated, of which it is known that the API no longer sends them as it did.
+# Fields of the specification, comma-separated, that the API is known not to send any more as specified.
 PARTI_EXPECT_ABSENT = os.environ.get("PARTI_EXPECT_ABSENT", "")
-# The share of records that may be set aside: where it is more, of at least 20, the run is not complete.
+# The share of records that may be set aside: with more than that, of at least 20, the run is not complete.
 PARTI_MAX_REJECTED = os.environ.get("PARTI_MAX_REJECTED") or "0.05"
 # Where runs leave their files: PARTI_OUTPUT_DIR/<spider>/<run_id>/.
 PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR") or "output"
-# Where they note how far they have come.
+# Where the ledger with their checkpoints is.
 PARTI_STATE_DIR = os.environ.get("PARTI_STATE_DIR") or ".scrapy/parti"
 # How far back an incremental run looks for what came late or was changed.
 PARTI_INCREMENTAL_OVERLAP = os.environ.get("PARTI_INCREMENTAL_OVERLAP") or "48h"
 
-# Whether the records of a page go through pipelines and feeds together, which takes a fourth of the time; off, each
-# goes on its own, as in any Scrapy project.
+# Whether the records of a page go through pipelines and feeds together, which takes a fourth of the time, or one by
+# one, as in any Scrapy project.
 PARTI_BATCHING = os.environ.get("PARTI_BATCHING") or "true"
 
 # --- What is sent ------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ DOWNLOAD_TIMEOUT = 30
 DOWNLOAD_MAXSIZE = 64 * 1024 * 1024
 DOWNLOAD_WARNSIZE = 16 * 1024 * 1024
 
-# Default: one that spreads the requests over many hosts, where here there is one at a time.
+# Default: one that spreads the requests over many hosts; here there is one at a time.
 SCHEDULER_PRIORITY_QUEUE = "scrapy.pqueues.ScrapyPriorityQueue"
 
 # --- Failures ----------------------------------------------------------------------------------------------
@@ -110,16 +110,16 @@ DOWNLOAD_HANDLERS = {
 
 # Default: False, which accepts any certificate.
 DOWNLOAD_VERIFY_CERTIFICATES = True
-# Default: True. Both run Python for whoever connects.
+# Default: True. Both run Python for any client.
 REMOTE_CONTROL_ENABLED = False
 TELNETCONSOLE_ENABLED = False
 
 # --- Records -----------------------------------------------------------------------------------------------
 
-# Default: 2083, above which requests are dropped with no more than a line in the log.
+# Default: 2083. Requests with a longer address are dropped, with only a line in the log.
 URLLENGTH_LIMIT = 0
 # Default: 100, which makes as many tasks for every page. The pipelines never wait, so one is enough; and with
-# one, a page's records are through before the spider is asked for its next request.
+# one, the records of a page are processed before the spider's next request.
 CONCURRENT_ITEMS = 1
 # Default: none, which writes JSON in ASCII with escapes.
 FEED_EXPORT_ENCODING = "utf-8"

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 # Sent with `problem`, a part of a sentence, where something cannot be stored.
 storage_failed = object()
-# Sent with `items` that were scraped together, and `reasons`, a Counter of the exceptions' classes for which others
-# were dropped: in place of Scrapy's `item_scraped` and `item_dropped` for each, unless a component is to see each item.
+# Sent for a batch in place of Scrapy's `item_scraped` and `item_dropped` for each item: with `items`, those that were
+# scraped; with `reasons`, a Counter of the exceptions' classes for which others were dropped.
 items_scraped = object()
 items_dropped = object()
-# Sent by the spiders where a run that is killed from here on could go on; its handlers may be coroutines.
+# Sent by the spiders where a run could later resume from; its handlers may be coroutines.
 checkpoint = object()
 
 

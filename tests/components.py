@@ -60,7 +60,7 @@ class FailingFilter:
 
 
 class EvenFilter:
-    """An item filter that takes livestreams of even numbers."""
+    """An item filter that accepts livestreams with even ids."""
 
     def __init__(self, feed_options: dict[str, Any] | None) -> None: ...
 
@@ -69,7 +69,7 @@ class EvenFilter:
 
 
 class FarStorage:
-    """A feed storage on another host, as far as anybody can tell."""
+    """A feed storage that looks like one on another host."""
 
     def __init__(self, uri: str, *, feed_options: dict[str, Any] | None = None) -> None: ...
 
@@ -135,7 +135,7 @@ class SeeingErrors:
 
 
 class SeeingDropped(SeeingErrors):
-    """An extension that listens for items that were dropped, and for nothing else."""
+    """An extension that listens only for dropped items."""
 
     signal = signals.item_dropped
 
@@ -157,7 +157,7 @@ class SeeingFeeds(FeedExporter):
 
 
 class Reusing:
-    """A pipeline that hands out the same object each time."""
+    """A pipeline that returns the same object each time."""
 
     def __init__(self) -> None:
         self.row: dict[str, Any] = {}
@@ -169,7 +169,7 @@ class Reusing:
 
 
 class Listener:
-    """An extension that says at the end how often it was told of an item."""
+    """An extension that prints at the end how many items it received."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -193,7 +193,7 @@ class Listener:
 
 
 class BatchListener(Listener):
-    """The same for batches, which it counts as one each."""
+    """The same, but it counts a batch as one."""
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> Any:
@@ -211,7 +211,7 @@ class BatchListener(Listener):
 
 
 class Hearing:
-    """An extension that listens for the parts of answers as they come, and says at the end how long they were."""
+    """An extension that receives the parts of answers, and prints their total length at the end."""
 
     def __init__(self) -> None:
         self._heard: Counter[str] = Counter()
@@ -238,7 +238,7 @@ class Passing:
 
 
 class Unwanted(DropItem):
-    """What the pipeline below drops records for."""
+    """The reason for which the pipeline below drops records."""
 
 
 class Dropping:
@@ -255,7 +255,7 @@ class NoStats(DummyStatsCollector):
 
 
 class LookingInside:
-    """An extension that looks with each function of `scrapy_internals`, and says at the end what it has found."""
+    """An extension that calls each function of `scrapy_internals`, and prints the results at the end."""
 
     def __init__(self, crawler: Any) -> None:
         self.crawler = crawler

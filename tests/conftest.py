@@ -1,4 +1,4 @@
-"""The fixtures that the tests share: a mock server at hand, and real crawls in processes of their own."""
+"""The fixtures of all tests: mock servers, and real crawls in their own processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from parti_scraper.mockserver import MockServer, Options
 
-# Before they are imported: their assertions say what they compared, as those of the test files do.
+# Before their import: so their assertions show the compared values, like those of test files.
 pytest.register_assert_rewrite("tests.listening", "tests.support")
 
 from tests.servers import Script, ScriptedServer  # noqa: E402
@@ -29,15 +29,15 @@ from tests.support import (  # noqa: E402
     typed_of,
 )
 
-# The same examples on every run: a test that fails now and then would be a bug. Generation is slow where two
-# cores are shared, which says nothing about the code.
+# The same examples on every run, because a test must not fail at random. Generation is slow if two
+# cores are shared, which is no fault of the code.
 settings.register_profile("project", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
 
 
 @pytest.fixture
 def crawl(tmp_path: Path) -> Run:
-    """Return a function that runs `scrapy crawl` to its end, and holds the books against every one that ended."""
+    """Return a function that runs `scrapy crawl` to its end, and checks the counts of every finished run."""
 
     def run(
         spider: str,
@@ -58,7 +58,7 @@ def crawl(tmp_path: Path) -> Run:
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
-    """Kill what a test has begun and not ended."""
+    """Kill the processes that a test has left running."""
     yield
     while RunningCrawl.begun:
         RunningCrawl.begun.pop().close()
@@ -79,14 +79,14 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def script() -> Iterator[Script]:
-    """Return a function that starts a server which answers as a function says."""
+    """Return a function that starts a server whose answers come from a function."""
     with ExitStack() as stack:
         yield lambda answer: stack.enter_context(closing(ScriptedServer(answer)))
 
 
 @pytest.fixture
 def scrapy(output: Path) -> Scrapy:
-    """Return a function that runs a `scrapy` command just as it is typed."""
+    """Return a function that runs a `scrapy` command unchanged."""
 
     def run(
         *typed: str,

@@ -1,4 +1,4 @@
-"""The rows that the mock server's records should become, written down a second time and more plainly."""
+"""The rows expected for the mock server's records, by a second and simpler implementation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def channel_url(record: dict[str, Any]) -> str:
 
 
 def livestream(record: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of an ended livestream, but for `scraped_at`."""
+    """Return the row of an ended livestream, without `scraped_at`."""
     return {field: record[field] for field in COMMON} | {
         "event_id": record["event_id"],
         "user_id": record["user_id"],
@@ -61,7 +61,7 @@ def livestream(record: dict[str, Any], categories: list[dict[str, Any]]) -> dict
 
 
 def live_channel(record: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of a live channel, but for what the snapshot adds and the address of the video."""
+    """Return the row of a live channel, without the fields of the snapshot and the address of the video."""
     return {field: record[field] for field in COMMON} | {
         "event_id": record["event_id"],
         "user_id": record["user_id"],
@@ -74,7 +74,7 @@ def live_channel(record: dict[str, Any], categories: list[dict[str, Any]]) -> di
 
 
 def scheduled(record: dict[str, Any], categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of an announced livestream, but for `scraped_at`."""
+    """Return the row of an announced livestream, without `scraped_at`."""
     names = {row["category_id"]: row["name"] or row["display_name"] for row in categories}
     same = ("event_id", "user_id", "user_name", "event_title", "event_description", "category_id")
     return {field: record[field] for field in same} | {
@@ -95,7 +95,7 @@ def without(row: dict[str, Any], *fields: str) -> dict[str, Any]:
 
 
 def as_csv(row: dict[str, Any]) -> dict[str, str]:
-    """Return a row of JSON Lines as the CSV has it."""
+    """Return the CSV row of a row of JSON Lines."""
     cells = {None: "", True: "true", False: "false"}
     return {
         name: cells[value]

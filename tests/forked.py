@@ -1,4 +1,4 @@
-"""Commands in processes that are forked from one that has imported everything: quick to begin, and real to kill."""
+"""Commands in processes that are forked from one that has imported everything: they start fast, and can be killed."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.preloaded", "tests.forked"])
 
 
-# What the log says while a moment takes long, and when it is over.
+# Log lines at the start and the end of a slow moment.
 SLOW, OVER = "the disk is slow", "the disk is slow no longer"
 FULL = os.strerror(errno.ENOSPC)
-# Seconds that it takes then.
+# Its length in seconds.
 SLOWNESS = 1.0
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What a process is to go through; moments are those in which something is brought to the disk, from 1, 0: never.
+    """What goes wrong in a process. Moments are its syncs to the disk, counted from 1; 0: never.
 
     Attributes:
         clock: seconds that its clock is ahead.
         crash_at: it is killed at this moment.
-        full_at: the disk is full at this moment, and those that follow.
+        full_at: the disk is full from this moment on.
         slow_at: this moment takes a second, and the log says so.
-        eager: it takes a checkpoint every ten pages, however soon after the one before.
+        eager: it takes a checkpoint every ten pages, without a minimal time between them.
     """
 
     clock: float = 0
@@ -56,7 +56,7 @@ class Trouble:
 
 
 def crawl(arguments: list[str], env: Mapping[str, str], log: Path, **trouble: Any) -> BaseProcess:
-    """Begin `scrapy crawl` with what was typed after it.
+    """Start `scrapy crawl` with arguments.
 
     Args:
         arguments: what was typed.
@@ -68,10 +68,10 @@ def crawl(arguments: list[str], env: Mapping[str, str], log: Path, **trouble: An
 
 
 class Scrapy:
-    """A `scrapy` command that runs, with those methods of `subprocess.Popen` that the tests need."""
+    """A running `scrapy` command, with the methods of `subprocess.Popen` that the tests need."""
 
     def __init__(self, typed: list[str], env: Mapping[str, str]) -> None:
-        """Begin it with what was typed after `scrapy`, and its environment."""
+        """Start it with the arguments of `scrapy` and its environment."""
         self._folder = tempfile.TemporaryDirectory()
         self._printed = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         self._process = _begin(typed, env, self._printed)
@@ -92,7 +92,7 @@ class Scrapy:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to it."""
+        """Send it a signal."""
         if self.returncode is None:
             os.kill(self.pid, number)
 
@@ -115,13 +115,13 @@ class Scrapy:
         return stdout, stderr
 
     def close(self) -> None:
-        """End it where it still runs, and forget what it has printed."""
+        """Kill it if it still runs, and delete its output."""
         self.kill()
         self._process.join()
         self._folder.cleanup()
 
     def _text(self, path: Path) -> str:
-        # Line breaks stay as they were printed.
+        # Line breaks are not translated.
         return path.read_bytes().decode() if path.exists() else ""
 
 

@@ -1,4 +1,4 @@
-"""Runs that listen to a mock server's WebSocket, and what they have heard so far."""
+"""Runs that listen to a mock server's WebSocket, and their notifications so far."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from parti_scraper.mockserver import MockServer, ReceivedRequest
 from tests.support import Crawl, RunningCrawl, check_books, environment_of, typed_of, wait_until
 
-# Streams last fifteen minutes, so that none is over before the gap is filled in which it began.
+# Streams last fifteen minutes, so none ends before the gap in which it started is filled.
 STARTING: dict[str, Any] = {"speed": 0, "events": 10, "live": 300, "start_every": 3}
 
 
 def handshakes(server: MockServer) -> list[ReceivedRequest]:
-    """Return those that came to a connection."""
+    """Return those that were sent on a connection."""
     sockets = [request for request in server.requests if ("Upgrade", "websocket") in request.headers]
     return [request for request in sockets if request.status not in {429, 503}]
 
 
 class Listening(RunningCrawl):
-    """A run that listens, with a log of its own."""
+    """A run that listens, with its own log."""
 
     def __init__(self, output: Path, server: MockServer, *options: str, **arguments: Any) -> None:
         env = arguments.pop("env", {})
@@ -33,7 +33,7 @@ class Listening(RunningCrawl):
 
 
 def settle(server: MockServer, running: Listening) -> None:
-    """Wait until the line is open, and what went live before was asked for."""
+    """Wait until the run is connected, and has requested the live route."""
 
     def is_settled() -> bool:
         marks = re.findall("Connected to|Nothing is missing", running.log.read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def settle(server: MockServer, running: Listening) -> None:
 
 
 def heard(output: Path) -> list[dict[str, Any]]:
-    """Return what is in the files, whole lines only."""
+    """Return the whole lines of the files."""
     rows = []
     for path in sorted((output / "notifications/run").glob("*/live_notifications.jsonl")):
         rows += [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
@@ -58,7 +58,7 @@ def heard_ids(output: Path) -> set[int]:
 
 
 def started(server: MockServer) -> set[int]:
-    """Return the livestreams that have begun since the clock was moved."""
+    """Return the livestreams that have started since the clock was moved."""
     world = server.world
     return {record["event_id"] for record in world.notifications_between(world.started_at, world.now())}
 
@@ -69,7 +69,7 @@ def live(server: MockServer) -> set[int]:
 
 
 def ended(output: Path) -> Crawl:
-    """Return a run that has ended; its records are in no file twice."""
+    """Return a finished run, after checking that its files have no duplicates."""
     run = Crawl(0, "", "", output, "notifications", "run")
     check_books(run)
     rows = [row["event_id"] for row in run.rows]

@@ -1,4 +1,4 @@
-"""The recent and live routes in a few lines of memory, as awkward as the contract allows."""
+"""A small model of the recent and live routes, with all the difficulties that the specification allows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from parti_scraper.plan.plan import Key, Page
 
 NOW = 1_800_000_000
 
-# Of a livestream: the end, negative so that the last is first; the number; the start.
+# Of a livestream: the end, negative so that the latest is first; the id; the start.
 Listed = tuple[int, int, int]
 
 
 @dataclass
 class ModelServer:
-    """A set of livestreams (id, start, end) that may change before any request is answered."""
+    """A set of livestreams (id, start, end) that may change before each answer."""
 
     events: dict[int, tuple[int, int]]
     cap: int = 100
@@ -28,16 +28,16 @@ class ModelServer:
     tie_order: str = "stable"
     timeless: bool = False
     unreadable: frozenset[int] = frozenset()
-    # Left out after the page was cut; without an end, at the head or the tail of every list.
+    # Left out of pages; without an end, at the head or the tail of every list.
     hidden: frozenset[int] = frozenset()
     undated: frozenset[int] = frozenset()
     nulls: str = "first"
     ascending: str = "ignored"
-    # Moments [from, until), by the model's clock: pages of that many records at the most, or failures.
+    # Times [from, until) of the model's clock: pages of at most that many records, or failures.
     short: tuple[tuple[float, float, int], ...] = ()
-    # Of single requests, by their number: likewise.
+    # The same for single requests, by their number.
     short_at: dict[int, int] = field(default_factory=dict)
-    # Nothing is served for an earlier `to_ts`.
+    # A request with an earlier `to_ts` gets no records.
     mute_before: int = 0
     change_every: int = 0
     by_chance: random.Random = field(default_factory=lambda: random.Random(1))
@@ -48,14 +48,14 @@ class ModelServer:
     _listed: list[Listed] = field(init=False)
 
     def __post_init__(self) -> None:
-        """List them, last ended first."""
+        """List them, latest end first."""
         listed = ((-end, number, start) for number, (start, end) in self.events.items())
         self._listed = sorted(each for each in listed if each[1] not in self.undated)
 
     def answer(
         self, from_ts: int, to_ts: int, offset: int, limit: int, wait: float = 0.0, *, ascending: bool = False
     ) -> Page | int:
-        """Return a page, or the status of a refusal; it was waited for so many seconds before."""
+        """Return a page, or the status of a refusal, after a wait of so many seconds."""
         self.requests += 1
         self.clock += wait + 0.01
         if self.change_every and self.requests % self.change_every == 0:
@@ -90,14 +90,14 @@ class ModelServer:
         return Key(number, None if self.timeless or number in self.undated else -end)
 
     def _most(self) -> int | None:
-        """Return how many records a page may hold at this moment."""
+        """Return how many records a page has at most at this time."""
         moments = [most for low, high, most in self.short if low <= self.clock < high]
         return min(
             [*moments, *([self.short_at[self.requests]] if self.requests in self.short_at else [])], default=None
         )
 
     def change(self) -> None:
-        """Delete a livestream, or the next time let another appear, anywhere."""
+        """Delete a livestream, and the next time insert another one, anywhere."""
         if len(self.deleted) <= len(self.inserted):
             victim = self.by_chance.choice(sorted(self.events))
             start, end = self.events.pop(victim)
@@ -123,7 +123,7 @@ class ModelServer:
         return self._listed[first : bisect_right(self._listed, -from_ts, key=itemgetter(0))]
 
     def _in_turn(self, listed: list[Listed], first: int, last: int) -> list[Listed]:
-        """Return a slice of a list in which those that end in the same second are in this request's order."""
+        """Return a slice of a list in which ties are in the order of this request."""
         chosen = listed[first:last]
         if not chosen or self.tie_order == "stable" or chosen[0] > chosen[-1]:
             return chosen

@@ -1,4 +1,4 @@
-"""What the system knows of processes: those that a crawl has begun, and whether they are still there."""
+"""The processes that a crawl has started, and whether they still run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def descendants(process_id: int) -> dict[int, str]:
-    """Return the processes that a process has begun, and those that they have, with their names."""
+    """Return the child processes of a process, and their children, with their names."""
     parents: dict[int, tuple[int, str]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         if (status := _status(int(folder.name))) is not None:
@@ -20,7 +20,7 @@ def descendants(process_id: int) -> dict[int, str]:
 
 
 def is_alive(process_id: int) -> bool:
-    """Tell whether a process is there and has not ended: nobody may have asked yet how it did."""
+    """Return whether a process runs; an ended one may still be in the list of processes."""
     status = _status(process_id)
     return status is not None and status[1] not in "ZX"
 
@@ -31,7 +31,7 @@ def _status(process_id: int) -> tuple[str, str, int] | None:
         text = (Path("/proc") / str(process_id) / "stat").read_text(errors="replace")
     except OSError:
         return None
-    # The name stands in parentheses, and may hold some.
+    # The name is in parentheses, and may have some.
     name, _, rest = text.partition("(")[2].rpartition(")")
     state, parent, *_ = rest.split()
     return name, state, int(parent)

@@ -46,7 +46,7 @@ class ForwardingProxy:
         self._server.server_close()
 
     def pass_on(self, client: socket.socket, method: str, target: str, headers: list[str]) -> None:
-        """Answer one request; whatever follows on the connection goes the same way."""
+        """Answer one request; later ones on the connection are passed on too."""
         self.asked.append(target)
         logins = [line.partition(":")[2].strip() for line in headers if line.lower().startswith("proxy-authorization:")]
         self.logins.append(logins[0] if logins else "")
@@ -71,7 +71,7 @@ class ForwardingProxy:
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
-    """Copy what comes until the end of it."""
+    """Copy bytes until the end."""
     try:
         while data := source.recv(65_536):
             sink.sendall(data)

@@ -1,4 +1,4 @@
-"""What stands between the project and a server: a relay that can be frozen, and that serves as a proxy too."""
+"""A relay between the project and a server: it can be frozen, and serves as a proxy too."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _PIECE = 65_536
 
 
 class Relay:
-    """Passes bytes on to a port of this machine, whatever host it is asked for.
+    """Passes bytes on to a port of this machine, for every requested host.
 
     Attributes:
         port: where it listens.
         asked: the first line of every connection.
-        frozen: while set, what comes is swallowed, as by a line that is dead and does not know it.
+        frozen: while set, received bytes are dropped, as by a connection that is lost without notice.
     """
 
     def __init__(self, target: int) -> None:
@@ -53,7 +53,7 @@ class Relay:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # What was cancelled closes its connections.
+        # Cancelled tasks close their connections.
         await asyncio.sleep(0)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Servers that a crawl is sent to beside the mock server: scripted ones, with TLS too, and ones that are not there."""
+"""Servers other than the mock server: scripted ones, some with TLS, and ones that do not exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.app import ReceivedRequest
 from tests.support import STILL
 
-# A small world in several pages, for crawls that meet trouble often.
+# A small world in several pages, for crawls with many failures.
 SMALL: dict[str, Any] = STILL | {"seed": 4, "events": 150, "live": 10, "page_cap": 15}
 # A dead host is given up after a second instead of a minute.
 IMPATIENT = {"PARTI_RETRY_PATIENCE": "1"}
@@ -33,7 +33,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class ScriptedServer:
-    """A server that answers as a function says, for what the mock server has no switch.
+    """A server whose answers come from a function, if the mock server has no switch for them.
 
     Attributes:
         base_url: scheme, host and port.
@@ -55,7 +55,7 @@ class ScriptedServer:
                 with lock:
                     self.requests.append((handler.path, dict(handler.headers)))
                 status, headers, body = answer(handler.path)
-                # Nobody may wait for it any more.
+                # The client may be gone.
                 with suppress(ConnectionError):
                     handler.send_response(status)
                     for name, value in ({"Content-Length": str(len(body))} | headers).items():
@@ -83,7 +83,7 @@ class ScriptedServer:
         return [path for path, _ in self.requests]
 
     def close(self) -> None:
-        """Stop to serve."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -102,7 +102,7 @@ NOT_FOUND = json_answer({"detail": "Not Found"}, 404)
 
 
 def closed_port() -> str:
-    """Return the base URL of a server that is not there."""
+    """Return the base URL of a server that does not exist."""
     with closing(socket.socket()) as unused:
         unused.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -119,7 +119,7 @@ def api_requests(server: MockServer) -> list[ReceivedRequest]:
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
-    """Return what a server on 127.0.0.1 needs to speak TLS with a certificate that nobody vouches for."""
+    """Return the TLS context of a server on 127.0.0.1 with an untrusted certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""What the tests share: the worlds that are crawled, and real crawls in processes of their own."""
+"""Shared by all tests: the worlds that are crawled, and real crawls in their own processes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests import forked
 ROOT = forked.ROOT
 SCRAPY = (sys.executable, "-m", "scrapy")
 
-# For a run that ends by itself; far beyond what it takes, so that only a hang is cut off.
+# For a run that ends by itself; much longer than needed, so that only a hang times out.
 TIMEOUT = 120
 QUIET = ("--loglevel", "WARNING")
 
-# Where the simulated clock stands still; the crawls then say until when, since theirs does not.
+# The time at which the simulated clock is stopped. Crawls then need `until`, because their clock runs.
 NOW = "2026-11-01T00:00:00Z"
 STILL: dict[str, Any] = {"now": NOW, "speed": 0, "events": 300, "live": 40}
 
@@ -63,7 +63,7 @@ def paths(server: MockServer, route: str) -> list[str]:
 
 
 def requests(server: MockServer, route: str = "/recent") -> list[str]:
-    """Return the queries that a route was asked."""
+    """Return the queries of the requests for a route."""
     return [seen.query for seen in server.requests if seen.path.endswith(route)]
 
 
@@ -141,7 +141,7 @@ class Crawl:
 
 def read_lines(path: Path) -> list[Any]:
     """Return the records of a JSON Lines file."""
-    # Not str.splitlines: titles hold other characters that it takes for the end of a line.
+    # Not str.splitlines: titles have other characters that it treats as line ends.
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
@@ -156,7 +156,7 @@ Scrapy = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def typed_of(spider: str, run_id: str, arguments: Mapping[str, Any], options: tuple[str, ...]) -> list[str]:
-    """Return what is typed after `scrapy` for a crawl."""
+    """Return the arguments of `scrapy` for a crawl."""
     typed = [
         part for name, value in ({"run_id": run_id} | dict(arguments)).items() for part in ("-a", f"{name}={value}")
     ]
@@ -173,7 +173,7 @@ def run_to_its_end(
     env: Mapping[str, str],
     preexec_fn: Callable[[], object] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a `scrapy` command in a forked process, or in a new interpreter where its start is what matters."""
+    """Run a `scrapy` command in a forked process, or in a new interpreter if the test needs its start."""
     if preexec_fn or "PYTHONPATH" in env:
         return subprocess.run(
             [*SCRAPY, *typed],
@@ -191,7 +191,7 @@ def run_to_its_end(
 
 
 def environment_of(output: Path, server: MockServer | None, env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a crawl: no setting of the machine's, and warnings of deprecation made errors."""
+    """Return the environment of a crawl: without settings of the machine, and with deprecation warnings as errors."""
     mine = ("PARTI_CHROMIUM",)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PARTI_") or name in mine}
     base_url = server.base_url if server else "http://127.0.0.1:9"
@@ -210,7 +210,7 @@ def environment_of(output: Path, server: MockServer | None, env: Mapping[str, st
 
 
 def check_books(crawl: Crawl) -> None:
-    """Hold the counts of a run that ended against each other and against its files."""
+    """Compare the counts of a finished run with each other and with its files."""
     if not (crawl.folder / "datapackage.json").exists():
         return
     package = crawl.package
@@ -226,7 +226,7 @@ def check_books(crawl: Crawl) -> None:
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
-    """Wait until something that is under way has happened."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + TIMEOUT
     while not happened():
         assert time.monotonic() < deadline, "it never happened"
@@ -234,7 +234,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 
 class RunningCrawl:
-    """A crawl that is still running, in a forked process; it is killed where the test that began it fails."""
+    """A running crawl in a forked process; it is killed if its test fails."""
 
     begun: ClassVar[list[forked.Scrapy]] = []
 
@@ -250,7 +250,7 @@ class RunningCrawl:
 
 
 def chromium() -> str | None:
-    """Return the path of the browser that the project would use; None where there is none."""
+    """Return the path of the browser that the project would use; None if there is none."""
     try:
         return find_chromium(os.environ.get("PARTI_CHROMIUM", ""))
     except BrowserError:

@@ -1,4 +1,4 @@
-"""Routes, queries and hosts, held against the specification's own commands."""
+"""Routes, queries and hosts, compared with the specification's own commands."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.support import HOST, SPECIFICATION, specified_url
 @pytest.mark.parametrize(
     ("name", "categories"), [("recent-NaN-7", ("NaN", "7")), ("recent-NaN-7-7", ("NaN", "7", "7"))]
 )
-def test_recent_asks_as_the_specification_does(name: str, categories: tuple[str, ...]) -> None:
+def test_recent_requests_are_those_of_the_specification(name: str, categories: tuple[str, ...]) -> None:
     query = routes.RecentQuery(from_ts=1627948800, to_ts=2229292800, categories=categories)
     assert query.url(HOST, offset=0, limit=15) == specified_url(name)
 
 
-def test_live_asks_as_the_specification_does() -> None:
+def test_live_requests_are_those_of_the_specification() -> None:
     assert routes.LiveQuery(("7",)).url(HOST, offset=0, limit=12) == specified_url("live-7")
 
 
-def test_categories_asks_as_the_specification_does() -> None:
+def test_categories_requests_are_those_of_the_specification() -> None:
     assert routes.categories_url(HOST) == specified_url("categories")
 
 
@@ -38,7 +38,7 @@ def test_the_specifications_host_is_the_first_and_its_headers_are_sent() -> None
     assert specified == routes.HEADERS | {"User-Agent": routes.USER_AGENT}
 
 
-def test_one_channel_and_top_views_are_asked_for_with_the_reported_parameters() -> None:
+def test_one_channel_and_top_views_are_requested_with_the_reported_parameters() -> None:
     url = routes.RecentQuery(1, 2, user_id=603610, top_views=True).url(HOST, 30, 15)
     assert url.endswith(
         "recent?sort_by_date_desc=false&from_ts=1&to_ts=2&followed_only=false"
@@ -57,12 +57,12 @@ def test_one_channel_and_top_views_are_asked_for_with_the_reported_parameters() 
         ("", None),
     ],
 )
-def test_a_channels_page_is_told_from_its_name(user_name: str | None, url: str | None) -> None:
+def test_a_channels_address_comes_from_its_name(user_name: str | None, url: str | None) -> None:
     assert routes.channel_url(user_name) == url
 
 
 @given(st.text(st.characters(exclude_categories=()) | st.sampled_from(string.printable), min_size=1))
-def test_a_channels_name_is_quoted_in_its_address_whatever_it_is(user_name: str) -> None:
+def test_any_name_of_a_channel_is_quoted_in_its_address(user_name: str) -> None:
     assert routes.channel_url(user_name) == f"https://parti.com/{quote(user_name, safe='', errors='replace')}"
 
 
@@ -89,7 +89,7 @@ def test_base_urls_are_split_and_trimmed() -> None:
         "https://[::1",
     ],
 )
-def test_what_is_no_base_url_is_refused(text: str) -> None:
+def test_an_invalid_base_url_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^setting `PARTI_API_BASE_URLS`: not a scheme and host: '.*' \(accepted: "):
         urls.parse_base_urls(text)
 

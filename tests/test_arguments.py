@@ -1,4 +1,4 @@
-"""Spider arguments: what they mean, and what is said where they mean nothing."""
+"""Spider arguments: their values and their usage errors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_times_are_dates_unix_seconds_or_ages(text: str, seconds: int) -> None:
     ("text", "first"),
     [("2026-01-31", 1769817600), ("2026-W05-6", 1769817600), ("yesterday", 1795392000), ("today", 1795478400)],
 )
-def test_a_day_begins_at_midnight_and_as_the_end_is_in_it_as_a_whole(text: str, first: int) -> None:
+def test_a_day_starts_at_midnight_and_as_until_is_included_whole(text: str, first: int) -> None:
     assert recent(since=text).since == first
     assert recent(since=text, until=text).until == first + 86_399
 
@@ -103,11 +103,11 @@ def test_lengths_of_time_are_seconds_or_have_a_unit(text: str, seconds: float) -
     assert live(interval="1", duration=text).duration == seconds
 
 
-def test_scrapyds_own_arguments_are_passed_over() -> None:
+def test_scrapyds_own_arguments_are_ignored() -> None:
     assert recent(_job="6487ec79947edab326d6db28a2d86511e8247444", _version="1") == recent()
 
 
-def test_given_holds_what_differs_from_the_defaults_as_json_takes_it() -> None:
+def test_given_has_the_values_that_are_not_defaults_as_json() -> None:
     assert recent(categories="NaN,7", limit="15", run_id="x", sort="date").given() == {
         "categories": ["NaN", "7"],
         "limit": 15,
@@ -121,14 +121,14 @@ def test_a_usage_error_names_argument_value_and_what_is_accepted(spider: str, ra
     assert str(error.value) == line
 
 
-def test_every_argument_but_the_numberless_has_a_usage_error_in_the_table() -> None:
+def test_every_argument_except_the_numberless_has_a_usage_error_in_the_table() -> None:
     tested = {(spider, name) for spider, raw, _ in USAGE_ERRORS for name in raw}
     names = {name for name, _ in RecentArguments.help()} | {name for name, _ in LiveArguments.help()}
     assert names <= {name for _, name in tested}
 
 
 @given(st.sampled_from(sorted(SPIDERS)), st.data())
-def test_whatever_is_typed_is_parsed_or_refused_in_one_line(spider: str, data: st.DataObject) -> None:
+def test_any_text_is_parsed_or_refused_in_one_line(spider: str, data: st.DataObject) -> None:
     names = [name for name, _ in SPIDERS[spider].help()]
     text = st.one_of(st.text(max_size=30), st.text(string.digits + ".smhdw-:TZ,", max_size=30))
     raw = data.draw(st.dictionaries(st.sampled_from(names), text))
@@ -144,7 +144,7 @@ def test_whatever_is_typed_is_parsed_or_refused_in_one_line(spider: str, data: s
 
 
 @given(st.datetimes(min_value=datetime(2021, 8, 3), max_value=datetime(2026, 11, 24)))  # noqa: DTZ001 - made aware below
-def test_every_way_to_write_a_time_gives_the_same(moment: datetime) -> None:
+def test_all_forms_of_a_time_give_the_same(moment: datetime) -> None:
     moment = moment.replace(microsecond=0, tzinfo=UTC)
     texts = [
         moment.isoformat(),

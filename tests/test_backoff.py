@@ -1,4 +1,4 @@
-"""When to try again: bounds of the back-off, every form of Retry-After, and what became of a request."""
+"""When to retry: bounds of the back-off, every form of Retry-After, and failures of a request."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ from parti_scraper.network.backoff import (
 attempts = st.integers(1, 100_000)
 delays = st.floats(0.001, 60)
 fractions = st.floats(0, 1)
-# Whole seconds of the years that a date of two digits can name.
+# Whole seconds in the years that a two-digit year can mean.
 moments = st.integers(0, int(datetime(2068, 1, 1, tzinfo=UTC).timestamp()))
 FORMS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y")
 
 
 @given(attempts, delays, fractions)
-def test_waits_stay_between_nothing_or_half_the_ceiling_and_the_ceiling(
-    attempt: int, delay: float, random: float
-) -> None:
+def test_waits_are_between_zero_or_half_the_ceiling_and_the_ceiling(attempt: int, delay: float, random: float) -> None:
     ceiling = backoff_ceiling(attempt, delay)
     assert delay <= ceiling <= 16 * delay
     assert 0 <= full_jitter(attempt, delay, random) <= ceiling
@@ -70,7 +68,7 @@ def test_the_examples_of_rfc_9110_are_the_same_moment(written: str, moment: int)
     "nonsense",
     ["", " ", "soon", "-1", "+5", "1.5", "1e3", "٣", "5 s", "Sun", "Sun, 31 Feb 1994 08:49:37 GMT", "None", "10:30"],
 )
-def test_nonsense_is_no_retry_after(nonsense: str) -> None:
+def test_an_invalid_retry_after_is_ignored(nonsense: str) -> None:
     assert parse_retry_after(nonsense, 0) is None
 
 
@@ -84,7 +82,7 @@ def test_a_number_of_any_length_is_capped() -> None:
     assert parse_retry_after("9" * 10_000, 0) == MAX_RETRY_AFTER
 
 
-def test_attempts_are_counted_by_kind_and_the_record_before_stays_as_it_was() -> None:
+def test_attempts_are_counted_by_kind_and_earlier_counts_do_not_change() -> None:
     first = Attempts(since=10)
     second = first.failed("timeout", "a").failed("HTTP 500", "b").failed("timeout", "b")
     assert (second.number, second.kinds) == (3, Counter({"timeout": 2, "HTTP 500": 1}))

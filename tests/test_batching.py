@@ -1,4 +1,4 @@
-"""Batches: nothing but the time that it takes tells them from items that go one by one."""
+"""Batches: apart from the time it takes, nothing distinguishes them from items that are processed one by one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 
 from tests.support import STILL, Crawl, Run, Scrapy, Serve, ids, read_lines, truth
 
-# One at a time: otherwise the order of the pages is that of the answers.
+# One request at a time, because the order of the pages is that of the answers.
 ALONE = ("-s", "CONCURRENT_REQUESTS=1", "-s", "CONCURRENT_REQUESTS_PER_DOMAIN=1", "--loglevel", "WARNING")
 OFF = ("-s", "PARTI_BATCHING=false")
-# When something was received is the one thing that two runs never have in common.
+# Only the times of receipt differ in every run.
 MOMENT = re.compile(rb'("(?:scraped|observed|received)_at": ?"[^"]*"|(?<=,)2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\dZ(?=,))')
 PORT = re.compile(rb"127\.0\.0\.1:\d+")
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return what a run left, but for the moments at which it was received and the port of the server."""
+    """Return the files of a run, without times of receipt and the port of the server."""
     return {
         path.name: PORT.sub(b"", MOMENT.sub(b"", path.read_bytes()))
         for path in sorted(folder.iterdir())
@@ -90,7 +90,7 @@ def test_the_files_are_the_same_with_and_without(
             *(*ALONE, *options, *more),
             server=serve(**(STILL | server_options)),
             run_id=f"run-{number}",
-            # Of its own, since the ledger remembers what an incremental run has written.
+            # Its own state, because the ledger knows what an incremental run has written.
             env={"PARTI_STATE_DIR": str(tmp_path / f"state-{number}")},
             **arguments,
         )
@@ -104,11 +104,11 @@ def test_the_files_are_the_same_with_and_without(
     )
 
 
-# --- Who has to see each item on its own, does -------------------------------------------------------------
+# --- Components that need single items get them ------------------------------------------------------------
 
 
 def heard(run: Crawl) -> dict[str, int]:
-    """Return how often the extension of a run was told of something."""
+    """Return how often the extension of a run received something."""
     return dict(json.loads(run.stdout))
 
 
@@ -123,15 +123,13 @@ def test_the_records_of_a_page_are_passed_on_together(crawl: Run, serve: Serve) 
     run = crawl("recent", *with_extension("BatchListener"), *ALONE, server=server)
     assert run.code == 0
     pages = run.package["counts"]["pages"]
-    # Of the pages, most only probe the end of the list, and are empty.
+    # Most of the pages only probe the end of the list, and are empty.
     assert 3 <= heard(run)["items_scraped"] <= 8 < pages
     assert run.package["counts"]["written"] == 300
 
 
 @pytest.mark.parametrize("options", [(), OFF], ids=["with", "without"])
-def test_an_extension_that_listens_for_items_is_told_of_each(
-    crawl: Run, serve: Serve, options: tuple[str, ...]
-) -> None:
+def test_an_extension_that_listens_for_items_gets_each(crawl: Run, serve: Serve, options: tuple[str, ...]) -> None:
     run = crawl("recent", *with_extension("Listener"), *ALONE, *options, server=serve(**STILL, malformed=0.05))
     assert run.code == 0
     counts = run.package["counts"]
@@ -162,14 +160,14 @@ FAILING = {"tests.components.FailingPipeline": 500}
     ],
     ids=["middleware", "processor", "formatter", "exporter", "feeds", "errors", "dropped"],
 )
-def test_whoever_looks_at_each_item_sees_each(crawl: Run, serve: Serve, options: tuple[str, ...]) -> None:
-    # With the filter ignored, nearly all are dropped where few are asked for.
+def test_a_component_that_needs_each_item_gets_each(crawl: Run, serve: Serve, options: tuple[str, ...]) -> None:
+    # If the server ignores the filter, nearly all records are dropped.
     server = serve(**STILL | {"events": 60}, time_filter="ignored")
     run = crawl("recent", *options, *ALONE, server=server)
     assert run.stdout.count("seen") >= 50
 
 
-def test_what_came_before_a_failing_callback_is_written(crawl: Run, serve: Serve, tmp_path: Path) -> None:
+def test_records_before_a_failing_callback_are_written(crawl: Run, serve: Serve, tmp_path: Path) -> None:
     spider = tmp_path / "spiders_of_a_user.py"
     spider.write_text(
         "from parti_scraper.spiders.categories import CategoriesSpider\n"
@@ -203,9 +201,7 @@ SPIDERMON_VALIDATION_SCHEMAS = {Livestream: {"properties": {"total_viewers": {"m
 """
 
 
-def test_a_validating_pipeline_of_somebody_elses_sees_each_record_once(
-    crawl: Run, serve: Serve, tmp_path: Path
-) -> None:
+def test_a_foreign_validating_pipeline_gets_each_record_once(crawl: Run, serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "settings_of_a_user.py").write_text(SETTINGS_OF_A_USER, encoding="utf-8")
     server = serve(**STILL)
     env = {"PYTHONPATH": str(tmp_path), "SCRAPY_SETTINGS_MODULE": "settings_of_a_user", "PYTHONWARNINGS": "error"}
@@ -219,14 +215,14 @@ def test_a_validating_pipeline_of_somebody_elses_sees_each_record_once(
     assert "WARNING" not in run.stderr
 
 
-def test_a_limit_of_scrapys_on_items_ends_the_run(crawl: Run, serve: Serve) -> None:
+def test_scrapys_limit_on_items_ends_the_run(crawl: Run, serve: Serve) -> None:
     run = crawl("recent", "-s", "CLOSESPIDER_ITEMCOUNT=50", *ALONE, server=serve(**STILL), limit=20)
     assert run.code == 3
     assert "STOPPED" in run.stderr
     assert 50 <= len(read_lines(run.folder / "livestreams.jsonl")) < 100
 
 
-def test_what_is_neither_true_nor_false_is_a_usage_error(scrapy: Scrapy, serve: Serve) -> None:
+def test_a_value_that_is_neither_true_nor_false_is_a_usage_error(scrapy: Scrapy, serve: Serve) -> None:
     server = serve(**STILL)
     run = scrapy("crawl", "recent", "-s", "PARTI_BATCHING=perhaps", server=server)
     assert (run.returncode, run.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""The transport `browser`: the same results as by plain HTTP, and where plain HTTP is refused too."""
+"""The transport `browser`: the same results as plain HTTP, also where plain HTTP is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support import (
 pytestmark = needs_chromium
 
 BROWSER = ("-s", "PARTI_TRANSPORT=browser")
-# What may go wrong on the way, all at once.
+# All faults together.
 FAULTS: dict[str, Any] = {
     "rate_429": 0.05,
     "retry_after": "seconds",
@@ -46,7 +46,7 @@ TOKEN = "a-token-of-the-users"
 
 
 def api_requests(server: MockServer) -> list[dict[str, str]]:
-    """Return the headers of the requests that were made for this project, and not by the page for itself."""
+    """Return the headers of the project's requests, without those of the page."""
     page = {"limit=15", "limit=12"}
     return [
         {name.lower(): value for name, value in seen.headers}
@@ -62,7 +62,7 @@ def api_requests(server: MockServer) -> list[dict[str, str]]:
         ("live", {**FAULTS, "page_cap": 20}),
     ],
 )
-def test_it_brings_everything_through_faults_and_in_the_browsers_name(
+def test_it_fetches_everything_through_faults_as_the_browser(
     crawl: Run, serve: Serve, spider: str, options: dict[str, Any]
 ) -> None:
     server = serve(**STILL, **options)
@@ -82,13 +82,13 @@ def test_it_brings_everything_through_faults_and_in_the_browsers_name(
     # Those of the browser and of the page that it is in.
     assert {headers["referer"] for headers in sent} == {f"{server.base_url}/"}
     assert routes.USER_AGENT not in {headers["user-agent"] for headers in sent}
-    # What a robot may do is asked by the robot.
+    # Plain HTTP requests robots.txt.
     (robots,) = [seen for seen in server.requests if seen.path == "/robots.txt"]
     assert dict(robots.headers)["User-Agent"] == routes.USER_AGENT
 
 
-def test_it_gets_in_where_only_a_browser_does_and_the_error_of_plain_http_names_it(crawl: Run, serve: Serve) -> None:
-    # On another port than the page is, so that its cookies go to another origin.
+def test_it_works_if_only_a_browser_does_and_the_error_of_plain_http_names_it(crawl: Run, serve: Serve) -> None:
+    # On another port than the page: its cookies go to another origin.
     server = serve(**STILL, browser_only=True, api_moved=True)
     env = {"PARTI_API_BASE_URLS": server.api_url, "PARTI_RETRY_PATIENCE": "0.2"}
     refused = crawl("recent", server=server, env=env)
@@ -100,7 +100,7 @@ def test_it_gets_in_where_only_a_browser_does_and_the_error_of_plain_http_names_
     assert sorted(ids(run.rows)) == sorted(ids(truth(server)))
 
 
-def test_other_hosts_are_gone_on_with_and_the_token_goes_to_the_api_alone(crawl: Run, serve: Serve) -> None:
+def test_other_hosts_are_used_next_and_the_token_goes_only_to_the_api(crawl: Run, serve: Serve) -> None:
     site, gone, server = serve(**STILL), serve(**STILL, gone=True), serve(**STILL, token=TOKEN)
     with socket.create_server(("127.0.0.1", 0)) as unused:
         closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -129,7 +129,7 @@ def test_robots_txt_is_obeyed(crawl: Run, serve: Serve) -> None:
     assert [request.path for request in server.requests] == ["/robots.txt"]
 
 
-def test_a_browser_that_dies_is_started_anew_and_nothing_is_lost(serve: Serve, output: Path) -> None:
+def test_a_browser_that_crashes_is_started_again_and_nothing_is_lost(serve: Serve, output: Path) -> None:
     server = serve(**STILL, latency=0.1, page_cap=10)
     running = RunningCrawl(
         typed_of("recent", "run", {}, (*BROWSER, "-s", "LOG_LEVEL=DEBUG")), environment_of(output, server)
@@ -149,7 +149,7 @@ def test_a_browser_that_dies_is_started_anew_and_nothing_is_lost(serve: Serve, o
     ("options", "site", "reason"),
     [({}, "http://127.0.0.1:9", "site not open.*PARTI_SITE_URL"), ({"latency": 600}, "", "timeout")],
 )
-def test_what_never_answers_ends_the_run_with_the_reason(
+def test_a_server_that_never_answers_ends_the_run_with_the_reason(
     crawl: Run, serve: Serve, options: dict[str, Any], site: str, reason: str
 ) -> None:
     server = serve(**STILL, **options)

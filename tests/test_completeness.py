@@ -1,4 +1,4 @@
-"""Real crawls against each reading of the API: the same livestreams come out, in few requests."""
+"""Real crawls for each reading of the API: they write the same livestreams, with few requests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_since_and_until_are_applied_exactly(reading: dict[str, Any], crawl: Run
 
 
 @pytest.mark.parametrize("reading", ["or", "last", "ignored"])
-def test_several_categories_come_whole_however_the_server_reads_them(reading: str, crawl: Run, serve: Serve) -> None:
+def test_several_categories_are_complete_for_every_reading_of_the_parameter(
+    reading: str, crawl: Run, serve: Serve
+) -> None:
     server = serve(**MANY, categories=reading)
     by_name = {record["category_id"]: record["name"] for record in server.world.categories()}
     run = crawl("recent", server=server, categories="7,10")
@@ -62,7 +64,7 @@ def test_several_categories_come_whole_however_the_server_reads_them(reading: st
     assert any("categories=7&categories=10" not in query for query in requests(server)) == (reading == "last")
 
 
-def test_one_channel_comes_alone_though_the_server_ignores_the_filter(crawl: Run, serve: Serve) -> None:
+def test_only_one_channel_is_written_though_the_server_ignores_the_filter(crawl: Run, serve: Serve) -> None:
     server = serve(**MANY, user_filter="ignored")
     user_id = server.world.recent_at()[0]["user_id"]
     run = crawl("recent", server=server, user_id=user_id)
@@ -73,7 +75,7 @@ def test_one_channel_comes_alone_though_the_server_ignores_the_filter(crawl: Run
 
 
 @pytest.mark.parametrize("page_cap", [7, 100])
-def test_a_snapshot_holds_each_live_channel_once(page_cap: int, crawl: Run, serve: Serve) -> None:
+def test_a_snapshot_has_each_live_channel_once(page_cap: int, crawl: Run, serve: Serve) -> None:
     server = serve(**MANY, page_cap=page_cap, tie_order="unstable")
     run = crawl("live", server=server)
     assert run.code == 0

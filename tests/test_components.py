@@ -1,4 +1,4 @@
-"""The project's components: nothing takes them away from its own spiders, and they leave other spiders alone."""
+"""The project's components: its own spiders always have them, and other spiders never."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OwnSpider(scrapy.Spider):
 """
 
 
-# How what Scrapy lists begins.
+# The beginnings of Scrapy's lists.
 LISTS = ("Versions:", "Enabled extensions:", "Enabled item pipelines:", "Overridden settings:", "Dumping Scrapy stats:")
 
 
@@ -42,7 +42,7 @@ def categories_of(server: MockServer) -> str:
     return routes.categories_url(server.base_url)
 
 
-# --- Spiders that are not the project's --------------------------------------------------------------------
+# --- Foreign spiders ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spider", [(), ("--spider=recent",)], ids=["none", "recent"])
@@ -72,7 +72,7 @@ def test_scrapys_bench_works(scrapy: Scrapy) -> None:
     assert (bench.returncode, bench.stderr) == (0, "")
 
 
-def test_a_spider_in_a_file_of_its_own_runs(scrapy: Scrapy, serve: Serve, tmp_path: Path, output: Path) -> None:
+def test_a_spider_in_its_own_file_runs(scrapy: Scrapy, serve: Serve, tmp_path: Path, output: Path) -> None:
     server = serve(**STILL)
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
     typed = ("-a", f"url={categories_of(server)}", "-L", "WARNING", "-O", str(tmp_path / "own.jsonl"))
@@ -99,7 +99,7 @@ def test_a_spider_in_a_file_of_its_own_runs(scrapy: Scrapy, serve: Serve, tmp_pa
     ],
     ids=["well", "enough", "pipeline", "raises", "limit", "usage", "feed"],
 )
-def test_a_spider_that_is_not_the_projects_is_crawled_too(
+def test_a_foreign_spider_runs_too(
     scrapy: Scrapy, serve: Serve, tmp_path: Path, output: Path, options: tuple[str, ...], code: int, text: str
 ) -> None:
     server = serve(**STILL)
@@ -117,18 +117,14 @@ def test_a_spider_that_is_not_the_projects_is_crawled_too(
     assert not output.exists()
 
 
-def test_a_spider_that_is_not_the_projects_asks_a_dead_host_as_often_as_scrapy_does(
-    scrapy: Scrapy, tmp_path: Path
-) -> None:
+def test_a_foreign_spider_retries_a_dead_host_as_often_as_scrapy_does(scrapy: Scrapy, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
     typed = ("-a", "url=http://127.0.0.1:1/", "-s", "ROBOTSTXT_OBEY=False", "-s", "DOWNLOAD_DELAY=0.01")
     run = scrapy("runspider", str(tmp_path / "own.py"), *typed, "-s", "AUTOTHROTTLE_ENABLED=False")
     assert "'retry/count': 2," in run.stderr
 
 
-def test_a_spider_that_is_not_the_projects_is_logged_as_scrapy_logs_it(
-    scrapy: Scrapy, serve: Serve, tmp_path: Path
-) -> None:
+def test_a_foreign_spider_is_logged_as_scrapy_logs_it(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
     server = serve(**STILL)
     run = scrapy("runspider", str(tmp_path / "own.py"), "-a", f"url={categories_of(server)}", server=server)
@@ -172,7 +168,7 @@ NONE_OF_OURS = [
         *(("-s", f"{name}={{}}") for name in ("ITEM_PIPELINES", "EXTENSIONS", "FEED_STORAGES", "FEED_EXPORTERS")),
     ],
 )
-def test_components_of_a_user_come_on_top_of_the_projects(crawl: Run, serve: Serve, option: tuple[str, ...]) -> None:
+def test_components_of_a_user_are_added_to_the_projects(crawl: Run, serve: Serve, option: tuple[str, ...]) -> None:
     many = ("-s", "PARTI_MAX_REJECTED=1")
     run = crawl("recent", *option, *many, server=serve(**STILL, malformed=0.1, page_cap=40), max_records=150)
     assert run.code == 0
@@ -200,7 +196,7 @@ def test_components_of_a_user_come_on_top_of_the_projects(crawl: Run, serve: Ser
         ),
     ],
 )
-def test_a_run_without_what_its_promises_rest_on_is_refused(
+def test_a_run_without_the_components_that_keep_its_promises_is_refused(
     scrapy: Scrapy, output: Path, setting: str, value: str, problem: str
 ) -> None:
     run = scrapy("crawl", "recent", "-s", f"{setting}={value}")
@@ -213,7 +209,7 @@ def test_a_run_without_what_its_promises_rest_on_is_refused(
 @pytest.mark.parametrize(
     "setting", ["EXTENSIONS_BASE={}", "ITEM_PIPELINES_BASE={}", "STATS_CLASS=tests.components.NoStats"]
 )
-def test_nor_is_there_another_way_around_them(scrapy: Scrapy, output: Path, setting: str) -> None:
+def test_there_is_no_other_way_around_these_components(scrapy: Scrapy, output: Path, setting: str) -> None:
     run = scrapy("crawl", "recent", "-s", setting)
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
     assert run.stderr.startswith("setting `")
@@ -221,7 +217,7 @@ def test_nor_is_there_another_way_around_them(scrapy: Scrapy, output: Path, sett
 
 
 @pytest.mark.parametrize("name", ["nosuch", "nosuch.Stats", "parti_scraper.Nosuch", "parti_scraper.api.routes"])
-def test_a_collector_of_stats_that_is_none_is_one_line(scrapy: Scrapy, output: Path, name: str) -> None:
+def test_an_invalid_stats_collector_is_one_line(scrapy: Scrapy, output: Path, name: str) -> None:
     run = scrapy("crawl", "recent", "-s", f"STATS_CLASS={name}", "-L", "ERROR")
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
     assert run.stderr.startswith("The spider could not be started: ")
@@ -230,7 +226,7 @@ def test_a_collector_of_stats_that_is_none_is_one_line(scrapy: Scrapy, output: P
 
 @pytest.mark.parametrize("options", [(), ("-s", "PARTI_BATCHING=false")], ids=["together", "alone"])
 @pytest.mark.parametrize("place", [50, 600])
-def test_what_a_pipeline_of_a_user_drops_is_a_count_of_its_own(
+def test_records_that_a_users_pipeline_drops_are_counted_separately(
     crawl: Run, serve: Serve, place: int, options: tuple[str, ...]
 ) -> None:
     server = serve(**STILL, page_cap=40)

@@ -1,4 +1,4 @@
-"""The main job as `make demo` runs it, and what a person sees while a crawl runs."""
+"""The main job as `make demo` runs it, and the progress that a user sees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support import ROOT, STILL, Run, Serve, command_of, environment_of, p
 
 JOB = (sys.executable, "tools/main_job.py")
 
-# The promise to the users, in its own words.
+# The columns that are promised to users.
 COLUMNS = {
     "categories": "category_id, name, display_name, scraped_at, extra",
     "livestreams": (
@@ -49,7 +49,7 @@ FOLDERS = {
 }
 
 
-def test_the_demo_leaves_every_file_with_its_columns_and_a_summary_and_warns_of_nothing(output: Path) -> None:
+def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warnings(output: Path) -> None:
     job = subprocess.run(
         [*JOB, "--mock"],
         cwd=ROOT,
@@ -78,7 +78,7 @@ def test_the_demo_leaves_every_file_with_its_columns_and_a_summary_and_warns_of_
         assert f"{spider} {folder.name}: complete: {len(rows):,} " in job.stderr
 
 
-def test_the_main_job_passes_a_signal_on_and_goes_no_further(serve: Serve, output: Path) -> None:
+def test_the_main_job_passes_a_signal_on_and_starts_no_more_crawls(serve: Serve, output: Path) -> None:
     server = serve(**STILL, latency=0.2)
     job = subprocess.Popen(
         JOB, cwd=ROOT, env=environment_of(output, server), stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -93,7 +93,7 @@ def test_the_main_job_passes_a_signal_on_and_goes_no_further(serve: Serve, outpu
 
 
 def on_a_terminal(spider: str, env: dict[str, str], columns: int) -> str:
-    """Return what a terminal of so many columns is sent by a crawl."""
+    """Return the output of a crawl on a terminal with so many columns."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0))
     crawl = subprocess.Popen(
@@ -121,7 +121,7 @@ def test_a_line_of_progress_is_on_a_terminal_until_the_summary(serve: Serve, out
     sent = on_a_terminal("recent", environment_of(output, server), columns)
     progress = re.compile(r"\rrecent: (\d+) records \[[^\]]*, (\d+) pages\]")
     assert any(int(match[1]) and int(match[2]) for match in progress.finditer(sent))
-    # Log lines stand above it, and the summary takes its place.
+    # Log lines are above it, and the summary replaces it.
     assert re.search(r"\r +\r20[-\d]+ [:\d]+ \[scrapy.core.engine\] INFO: Closing spider \(finished\)\r\n", sent)
     assert not progress.search(sent[sent.index("recent run: complete") :])
 
@@ -146,7 +146,7 @@ def test_a_terminal_shows_what_a_run_waits_for(script: Script, output: Path, col
         assert {len(line.rstrip()) for line in waiting} == {columns - 1}
 
 
-def test_elsewhere_log_lines_say_how_far_the_crawl_is(crawl: Run, serve: Serve) -> None:
+def test_without_a_terminal_log_lines_show_the_progress(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, latency=0.1)
     run = crawl("recent", "-s", "LOGSTATS_INTERVAL=0.1", server=server)
     assert run.code == 0

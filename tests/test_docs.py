@@ -1,4 +1,4 @@
-"""The documents: whatever a user or a developer can name has its place in them, and what they name exists."""
+"""The documents name everything that a user or a developer can name, and all that they name exists."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMANDS = [
 
 
 def table(text: str, header: str) -> dict[str, list[str]]:
-    """Return the rows of the table whose first column has this header: what is in backticks there, and all cells."""
+    """Return the cells of each row, by the names in backticks in its first cell, of tables with this first header."""
     rows = {}
     for block in re.findall(rf"^\| {header} \|.*\n\|[ |-]+\n((?:\|.*\n)+)", text, flags=re.MULTILINE):
         for line in block.splitlines():
@@ -109,7 +109,7 @@ def test_the_architecture_has_every_direct_dependency_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/architecture.md", "docs/deployment.md"])
-def test_files_and_places_that_a_document_names_exist(document: str) -> None:
+def test_files_and_sections_that_a_document_names_exist(document: str) -> None:
     path = ROOT / document
     text = path.read_text(encoding="utf-8")
     anchors = {

@@ -1,4 +1,4 @@
-"""What the project expects of its download handler, which rests on one that Scrapy calls experimental."""
+"""What the project expects of its download handler, which extends one that Scrapy calls experimental."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def gaming_or_nothing(path: str) -> Answer:
     return GAMING if urlsplit(path).path == CATEGORIES else NOT_FOUND
 
 
-def test_a_proxy_of_the_environment_is_asked(crawl: Run, script: Script) -> None:
+def test_a_proxy_of_the_environment_is_used(crawl: Run, script: Script) -> None:
     proxy = script(gaming_or_nothing)
     run = crawl("categories", *UNTHROTTLED, env=to("http://api.example") | {"http_proxy": proxy.base_url})
     assert run.code == 0
@@ -33,7 +33,7 @@ def test_a_proxy_of_the_environment_is_asked(crawl: Run, script: Script) -> None
     assert f"http://api.example{CATEGORIES}" in proxy.paths
 
 
-def test_a_proxy_is_given_its_password_and_nobody_else_is(crawl: Run, script: Script) -> None:
+def test_only_the_proxy_gets_its_password(crawl: Run, script: Script) -> None:
     proxy = script(gaming_or_nothing)
     with_password = proxy.base_url.replace("//", "//joe:p%2Fw@")
     run = crawl("categories", *UNTHROTTLED, env=to("http://api.example") | {"http_proxy": with_password})
@@ -42,7 +42,7 @@ def test_a_proxy_is_given_its_password_and_nobody_else_is(crawl: Run, script: Sc
     assert sent == {"Basic " + base64.b64encode(b"joe:p/w").decode()}
 
 
-def test_a_proxy_that_refuses_a_password_does_not_make_it_known(crawl: Run, script: Script, tmp_path: Path) -> None:
+def test_a_proxy_that_refuses_a_password_does_not_expose_it(crawl: Run, script: Script, tmp_path: Path) -> None:
     proxy = script(lambda _: (407, {}, b""))
     env = IMPATIENT | {"https_proxy": proxy.base_url.replace("//", "//joe:pa55%2Fw0rd@")}
     log = tmp_path / "log"
@@ -58,7 +58,7 @@ def test_a_proxy_that_refuses_a_password_does_not_make_it_known(crawl: Run, scri
     assert {headers["User-Agent"] for headers in asked} == {USER_AGENT}
 
 
-def test_a_proxy_whose_name_is_not_found_is_not_taken_for_the_host(crawl: Run) -> None:
+def test_a_proxy_whose_name_is_not_found_is_not_reported_as_the_host(crawl: Run) -> None:
     env = IMPATIENT | to("http://api.example,http://other.example") | {"http_proxy": "http://proxy.invalid:1"}
     run = crawl("categories", *UNTHROTTLED, env=env)
     assert run.code == 4
@@ -74,7 +74,7 @@ def test_a_header_may_be_as_long_as_a_large_policy(crawl: Run, script: Script) -
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_is_not_there_is_named_as_what_is_wrong(crawl: Run, scheme: str) -> None:
+def test_a_proxy_that_cannot_be_reached_is_named_in_the_error(crawl: Run, scheme: str) -> None:
     proxy = closed_port()
     env = IMPATIENT | to(f"{scheme}://api.example") | {f"{scheme}_proxy": proxy}
     run = crawl("categories", *UNTHROTTLED, env=env)
@@ -83,7 +83,7 @@ def test_a_proxy_that_is_not_there_is_named_as_what_is_wrong(crawl: Run, scheme:
     assert urlsplit(proxy).netloc.rpartition(":")[2] in run.package["reason"]
 
 
-def test_a_proxy_that_refuses_is_no_lost_connection(crawl: Run, script: Script) -> None:
+def test_a_proxy_that_refuses_is_not_a_dropped_connection(crawl: Run, script: Script) -> None:
     proxy = script(lambda _: (403, {}, b"not from here"))
     run = crawl("categories", *UNTHROTTLED, env=IMPATIENT | to("https://api.example") | {"https_proxy": proxy.base_url})
     assert run.code == 4
@@ -93,7 +93,7 @@ def test_a_proxy_that_refuses_is_no_lost_connection(crawl: Run, script: Script) 
 
 @pytest.mark.parametrize("length", [{}, {"Content-Length": ""}], ids=["length told", "length not told"])
 @pytest.mark.parametrize("encoding", ["gzip", ""])
-def test_a_body_is_read_whole_whatever_is_told_of_it(
+def test_a_body_is_read_whole_with_any_headers(
     crawl: Run, script: Script, encoding: str, length: dict[str, str]
 ) -> None:
     body = gzip.compress(BODY) if encoding else BODY
@@ -124,7 +124,7 @@ def test_a_body_of_more_than_the_limit_is_refused(
 
 
 @pytest.mark.parametrize("length", [{}, {"Content-Length": ""}], ids=["length told", "length not told"])
-def test_who_listens_for_the_parts_of_a_body_hears_them(crawl: Run, script: Script, length: dict[str, str]) -> None:
+def test_a_listener_for_the_parts_of_a_body_gets_them(crawl: Run, script: Script, length: dict[str, str]) -> None:
     server = script(lambda path: (STATUS, HEADERS | length, BODY) if path == CATEGORIES else NOT_FOUND)
     extensions = {"tests.components.Hearing": 1}
     run = crawl("categories", "-s", f"EXTENSIONS={json.dumps(extensions)}", env=to(server.base_url))

@@ -1,4 +1,4 @@
-"""What the site's own requests say that the project does not know."""
+"""Differences between the site's own requests and what the project knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIGURED = Configuration((HOST, "https://api.parti.com"), routes.WS_URL)
 
 
 def seen(host: str = HOST, **changes: Any) -> list[Call]:
-    """Return what the page asks for where all is as known, at some host."""
+    """Return the requests of the page at a host, if nothing has changed."""
     return [
         Call("GET", routes.categories_url(host), status=200, is_json=True, **changes),
         Call("GET", RecentQuery(1, 2, ("NaN", "7")).url(host, 0, 15), status=200, is_json=True, **changes),
@@ -56,7 +56,7 @@ def test_the_parameters_that_are_known_are_those_that_this_project_sends() -> No
 
 
 @pytest.mark.parametrize("host", [NEW, "http://127.0.0.1:8765", "http://[::1]:8765", "https://new.parti.com:8443"])
-def test_of_a_host_that_moved_the_setting_to_use_is_named(host: str) -> None:
+def test_the_setting_for_a_host_that_moved_is_named(host: str) -> None:
     found = report(*seen(host))
     assert found.lines() == [f"host not configured: {host}", f"to follow the site, set PARTI_API_BASE_URLS={host}"]
     assert urls.parse_base_urls(found.settings[0].partition("=")[2]) == (host,)
@@ -64,7 +64,7 @@ def test_of_a_host_that_moved_the_setting_to_use_is_named(host: str) -> None:
     assert not any(CONFIGURED.knows(call) for call in seen(host)[:3])
 
 
-def test_where_the_routes_are_spread_the_host_with_most_of_them_comes_first() -> None:
+def test_if_hosts_share_the_routes_the_host_with_most_of_them_is_first() -> None:
     categories, recent, live, socket = seen(NEW)
     assert report(seen()[1], categories, live, socket).settings == [f"PARTI_API_BASE_URLS={NEW},{HOST}"]
     assert report(recent, *seen()).settings == [f"PARTI_API_BASE_URLS={HOST},{NEW}"]
@@ -80,7 +80,7 @@ def test_a_host_that_serves_no_known_route_is_not_to_be_set() -> None:
     assert found.routes_failed == dict.fromkeys(("categories", "recent", "live"), "1 × HTTP 503")
 
 
-def test_a_socket_that_moved_is_named_without_what_gives_access() -> None:
+def test_a_socket_that_moved_is_named_without_secrets() -> None:
     socket = Call("GET", "wss://new.parti.com/ws?token=abc", WEBSOCKET, status=101, subscribed=True)
     assert report(*seen()[:3], socket).lines() == [
         "host not configured: wss://new.parti.com",
@@ -119,7 +119,7 @@ def test_a_renamed_parameter_is_both_unknown_and_missing() -> None:
         "parameters unknown, route live: page_size",
         "parameters missing, route live: limit",
     ]
-    # What some requests leave out is not missing.
+    # A parameter that only some requests lack is not missing.
     assert report(*seen(), live).missing_parameters == {}
 
 
@@ -133,13 +133,13 @@ def test_a_route_that_was_not_seen_or_never_answered_well_is_a_gap() -> None:
         "route answered with errors: live (2 × no answer)",
     ]
     assert (found.lines(), found.agrees) == ([], False)
-    # One failure among answers is none, nor is what the page did not wait for.
+    # One failure among answers does not count, nor does a request that the page did not wait for.
     _, _, dropped, _ = seen(dropped=True)
     dropped.status = None
     assert report(*seen(), recent, dropped, socket).lines() == []
 
 
-def test_a_route_that_the_page_is_not_known_to_ask_for_is_known_and_not_missed() -> None:
+def test_a_known_route_that_the_page_need_not_request_is_not_missing() -> None:
     call = Call("GET", routes.scheduled_url(HOST, 0, 100), status=200, is_json=True)
     assert CONFIGURED.knows(call)
     assert report(*seen(), call).as_json()["agrees"] is True
@@ -159,7 +159,7 @@ def test_a_line_break_in_what_the_site_sends_stays_on_the_line() -> None:
 
 
 class Unequal(Call):
-    """A call that nothing is compared with: to hold each of many against all others takes minutes."""
+    """A call that cannot be compared: comparing each of many with all others would take minutes."""
 
     def __eq__(self, other: object) -> bool:
         raise AssertionError
@@ -167,7 +167,7 @@ class Unequal(Call):
     __hash__ = None  # type: ignore[assignment]
 
 
-def test_any_number_of_calls_is_compared_one_by_one_and_what_is_remembered_of_them_is_bounded() -> None:
+def test_any_number_of_calls_is_compared_one_by_one_in_limited_memory() -> None:
     comparison = drift.Comparison(CONFIGURED)
     for number in range(5_000):
         for method, url in (
@@ -177,8 +177,8 @@ def test_any_number_of_calls_is_compared_one_by_one_and_what_is_remembered_of_th
         ):
             comparison.add(Unequal(method, url, status=200, unknown_fields=Counter([f"f{number}"])))
     found = comparison.report()
-    told = (found.other_hosts, found.unknown_routes, found.unknown_parameters["live"], found.unknown_fields["live"])
-    assert set(map(len, told)) == {50}
+    reported = (found.other_hosts, found.unknown_routes, found.unknown_parameters["live"], found.unknown_fields["live"])
+    assert set(map(len, reported)) == {50}
     assert found.unknown_hosts == ["https://m.example", NEW]
     assert max(len(names) for names in (comparison._other_hosts, comparison._unknown_routes)) == 1_000
 
@@ -195,7 +195,7 @@ def test_any_number_of_calls_is_compared_one_by_one_and_what_is_remembered_of_th
     ],
 )
 @pytest.mark.parametrize("route", ["recent", "live"])
-def test_an_answer_tells_of_new_fields_and_of_records_that_cannot_be_read(
+def test_an_answer_shows_new_fields_and_records_that_cannot_be_read(
     route: str, records: Any, fields: set[str], problem: str
 ) -> None:
     found, said = drift.read(route, json.dumps(records).encode())
@@ -204,7 +204,7 @@ def test_an_answer_tells_of_new_fields_and_of_records_that_cannot_be_read(
     assert bool(said) is bool(problem)
 
 
-def test_a_category_is_looked_for_by_the_name_that_is_shown() -> None:
+def test_a_category_is_found_by_its_display_name() -> None:
     body = b"""[{"category_id": 23, "name": "Crypto", "display_name": "CRYPTO"}, {"category_id": 3, "name": ""},
         {"category_id": 7, "name": "Gaming", "display_name": "Gaming"}]"""
     assert drift.names_of_categories(body) == [("CRYPTO", "Crypto"), ("Gaming",)]

@@ -1,4 +1,4 @@
-"""Real crawls of lists that seem to end: all of them is collected, or the run says that it is not complete."""
+"""Real crawls of lists that seem to end: they collect the whole list, or are not complete."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HIDDEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("spider", "switches", "arguments"), HIDDEN, ids=str)
-def test_what_stands_below_a_stretch_that_is_left_out_is_found(
+def test_records_below_a_hidden_stretch_are_found(
     spider: str, switches: dict[str, Any], arguments: dict[str, Any], crawl: Run, serve: Serve
 ) -> None:
     server = serve(**LARGE | switches)
@@ -67,7 +67,7 @@ MOMENTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("spider", "switches"), MOMENTS, ids=str)
-def test_a_moment_of_empty_or_short_answers_costs_nothing(
+def test_a_short_time_of_empty_or_short_answers_loses_nothing(
     spider: str, switches: dict[str, Any], crawl: Run, serve: Serve
 ) -> None:
     server = serve(**LARGE | switches)
@@ -89,7 +89,9 @@ def test_a_moment_of_empty_or_short_answers_costs_nothing(
         ("categories", 0, "the list of categories is empty"),
     ],
 )
-def test_empty_answers_that_last_are_no_end(spider: str, after: int, reason: str, crawl: Run, serve: Serve) -> None:
+def test_empty_answers_that_last_do_not_prove_an_end(
+    spider: str, after: int, reason: str, crawl: Run, serve: Serve
+) -> None:
     server = serve(**LARGE, down_as="empty", down_after=after, down_for=600)
     run = crawl(spider, server=server, env={"PARTI_RETRY_PATIENCE": "1"})
     assert run.code == 4
@@ -99,7 +101,7 @@ def test_empty_answers_that_last_are_no_end(spider: str, after: int, reason: str
 
 @pytest.mark.parametrize("nulls", ["first", "last"])
 @pytest.mark.parametrize("share", [0.002, 0.02, 0.1])
-def test_records_without_an_end_come_once(share: float, nulls: str, crawl: Run, serve: Serve) -> None:
+def test_records_without_an_end_are_written_once(share: float, nulls: str, crawl: Run, serve: Serve) -> None:
     server = serve(**LARGE | {"events": 1_500}, undated=share, nulls=nulls)
     run = crawl("recent", server=server)
     assert run.code == 0, run.stderr
@@ -108,7 +110,7 @@ def test_records_without_an_end_come_once(share: float, nulls: str, crawl: Run, 
 
 def test_the_true_end_costs_few_requests(crawl: Run, serve: Serve) -> None:
     server = serve(**LARGE)
-    # How many windows meet, where a part of a page comes twice, depends on which answer comes first; so one at a time.
+    # One request at a time: the number of repeated records depends on the order of the answers.
     one = ("-s", "CONCURRENT_REQUESTS_PER_DOMAIN=1")
     assert crawl("recent", *one, server=server).code == 0
     pages = [seen for seen in server.requests if seen.path.endswith("/recent")]
@@ -120,7 +122,7 @@ def test_the_true_end_costs_few_requests(crawl: Run, serve: Serve) -> None:
     assert len([seen for seen in server.requests if seen.path.endswith("/recent")]) <= 8
 
 
-def test_a_server_that_fails_at_the_ascending_order_is_well_otherwise(crawl: Run, serve: Serve) -> None:
+def test_a_server_that_fails_only_at_the_ascending_order_is_crawled(crawl: Run, serve: Serve) -> None:
     server = serve(**LARGE, ascending="failing")
     run = crawl("recent", server=server)
     assert run.code == 0, run.stderr
@@ -138,7 +140,7 @@ def test_the_true_end_of_a_live_list_costs_two_requests(live: int, most: int, cr
 
 
 def combinations(number: int) -> list[dict[str, Any]]:
-    """Return so many combinations of what a server may do, the same ones each time."""
+    """Return so many combinations of switches, always the same ones."""
     by_chance = random.Random(5)
 
     def one() -> dict[str, Any]:
@@ -167,7 +169,7 @@ def combinations(number: int) -> list[dict[str, Any]]:
     return [one() for _ in range(number)]
 
 
-# PARTI_TEST_COMBINATIONS sets how many.
+# PARTI_TEST_COMBINATIONS sets their number.
 @pytest.mark.parametrize("switches", combinations(NUMBER), ids=lambda switches: str(switches["seed"]))
 def test_a_run_is_complete_and_exact_or_says_that_it_is_not(switches: dict[str, Any], crawl: Run, serve: Serve) -> None:
     server = serve(**LARGE | {"live": 40} | switches)
@@ -180,5 +182,5 @@ def test_a_run_is_complete_and_exact_or_says_that_it_is_not(switches: dict[str, 
     if run.package["complete"]:
         assert set(rows) == truth
     else:
-        # Only what lasts is a reason.
+        # Only lasting failures are a reason.
         assert switches.get("down_for") in {1, 600} or run.package["reason"]

@@ -50,12 +50,12 @@ def as_csv(*items: Category) -> str:
         "\tx",
     ],
 )
-def test_a_formula_is_made_a_text(text: str) -> None:
+def test_a_formula_becomes_a_text(text: str) -> None:
     assert harmless(text) == "'" + text
 
 
 @pytest.mark.parametrize("text", ["", "Games & music", "1=1", "a+b", "'=1", '"=1"', " x", "…-1"])
-def test_other_texts_stay_as_they_came(text: str) -> None:
+def test_other_texts_do_not_change(text: str) -> None:
     assert harmless(text) == text
 
 
@@ -64,7 +64,7 @@ def test_nul_becomes_a_replacement_character() -> None:
     assert as_csv(Category(1, "a\0b", None, "", {})).splitlines()[1] == "1,a\ufffdb,,,{}"
 
 
-def test_the_header_is_there_without_any_record() -> None:
+def test_the_header_is_written_without_records() -> None:
     assert as_csv() == "category_id,name,display_name,scraped_at,extra\r\n"
 
 
@@ -88,13 +88,13 @@ def test_a_text_is_read_back_as_it_was_written(text: str) -> None:
         lambda row: all(c < "\ud800" or c > "\udfff" for kv in row.items() for t in kv for c in t)
     )
 )
-def test_a_line_is_one_line_whatever_is_in_it(row: dict[str, str]) -> None:
+def test_any_record_is_one_line(row: dict[str, str]) -> None:
     line = encode_line(row)
     assert line.count(b"\n") == 1
     assert json.loads(line) == row
 
 
-def test_options_of_scrapys_are_heeded() -> None:
+def test_scrapys_options_are_obeyed() -> None:
     stream = io.BytesIO()
     exporter = CsvItemExporter(stream, fields_to_export=["category_id", "name"], delimiter=";")
     exporter.export_items([Category(1, "a,b", None, "", {})])
@@ -127,7 +127,7 @@ LIVESTREAMS = st.builds(
 
 
 @given(st.lists(ITEMS, max_size=4))
-def test_lines_hold_the_records_as_they_are(items: list[Category]) -> None:
+def test_lines_have_the_records_unchanged(items: list[Category]) -> None:
     stream = io.BytesIO()
     JsonLinesItemExporter(stream, encoding="utf-8").export_items(items)
     assert [json.loads(line) for line in stream.getvalue().split(b"\n") if line] == [asdict(item) for item in items]
@@ -154,7 +154,7 @@ def test_many_at_a_time_are_written_as_scrapy_writes_one(items: list[Any]) -> No
     ]
 
 
-def test_an_empty_cell_that_is_alone_in_its_row_is_no_empty_line() -> None:
+def test_the_only_cell_of_a_row_is_no_empty_line_if_it_is_empty() -> None:
     stream = io.BytesIO()
     exporter = CsvItemExporter(stream, fields_to_export=["name"])
     exporter.start_exporting()
@@ -163,7 +163,7 @@ def test_an_empty_cell_that_is_alone_in_its_row_is_no_empty_line() -> None:
     assert stream.getvalue() == b'name\r\n""\r\nArt\r\n'
 
 
-def test_what_a_pipeline_made_of_a_record_is_written_too() -> None:
+def test_a_record_that_a_pipeline_replaced_is_written_too() -> None:
     stream = io.BytesIO()
     JsonLinesItemExporter(stream, encoding="utf-8").export_items([{"a": 1, "b": None}])
     assert stream.getvalue() == b'{"a":1,"b":null}\n'

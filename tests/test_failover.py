@@ -1,4 +1,4 @@
-"""Crawls of several hosts, some of which are down for a while: the good one is found, and come back to."""
+"""Crawls of several hosts, some of which are down for a while: they find a working host, and return to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DOWN = ("404", "500", "challenge", "reset")
 
 
 def finished(running: RunningCrawl, output: Path, spider: str, run_id: str = "run") -> Crawl:
-    """Return what became of a crawl that ends by itself."""
+    """Return a crawl that has ended by itself."""
     stdout, stderr = running.process.communicate(timeout=TIMEOUT)
     return Crawl(running.process.wait(), stdout, stderr, output, spider, run_id)
 
@@ -38,7 +38,7 @@ def finished(running: RunningCrawl, output: Path, spider: str, run_id: str = "ru
 
 
 @pytest.mark.parametrize("number", [1, 2, 5, 11])
-def test_a_single_404_costs_requests_and_neither_a_record_nor_the_host(crawl: Run, serve: Serve, number: int) -> None:
+def test_a_single_404_loses_neither_a_record_nor_the_host(crawl: Run, serve: Serve, number: int) -> None:
     first, second = serve(**SMALL, once_404=number), serve(**SMALL)
     run = crawl("recent", env=to(first.base_url, second.base_url))
     assert run.code == 0
@@ -48,7 +48,7 @@ def test_a_single_404_costs_requests_and_neither_a_record_nor_the_host(crawl: Ru
 
 @pytest.mark.parametrize("down_as", DOWN)
 @pytest.mark.parametrize("after", [0, 4])
-def test_a_host_that_is_alone_and_down_for_a_while_costs_no_record(
+def test_the_only_host_may_be_down_for_a_while_without_losing_a_record(
     crawl: Run, serve: Serve, down_as: str, after: int
 ) -> None:
     server = serve(**SMALL, down_after=after, down_for=0.5, down_as=down_as)
@@ -60,7 +60,7 @@ def test_a_host_that_is_alone_and_down_for_a_while_costs_no_record(
 
 @pytest.mark.parametrize("other", ["404", "refused", "500"])
 @pytest.mark.parametrize("down_as", ["404", "500"])
-def test_the_first_host_is_come_back_to_where_the_others_are_no_good(
+def test_a_run_returns_to_its_first_host_if_the_others_are_useless(
     crawl: Run, serve: Serve, down_as: str, other: str
 ) -> None:
     first = serve(**SMALL, down_after=4, down_for=1, down_as=down_as)
@@ -72,7 +72,7 @@ def test_the_first_host_is_come_back_to_where_the_others_are_no_good(
     assert run.package["host"] == first.base_url
 
 
-def test_a_live_run_comes_back_to_a_host_that_refused_for_a_while(serve: Serve, output: Path) -> None:
+def test_a_live_run_returns_to_a_host_that_refused_for_a_while(serve: Serve, output: Path) -> None:
     first = serve(**SMALL)
     port, gone = int(first.base_url.rpartition(":")[2]), serve(**SMALL, gone=True)
     env = environment_of(output, None, to(first.base_url, gone.base_url, closed_port()))
@@ -87,12 +87,12 @@ def test_a_live_run_comes_back_to_a_host_that_refused_for_a_while(serve: Serve, 
         assert len(api_requests(gone)) < before + 20
     run = Crawl(0, running.stdout, running.stderr, output, "live", "run")
     assert run.package["host"] == first.base_url
-    # Each move is told once, however often it is made.
-    assert run.stderr.count("going on with") < 8
+    # Each failover is logged once, however often it happens.
+    assert run.stderr.count("continuing with") < 8
 
 
 @pytest.mark.parametrize("down_as", ["404", "500"])
-def test_a_live_run_comes_back_to_its_first_host_though_the_second_one_serves(
+def test_a_live_run_returns_to_its_first_host_though_the_second_one_serves(
     serve: Serve, output: Path, down_as: str
 ) -> None:
     first, second = serve(**SMALL, down_after=6, down_for=1, down_as=down_as), serve(**SMALL)
@@ -118,7 +118,7 @@ def test_a_live_run_survives_the_death_of_all_hosts(serve: Serve, output: Path) 
     assert running.stop() == 4
     run = Crawl(4, running.stdout, running.stderr, output, "live", "run")
     assert "gave up on " in run.package["reason"]
-    # One for as long as the patience lasts, and not one for each snapshot.
+    # One for the whole patience, not one for each snapshot.
     assert run.stderr.count("Not complete: ") <= 6
     assert len({row["snapshot_id"] for row in run.rows}) > 2
 
@@ -136,9 +136,7 @@ def test_a_live_run_survives_the_death_of_all_hosts(serve: Serve, output: Path) 
         ({"gone": True}, "HTTP 404"),
     ],
 )
-def test_a_host_that_is_no_good_is_left_for_one_that_is(
-    crawl: Run, serve: Serve, faults: dict[str, Any], reason: str
-) -> None:
+def test_a_useless_host_is_left_for_a_good_one(crawl: Run, serve: Serve, faults: dict[str, Any], reason: str) -> None:
     first, second = serve(**SMALL, fault_burst=0, **faults), serve(**SMALL)
     run = crawl("recent", env=IMPATIENT | to(first.base_url, second.base_url))
     assert run.code == 0
@@ -148,7 +146,7 @@ def test_a_host_that_is_no_good_is_left_for_one_that_is(
     assert move["reason"].startswith(reason)
 
 
-def test_hosts_that_are_all_dead_are_asked_by_turns_and_not_hammered(crawl: Run, serve: Serve) -> None:
+def test_dead_hosts_are_asked_in_turn_and_not_overloaded(crawl: Run, serve: Serve) -> None:
     hosts = [serve(**SMALL, gone=True), serve(**SMALL, gone=True), serve(**SMALL, rate_500=1.0, fault_burst=0)]
     began = time.monotonic()
     run = crawl(
@@ -165,7 +163,7 @@ def test_hosts_that_are_all_dead_are_asked_by_turns_and_not_hammered(crawl: Run,
         assert 2 <= len(api_requests(host)) <= 25
 
 
-# --- Nothing, or no such route ---------------------------------------------------------------------------------
+# --- An empty result or a missing route ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("empty_as", ["list", "404", "204"])
@@ -180,7 +178,7 @@ def test_hosts_that_are_all_dead_are_asked_by_turns_and_not_hammered(crawl: Run,
         ("live", {"categories": "NaN", "limit": 3}),
     ],
 )
-def test_an_empty_result_may_look_like_a_route_that_is_not_there(
+def test_an_empty_result_may_look_like_a_missing_route(
     crawl: Run, serve: Serve, spider: str, arguments: dict[str, Any], empty_as: str
 ) -> None:
     first, second = serve(**SMALL, empty_as=empty_as), serve(**SMALL)
@@ -191,9 +189,7 @@ def test_an_empty_result_may_look_like_a_route_that_is_not_there(
     assert (run.package["failovers"], second.requests) == ([], [])
 
 
-def test_a_host_that_does_not_have_the_route_is_left_though_what_is_asked_for_is_nothing(
-    crawl: Run, script: Script, serve: Serve
-) -> None:
+def test_a_host_without_the_route_is_left_even_if_the_result_is_empty(crawl: Run, script: Script, serve: Serve) -> None:
     categories_only = script(lambda path: GAMING if path == CATEGORIES else (404, {}, b"<html>not here</html>"))
     server = serve(**SMALL, empty_as="404")
     run = crawl("recent", env=to(categories_only.base_url, server.base_url), user_id=999_999_999)
@@ -202,17 +198,17 @@ def test_a_host_that_does_not_have_the_route_is_left_though_what_is_asked_for_is
     assert run.package["host"] == server.base_url
 
 
-# --- A run that goes on ----------------------------------------------------------------------------------------
+# --- A run that resumes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spider", ["recent", "live"])
-def test_a_run_that_goes_on_asks_the_host_that_it_was_left_with(serve: Serve, output: Path, spider: str) -> None:
+def test_a_run_that_resumes_asks_the_host_it_used_last(serve: Serve, output: Path, spider: str) -> None:
     gone, server = serve(**SMALL, gone=True), serve(**SMALL | {"events": 1_500}, latency=0.03)
     env = environment_of(output, None, to(gone.base_url, server.base_url))
     arguments = {"interval": 0.3, "duration": 600} if spider == "live" else {}
     typed = typed_of(spider, "run", arguments, ())
     killed = RunningCrawl(typed, env)
-    # A checkpoint comes after ten pages, or a snapshot.
+    # There is a checkpoint after ten pages, or a snapshot.
     wait_until(lambda: len(api_requests(server)) > 30)
     killed.process.send_signal(signal.SIGKILL)
     killed.process.wait(timeout=TIMEOUT)

@@ -1,4 +1,4 @@
-"""The files: the user's own feeds in place of the two, and data packages that Frictionless takes."""
+"""The files: the user's own feeds instead of the two, and data packages that Frictionless accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def assert_valid(crawl: Crawl) -> None:
 # --- The user's own feeds ----------------------------------------------------------------------------------
 
 
-def test_a_feed_of_the_users_takes_the_place_of_the_two_files(crawl: Run, serve: Serve, tmp_path: Path) -> None:
+def test_a_feed_of_the_user_replaces_the_two_files(crawl: Run, serve: Serve, tmp_path: Path) -> None:
     server = serve(**STILL)
     csv, lines = tmp_path / "made/for it/x.csv", tmp_path / "x.txt"
     csv.parent.mkdir(parents=True)
@@ -49,7 +49,7 @@ def test_records_are_appended_to_a_feed(crawl: Run, serve: Serve, tmp_path: Path
     assert [row["category_id"] for row in read_lines(feed)] == [0, *categories]
 
 
-def test_nothing_is_appended_where_there_is_no_record(crawl: Run, serve: Serve, tmp_path: Path) -> None:
+def test_nothing_is_appended_without_records(crawl: Run, serve: Serve, tmp_path: Path) -> None:
     feed = tmp_path / "x.csv"
     feed.write_text("category_id\r\n0\r\n", encoding="utf-8", newline="")
     assert crawl("recent", "-o", str(feed), server=serve(**STILL), since=NOW, until=NOW).code == 0
@@ -118,7 +118,7 @@ def test_files_of_other_formats_in_the_runs_folder_are_described_too(crawl: Run,
     ],
     ids=["categories", "recent with quarantine", "live with quarantine", "nothing"],
 )
-def test_frictionless_takes_the_data_package(
+def test_frictionless_accepts_the_data_package(
     crawl: Run, serve: Serve, spider: str, options: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
     run = crawl(spider, "-s", "PARTI_MAX_REJECTED=1", server=serve(**STILL, **options), **arguments)
@@ -132,7 +132,7 @@ def test_frictionless_takes_the_data_package(
     assert_valid(run)
 
 
-def test_no_cell_is_run_by_a_spreadsheet_and_the_lines_hold_the_text_as_it_came(crawl: Run, serve: Serve) -> None:
+def test_a_spreadsheet_runs_no_cell_and_the_lines_have_the_text_unchanged(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("recent", server=server)
     titles = {record["event_id"]: record["event_title"] for record in truth(server)}

@@ -1,4 +1,4 @@
-"""Which host is asked: none is given up that would answer in time, all dead ones are, and none is hammered."""
+"""Which host is used: dead hosts are given up, those that answer in time are not, and none gets too many requests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ A, B, C = "https://a.example", "https://b.example", "https://c.example"
 REFUSED, MOVED, TROUBLE, PROXY = "connection refused", "HTTP 404", "HTTP 500", "no connection to the proxy"
 KINDS = ("connection refused", "host name not found", "HTTP 404", "HTTP 410", "HTTP 500", "timeout", "challenge page")
 PATIENCE = 50.0
-# The longest wait before a request is sent again.
+# The longest wait before a retry.
 WAIT = 8.0
 
-# What a host answers with at a moment: a kind of failure, or None for a page.
+# The answer of a host at a time: a kind of failure, or None for a page.
 Behaviour = Callable[[float], str | None]
 
 
 def fail(hosts: Hosts, kind: str, now: float, attempts: int = TRIES) -> None:
-    """Let one request fail at the host used now, as often as it is sent there, all in one moment."""
+    """Let one request fail at the current host as often as it is sent there, without time passing."""
     url = hosts.current
     for attempt in range(1, attempts + 1):
         if hosts.current == url:
@@ -33,7 +33,7 @@ def fail(hosts: Hosts, kind: str, now: float, attempts: int = TRIES) -> None:
 def crawl(
     hosts: Hosts, behaviours: list[Behaviour], wait: float, now: float = 0.0
 ) -> tuple[list[tuple[float, str]], float]:
-    """Send one request until it is answered or all are given up; return when each host was asked, and the end."""
+    """Send one request until it is answered or all hosts are given up; return the times by host, and the end."""
     behaves = dict(zip(hosts.urls, behaviours, strict=True))
     asked: list[tuple[float, str]] = []
     attempt, last = 0, ""
@@ -71,7 +71,7 @@ behaviours = st.one_of(
 
 
 @given(st.lists(behaviours, min_size=1, max_size=4), st.floats(0.01, WAIT), st.sets(st.integers(0, 3)))
-def test_all_are_given_up_only_where_none_would_have_answered_and_then_soon(
+def test_all_are_given_up_only_if_none_would_have_answered_and_then_soon(
     drawn: list[Behaviour], wait: float, served: set[int]
 ) -> None:
     hosts = Hosts([f"https://{number}.example" for number in range(len(drawn))], PATIENCE)
@@ -80,16 +80,16 @@ def test_all_are_given_up_only_where_none_would_have_answered_and_then_soon(
     asked, end = crawl(hosts, drawn, wait)
     if any(behaves(PATIENCE) is None and behaves(end) is None for behaves in drawn):
         assert hosts.given_up_at is None
-    # After the patience each host is asked twice more at the most.
+    # After the patience each host is asked at most twice more.
     assert end <= PATIENCE + 2 * (wait + 1) * len(drawn)
-    # No host is asked sooner than the wait after it failed.
+    # No host is tried before the wait after its failure is over.
     for url in hosts.urls:
         moments = [now for now, host in asked if host == url]
         assert all(later - earlier >= wait - 1e-6 for earlier, later in pairwise(moments))
 
 
 @given(st.lists(kinds, min_size=1, max_size=4), st.floats(0.01, WAIT))
-def test_where_all_are_dead_each_is_named_with_what_it_did(drawn: list[str], wait: float) -> None:
+def test_if_all_are_dead_each_is_named_with_its_failures(drawn: list[str], wait: float) -> None:
     hosts = Hosts([f"https://{number}.example" for number in range(len(drawn))], PATIENCE)
     crawl(hosts, list(map(dead, drawn)), wait)
     reason = hosts.explain()
@@ -98,24 +98,24 @@ def test_where_all_are_dead_each_is_named_with_what_it_did(drawn: list[str], wai
 
 
 def unreachable(number: int) -> Hosts:
-    """Return hosts with a shorter patience for the case that none can be reached."""
+    """Return hosts with a shorter patience if none can be reached."""
     return Hosts([f"https://{each}.example" for each in range(number)], PATIENCE, patience_unreachable=8.0)
 
 
 @given(st.lists(st.sampled_from(KINDS[:2]), min_size=1, max_size=4), st.floats(0.01, WAIT))
-def test_where_none_can_be_reached_from_the_start_all_are_given_up_sooner(drawn: list[str], wait: float) -> None:
+def test_if_none_can_be_reached_from_the_start_all_are_given_up_sooner(drawn: list[str], wait: float) -> None:
     hosts = unreachable(len(drawn))
     asked, end = crawl(hosts, list(map(dead, drawn)), wait)
     assert 8.0 <= end < 8.1
     assert all([url for _, url in asked].count(each) >= 2 for each in hosts.urls)
-    # Nor is one given up that is back by then.
+    # A host that works again by then is not given up either.
     hosts = unreachable(len(drawn))
     _, end = crawl(hosts, [down(kind, 0.0, 7.9) for kind in drawn], wait)
     assert (hosts.given_up_at, end < 8.1) == (None, True)
 
 
 @pytest.mark.parametrize("served", ["in this process", "in an earlier one", "never"])
-def test_one_that_served_before_or_answers_at_all_is_waited_for_as_long_as_ever(served: str) -> None:
+def test_a_host_that_served_or_answers_is_tried_for_the_whole_patience(served: str) -> None:
     hosts = unreachable(2)
     if served == "in this process":
         hosts.succeeded(hosts.urls[1], 0.0)
@@ -153,7 +153,7 @@ def test_with_a_page_of_any_host_in_every_minute_none_is_given_up(
         assert hosts.given_up_at is None
 
 
-def test_an_idle_hour_is_no_evidence() -> None:
+def test_an_idle_hour_does_not_count_as_failure() -> None:
     hosts = Hosts([A, B], PATIENCE)
     hosts.succeeded(A, 0.0)
     fail(hosts, TROUBLE, 3_600.0)
@@ -162,7 +162,7 @@ def test_an_idle_hour_is_no_evidence() -> None:
 
 
 @pytest.mark.parametrize(("kind", "attempts"), [(REFUSED, 1), ("host name not found", 1), (MOVED, TRIES)])
-def test_a_host_that_never_served_is_left_at_once_where_it_cannot_be_reached(kind: str, attempts: int) -> None:
+def test_a_host_that_never_served_is_left_at_once_if_it_cannot_be_reached(kind: str, attempts: int) -> None:
     hosts = Hosts([A, B], PATIENCE)
     fail(hosts, kind, 0.0, attempts - 1)
     assert hosts.current == A
@@ -171,10 +171,10 @@ def test_a_host_that_never_served_is_left_at_once_where_it_cannot_be_reached(kin
 
 
 @pytest.mark.parametrize("kind", [REFUSED, MOVED])
-def test_a_host_that_served_is_asked_a_few_times(kind: str) -> None:
+def test_a_host_that_served_is_retried_a_few_times(kind: str) -> None:
     hosts = Hosts([A, B], PATIENCE)
     hosts.succeeded(A, 0.0)
-    # Many requests that fail in the same moment are no evidence either.
+    # Many requests that fail at the same time do not count more.
     for _ in range(20):
         hosts.failed(A, kind, 1, 1.0)
     fail(hosts, kind, 1.0, TRIES - 1)
@@ -183,7 +183,7 @@ def test_a_host_that_served_is_asked_a_few_times(kind: str) -> None:
     assert hosts.current == B
 
 
-def test_a_host_in_trouble_is_left_after_half_of_the_patience() -> None:
+def test_a_failing_host_is_left_after_half_of_the_patience() -> None:
     hosts = Hosts([A, B], PATIENCE)
     hosts.succeeded(A, 0.0)
     for now in (100.0, 110.0, 124.9):
@@ -193,7 +193,7 @@ def test_a_host_in_trouble_is_left_after_half_of_the_patience() -> None:
     assert hosts.current == B
 
 
-def test_a_proxy_that_fails_is_no_reason_to_ask_another_host() -> None:
+def test_a_failing_proxy_is_no_reason_to_use_another_host() -> None:
     hosts = Hosts([A, B], PATIENCE)
     for now in range(0, 60, 10):
         hosts.failed(A, PROXY, 1, float(now))
@@ -209,7 +209,7 @@ def test_a_host_that_served_is_preferred_to_one_that_never_did() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_host_that_served_is_found_again_where_the_others_never_did(kind: str) -> None:
+def test_the_host_that_served_is_found_again_if_the_others_never_did(kind: str) -> None:
     hosts = Hosts([A, B, C], PATIENCE)
     hosts.succeeded(A, 0.0)
     asked, end = crawl(hosts, [down(REFUSED, 0.0, 13.0), dead(kind), dead(REFUSED)], 0.5, now=10.0)
@@ -218,7 +218,7 @@ def test_the_host_that_served_is_found_again_where_the_others_never_did(kind: st
     assert len(asked) < 40
 
 
-def test_an_endless_run_comes_back_and_rests_in_between_for_as_long_as_the_host_fails() -> None:
+def test_an_endless_run_returns_to_a_host_after_as_long_as_it_has_been_failing() -> None:
     hosts = Hosts([A, B], PATIENCE)
     hosts.succeeded(A, 0.0)
     fail(hosts, REFUSED, 1.0)
@@ -229,7 +229,7 @@ def test_an_endless_run_comes_back_and_rests_in_between_for_as_long_as_the_host_
         if hosts.current == A:
             looked.append(now)
             hosts.failed(A, TROUBLE, 1, float(now))
-            # Whatever is wrong with it, a single failure is enough.
+            # Any kind of failure is enough, even a single one.
             assert hosts.current == B
     assert looked[:4] == [2, 3, 5, 9]
     assert max(later - earlier for earlier, later in pairwise(looked)) <= 300
@@ -239,7 +239,7 @@ def test_an_endless_run_comes_back_and_rests_in_between_for_as_long_as_the_host_
     assert hosts.current == A
 
 
-def test_an_endless_run_begins_again_with_the_host_that_served() -> None:
+def test_an_endless_run_starts_again_with_the_host_that_served() -> None:
     hosts = Hosts([A, B], PATIENCE)
     hosts.succeeded(B, 0.0)
     _, end = crawl(hosts, [dead(REFUSED), dead(REFUSED)], 1.0)
@@ -250,7 +250,7 @@ def test_an_endless_run_begins_again_with_the_host_that_served() -> None:
     assert (hosts.current, hosts.given_up_at) == (B, None)
 
 
-def test_nothing_is_changed_by_a_round_that_begins_while_hosts_fail() -> None:
+def test_a_round_that_starts_while_hosts_fail_changes_nothing() -> None:
     hosts = Hosts([A, B], PATIENCE)
     fail(hosts, REFUSED, 0.0)
     fail(hosts, TROUBLE, 10.0)
@@ -258,7 +258,7 @@ def test_nothing_is_changed_by_a_round_that_begins_while_hosts_fail() -> None:
     assert hosts.current == B
 
 
-def test_another_process_goes_on_with_the_host_that_was_used() -> None:
+def test_another_process_continues_with_the_host_that_was_used() -> None:
     hosts = Hosts([A, B, C], PATIENCE)
     hosts.succeeded(A, 0.0)
     fail(hosts, REFUSED, 40.0)
@@ -269,7 +269,7 @@ def test_another_process_goes_on_with_the_host_that_was_used() -> None:
     assert other.current == B
     other.begin_round(1_000.0)
     assert other.current == A
-    # It had failed, so once more is enough.
+    # It had failed, so one more failure is enough.
     fail(other, REFUSED, 1_000.0, 1)
     assert other.current == B
     elsewhere = Hosts([C], PATIENCE)
@@ -289,15 +289,15 @@ def test_pauses_never_get_shorter_and_their_sum_is_the_time_covered(pauses: list
     assert total == pytest.approx(covered)
 
 
-def test_what_is_waited_for_is_named_where_nothing_at_all_is_sent() -> None:
+def test_the_reason_of_a_wait_is_named_while_nothing_is_sent() -> None:
     hosts = Hosts([A, B], PATIENCE)
-    # A request that waits by itself, while others are served.
+    # A request that waits while others are served.
     hosts.succeeded(A, 0.0)
     assert hosts.waits_for(9.0, 1.0) is None
     hosts.failed(A, TROUBLE, 1, 1.0)
     assert hosts.waits_for(9.0, 1.0) == "8 s: HTTP 500 from a.example"
     assert hosts.waits_for(1.9, 1.0) is None
-    # A pause of the host holds for all, whatever else it still answers.
+    # A pause of the host holds for all requests, even if it still answers some.
     hosts.host(A).pause(31.0, 1.0)
     hosts.failed(A, "HTTP 429", 1, 1.0)
     hosts.succeeded(A, 1.5)

@@ -1,4 +1,4 @@
-"""Incremental runs: each version of each livestream once, whatever happens to single runs."""
+"""Incremental runs: each version of each livestream once, even if single runs fail."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support import (
 )
 
 HOUR = 3_600
-# The crawls' own clock bounds the window, so the server's is the true one.
+# The crawls' clock limits the window, so the server has the true one.
 STILL: dict[str, Any] = {"speed": 0, "live": 20}
 
 
@@ -58,7 +58,7 @@ def ago(world: World, hours: float) -> int:
 Incremental = Callable[..., Crawl]
 
 
-def test_a_run_writes_what_is_new_or_changed_since_the_last_one_for_few_requests(
+def test_a_run_writes_what_is_new_or_changed_since_the_last_one_with_few_requests(
     serve: Serve, incremental: Incremental
 ) -> None:
     server = serve(**STILL, events=4_000, years=0.3)
@@ -81,7 +81,7 @@ def test_a_run_writes_what_is_new_or_changed_since_the_last_one_for_few_requests
     assert new_and_changed(incremental("fourth", server)) == (0, 0, 0)
 
 
-def test_an_address_that_is_signed_another_way_is_no_change(serve: Serve, incremental: Incremental) -> None:
+def test_another_signature_of_an_address_is_no_change(serve: Serve, incremental: Incremental) -> None:
     server = serve(**STILL, events=60, years=0.01, signed=True, fields="2026")
     assert new_and_changed(incremental("first", server)) == (60, 60, 0)
     second = incremental("second", server)
@@ -89,14 +89,14 @@ def test_an_address_that_is_signed_another_way_is_no_change(serve: Serve, increm
     assert new_and_changed(second) == (0, 0, 0)
 
 
-def test_a_degraded_run_moves_the_start_all_the_same(serve: Serve, incremental: Incremental) -> None:
+def test_a_degraded_run_moves_the_start_too(serve: Serve, incremental: Incremental) -> None:
     server = serve(**STILL, events=400, years=0.3, absent="event_title")
     first = incremental("first", server)
     assert (first.code, first.package["complete"], len(first.package["degraded"])) == (4, True, 1)
     assert incremental("second", server).package["window"]["since"] > timestamp_to_iso(ago(server.world, 72))
 
 
-def test_filters_have_each_a_start_of_their_own(serve: Serve, incremental: Incremental) -> None:
+def test_each_combination_of_filters_has_its_own_start(serve: Serve, incremental: Incremental) -> None:
     server = serve(**STILL, events=500)
     assert len(incremental("gaming", server, categories="Gaming").rows) > 0
     assert len(incremental("all", server).rows) == 500
@@ -114,7 +114,7 @@ def test_the_start_moves_only_with_a_complete_run_up_to_now(serve: Serve, increm
     assert incremental("failed", serve(**STILL, gone=True), "-s", "PARTI_RETRY_PATIENCE=0.1").code == 4
     first = incremental("first", server)
     assert first.package["window"]["since"] == "2021-08-03T00:00:00Z"
-    # What runs that came to an end have written is not written again, though the start has not moved.
+    # Records of finished runs are not written again, though the start has not moved.
     assert set(ids(first.rows)).isdisjoint(ids(cut.rows))
     written = [event_id for name in ("past", "cut", "first") for event_id in ids(read_rows(first, name))]
     assert sorted(written) == sorted(server.world.existed_throughout())
@@ -126,7 +126,7 @@ def read_rows(run: Crawl, name: str) -> list[dict[str, Any]]:
     return read_lines(run.folder.with_name(name) / "livestreams.jsonl")
 
 
-def test_a_feed_of_the_users_gets_what_is_new_too(serve: Serve, incremental: Incremental, tmp_path: Path) -> None:
+def test_a_feed_of_the_user_gets_new_livestreams_too(serve: Serve, incremental: Incremental, tmp_path: Path) -> None:
     server = serve(**STILL, events=500, years=0.1)
     for name, expected in (("first", 500), ("second", 0)):
         feed = tmp_path / f"{name}.jsonl"
@@ -152,7 +152,7 @@ def test_a_run_left_unfinished_is_superseded_by_the_next(
     second = scrapy("crawl", "recent", "-a", "incremental=true", "-a", "run_id=other", *QUIET, server=server)
     assert (second.returncode, second.stderr) == (
         2,
-        "another process is at work on an incremental run with the same filters: wait until it has ended, or stop it\n",
+        "another process is working on an incremental run with the same filters: wait until it has ended, or stop it\n",
     )
     running.stop(signal.SIGKILL)
     assert len(incremental("next", server).rows) == 1_000
@@ -182,14 +182,14 @@ YEARS = 5 * 365 * 24 * HOUR
 
 
 def by_a_clock(server: MockServer, output: Path, log: Path, run_id: str, clock: float) -> Crawl:
-    """Do an incremental run by a clock that is so many seconds ahead."""
+    """Do an incremental run with a clock that is so many seconds ahead."""
     typed = ["recent", "-a", "incremental=true", "-a", f"run_id={run_id}", *QUIET]
     process = forked.crawl(typed, environment_of(output, server), log, clock=clock)
     process.join()
     return Crawl(process.exitcode or 0, "", log.read_text(encoding="utf-8"), output, "recent", run_id)
 
 
-def test_one_run_by_a_clock_that_is_years_ahead_loses_nothing_and_repeats_nothing(
+def test_a_run_with_a_clock_that_is_years_ahead_loses_nothing_and_repeats_nothing(
     serve: Serve, output: Path, tmp_path: Path, incremental: Incremental
 ) -> None:
     server = serve(**STILL, events=500, years=0.1)
@@ -201,16 +201,16 @@ def test_one_run_by_a_clock_that_is_years_ahead_loses_nothing_and_repeats_nothin
     run = incremental("right", server)
     assert (run.code, set(ids(run.rows))) == (0, added)
     assert len(run.rows) == len(added)
-    said = re.search(r"^  the incremental runs before came up to 20\d\d-.*, which is still to come; ", run.stderr, re.M)
+    said = re.search(r"^  earlier incremental runs ended at 20\d\d-.*, which is in the future; ", run.stderr, re.M)
     assert said, run.stderr
-    assert run.stderr.count("WARNING: The incremental runs before came up to ") == 1
+    assert run.stderr.count("WARNING: Earlier incremental runs ended at ") == 1
     # That was put right.
     after = incremental("after", server)
     assert (after.code, after.rows) == (0, [])
-    assert "still to come" not in after.stderr
+    assert "in the future" not in after.stderr
 
 
-def test_a_series_begun_by_a_clock_that_is_ahead_goes_on(
+def test_a_series_that_a_clock_ahead_started_continues(
     serve: Serve, output: Path, tmp_path: Path, incremental: Incremental
 ) -> None:
     server = serve(**STILL, events=200, years=0.1)
@@ -231,7 +231,7 @@ def test_a_clock_that_is_behind_for_one_run_repeats_nothing(
     assert ids(incremental("right", server).rows) == [added]
 
 
-def test_a_run_that_was_begun_by_a_clock_that_is_ahead_is_finished(
+def test_a_run_that_was_started_with_a_clock_ahead_can_be_finished(
     serve: Serve, output: Path, tmp_path: Path, incremental: Incremental
 ) -> None:
     server = serve(**STILL, events=300, years=0.1)
@@ -241,7 +241,7 @@ def test_a_run_that_was_begun_by_a_clock_that_is_ahead_is_finished(
     assert process.exitcode == -signal.SIGKILL
     run = incremental("left", server)
     assert (run.code, len(run.rows)) == (0, 300)
-    assert re.search(r"^  the run was begun at 20\S+Z, which is still to come; ", run.stderr, re.M)
+    assert re.search(r"^  the run was started at 20\S+Z, which is in the future; ", run.stderr, re.M)
     added = server.world.insert_now(ago(server.world, 0))["event_id"]
     assert ids(incremental("right", server).rows) == [added]
 
@@ -253,7 +253,7 @@ HOURS = int(os.environ.get("PARTI_TEST_HOURS", "30"))
 
 
 class Schedule:
-    """A run an hour while livestreams end, come late and change; some runs are killed, and some fail.
+    """A run every hour while livestreams end, are added late and change; some runs are killed, and some fail.
 
     Attributes:
         rows: of the runs that have finished, in their order.
@@ -269,7 +269,7 @@ class Schedule:
         self._read: set[str] = set()
 
     def hour(self, number: int) -> None:
-        """Let an hour pass, and run once, or twice where the first run is finished by its name."""
+        """Let an hour pass, and run once, or twice if the first run is resumed by its name."""
         self.world.advance(HOUR)
         self.clock += HOUR
         self._change()
@@ -277,7 +277,7 @@ class Schedule:
         fate = self.by_chance.choice(["well", "well", "well", "killed", "finished", "failing", "crashed"])
         arguments = ["recent", "-a", "incremental=true", "-a", f"run_id={number:03}", *QUIET]
         if fate == "failing":
-            # Without any server first, so that one fails for sure; then with one that may fail half-way.
+            # First without any server, so that one fails for sure; then with one that may fail half-way.
             nowhere = () if 4 in self.exit_codes else ("-s", "PARTI_API_BASE_URLS=http://127.0.0.1:9")
             self.run([*arguments, "-s", "PARTI_RETRY_PATIENCE=0.001", *nowhere])
         elif fate in {"killed", "finished"}:
@@ -313,9 +313,7 @@ class Schedule:
                 self.rows += read_lines(package.parent / "livestreams.jsonl")
 
 
-def test_all_runs_of_a_schedule_together_are_the_truth_each_version_once(
-    serve: Serve, output: Path, tmp_path: Path
-) -> None:
+def test_all_runs_of_a_schedule_together_have_each_version_once(serve: Serve, output: Path, tmp_path: Path) -> None:
     server = serve(speed=0, events=300, live=20, start_every=400, rate_500=0.5, fault_burst=0, page_cap=50)
     schedule = Schedule(server, output, tmp_path / "log", seed=3)
     for number in range(HOURS):

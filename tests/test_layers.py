@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "parti_scraper"
 
-# A folder imports only from those before it; the files beside the folders come first, but for the settings.
+# A folder imports only from those before it; the files beside the folders come first, except for the settings.
 FOLDERS = ("api", "plan", "ledger", "network", "run", "browser", "feeds", "spiders", "extensions", "commands")
-# Folders and modules that are decided without Scrapy, network, files and clock.
+# Folders and modules without Scrapy, network, files and clock.
 PURE = (
     "api",
     "plan",
@@ -37,12 +37,12 @@ def layer_of(module: str) -> int:
 
 
 def is_pure(module: str) -> bool:
-    """Tell whether a module is one of the pure ones, or in a folder of them."""
+    """Return whether a module is one of the pure ones, or in a folder of them."""
     return f"{module}.".startswith(tuple(f"{each}." for each in PURE))
 
 
 def imports(path: Path) -> set[str]:
-    """Return the modules that a file imports, those for type checking alone included."""
+    """Return the modules that a file imports, also those for type checking only."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -76,7 +76,7 @@ def test_a_module_imports_only_from_its_own_folder_and_those_before_it(module: s
     assert {name for name in OWN[module] if layer_of(name) > layer_of(module)} == set()
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     left = {module: set(names) for module, names in OWN.items()}
     while free := {module for module, names in left.items() if not names & left.keys()}:
         left = {module: names for module, names in left.items() if module not in free}
@@ -84,19 +84,19 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("module", [each for each in sorted(MODULES) if is_pure(each)])
-def test_the_pure_modules_know_no_scrapy_no_network_and_no_clock(module: str) -> None:
+def test_the_pure_modules_use_no_scrapy_no_network_and_no_clock(module: str) -> None:
     found = imports(MODULES[module])
     assert {name for name in found if name in FORBIDDEN or name.split(".")[0] in FORBIDDEN} == set()
 
 
-def test_the_mock_server_is_an_independent_reading_of_the_contract() -> None:
+def test_the_mock_server_imports_nothing_of_the_collector() -> None:
     for module, path in MODULES.items():
         if module.startswith("mockserver."):
             foreign = {name for name in imports(path) if name.startswith("parti_scraper.") and "mockserver" not in name}
             assert foreign == set(), module
 
 
-def test_no_test_file_imports_another_or_what_holds_the_fixtures() -> None:
+def test_no_test_file_imports_another_or_conftest() -> None:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         parts = {part for name in imports(path) for part in name.split(".")}
         assert {part for part in parts if part.startswith("test_") or part == "conftest"} == set(), path

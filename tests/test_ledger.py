@@ -1,4 +1,4 @@
-"""The ledger: what is noted of runs, and where the next incremental one starts."""
+"""The ledger: its records of runs, and where the next incremental run starts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def run_of(series: Series | None = None, name: str = "one", **more: int | None) -> RunRecord:
-    """Return a run to begin."""
+    """Return a run to start."""
     identity = None if series is None else series.id
     return RunRecord(f"/output/recent/{name}", "recent", name, {"since": "7d"}, NOW, (NOW - 60, NOW), identity, **more)
 
@@ -99,7 +99,7 @@ def noted(*written: Version) -> Checkpoint:
     return Checkpoint({"walks": []}, {"served": 2}, {"x.jsonl": (10, 2)}, "http://host", written=list(written))
 
 
-def test_a_run_is_found_as_it_was_begun(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_run_is_found_as_it_was_started(ledger: Ledger, tmp_path: Path) -> None:
     number = ledger.begin(run_of())
     again = Ledger(tmp_path / "state").find(Path("/output/recent/one"))
     assert again == RunRecord("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, (NOW - 60, NOW), id=number)
@@ -108,7 +108,7 @@ def test_a_run_is_found_as_it_was_begun(ledger: Ledger, tmp_path: Path) -> None:
     assert list(ledger.running("live")) == []
 
 
-def test_a_checkpoint_comes_back_with_all_marks_until_the_run_begins_from_the_start(ledger: Ledger) -> None:
+def test_a_checkpoint_is_restored_with_all_marks_until_the_run_starts_over(ledger: Ledger) -> None:
     number = ledger.begin(run_of())
     assert ledger.last_checkpoint(number) is None
     first = noted()
@@ -146,7 +146,7 @@ def test_the_start_moves_over_what_is_proved_complete(
     series = ledger.series(FILTERS)
     assert series.until == until
     assert ledger.known(series.id, 2) == b"new"
-    # What the next run cannot come across is forgotten.
+    # Versions that the next run cannot receive are deleted.
     assert ledger.known(series.id, 1) == (None if until else b"old")
     assert ledger.series({"categories": []}).until is None
 
@@ -164,7 +164,7 @@ YEARS = 100_000_000
 
 
 def series_after(ledger: Ledger, now: int, *written: Version, name: str = "ahead") -> Series:
-    """Return the series after a complete run, by whose clock it was so late."""
+    """Return the series after a complete run at this time of its clock."""
     series = ledger.series(FILTERS)
     number = ledger.begin(run_of(series, name, next_since=now, versions_since=now - 100))
     ledger.checkpoint(number, noted(*written))
@@ -172,38 +172,38 @@ def series_after(ledger: Ledger, now: int, *written: Version, name: str = "ahead
     return ledger.series(FILTERS)
 
 
-def test_after_a_clock_that_was_ahead_a_run_starts_where_the_newest_livestreams_are_known_from(ledger: Ledger) -> None:
+def test_after_a_clock_ahead_a_run_starts_at_the_newest_known_livestreams(ledger: Ledger) -> None:
     series_after(ledger, NOW, Version(1, NOW - 10, b"one"), Version(2, NOW - 90, b"two"), name="right")
     series = series_after(ledger, NOW + YEARS, Version(3, NOW, b"three"))
     assert series.until == NOW + YEARS
     lowered = ledger.lower(series, NOW + 5)
     assert lowered == ledger.series(FILTERS)
     assert lowered.since(100) == NOW - 100
-    # None of what it comes across is written again.
+    # It writes no known version again.
     assert [ledger.known(series.id, event_id) for event_id in (1, 2, 3)] == [b"one", b"two", b"three"]
-    # The next run by a right clock moves the start again.
+    # The next run with a correct clock moves the start again.
     assert series_after(ledger, NOW + 60, name="next").until == NOW + 60
 
 
-def test_a_clock_that_is_behind_leaves_the_start_where_it_is(ledger: Ledger) -> None:
+def test_a_clock_that_is_behind_does_not_move_the_start(ledger: Ledger) -> None:
     series = series_after(ledger, NOW, Version(1, NOW - 10, b"one"))
     assert ledger.lower(series, NOW - YEARS) == series == ledger.series(FILTERS)
 
 
-def test_a_series_whose_versions_were_forgotten_by_a_wrong_clock_begins_from_the_start(ledger: Ledger) -> None:
+def test_a_series_that_lost_its_versions_by_a_wrong_clock_starts_over(ledger: Ledger) -> None:
     series = series_after(ledger, NOW + YEARS)
     assert series.versions_since == NOW + YEARS - 100
     assert ledger.lower(series, NOW) == ledger.series(FILTERS) == Series(series.id)
 
 
-def test_what_was_forgotten_once_is_not_known_again(ledger: Ledger) -> None:
+def test_deleted_versions_do_not_come_back(ledger: Ledger) -> None:
     series_after(ledger, NOW, Version(1, NOW - 150, b"one"), Version(2, NOW - 1, b"two"), name="one")
     number = ledger.begin(run_of(ledger.series(FILTERS), "two", next_since=NOW + 10, versions_since=NOW - 500))
     ledger.finish(number, complete=True, truncated=False)
     assert ledger.series(FILTERS).since(500) == NOW - 101
 
 
-def test_a_run_begun_over_an_unfinished_one_of_its_series_supersedes_it(ledger: Ledger) -> None:
+def test_a_run_supersedes_an_unfinished_one_of_its_series(ledger: Ledger) -> None:
     left = ledger.begin(run_of(ledger.series(FILTERS), "left", next_since=NOW, versions_since=NOW))
     ledger.checkpoint(left, noted(Version(1, NOW, b"x")))
     other = ledger.begin(run_of(ledger.series({}), "other"))
@@ -231,14 +231,14 @@ def test_a_run_starts_an_overlap_before_the_last_one_ended_but_not_before_what_i
     assert series.since(overlap) == since
 
 
-def test_the_hash_is_of_the_content_and_not_of_the_moment() -> None:
+def test_the_hash_depends_on_the_content_and_not_on_the_time() -> None:
     row = {"event_id": 1, "event_title": "ü", "extra": {"a": [1, None]}, "scraped_at": "2026-01-01T00:00:00Z"}
     assert content_hash(row) == content_hash({**row, "scraped_at": "2026-01-02T00:00:00Z"})
     assert content_hash(row) == content_hash(dict(reversed(row.items())))
     assert content_hash(row) != content_hash({**row, "event_title": "u"})
 
 
-def test_a_lock_is_one_processs_until_it_lets_go(tmp_path: Path) -> None:
+def test_a_lock_belongs_to_one_process_until_it_is_released(tmp_path: Path) -> None:
     lock = Lock.take(tmp_path)
     assert lock is not None
     assert Lock.take(tmp_path) is None
@@ -267,7 +267,7 @@ def test_a_ledger_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def version_1(folder: Path, run_folder: str = "/output/recent/one", counts: Any = COUNTS_OF_VERSION_1) -> Path:
-    """Make a ledger of version 1 with a series, and an unfinished run of it that has noted how far it has come."""
+    """Make a ledger of version 1 with a series, and an unfinished run of it with a checkpoint."""
     connection = sqlite3.connect(folder / FILE_NAME)
     connection.executescript(TABLES_OF_VERSION_1)
     execute = connection.execute
@@ -299,7 +299,7 @@ def schema_of(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     return columns
 
 
-def test_a_ledger_of_version_1_has_the_tables_of_a_new_one_once_it_was_opened(tmp_path: Path) -> None:
+def test_opening_a_ledger_of_version_1_gives_it_the_tables_of_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     version_1(tmp_path / "old")
     for name in ("old", "old", "new"):
@@ -307,7 +307,7 @@ def test_a_ledger_of_version_1_has_the_tables_of_a_new_one_once_it_was_opened(tm
     assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
 
 
-def test_a_run_of_a_ledger_of_version_1_goes_on_and_moves_its_series(tmp_path: Path) -> None:
+def test_a_run_of_a_ledger_of_version_1_resumes_and_moves_its_series(tmp_path: Path) -> None:
     ledger = Ledger(version_1(tmp_path))
     window = (NOW - 160, NOW)
     run = RunRecord("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, window, 1, NOW, NOW - 100, id=1)
@@ -325,14 +325,14 @@ def test_a_run_of_a_ledger_of_version_1_goes_on_and_moves_its_series(tmp_path: P
     assert [ledger.known(1, event_id) for event_id in (8, 9, 10)] == [b"eight", b"nine", b"ten"]
 
 
-def test_counts_that_a_ledger_of_version_1_does_not_have_are_0(tmp_path: Path) -> None:
+def test_counts_that_are_missing_in_a_ledger_of_version_1_are_0(tmp_path: Path) -> None:
     version_1(tmp_path, counts={"item_scraped_count": 2, "parti/spider/served": 2})
     checkpoint = Ledger(tmp_path).last_checkpoint(1)
     assert checkpoint is not None
     assert checkpoint.counts == dict.fromkeys(COUNTS, 0) | {"written": 2, "served": 2}
 
 
-def test_a_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_migration_does_not_change_the_ledger(tmp_path: Path) -> None:
     before = schema_of(version_1(tmp_path, counts=["no object"]))
     with pytest.raises(AttributeError):
         Ledger(tmp_path)
@@ -362,13 +362,13 @@ def test_processes_that_open_a_ledger_of_version_1_at_once_migrate_it_once(tmp_p
         processes = [context.Process(target=open_at_once, args=(folder, barrier, results)) for _ in range(4)]
         for process in processes:
             process.start()
-        # One that migrated it once more would find no column to rename.
+        # One that migrated it again would find no column to rename.
         assert [results.get(timeout=60) for _ in processes] == [COUNTS] * 4
         for process in processes:
             process.join()
 
 
-def test_a_ledger_of_version_1_is_left_alone_while_a_run_is_at_work_with_it(tmp_path: Path) -> None:
+def test_a_ledger_of_version_1_is_not_migrated_while_a_run_uses_it(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     before = schema_of(version_1(tmp_path, str(tmp_path / "run")))
     lock = Lock.take(tmp_path / "run")
@@ -383,7 +383,7 @@ def test_a_ledger_of_version_1_is_left_alone_while_a_run_is_at_work_with_it(tmp_
 
 
 @pytest.mark.parametrize("version", [3, 99, -1])
-def test_a_ledger_of_a_version_that_is_not_known_is_refused(tmp_path: Path, version: int) -> None:
+def test_a_ledger_of_an_unknown_version_is_refused(tmp_path: Path, version: int) -> None:
     Ledger(tmp_path).close()
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute(f"PRAGMA user_version = {version}")

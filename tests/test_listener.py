@@ -1,4 +1,4 @@
-"""What a listener knows of its line, without a line: when it connects, when it asks, and what it says it missed."""
+"""A listener without a connection: when it connects, when it requests the live route, and which gaps it reports."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ IDLE = 300.0
 
 
 def listening(addresses: tuple[str, ...] = ONE) -> Listener:
-    """Return a listener that begins at 0."""
+    """Return a listener that starts at 0."""
     return Listener(addresses, 0.5, IDLE, 0.0)
 
 
 def fill(listener: Listener, now: float, unheard: int = 0) -> None:
     """Ask the live route, which answers at once."""
-    listener.fill_began(now)
+    listener.fills.began(now)
     listener.filled(unheard)
 
 
 def connected(listener: Listener, now: float) -> None:
-    """Connect, and fill what was before."""
+    """Connect, and fill the gap before."""
     listener.connected(now)
     fill(listener, now + 1)
 
 
-def test_who_is_connected_and_has_asked_misses_nothing() -> None:
+def test_a_run_that_is_connected_and_has_asked_misses_nothing() -> None:
     listener = listening()
     assert listener.missed(1, stopped=True)
     listener.connected(1)
@@ -36,7 +36,7 @@ def test_who_is_connected_and_has_asked_misses_nothing() -> None:
     assert missed
     assert (missed.since, missed.until, missed.reason) == (0, 2, "the live route was not asked")
     fill(listener, 2)
-    # A server that is silent is believed.
+    # A silent server is trusted.
     assert listener.missed(200, stopped=True) is None
     missed = listener.missed(200, stopped=False)
     assert missed
@@ -47,7 +47,7 @@ def test_who_is_connected_and_has_asked_misses_nothing() -> None:
     assert listener.missed(500, stopped=False) is None
 
 
-def test_a_line_that_is_down_or_was_not_filled_since_is_a_gap() -> None:
+def test_a_dropped_connection_is_a_gap_until_it_is_filled() -> None:
     listener = listening()
     connected(listener, 0)
     listener.heard(10)
@@ -59,66 +59,66 @@ def test_a_line_that_is_down_or_was_not_filled_since_is_a_gap() -> None:
     missed = listener.missed(23, stopped=True)
     assert missed
     assert (missed.since, missed.reason) == (10, "the live route was not asked after this: closed")
-    # Before the subscription was read, so it proves nothing of what came after.
+    # Before the subscription was read: this proves nothing about the time after it.
     fill(listener, 22.1)
     assert listener.missed(23, stopped=True)
     fill(listener, 22.6)
     assert listener.missed(23, stopped=True) is None
 
 
-def test_a_fill_that_is_due_is_not_put_off_by_connections() -> None:
+def test_connections_do_not_delay_a_fill_that_is_due() -> None:
     listener = listening()
     for tenth in range(10):
         now = tenth / 10
-        assert listener.is_fill_due(now) == (tenth >= 5)
+        assert listener.fills.is_due(now) == (tenth >= 5)
         listener.connected(now)
         listener.lost(now, 0.0, "closed")
-    assert listener.is_fill_due(0.9)
-    listener.fill_began(0.9)
-    # The last connection may have told nothing yet, so once more after this one.
-    assert not listener.is_fill_due(2)
+    assert listener.fills.is_due(0.9)
+    listener.fills.began(0.9)
+    # The last connection may not have notified of anything yet, so another one after this one.
+    assert not listener.fills.is_due(2)
     listener.filled(0)
-    assert listener.is_fill_due(2)
+    assert listener.fills.is_due(2)
 
 
-def test_the_live_route_is_asked_now_and_then_while_nobody_is_connected() -> None:
+def test_the_live_route_is_asked_now_and_then_while_there_is_no_connection() -> None:
     listener = listening()
-    assert not listener.is_fill_due(1)
+    assert not listener.fills.is_due(1)
     listener.lost(1, 1.0, "refused")
-    assert listener.is_fill_due(1)
+    assert listener.fills.is_due(1)
     fill(listener, 1)
     for now in (10, 100, 200):
         listener.lost(now, 1.0, "refused")
-        assert not listener.is_fill_due(now)
-    assert listener.is_fill_due(1 + IDLE)
+        assert not listener.fills.is_due(now)
+    assert listener.fills.is_due(1 + IDLE)
     missed = listener.missed(250, stopped=True)
     assert missed
     assert (missed.since, missed.reason) == (0, "refused")
 
 
-def test_a_fill_that_failed_is_a_gap_until_one_does_not() -> None:
+def test_a_failed_fill_is_a_gap_until_one_succeeds() -> None:
     listener = listening()
     listener.connected(0)
-    listener.fill_began(1)
-    listener.fill_failed(2, "HTTP 500")
+    listener.fills.began(1)
+    listener.fills.failed(2, "HTTP 500")
     listener.heard(3)
     missed = listener.missed(4, stopped=True)
     assert missed
     assert missed.reason == "channels that went live unheard may be missing: HTTP 500"
-    assert not listener.is_fill_due(31)
-    assert listener.is_fill_due(32)
+    assert not listener.fills.is_due(31)
+    assert listener.fills.is_due(32)
     fill(listener, 32)
     assert listener.missed(33, stopped=True) is None
 
 
-def test_silence_is_not_believed_for_longer_than_the_idle_time_out() -> None:
+def test_silence_is_trusted_for_the_idle_time_out_only() -> None:
     listener = listening()
     connected(listener, 0)
     assert not listener.is_idle(299)
     assert listener.is_idle(300)
     listener.closed(300, 0.0)
     assert listener.missed(302, stopped=True) is None
-    # It should be open again by now.
+    # It should be connected again by now.
     assert listener.missed(304, stopped=True)
     listener.connected(310)
     assert listener.missed(310, stopped=True)
@@ -126,7 +126,7 @@ def test_silence_is_not_believed_for_longer_than_the_idle_time_out() -> None:
     assert listener.missed(400, stopped=True) is None
 
 
-def test_a_silent_line_on_which_channels_went_live_was_deaf() -> None:
+def test_a_connection_that_was_silent_while_channels_went_live_is_a_gap() -> None:
     listener = listening()
     connected(listener, 0)
     listener.closed(300, 0.0)
@@ -139,7 +139,7 @@ def test_a_silent_line_on_which_channels_went_live_was_deaf() -> None:
     assert listener.missed(330, stopped=True) is None
 
 
-def test_a_server_that_lets_nobody_listen_is_named_in_its_own_words() -> None:
+def test_a_server_that_refuses_all_is_reported_with_its_own_message() -> None:
     listener = listening()
     for now in (0.0, 5.0):
         listener.connected(now)
@@ -149,20 +149,20 @@ def test_a_server_that_lets_nobody_listen_is_named_in_its_own_words() -> None:
         assert missed
         assert (missed.since, missed.reason) == (0, "no connection was of use, the last one: unauthorized")
         listener.lost(now + 4, 0.0, "closed")
-    # It is not waited for as long as for one that may have nothing to say.
+    # This wait is shorter than for a server that may have no notification.
     listener.connected(10)
     listener.refused(10, "unauthorized")
     assert not listener.is_idle(39)
     assert listener.is_idle(40)
     listener.closed(40, 0.0)
     assert listener.reason == "unauthorized"
-    # One that holds is another matter.
+    # A lasting connection resets the waits.
     connected(listener, 50)
     assert listener.missed(51, stopped=True)
     assert listener.missed(55, stopped=True) is None
 
 
-def test_one_bad_moment_of_a_server_that_was_of_use_is_none() -> None:
+def test_one_short_failure_of_a_good_server_is_no_gap() -> None:
     listener = listening()
     connected(listener, 0)
     listener.heard(2)
@@ -170,7 +170,7 @@ def test_one_bad_moment_of_a_server_that_was_of_use_is_none() -> None:
     assert listener.missed(4, stopped=True) is None
 
 
-def test_waits_grow_until_a_notification_came_or_a_connection_held() -> None:
+def test_waits_grow_until_a_notification_or_a_lasting_connection() -> None:
     listener = listening()
     waits = []
     for _ in range(8):
@@ -208,17 +208,17 @@ def test_addresses_are_tried_in_order_and_the_first_one_again_after_a_while() ->
 
 
 class Simulation:
-    """A line that may be dead, and streams that go live meanwhile."""
+    """A connection that may be dead, and streams that go live at the same time."""
 
     def __init__(self) -> None:
         self.listener = listening()
         self.now = 0.0
         self.is_open = self.is_alive = False
-        # When they went live, and those of them that nobody knows of.
+        # When they went live, and those of them that are not known yet.
         self.untold: set[float] = set()
 
     def play(self, event: str, seconds: float) -> None:
-        """Let time go on, and something happen."""
+        """Let time pass, and something happen."""
         self.now += seconds
         if self.is_open and self.listener.is_idle(self.now):
             self.listener.closed(self.now, 0.0)
@@ -252,8 +252,8 @@ class Simulation:
         self.untold.clear()
 
     def fail(self) -> None:
-        self.listener.fill_began(self.now)
-        self.listener.fill_failed(self.now, "HTTP 500")
+        self.listener.fills.began(self.now)
+        self.listener.fills.failed(self.now, "HTTP 500")
 
 
 EVENTS = st.tuples(
@@ -263,14 +263,14 @@ EVENTS = st.tuples(
 
 
 @given(st.lists(EVENTS, max_size=40), st.booleans())
-def test_complete_is_said_only_where_every_stream_was_heard_or_asked_for(
+def test_complete_is_reported_only_if_every_stream_was_heard_or_asked_for(
     events: list[tuple[str, float]], stopped: bool
 ) -> None:
     simulation = Simulation()
     for event, seconds in events:
         simulation.play(event, seconds)
     now, missed = simulation.now, simulation.listener.missed(simulation.now, stopped=stopped)
-    # By a signal, silence is believed for so long.
+    # At a signal, silence is trusted for so long.
     since = missed.since if missed else now - (IDLE + 3 if stopped else 0)
     assert all(moment >= since for moment in simulation.untold)
     if missed is None:

@@ -1,4 +1,4 @@
-"""Crawls of a server in trouble: nothing is lost while it lives, a dead one is given up, and secrets stay in flight."""
+"""Crawls of a failing server: nothing is lost while it lives, a dead one is given up, and secrets are not stored."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TOKEN = "s3cr3t-t0k3n.of~the+user/=="
 
 FAULTS: dict[str, dict[str, Any]] = {
     "429": {"rate_429": 0.5},
-    # Each form once; more would only be more waiting.
+    # Each form once; more would only take longer.
     "429 with Retry-After": {"rate_429": 0.35, "retry_after": "mixed", "events": 60},
     "5xx": {"rate_500": 0.5},
     "truncated": {"rate_truncated": 0.5},
@@ -71,16 +71,16 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 
 def traces(run: Crawl, *folders: Path) -> str:
-    """Return everything that a run left or said."""
+    """Return all files and output of a run."""
     paths = [path for folder in (run.output, *folders) for path in folder.rglob("*") if path.is_file()]
     return run.stdout + run.stderr + "".join(path.read_bytes().decode("latin-1") for path in paths)
 
 
-# --- A server in trouble ---------------------------------------------------------------------------------------
+# --- A failing server ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("faults", FAULTS)
-def test_a_server_in_trouble_costs_requests_but_no_record(crawl: Run, serve: Serve, faults: str) -> None:
+def test_a_failing_server_costs_requests_but_no_record(crawl: Run, serve: Serve, faults: str) -> None:
     server = serve(**SMALL | FAULTS[faults], fault_burst=0)
     run = crawl("recent", server=server)
     assert {seen.fault for seen in server.requests} > {None}
@@ -89,7 +89,7 @@ def test_a_server_in_trouble_costs_requests_but_no_record(crawl: Run, serve: Ser
     assert "Traceback" not in run.stderr
 
 
-def test_what_is_asked_again_is_the_same_request(crawl: Run, serve: Serve) -> None:
+def test_a_retry_is_the_same_request(crawl: Run, serve: Serve) -> None:
     server = serve(**SMALL, fault_burst=1, rate_500=0.5)
     assert crawl("recent", server=server).code == 0
     seen = api_requests(server)
@@ -100,7 +100,7 @@ def test_what_is_asked_again_is_the_same_request(crawl: Run, serve: Serve) -> No
     assert all(sorted(each.headers) == sorted(seen[0].headers) for each in seen)
 
 
-def test_a_429_pauses_every_request_to_the_host_those_in_the_queue_included(crawl: Run, serve: Serve) -> None:
+def test_a_429_pauses_every_request_to_the_host_also_those_in_the_queue(crawl: Run, serve: Serve) -> None:
     server = serve(**SMALL, rate_429=0.03, retry_after="seconds", latency=0.02)
     options = ("-s", "CONCURRENT_REQUESTS=16", "-s", "DOWNLOAD_DELAY=0.005")
     assert crawl("recent", *options, server=server, categories="all").code == 0
@@ -109,11 +109,11 @@ def test_a_429_pauses_every_request_to_the_host_those_in_the_queue_included(craw
     for finished in refused:
         assert finished
         # The pause ends a second after the client has the answer, so later than that; in flight at the same time
-        # are three others at the most.
+        # are at most three others.
         assert sum(finished < seen.started < finished + 1 for seen in api_requests(server)) <= 3
 
 
-def test_a_body_that_cannot_be_decompressed_is_asked_for_again(crawl: Run, script: Script) -> None:
+def test_a_body_that_cannot_be_decompressed_is_retried(crawl: Run, script: Script) -> None:
     status, headers, body = GAMING
     packed = gzip.compress(body)
     bodies = [packed[:12], b"no gzip", packed]
@@ -130,24 +130,24 @@ def test_a_body_that_cannot_be_decompressed_is_asked_for_again(crawl: Run, scrip
     assert server.paths.count(CATEGORIES) == 3
 
 
-# As the API refuses, and as a proxy before it does.
+# A refusal by the API, and by a proxy before it.
 @pytest.mark.parametrize("body", [b'{"detail": "no"}', b"<html>413 Request Entity Too Large</html>"])
 @pytest.mark.parametrize("status", [400, 413])
-def test_a_refused_request_is_not_asked_again(crawl: Run, script: Script, status: int, body: bytes) -> None:
+def test_a_refused_request_is_not_retried(crawl: Run, script: Script, status: int, body: bytes) -> None:
     server = script(lambda _path: (status, {}, body))
     run = crawl("categories", env=to(server.base_url))
     assert run.code == 4
     assert server.paths.count(CATEGORIES) == 1
-    assert run.package["reason"].endswith(f" could not be had: HTTP {status}")
+    assert run.package["reason"].endswith(f" could not be fetched: HTTP {status}")
 
 
-def test_a_403_of_the_api_itself_is_not_asked_again(crawl: Run, script: Script) -> None:
+def test_a_403_of_the_api_is_not_retried(crawl: Run, script: Script) -> None:
     server = script(lambda _path: json_answer({"detail": "no"}, 403))
     assert crawl("categories", env=to(server.base_url)).code == 4
     assert server.paths.count(CATEGORIES) == 1
 
 
-def test_a_request_that_alone_fails_is_given_up_and_the_others_are_not(crawl: Run, script: Script) -> None:
+def test_if_only_one_request_fails_only_that_one_is_given_up(crawl: Run, script: Script) -> None:
     record = {"event_id": 1, "user_id": 1, "category_name": "Gaming", "event_start_ts": 1.7e9, "event_end_ts": 1.7e9}
 
     def answer(path: str) -> Answer:
@@ -168,7 +168,7 @@ def test_a_request_that_alone_fails_is_given_up_and_the_others_are_not(crawl: Ru
     assert run.rows
 
 
-# --- A dead one ------------------------------------------------------------------------------------------------
+# --- A dead server ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_request_that_alone_fails_is_given_up_and_the_others_are_not(crawl: Ru
         ({"rate_reset": 1.0}, "answer cut short"),
     ],
 )
-def test_a_server_that_serves_nothing_but_errors_is_given_up(
+def test_a_server_that_serves_only_errors_is_given_up(
     crawl: Run, serve: Serve, faults: dict[str, float], kind: str
 ) -> None:
     server = serve(**SMALL, fault_burst=0, **faults)
@@ -193,15 +193,15 @@ def test_a_server_that_serves_nothing_but_errors_is_given_up(
     assert "Traceback" not in run.stderr
 
 
-def test_a_server_in_trouble_is_not_hammered(crawl: Run, serve: Serve) -> None:
+def test_a_failing_server_is_not_overloaded(crawl: Run, serve: Serve) -> None:
     server = serve(**SMALL, fault_burst=0, rate_500=1.0)
     assert crawl("categories", "-s", "PARTI_RETRY_DELAY=0.5", server=server, env=IMPATIENT).code == 4
-    # A hundred without back-off; what is more than twenty with it, chance does not bring about.
+    # Without back-off there would be a hundred; with it, more than twenty are too unlikely.
     assert 2 <= len(api_requests(server)) < 20
 
 
 @pytest.mark.parametrize("base_url", ["http://nowhere.invalid", "refused"])
-def test_a_server_that_is_not_there_is_given_up(crawl: Run, base_url: str) -> None:
+def test_a_server_that_cannot_be_reached_is_given_up(crawl: Run, base_url: str) -> None:
     base_url = closed_port() if base_url == "refused" else base_url
     run = crawl("categories", *UNTHROTTLED, env=IMPATIENT | to(base_url))
     assert run.code == 4
@@ -219,7 +219,7 @@ def test_a_server_that_never_answers_is_given_up(crawl: Run) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_once_a_host_is_given_up_every_request_fails_at_once_and_the_reason_is_told_once(
+def test_once_a_host_is_given_up_every_request_fails_at_once_and_the_reason_is_logged_once(
     crawl: Run, script: Script
 ) -> None:
     names = [{"category_id": number, "name": f"c{number}"} for number in range(1, 31)]
@@ -234,7 +234,7 @@ def test_once_a_host_is_given_up_every_request_fails_at_once_and_the_reason_is_t
 
 
 @pytest.mark.parametrize("robots", ["429", "page", "silence"])
-def test_trouble_with_robots_txt_says_nothing_about_the_api(crawl: Run, script: Script, robots: str) -> None:
+def test_a_failure_of_robots_txt_is_no_failure_of_the_api(crawl: Run, script: Script, robots: str) -> None:
     done = threading.Event()
 
     def answer(path: str) -> Answer:
@@ -269,7 +269,7 @@ def test_a_signal_ends_a_run_that_waits(script: Script, output: Path) -> None:
     ("first", "reason"),
     [("unknown", "host name not found"), ("refused", "connection refused"), ("404", "HTTP 404"), ("410", "HTTP 410")],
 )
-def test_where_a_host_is_not_to_be_had_the_next_one_is_asked(
+def test_if_a_host_cannot_be_reached_the_next_one_is_asked(
     crawl: Run, serve: Serve, script: Script, first: str, reason: str
 ) -> None:
     if first.isdigit():
@@ -283,7 +283,7 @@ def test_where_a_host_is_not_to_be_had_the_next_one_is_asked(
     assert sorted_ids(run.rows) == true_ids(server)
     assert run.package["host"] == server.base_url
     assert run.package["failovers"] == [{"from": left, "to": server.base_url, "reason": reason}]
-    assert f"WARNING: {reason} from {left}: going on with {server.base_url}" in run.stderr
+    assert f"WARNING: {reason} from {left}: continuing with {server.base_url}" in run.stderr
     assert unused.requests == []
     assert "Traceback" not in run.stderr
 
@@ -301,7 +301,7 @@ def test_a_host_that_goes_away_in_the_middle_is_left_without_losing_a_record(ser
     assert [each["to"] for each in run.package["failovers"]] == [second.base_url]
 
 
-def test_the_next_host_is_asked_the_same_to_the_letter(crawl: Run, serve: Serve, script: Script) -> None:
+def test_the_next_host_is_asked_exactly_the_same(crawl: Run, serve: Serve, script: Script) -> None:
     first = script(lambda path: GAMING if path == CATEGORIES else NOT_FOUND)
     second = serve(**SMALL)
     run = crawl("recent", env=to(first.base_url, second.base_url), categories="NaN,7,7", limit=15)
@@ -310,7 +310,7 @@ def test_the_next_host_is_asked_the_same_to_the_letter(crawl: Run, serve: Serve,
     assert f"{asked.path}?{asked.query}" == next(path for path in first.paths if "/recent?" in path)
 
 
-def test_where_no_host_has_the_route_the_run_ends_and_names_them_all(crawl: Run, serve: Serve) -> None:
+def test_if_no_host_has_the_route_the_run_ends_and_names_all(crawl: Run, serve: Serve) -> None:
     hosts = [serve(**SMALL, gone=True) for _ in range(2)]
     run = crawl("recent", env=IMPATIENT | to(*(host.base_url for host in hosts)))
     assert run.code == 4
@@ -319,7 +319,7 @@ def test_where_no_host_has_the_route_the_run_ends_and_names_them_all(crawl: Run,
     assert "does not have this route: set PARTI_API_BASE_URLS" in run.package["reason"]
 
 
-def test_where_no_host_can_be_reached_all_are_named(crawl: Run) -> None:
+def test_if_no_host_can_be_reached_all_are_named(crawl: Run) -> None:
     first, last = closed_port(), closed_port()
     run = crawl("categories", env=IMPATIENT | to(first, last, first))
     assert run.code == 4
@@ -328,7 +328,7 @@ def test_where_no_host_can_be_reached_all_are_named(crawl: Run) -> None:
     assert run.package["reason"].endswith("check the network, and the setting PARTI_API_BASE_URLS")
 
 
-def test_where_no_host_can_be_reached_from_the_start_the_run_ends_within_ten_seconds(crawl: Run) -> None:
+def test_if_no_host_can_be_reached_from_the_start_the_run_ends_within_ten_seconds(crawl: Run) -> None:
     hosts = closed_port(), closed_port()
     run = crawl("categories", env=to(*hosts))
     assert run.code == 4
@@ -339,9 +339,7 @@ def test_where_no_host_can_be_reached_from_the_start_the_run_ends_within_ten_sec
 @pytest.mark.parametrize(
     ("text", "patience"), [("", (50, 8)), ("30", (30, None)), ("1m", (60, None)), ("0", (0, None))]
 )
-def test_a_patience_that_is_given_holds_for_hosts_that_cannot_be_reached_too(
-    text: str, patience: tuple[float, float | None]
-) -> None:
+def test_a_given_patience_applies_to_unreachable_hosts_too(text: str, patience: tuple[float, float | None]) -> None:
     read = RetrySettings.read(Settings({"PARTI_RETRY_PATIENCE": text}))
     assert (read.patience, read.patience_unreachable) == patience
 
@@ -349,8 +347,8 @@ def test_a_patience_that_is_given_holds_for_hosts_that_cannot_be_reached_too(
 # --- The token -------------------------------------------------------------------------------------------------
 
 
-def test_the_token_is_sent_and_left_nowhere(crawl: Run, serve: Serve, tmp_path: Path) -> None:
-    # Faults, so that requests come back from everywhere; a job folder, which holds requests.
+def test_the_token_is_sent_and_stored_nowhere(crawl: Run, serve: Serve, tmp_path: Path) -> None:
+    # Faults lead to all kinds of retries; a job folder stores requests.
     server = serve(**SMALL, token=TOKEN, rate_500=0.2, rate_reset=0.2, rate_challenge=0.2)
     run = crawl(
         "recent", "--loglevel", "DEBUG", "-s", f"JOBDIR={tmp_path / 'job'}", server=server, env={"PARTI_TOKEN": TOKEN}
@@ -372,7 +370,7 @@ def test_without_a_token_none_is_sent(crawl: Run, serve: Serve) -> None:
     assert [name for seen in server.requests for name, _ in seen.headers if name.lower() == "authorization"] == []
 
 
-def test_a_redirect_elsewhere_is_followed_without_the_token(crawl: Run, script: Script, tmp_path: Path) -> None:
+def test_a_redirect_to_another_host_is_followed_without_the_token(crawl: Run, script: Script, tmp_path: Path) -> None:
     elsewhere = script(lambda path: GAMING if path == CATEGORIES else NOT_FOUND)
     location = {"Location": elsewhere.base_url + CATEGORIES}
     server = script(lambda path: (302, location, b"") if path == CATEGORIES else NOT_FOUND)
@@ -430,7 +428,7 @@ def test_a_token_on_the_command_line_is_a_usage_error(crawl: Run, serve: Serve) 
     assert server.requests == []
 
 
-def test_a_token_that_no_header_can_hold_is_a_usage_error_that_does_not_show_it(crawl: Run, serve: Serve) -> None:
+def test_a_token_that_cannot_be_in_a_header_is_a_usage_error_that_does_not_show_it(crawl: Run, serve: Serve) -> None:
     server = serve(**SMALL)
     run = crawl("recent", server=server, env={"PARTI_TOKEN": "two\nlines"})
     assert (run.code, run.stdout) == (2, "")
@@ -445,13 +443,13 @@ def test_a_token_that_no_header_can_hold_is_a_usage_error_that_does_not_show_it(
     "token",
     ["", Secret("two words"), Secret("line\n"), Secret("end\r"), Secret("tökén"), Secret(" "), Secret("\udcff")],
 )
-def test_what_is_no_token_is_refused(token: Any) -> None:
+def test_an_invalid_token_is_refused(token: Any) -> None:
     with pytest.raises(UsageError):
         check_settings(Settings({"PARTI_TOKEN": token}))
 
 
 @pytest.mark.parametrize("token", ["", TOKEN, "!", "~"])
-def test_what_is_a_token_or_none_at_all_is_accepted(token: str) -> None:
+def test_a_valid_token_or_no_token_is_accepted(token: str) -> None:
     check_settings(Settings({"PARTI_TOKEN": Secret(token)}))
 
 

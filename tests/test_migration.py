@@ -1,4 +1,4 @@
-"""What the first version left on disk is gone on with: its ledger, and the files of a run that was killed."""
+"""Runs resume from what the first version left on disk: its ledger, and the files of a run that was killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests import forked
 from tests.support import Crawl, Serve, check_books, environment_of, ids
 
 GOLDEN = Path(__file__).parent / "golden"
-# In the ledger, in place of PARTI_OUTPUT_DIR.
+# In the ledger, instead of PARTI_OUTPUT_DIR.
 PLACEHOLDER = "/ledger-1"
 NOW = "2026-11-01T00:00:00Z"
 # The server's switches, and the time on the crawls' clock, when the ledger was made.
@@ -39,7 +39,7 @@ LaterRun = Callable[..., Crawl]
 
 @pytest.fixture
 def left(output: Path) -> Path:
-    """Put what was left into the folders of a crawl, and return that of the ledger."""
+    """Copy the files into the folders of a crawl, and return the folder of the ledger."""
     state = output.with_name("state")
     state.mkdir()
     shutil.copy(GOLDEN / "ledger-1.sqlite", state / "ledger.sqlite")
@@ -53,7 +53,7 @@ def left(output: Path) -> Path:
 
 @pytest.fixture
 def later(left: Path, output: Path, tmp_path: Path) -> LaterRun:
-    """Return a function that runs `recent` hours after the ledger was made, whatever the time is."""
+    """Return a function that runs `recent` hours after the ledger was created, at any time."""
 
     def run(server: MockServer, hours: int, run_id: str, **arguments: str) -> Crawl:
         typed = [part for each in arguments.items() for part in ("-a", "=".join(each))]
@@ -68,7 +68,7 @@ def later(left: Path, output: Path, tmp_path: Path) -> LaterRun:
     return run
 
 
-def test_a_run_that_an_earlier_version_left_is_finished_with_each_record_once(
+def test_an_unfinished_run_of_an_earlier_version_is_finished_with_each_record_once(
     serve: Serve, output: Path, later: LaterRun
 ) -> None:
     server = serve(**SWITCHES)
@@ -79,7 +79,7 @@ def test_a_run_that_an_earlier_version_left_is_finished_with_each_record_once(
     assert [int(row["event_id"]) for row in run.csv_rows] == ids(run.rows)
     assert len(run.quarantine) == len(server.world.malformed_ids)
     assert run.package["counts"]["new"] == len(run.rows)
-    # It went on, and did not begin from the start.
+    # It resumed, and did not start again.
     assert (run.folder / "livestreams.jsonl").read_bytes().split(b"\n")[:60] == noted
 
 

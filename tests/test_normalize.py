@@ -1,4 +1,4 @@
-"""From page bytes to items: the specification's own responses, and everything an API may send instead."""
+"""From page bytes to items: the specification's own responses, and everything that an API may send instead."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_specifications_live_channels_give_the_golden_rows() -> None:
     assert list(rows(page)[0]) == list(golden("live_channels")[0])
 
 
-# No answer of this route is in the specification: it is made up, in the shape that was reported.
+# The specification has no answer of this route: this one is made up, in the reported shape.
 ANNOUNCED: dict[str, Any] = {
     "event_id": 81002, "user_id": 603610, "category_id": 10, "event_title": "🎤", "event_description": "=1+1\nsoon",
     "event_file": "https://https://assets.parti.com/81002.jpg", "event_start_ts": 1795550400,
@@ -112,14 +112,14 @@ def test_a_scheduled_livestream_of_the_reported_shape_gives_the_golden_row() -> 
         ({}, None, None),
     ],
 )
-def test_the_category_of_a_scheduled_livestream_is_found_by_what_is_sent(
+def test_the_category_of_a_scheduled_livestream_is_found_by_its_id_or_name(
     sent: dict[str, Any], category_id: int | None, name: str | None
 ) -> None:
     (item,) = scheduled({"event_id": 1} | sent).items
     assert (item.category_id, item.category_name) == (category_id, name)
 
 
-def test_a_category_without_a_name_is_called_as_the_site_shows_it() -> None:
+def test_a_category_without_a_name_has_its_display_name() -> None:
     index = CategoryIndex([Category(3, "", "Call of Duty", NOW, {}), Category(4, None, None, NOW, {})])
     assert [index.name_of(number) for number in (3, 4, 5, None)] == ["Call of Duty", None, None, None]
 
@@ -194,7 +194,7 @@ def test_secrets_are_dropped_and_playback_urls_lose_their_tokens() -> None:
     assert "S3CRET" not in repr(page)
 
 
-def test_addresses_lose_their_tokens_in_whatever_text_they_are() -> None:
+def test_addresses_lose_their_tokens_in_any_text() -> None:
     url = "https://x.example/a?b=1&token=S3CRET"
     names = ("user_name", "event_title", "category_name", "social_media", "social_username", "discord_discriminator")
     texts = dict.fromkeys(names, f"see {url} = @me")
@@ -210,7 +210,7 @@ def test_addresses_lose_their_tokens_in_whatever_text_they_are() -> None:
     assert {getattr(pages[0].items[0], name) for name in names} == {"see https://x.example/a?b=1 = @me"}
 
 
-def test_rank_goes_on_from_page_to_page() -> None:
+def test_rank_continues_from_page_to_page() -> None:
     assert [
         item.rank for item in live({"user_id": 1, "event_id": 5}, {"user_id": 2, "event_id": 6}, offset=100).items
     ] == [101, 102]
@@ -225,7 +225,7 @@ def test_a_category_is_found_by_its_names_ignoring_case(name: str | None, catego
     assert (item.category_id, item.category_name) == (category_id, name)
 
 
-def test_a_name_is_looked_for_before_a_display_name_and_an_empty_one_not_at_all() -> None:
+def test_names_are_searched_before_display_names_and_empty_ones_are_ignored() -> None:
     body = json.dumps(
         [
             {"category_id": 16, "name": "", "display_name": "Valorant"},
@@ -235,7 +235,7 @@ def test_a_name_is_looked_for_before_a_display_name_and_an_empty_one_not_at_all(
     ).encode()
     index = CategoryIndex(CATEGORIES.normalize(body, URL, Context(NOW)).items)
     assert [index.find(name) for name in ("Music", "valorant", "Sound", "")] == [10, 16, 10, None]
-    assert [index.is_tellable(category_id) for category_id in (16, 1, 99)] == [False, True, False]
+    assert [index.has_name(category_id) for category_id in (16, 1, 99)] == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_name_is_looked_for_before_a_display_name_and_an_empty_one_not_at_all(
         ({"event_id": 2**63}, "event_id: a number out of range"),
     ],
 )
-def test_a_record_that_cannot_be_normalized_comes_back_with_its_reason(record: Any, reason: str) -> None:
+def test_a_record_that_cannot_be_normalized_is_returned_with_its_reason(record: Any, reason: str) -> None:
     page = recent({"event_id": 7}, record)
     assert page.served == 2
     assert [item.event_id for item in page.items] == [7]
@@ -270,7 +270,7 @@ def test_numbers_may_come_as_digits_or_as_whole_fractions() -> None:
     assert (item.event_id, item.total_viewers, item.event_end) == (42, 3, "2026-11-23T23:01:01Z")
 
 
-def test_a_rejected_record_is_whole_but_for_secrets() -> None:
+def test_a_rejected_record_is_whole_except_for_secrets() -> None:
     page = live(
         {"user_id": "x", "playback_auth_token": "S3CRET", "playback_url": "https://x.example/?token=S3CRET&a=1"}
     )
@@ -304,7 +304,7 @@ def test_half_a_character_becomes_a_replacement_character() -> None:
         (b'{"error": NaN}', "broken JSON (14 bytes)"),
     ],
 )
-def test_what_is_no_list_of_records_is_an_error_of_the_page(body: bytes, what: str) -> None:
+def test_a_page_that_is_no_list_of_records_is_an_error(body: bytes, what: str) -> None:
     with pytest.raises(PageError) as error:
         parse_page(body)
     assert str(error.value) == f"the answer is no list of records but {what}"
@@ -322,7 +322,7 @@ def test_an_empty_page_is_a_page(body: bytes) -> None:
 
 
 def fields_of(field: str, value: Any) -> tuple[Livestream, NormalizedPage[Livestream]]:
-    """Return what a livestream becomes of which one field is odd."""
+    """Return the item of a livestream with one odd field."""
     page = recent({"event_id": 1, "event_start_ts": 0} | {field: value}, {"event_id": 2})
     assert page.rejected == []
     return page.items[0], page
@@ -370,7 +370,7 @@ END = "2026-11-23T23:01:01Z"
         ("category_id", "99", "category_id", 99),
     ],
 )
-def test_a_value_is_read_where_it_has_one_meaning(field: str, value: Any, name: str, read: Any) -> None:
+def test_a_value_with_one_meaning_is_read(field: str, value: Any, name: str, read: Any) -> None:
     item, page = fields_of(field, value)
     assert getattr(item, name) == read
     assert type(getattr(item, name)) is type(read)
@@ -408,7 +408,7 @@ def test_a_value_is_read_where_it_has_one_meaning(field: str, value: Any, name: 
         ("category_id", "Gaming", "Gaming"),
     ],
 )
-def test_a_value_that_cannot_be_read_costs_its_field_alone(field: str, value: Any, kept: Any) -> None:
+def test_an_unreadable_value_affects_only_its_field(field: str, value: Any, kept: Any) -> None:
     item, page = fields_of(field, value)
     assert getattr(item, field.removesuffix("_ts")) is None
     assert item.extra == {field: kept}
@@ -417,7 +417,7 @@ def test_a_value_that_cannot_be_read_costs_its_field_alone(field: str, value: An
     assert page.items[1].extra == {}
 
 
-def test_a_category_that_the_api_sends_counts_and_else_its_name() -> None:
+def test_a_category_is_that_of_the_api_or_else_found_by_name() -> None:
     names: dict[str, Any] = {"event_id": 1, "user_id": 2, "category_name": "gaming"}
     for category_id, expected in ((21, 21), (None, 7), ("x", 7), (10**30, 7)):
         for page in (recent(names | {"category_id": category_id}), live(names | {"category_id": category_id})):
@@ -431,7 +431,7 @@ def test_a_live_channel_is_known_by_channel_and_livestream(ids: dict[str, Any]) 
     assert [record.position for record in page.rejected] == [0]
 
 
-def test_the_end_of_a_record_that_is_set_aside_is_known_where_it_can_be_read() -> None:
+def test_the_end_of_a_record_that_is_set_aside_is_known_if_readable() -> None:
     page = recent({"event_end_ts": 1795474861000}, {"event_id": 1}, {"event_end_ts": "x"}, None, [1], "event_end_ts")
     assert len(page.rejected) == 5
     assert page.rejected_ends == [1795474861, None, None, None, None]
@@ -453,7 +453,7 @@ def test_the_end_of_a_record_that_is_set_aside_is_known_where_it_can_be_read() -
         (b'"total_viewers": NaN', {"total_viewers": "NaN"}),
     ],
 )
-def test_what_no_strict_parser_takes_costs_its_field_at_most(odd: bytes, extra: dict[str, Any]) -> None:
+def test_invalid_json_affects_at_most_its_field(odd: bytes, extra: dict[str, Any]) -> None:
     # The last one makes the page one that is parsed patiently, whatever the others are.
     body = b'[{"event_id": 1}, {"event_id": 2, ' + odd + b'}, {"event_id": 3, "z": NaN}]'
     page = LIVESTREAMS.normalize(body, URL, CONTEXT)
@@ -463,7 +463,7 @@ def test_what_no_strict_parser_takes_costs_its_field_at_most(odd: bytes, extra: 
 
 @pytest.mark.parametrize("depth", [60, 1_000, 100_000])
 @pytest.mark.parametrize("sides", [(b"[", b"]"), (b'{"a": ', b"1}")])
-def test_what_is_nested_without_measure_is_cut(depth: int, sides: tuple[bytes, bytes]) -> None:
+def test_what_is_nested_too_deeply_is_cut(depth: int, sides: tuple[bytes, bytes]) -> None:
     deep = b"0".join((sides[0] * depth, sides[1].replace(b"1", b"") * depth))
     page = LIVESTREAMS.normalize(b'[{"event_id": 1, "x": ' + deep + b'}, {"event_id": 2}]', URL, CONTEXT)
     assert [item.event_id for item in page.items] == [1, 2]
@@ -541,7 +541,7 @@ def integers(value: Any) -> Iterator[int]:
 
 
 @given(st.sampled_from(sorted({*schema.RecentRecord.__struct_fields__} - {"event_id"})), VALUES)
-def test_whatever_comes_in_a_field_is_read_or_kept_and_costs_no_other_field(name: str, value: Any) -> None:
+def test_any_value_of_a_field_is_read_or_kept_and_affects_no_other_field(name: str, value: Any) -> None:
     whole: dict[str, Any] = {
         "event_id": 5, "user_name": "n", "total_viewers": 3, "has_access_pass": True, "event_start_ts": 7,
     }  # fmt: skip
@@ -563,7 +563,7 @@ def test_whatever_comes_in_a_field_is_read_or_kept_and_costs_no_other_field(name
         st.binary(max_size=30) | st.sampled_from([b"NaN", b"tru", b'{"event_id": 1e}', b'"\xff"', b"{}"]), max_size=5
     )
 )
-def test_what_is_between_them_costs_no_good_record(between: list[bytes]) -> None:
+def test_bad_records_between_good_ones_lose_none(between: list[bytes]) -> None:
     # What opens or closes more than it should is no record, and the page no list.
     between = [each.translate(None, b'[]{},"\\') or b"0" for each in between]
     good = [b'{"event_id": %d, "event_title": "]},\\""}' % number for number in range(len(between) + 1)]
@@ -574,7 +574,7 @@ def test_what_is_between_them_costs_no_good_record(between: list[bytes]) -> None
 
 
 @given(st.lists(RECORDS, min_size=1, max_size=3), st.data())
-def test_a_page_that_was_cut_off_is_no_page(records: list[Any], data: st.DataObject) -> None:
+def test_a_truncated_page_is_an_error(records: list[Any], data: st.DataObject) -> None:
     body = json.dumps([*records, float("nan")]).encode()
     cut = body[: data.draw(st.integers(1, len(body) - 1))]
     with pytest.raises(PageError):
@@ -590,7 +590,7 @@ RECORD_CLASSES = [
 
 
 @given(st.lists(RECORDS, max_size=5))
-def test_whatever_comes_is_an_item_or_set_aside(records: list[Any]) -> None:
+def test_any_record_is_an_item_or_set_aside(records: list[Any]) -> None:
     for page in (recent(*records), live(*records)):
         assert page.served == len(records) == len(page.items) + len(page.rejected)
         for item in page.items:
@@ -618,7 +618,7 @@ def test_times_sort_as_their_texts_do(ts: int) -> None:
 
 
 @given(RECORDS, st.sampled_from(RECORD_CLASSES))
-def test_the_quick_check_and_the_patient_one_agree(record: Any, record_class: type[msgspec.Struct]) -> None:
+def test_the_fast_check_and_the_slow_one_agree(record: Any, record_class: type[msgspec.Struct]) -> None:
     try:
         quick = msgspec.convert(record, record_class)
     except msgspec.ValidationError:
@@ -636,7 +636,7 @@ def test_the_quick_check_and_the_patient_one_agree(record: Any, record_class: ty
     ),
     st.booleans(),
 )
-def test_the_quick_parser_and_the_patient_one_agree(page: list[Any], escaped: bool) -> None:
+def test_the_fast_parser_and_the_slow_one_agree(page: list[Any], escaped: bool) -> None:
     body = json.dumps(page, ensure_ascii=escaped).encode(errors="surrogatepass")
     try:
         quick = msgspec.json.decode(body)

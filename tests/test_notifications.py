@@ -1,4 +1,4 @@
-"""Listening to channels that go live: none is missed, none is told twice, whatever the line does."""
+"""Listening to channels that go live: none is missed and none is a duplicate, with any failure of the connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from parti_scraper.api.build import Context
 from parti_scraper.api.registry import LIVE_NOTIFICATIONS
 from parti_scraper.mockserver import MockServer, Options
-from parti_scraper.network.backoff import Reconnection
+from parti_scraper.network.addresses import Addresses
 from parti_scraper.spiders.notifications import SeenLately
 from tests import forked
 from tests.listening import STARTING, Listening, ended, heard_ids, live, settle, started
@@ -36,7 +36,7 @@ from tests.support import (
 )
 
 
-def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve: Serve, output: Path) -> None:
+def test_no_channel_is_missed_through_dropped_connections_and_failures(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_drop_every=20, ws_refused=0.3, rate_500=0.2)
     running = Listening(output, server)
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -44,7 +44,7 @@ def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve:
         before = len(started(server))
         while len(started(server)) == before:
             server.world.advance(1)
-        # Some are heard one by one, and some at once.
+        # Some notifications are sent one by one, and some together.
         if before % 8 == 0:
             wait_until(lambda: started(server) <= heard_ids(output))
     wait_until(lambda: started(server) <= heard_ids(output))
@@ -62,7 +62,7 @@ def test_no_channel_is_missed_though_the_line_is_cut_and_the_server_fails(serve:
         assert {name: row[name] for name in record} == record
 
 
-def test_a_listener_that_was_killed_before_it_heard_anything_can_be_finished(serve: Serve, output: Path) -> None:
+def test_a_listener_that_was_killed_before_its_first_message_can_be_finished(serve: Serve, output: Path) -> None:
     running = Listening(output, serve(**STARTING, latency=60))
     ledger = output.with_name("state") / "ledger.sqlite"
 
@@ -81,12 +81,12 @@ def test_a_listener_that_was_killed_before_it_heard_anything_can_be_finished(ser
     assert live(server) <= {row["event_id"] for row in ended(output).rows}
 
 
-def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve, output: Path) -> None:
+def test_a_killed_listener_resumes_without_duplicates(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     for signal_number, code in ((signal.SIGKILL, -9), (signal.SIGKILL, -9), (signal.SIGTERM, 0)):
         before = len(requests(server, "/live"))
         running = Listening(output, server)
-        # The live route is asked after the subscription.
+        # The live route is requested after the subscription.
         wait_until(lambda: len(requests(server, "/live")) > before)  # noqa: B023 - called at once
         server.world.advance(60)
         wait_until(lambda: started(server) | live(server) <= heard_ids(output))
@@ -96,12 +96,10 @@ def test_a_listener_that_was_killed_goes_on_and_tells_nothing_twice(serve: Serve
 
 
 @pytest.mark.parametrize("moment", range(3, 9))
-def test_a_line_that_was_to_be_seen_is_never_taken_back(
-    serve: Serve, output: Path, tmp_path: Path, moment: int
-) -> None:
+def test_a_line_that_could_be_read_is_never_removed(serve: Serve, output: Path, tmp_path: Path, moment: int) -> None:
     server = serve(**STARTING)
     arguments = ["notifications", "-a", "run_id=run", *QUIET]
-    # The second crash comes while what the first one left is put right.
+    # The second crash happens during the recovery from the first.
     for crash_at in (moment, moment % 4 + 1):
         process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", crash_at=crash_at)
         while process.is_alive():
@@ -109,7 +107,7 @@ def test_a_line_that_was_to_be_seen_is_never_taken_back(
             process.join(0.05)
         assert process.exitcode == -signal.SIGKILL
         seen = heard_ids(output)
-        # What is not on air any more cannot be had again.
+        # What is no longer on air cannot be fetched again.
         server.world.advance(7_200)
     running = Listening(output, server)
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -118,7 +116,7 @@ def test_a_line_that_was_to_be_seen_is_never_taken_back(
     assert seen <= {row["event_id"] for row in ended(output).rows}
 
 
-def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_was(serve: Serve, output: Path) -> None:
+def test_an_invalid_notification_is_set_aside_and_the_live_route_has_the_channel(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_malformed=0.3)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3", "-s", "PARTI_MAX_REJECTED=1")
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -129,8 +127,8 @@ def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_w
         time.sleep(0.01)
     wait_until(lambda: live(server) <= heard_ids(output))
     # Or it may be stopped while it connects again, or after the live route has told of what was unheard: a line that
-    # keeps silent of channels is not believed until it was asked once more.
-    wait_until(lambda: re.findall(r"not heard of: (\d+)", running.log.read_text(encoding="utf-8"))[-1:] == ["0"])
+    # keeps silent of channels is not believed until it was asked again.
+    wait_until(lambda: re.findall(r"notification: (\d+)", running.log.read_text(encoding="utf-8"))[-1:] == ["0"])
     settle(server, running)
     assert running.stop(signal.SIGTERM) == 0, running.stderr
     run = ended(output)
@@ -138,10 +136,10 @@ def test_what_is_no_notification_is_set_aside_and_the_live_route_tells_what_it_w
     assert 0 < len(run.quarantine) <= len(malformed)
 
 
-def test_a_silent_line_is_made_anew_and_nothing_is_said_of_it(serve: Serve, output: Path) -> None:
+def test_a_silent_connection_is_opened_again_without_a_warning(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=0.3s")
-    # Each new connection looks once more who is live.
+    # Each new connection requests again who is live.
     wait_until(lambda: len(server.requests) > 16)
     assert running.stop() == 0
     assert running.stderr.startswith("notifications run: complete: ")
@@ -185,7 +183,7 @@ def test_each_day_has_a_folder_of_its_own_that_is_described_once_it_is_over(
     check_books(run)
 
 
-def test_listening_goes_on_without_the_http_routes(serve: Serve, output: Path) -> None:
+def test_listening_continues_without_the_http_routes(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, gone=True)
     running = Listening(output, server, "-s", "PARTI_RETRY_PATIENCE=0.1")
     wait_until(lambda: len(requests(server, "/live")) > 0)
@@ -197,7 +195,7 @@ def test_listening_goes_on_without_the_http_routes(serve: Serve, output: Path) -
     assert all(row["category_id"] is None for row in ended(output).rows)
 
 
-def test_what_was_heard_is_never_deleted(serve: Serve, output: Path, tmp_path: Path, crawl: Run) -> None:
+def test_received_notifications_are_never_deleted(serve: Serve, output: Path, tmp_path: Path, crawl: Run) -> None:
     server = serve(**STARTING)
     running = Listening(output, server)
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -210,18 +208,18 @@ def test_what_was_heard_is_never_deleted(serve: Serve, output: Path, tmp_path: P
     ):
         run = crawl("notifications", *QUIET, *options, server=server, env=env)
         assert run.code == 2
-        assert run.stderr.startswith("argument `run_id`: its folder holds records that cannot be had again")
+        assert run.stderr.startswith("argument `run_id`: its folder holds records that cannot be fetched again")
         assert path.read_bytes() == before
 
 
-def test_who_never_listened_does_not_say_that_it_is_complete(serve: Serve, output: Path, crawl: Run) -> None:
+def test_a_run_that_never_listened_is_not_complete(serve: Serve, output: Path, crawl: Run) -> None:
     server = serve(**STARTING, ws_refused=1.0)
     deaf = crawl("notifications", *QUIET, server=server, run_id="deaf", duration="1s")
     assert (deaf.code, deaf.package["complete"]) == (4, False)
-    assert re.search(r"no connection to ws://\S+ came about: HTTP (429|503) in answer", deaf.package["reason"])
+    assert re.search(r"could not connect to ws://\S+: HTTP (429|503) in answer", deaf.package["reason"])
 
 
-def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serve: Serve, output: Path) -> None:
+def test_it_listens_before_it_has_the_categories_and_stops_in_time(serve: Serve, output: Path) -> None:
     api, server = serve(**STARTING, latency=600), serve(**STARTING)
     env = environment_of(output, api, {"PARTI_WS_URL": server.ws_url})
     options = (*QUIET, "-s", "DOWNLOAD_TIMEOUT=2")
@@ -232,13 +230,13 @@ def test_it_listens_before_the_categories_come_and_no_longer_than_it_should(serv
         time.sleep(0.05)
     _, stderr = running.process.communicate(timeout=60)
     assert running.process.returncode == 4
-    # It did not go on until they were given up.
+    # It did not continue until they were given up.
     assert "the categories did not come in time, so `category_id` is unknown" in stderr
-    assert "could not be had" not in stderr
+    assert "could not be fetched" not in stderr
     assert heard_ids(output) <= started(server)
 
 
-def test_it_stops_after_so_many_records_and_after_so_long(serve: Serve, crawl: Run) -> None:
+def test_it_stops_after_max_records_and_after_the_duration(serve: Serve, crawl: Run) -> None:
     server = serve(**STARTING)
     run = crawl("notifications", server=server, max_records=25)
     assert (run.code, len(run.rows), run.package["truncated"]) == (0, 25, True)
@@ -247,7 +245,7 @@ def test_it_stops_after_so_many_records_and_after_so_long(serve: Serve, crawl: R
     assert {row["event_id"] for row in run.rows} == live(server)
 
 
-def test_a_server_that_is_not_there_yet_is_waited_for(serve: Serve, output: Path) -> None:
+def test_it_waits_for_a_server_that_starts_later(serve: Serve, output: Path) -> None:
     api = serve(**STARTING)
     with MockServer(Options(**STARTING)) as gone:
         pass
@@ -283,21 +281,22 @@ def test_a_message_becomes_an_item_without_its_secrets() -> None:
 
 
 def test_waits_grow_until_a_connection_was_good() -> None:
-    reconnection = Reconnection(0.5)
-    waits = [reconnection.lost(0, 1.0) for _ in range(9)]
-    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 32, 32]
-    assert reconnection.lost(0, 0.0, retry_after=20) == 20
-    reconnection.connected(100)
-    assert reconnection.lost(101, 1.0) == 32
-    reconnection.connected(200)
-    assert reconnection.lost(231, 1.0) == 0.5
-    reconnection.lost(231, 1.0)
-    reconnection.connected(232)
-    reconnection.heard()
-    assert reconnection.lost(232, 1.0) == 0.5
+    addresses = Addresses(("wss://host/",), 0.5, now=0)
+
+    def wait(random: float = 1.0, *, was_useful: bool = False) -> float:
+        return addresses.next_wait(0, random, "closed", was_useful=was_useful)
+
+    assert [wait() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 32, 32]
+    addresses.asked_to_wait(20)
+    assert (wait(random=0.0), wait()) == (20, 32)
+    assert (wait(was_useful=True), wait()) == (0.5, 1)
+    addresses.heard(is_new=False)
+    assert wait() == 2
+    addresses.heard(is_new=True)
+    assert wait() == 0.5
 
 
-def test_what_was_seen_lately_is_remembered_and_the_rest_is_not() -> None:
+def test_only_recent_notifications_are_remembered() -> None:
     seen = SeenLately(3600)
     seen.add(1)
     assert 1 in seen

@@ -1,4 +1,4 @@
-"""Real crawls against lists whose records are odd in ways that could cost others, or the verdict."""
+"""Real crawls of lists with odd records that could affect other records, or the exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Record = dict[str, Any]
 
 
 def livestream(number: int) -> Record:
-    """Return a record as it should be, the latest first."""
+    """Return a normal record, the latest first."""
     end = NEWEST - number * STEP
     return {
         "user_id": number, "user_name": f"name {number}", "user_avatar_id": 1, "avatar_link": None,
@@ -48,7 +48,7 @@ class OddApi:
     Attributes:
         number: how many there are.
         odd: makes of a place in the list and a record what is served.
-        page: how many records a page holds at the most.
+        page: how many records a page holds at most.
         redirect: whether the recent route redirects to an address with a token.
     """
 
@@ -93,34 +93,34 @@ def lists(script: Script) -> Lists:
 
 
 @pytest.mark.parametrize("end", [0, "1970-01-01", 1_600_000_000, 4_102_444_800], ids=str)
-def test_an_end_at_which_no_livestream_ended_hides_none_and_costs_none(end: Any, crawl: Run, lists: Lists) -> None:
-    # The last of a page would seem to have reached below every window.
+def test_an_implausible_end_hides_none_and_loses_none(end: Any, crawl: Run, lists: Lists) -> None:
+    # As the last of a page, it would seem to be below every window.
     env = lists(500, lambda place, record: record | ({"event_end_ts": end} if place % 100 == 99 else {}))
     runs = [crawl("recent", env=env, run_id=name, incremental="true") for name in ("first", "second")]
     assert [(run.code, len(run.rows)) for run in runs] == [(0, 500), (0, 0)], runs[0].stderr
 
 
 def test_an_end_that_is_days_too_early_hides_none(crawl: Run, lists: Lists) -> None:
-    # It is the last of a page, and the next one was to be asked for from there on.
+    # It is the last of a page, and the next page would start from there.
     env = lists(500, lambda place, record: record | {"event_end_ts": record["event_end_ts"] - 86_400 * (place == 99)})
     run = crawl("recent", env=env)
     assert (run.code, len(run.rows)) == (0, 500), run.stderr
 
 
-def test_of_exactly_half_of_the_records_nothing_is_said_and_of_one_more_it_is(crawl: Run, lists: Lists) -> None:
+def test_half_of_the_records_is_no_flaw_and_one_more_is(crawl: Run, lists: Lists) -> None:
     def odd(place: int, record: Record) -> Record:
         return record | ({"total_viewers": {}, "viewers_count": {}} if place >= 40 - most else {})
 
     for spider, name in (("recent", "total_viewers"), ("live", "viewers_count")):
         for most, code in ((20, 0), (21, 4)):
-            # Small pages overlap a lot, and some records come again where the end is looked for.
+            # Small pages overlap a lot, and probing the end repeats some records.
             run = crawl(spider, env=lists(40, odd, page=10), run_id=f"run-{most}")
             assert (run.code, run.package["complete"]) == (code, True), run.stderr
             assert run.package["unreadable_fields"][name] == most
             assert run.package["degraded"] == ([f"{name} is unreadable in 21 of 40 records"] if code else [])
 
 
-def test_records_that_nobody_asked_for_say_nothing_about_the_fields(crawl: Run, lists: Lists) -> None:
+def test_records_that_do_not_match_the_filters_do_not_count_for_the_fields(crawl: Run, lists: Lists) -> None:
     def odd(place: int, record: Record) -> Record:
         return {name: value for name, value in record.items() if name != "user_name" or place >= 20}
 
@@ -130,11 +130,11 @@ def test_records_that_nobody_asked_for_say_nothing_about_the_fields(crawl: Run, 
         assert (len(run.rows), run.package["degraded"]) == (wanted, degraded)
 
 
-def test_records_that_come_twice_are_one_of_those_of_which_a_share_may_be_set_aside(crawl: Run, lists: Lists) -> None:
+def test_duplicates_count_once_for_the_share_that_may_be_set_aside(crawl: Run, lists: Lists) -> None:
     env = lists(19, lambda place, record: record | ({"event_id": "x"} if place == 5 else {}))
     run = crawl("recent", "-s", "PARTI_MAX_REJECTED=0", env=env)
     assert (run.code, len(run.rows), len(run.quarantine)) == (0, 18, 1), run.stderr
-    # Which of those that are set aside were asked for nobody can tell, so it is a share of all.
+    # Whether records that are set aside match the filters is unknown, so the share is that of all records.
     env = lists(100, lambda place, record: record | ({"event_id": "x"} if place in {50, 60} else {}))
     run = crawl("recent", env=env, run_id="some", since=NEWEST - 19 * STEP)
     assert (run.code, len(run.rows), len(run.quarantine)) == (0, 20, 2), run.stderr

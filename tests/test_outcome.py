@@ -13,7 +13,7 @@ BALANCED = Counts(pages=3, served=10, written=5, duplicate=2, quarantined=1, fil
 
 
 def ending(**changes: Any) -> Ending:
-    """Return an ending of a run on which nothing went wrong, but for the changes."""
+    """Return the ending of a successful run, with changes."""
     return Ending(**({"finish_reason": "finished", "counts": BALANCED} | changes))
 
 
@@ -56,11 +56,11 @@ def test_the_exit_code_says_how_the_run_ended(changes: dict[str, Any], code: Exi
     verdict = judge(ending(**changes))
     assert (verdict.exit_code, verdict.reason) == (code, reason)
     assert verdict.complete is (code == 0)
-    # What cannot be stored stops the run, unless that shows only at the end.
+    # A failure to store stops the run, unless it happens only at the end.
     assert verdict.ended is (code in {0, 4} and changes.get("finish_reason") != "storage")
 
 
-def test_a_degraded_run_is_complete_and_makes_itself_heard() -> None:
+def test_a_degraded_run_is_complete_with_exit_code_4() -> None:
     verdict = judge(ending(degraded=["user_name is absent from 20 of 20 records", "event_title is, too"]))
     assert verdict.exit_code is ExitCode.INCOMPLETE
     assert verdict.complete
@@ -69,10 +69,10 @@ def test_a_degraded_run_is_complete_and_makes_itself_heard() -> None:
 
 
 @pytest.mark.parametrize("name", ["served", "written", "duplicate", "quarantined", "filtered"])
-def test_a_record_that_is_not_accounted_for_is_noticed(name: str) -> None:
+def test_a_record_without_a_count_is_detected(name: str) -> None:
     counts = Counts(pages=3, served=10, written=5, duplicate=2, quarantined=1, filtered=2)
     counts = replace(counts, **{name: getattr(counts, name) + 1})
     verdict = judge(ending(counts=counts))
     assert verdict.exit_code is ExitCode.INCOMPLETE
     assert verdict.reason is not None
-    assert verdict.reason.startswith("the books do not balance: ")
+    assert verdict.reason.startswith("the counts do not balance: ")

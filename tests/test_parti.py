@@ -1,4 +1,4 @@
-"""`parti` as users have it: a wheel, in an environment with the user's locked packages alone, from another folder."""
+"""`parti` as users have it: a wheel in an environment with only the users' locked packages, run in another folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from parti_scraper.mockserver import MockServer
 from tests.support import ROOT, STILL, TIMEOUT, Scrapy, Serve, environment_of, read_lines
 from tests.usage_errors import SPIDERS
 
-# One of them builds what the others use.
+# One worker builds what all of them use.
 pytestmark = pytest.mark.xdist_group("parti")
 
 NAMES = {"parti": ["bin/parti"], "python -m parti_scraper": ["bin/python", "-m", "parti_scraper"]}
 
 
 def call(*command: str | Path) -> None:
-    """Run a program to its end, which must be a good one."""
+    """Run a program to its end, which must be successful."""
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an environment with the wheel, and links to those installed packages that the user's lock has."""
+    """Return an environment with the wheel, and links to the installed packages of the users' lock."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
@@ -66,14 +66,14 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 target.symlink_to(str(distribution(requirement.name).locate_file(part)))
     pip = (sys.executable, "-m", "pip", "--python", folder / "bin/python")
     call(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel)
-    # Whatever `pyproject.toml` requires is among them.
+    # They include all that `pyproject.toml` requires.
     call(*pip, "check")
     return folder
 
 
 @pytest.fixture
 def working_folder(tmp_path: Path) -> Path:
-    """Return a folder in somebody else's Scrapy project, whose settings cannot even be imported."""
+    """Return a folder in another Scrapy project, whose settings cannot even be imported."""
     (tmp_path / "scrapy.cfg").write_text("[settings]\ndefault = other.settings\n", encoding="utf-8")
     (tmp_path / "work").mkdir()
     return tmp_path / "work"
@@ -96,13 +96,13 @@ def run(
 
 
 def environment_for(env: Mapping[str, str], server: MockServer | None = None) -> dict[str, str]:
-    """Return the variables of a user: where files go is not among them."""
+    """Return the variables of a user, without those for folders."""
     variables = environment_of(Path("/nowhere/output"), server, env)
     return {name: value for name, value in variables.items() if name not in {"PARTI_OUTPUT_DIR", "PARTI_STATE_DIR"}}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_crawl_leaves_its_files_in_the_working_folder_and_says_where(
+def test_a_crawl_writes_into_the_working_folder_and_says_where(
     environment: Path, working_folder: Path, serve: Serve, name: str
 ) -> None:
     server = serve(**STILL)
@@ -118,7 +118,7 @@ def test_a_crawl_leaves_its_files_in_the_working_folder_and_says_where(
     assert (working_folder / ".scrapy/parti/ledger.sqlite").exists()
 
 
-def test_parti_home_takes_the_place_of_the_working_folder(
+def test_parti_home_replaces_the_working_folder(
     environment: Path, working_folder: Path, tmp_path: Path, serve: Serve
 ) -> None:
     home = tmp_path / "home"
@@ -131,7 +131,7 @@ def test_parti_home_takes_the_place_of_the_working_folder(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_left_to_do_is_said_with_the_name_that_was_called(
+def test_advice_uses_the_name_of_the_program_that_was_called(
     environment: Path, working_folder: Path, serve: Serve, name: str
 ) -> None:
     variables = environment_for({}, serve(**STILL))
@@ -152,12 +152,12 @@ def test_what_is_left_to_do_is_said_with_the_name_that_was_called(
         (("crwal",), "unknown command: 'crwal' (accepted: COMMANDS); did you mean `crawl`?"),
         (
             ("spiders", "recent"),
-            "{} spiders: not known: 'recent' (accepted: no words; the arguments of all spiders are listed)",
+            "{} spiders: unknown argument: 'recent' (accepted: no arguments; all spiders are described)",
         ),
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_typed_wrong_is_one_line_with_the_name_that_was_called(
+def test_a_usage_error_is_one_line_with_the_name_of_the_program(
     environment: Path, working_folder: Path, name: str, typed: tuple[str, ...], line: str
 ) -> None:
     wrong = run(environment, working_folder, *typed, name=name)
@@ -165,7 +165,7 @@ def test_what_is_typed_wrong_is_one_line_with_the_name_that_was_called(
     assert (wrong.returncode, wrong.stdout, told) == (2, "", line.format(name) + "\n")
 
 
-def test_an_unknown_command_is_one_line_with_all_there_are(environment: Path, working_folder: Path) -> None:
+def test_an_unknown_command_is_one_line_with_all_commands(environment: Path, working_folder: Path) -> None:
     wrong = run(environment, working_folder, "crwal", "recent")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("unknown command: 'crwal' (accepted: ")
@@ -180,7 +180,7 @@ def test_the_help_names_the_program_that_was_called(environment: Path, working_f
     assert overview.stdout.startswith(f"usage: {name} COMMAND ")
     assert "  spiders      Describe the spiders and their arguments\n" in overview.stdout
     assert run(environment, working_folder, "--help", name=name).stdout == overview.stdout
-    # A command of the project, and one that is Scrapy's alone, which sets its help in another way.
+    # A command of the project, and one of Scrapy, which sets its help in another way.
     assert (
         f"usage: {name} crawl [options] <spider>" in run(environment, working_folder, "crawl", "-h", name=name).stdout
     )

@@ -1,4 +1,4 @@
-"""The proxies of the environment: which one a request goes through, and what cannot be used is said in a line."""
+"""The proxies of the environment: which one a request uses, and the errors for those that cannot be used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Return what sets variables where none of a proxy is set."""
+    """Return a function that sets variables in an environment without proxies."""
     for name in os.environ.keys() & {*NAMES, *map(str.upper, NAMES)}:
         monkeypatch.delenv(name)
     return monkeypatch
@@ -87,7 +87,7 @@ def test_the_proxy_for_an_address(
     assert (found and found.url) == proxy
 
 
-def test_the_address_of_a_proxy_holds_no_password(environment: pytest.MonkeyPatch) -> None:
+def test_the_address_of_a_proxy_has_no_password(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("HTTPS_PROXY", "http://joe:p%40ss%2Fword@p:1")
     assert proxy_of("https://api.example") == Proxy("http://p:1", "joe", "p@ss/word")
 
@@ -135,14 +135,14 @@ def test_a_proxy_that_cannot_be_used_ends_the_run_before_anything_is_requested(
     assert crawl("recent", server=server, env={name: "socks5://p:1", "NO_PROXY": "127.0.0.1"}).code == 0
 
 
-def test_a_proxy_that_cannot_be_used_for_the_websocket_ends_the_run_likewise(crawl: Run, serve: Serve) -> None:
+def test_a_proxy_that_cannot_be_used_for_the_websocket_ends_the_run_too(crawl: Run, serve: Serve) -> None:
     server = serve(**SMALL)
     env = {"PARTI_WS_URL": "wss://127.0.0.1:9/", "HTTPS_PROXY": "socks5://p:1"}
     run = crawl("notifications", server=server, env=env, duration=1)
     assert run.code == 2
     assert run.stderr.startswith("environment variable `HTTPS_PROXY`: ")
     assert server.requests == []
-    # It is nothing to a spider that does not listen.
+    # A spider that does not listen ignores it.
     assert crawl("categories", server=server, env=env).code == 0
 
 
@@ -162,7 +162,7 @@ def test_requests_go_through_the_proxy(crawl: Run, serve: Serve, proxy: Forwardi
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
 def test_tls_goes_through_a_tunnel(crawl: Run, https: str, proxy: ForwardingProxy, name: str) -> None:
-    # Without a scheme, as many write it.
+    # Without a scheme, as is common.
     env = to(https) | {name: proxy.url.removeprefix("http://")}
     run = crawl("categories", "-s", "DOWNLOAD_VERIFY_CERTIFICATES=False", env=env)
     assert run.code == 0
@@ -170,11 +170,9 @@ def test_tls_goes_through_a_tunnel(crawl: Run, https: str, proxy: ForwardingProx
     assert set(proxy.asked) == {https.removeprefix("https://")}
 
 
-def test_after_a_failover_it_is_the_next_hosts_proxy_that_counts(
-    crawl: Run, serve: Serve, proxy: ForwardingProxy
-) -> None:
+def test_after_a_failover_the_next_hosts_proxy_is_used(crawl: Run, serve: Serve, proxy: ForwardingProxy) -> None:
     server = serve(**SMALL)
-    # The proxy cannot find the first host, and is not for the second one.
+    # The proxy cannot find the first host, and is not used for the second.
     env = to("http://localhost:9", server.base_url) | {"http_proxy": proxy.url, "no_proxy": "127.0.0.1"} | IMPATIENT
     run = crawl("recent", *UNTHROTTLED, env=env)
     assert run.code == 0

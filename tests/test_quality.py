@@ -1,4 +1,4 @@
-"""What a run says of fields that are new, cannot be read, or are gone, and from how many records on."""
+"""What a run reports about new, unreadable and missing fields, and from how many records on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WHOLE: dict[str, Any] = {
 
 
 def quality_of(*records: dict[str, Any], seen: tuple[int, ...] = ()) -> Quality:
-    """Return what is counted of a page of the recent route."""
+    """Return the counts of a page of the recent route."""
     quality = Quality()
     body = json.dumps([{"event_id": number} | record for number, record in enumerate(records)]).encode()
     quality.add(LIVESTREAMS.normalize(body, "", CONTEXT), seen)
@@ -62,19 +62,19 @@ def test_a_field_of_the_specification_that_most_records_lack_is_a_flaw(name: str
     assert quality_of(*[WHOLE | {name: None}] * 20).flaws(()) == []
 
 
-def test_a_record_that_came_before_does_not_count_again() -> None:
+def test_a_duplicate_does_not_count_again() -> None:
     quality = quality_of(*[without("user_name")] * 30, seen=tuple(range(11)))
     assert (quality.records, quality.absent["user_name"], quality.flaws(())) == (19, 19, [])
 
 
-def test_another_field_that_no_record_has_is_named_and_no_flaw() -> None:
+def test_another_field_that_no_record_has_is_named_but_is_no_flaw() -> None:
     quality = quality_of(*[without("avatar_link")] * 20)
     assert (quality.vanished(), quality.flaws(())) == (["avatar_link"], [])
     assert quality_of(*[without("avatar_link")] * 20, WHOLE).vanished() == []
     assert quality_of(*[without("avatar_link")] * 19).vanished() == []
 
 
-def test_notifications_may_lack_fields_but_not_hold_what_cannot_be_read() -> None:
+def test_notifications_may_lack_fields_but_not_have_unreadable_ones() -> None:
     for value, flaws in ((None, []), ([], ["user_name is unreadable in 20 of 20 records"])):
         body = json.dumps([{"event_id": number, "user_name": value} for number in range(20)]).encode()
         quality = Quality()
@@ -82,7 +82,7 @@ def test_notifications_may_lack_fields_but_not_hold_what_cannot_be_read() -> Non
         assert quality.flaws(()) == flaws
 
 
-def test_live_channels_are_to_have_viewers_and_no_end() -> None:
+def test_live_channels_must_have_viewers_but_no_end() -> None:
     body = json.dumps([{"event_id": number, "user_id": 1} for number in range(20)]).encode()
     quality = Quality()
     quality.add(LIVE_CHANNELS.normalize(body, "", CONTEXT), ())
@@ -100,7 +100,7 @@ def test_scheduled_livestreams_may_lack_the_category_and_viewers_and_their_end_i
     assert "user_name" not in quality.vanished()
 
 
-def test_the_counts_go_on_where_they_were() -> None:
+def test_the_counts_continue_where_they_were() -> None:
     before = quality_of(*[WHOLE | {"new": 1, "user_id": "x"}] * 3, without("user_name"))
     after = Quality()
     after.restore(json.loads(json.dumps(before.as_json())))

@@ -1,4 +1,4 @@
-"""Recovery: how the files of a run that was stopped are put right, killed again in the middle or not."""
+"""Recovery: how the files of a stopped run are prepared, also when it is killed again in the middle."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from parti_scraper.run.recovery import (
     RECOVERED,
     Cut,
     Found,
-    GoOn,
     Obstacle,
     Remove,
+    Resume,
     RunFiles,
     Save,
     StartOver,
@@ -35,15 +35,15 @@ from parti_scraper.run.recovery import (
 )
 
 QUARANTINE = "quarantine.jsonl"
-# A run of the recent route: its pages can be asked for again.
+# A run of the recent route: its pages can be fetched again.
 PAGES = RunFiles(
     "streams", QUARANTINE, can_refetch=True, rotates=False, feeds=frozenset({"streams.jsonl", "streams.csv"})
 )
-# A run that listens: what was heard cannot be heard again, and each day has files of its own.
+# A run that listens: notifications cannot be fetched again, and each day has its own files.
 HEARD = RunFiles(
     "streams", QUARANTINE, can_refetch=False, rotates=True, feeds=frozenset({"streams.3.jsonl", "streams.3.csv"})
 )
-# What is none of the run's, though some of it looks like it.
+# Files that are not the run's, though some look like it.
 FOREIGN = {
     "notes.txt": b"mine\n",
     "streams-2.jsonl": b'{"id": -1}\n',
@@ -63,33 +63,33 @@ AS_NOTED = {name: Found(size) for name, (size, _) in TWO.items()}
 
 
 def test_files_that_are_as_they_were_noted_stay_so() -> None:
-    assert plan(PAGES, AS_NOTED, TWO) == GoOn((), {"streams.jsonl": 2, "streams.csv": 2})
+    assert plan(PAGES, AS_NOTED, TWO) == Resume((), {"streams.jsonl": 2, "streams.csv": 2})
 
 
-def test_what_came_since_is_cut_off_where_it_can_be_asked_for_again() -> None:
+def test_records_after_the_checkpoint_are_cut_if_they_can_be_fetched_again() -> None:
     found = AS_NOTED | {"streams.csv": Found(31), QUARANTINE: Found(15)}
     noted = TWO | {QUARANTINE: (12, 1)}
-    assert plan(PAGES, found, noted) == GoOn(
+    assert plan(PAGES, found, noted) == Resume(
         (Cut("streams.csv", 30), Cut(QUARANTINE, 12)), {"streams.jsonl": 2, "streams.csv": 2}
     )
 
 
-def test_a_quarantine_that_was_not_there_at_the_checkpoint_is_removed_where_it_can_be_asked_for_again() -> None:
+def test_a_quarantine_after_the_checkpoint_is_removed_if_it_can_be_fetched_again() -> None:
     going_on = plan(PAGES, AS_NOTED | {QUARANTINE: Found(15)}, TWO)
     assert going_on.steps == (Remove(QUARANTINE),)
 
 
-def test_other_files_of_the_collection_stay_where_it_can_be_asked_for_again() -> None:
+def test_other_files_of_the_collection_stay_if_it_can_be_fetched_again() -> None:
     assert plan(PAGES, AS_NOTED | {"streams.xml": Found(15)}, TWO).steps == ()
 
 
-def test_a_name_that_only_begins_like_the_runs_own_is_none_of_its_files() -> None:
+def test_a_file_whose_name_only_starts_like_the_runs_own_is_not_one_of_them() -> None:
     found = {"streams.1.jsonl": Found(20), "streams.1.csv": Found(30), "streams-2.jsonl": Found(10, b'{"id": 3}\n')}
     assert plan(HEARD, found, DAYS).steps == ()
     assert plan(replace(HEARD, can_refetch=True), {"streams-2.jsonl": Found(10)}, None).steps == ()
 
 
-def test_what_cannot_be_asked_for_again_is_saved_before_anything_is_cut() -> None:
+def test_records_that_cannot_be_fetched_again_are_saved_before_the_files_are_cut() -> None:
     found = {
         "streams.1.jsonl": Found(36, b'{"id": 3}\n{"id"'),
         "streams.1.csv": Found(40),
@@ -98,7 +98,7 @@ def test_what_cannot_be_asked_for_again_is_saved_before_anything_is_cut() -> Non
         QUARANTINE: Found(19, b'"b"\n"c"\n"d'),
         RECOVERED: Found(10, b'{"id": 2}\n'),
     }
-    assert plan(HEARD, found, DAYS | {QUARANTINE: (8, 2)}) == GoOn(
+    assert plan(HEARD, found, DAYS | {QUARANTINE: (8, 2)}) == Resume(
         (
             Save((b'{"id": 2}', b'{"id": 3}', b'{"id": 4}')),
             Remove("streams.2.csv"),
@@ -113,20 +113,20 @@ def test_what_cannot_be_asked_for_again_is_saved_before_anything_is_cut() -> Non
     )
 
 
-def test_a_line_that_was_saved_and_is_not_cut_off_yet_comes_once() -> None:
+def test_a_saved_line_that_is_not_cut_yet_is_written_once() -> None:
     found = {"streams.1.jsonl": Found(40, b'{"id": 3}\n{"id": 4}\n'), "streams.1.csv": Found(30)}
     saved = Found(20, b'{"id": 3}\n{"id": 4}\n')
     going_on = plan(HEARD, found | {RECOVERED: saved}, DAYS)
-    assert isinstance(going_on, GoOn)
+    assert isinstance(going_on, Resume)
     assert going_on.tail == ({"id": 3}, {"id": 4})
 
 
-def test_a_quarantine_that_cannot_be_asked_for_again_is_counted_from_its_beginning_where_it_was_not_noted() -> None:
+def test_a_quarantine_without_a_checkpoint_that_cannot_be_fetched_again_is_counted_whole() -> None:
     found = {"streams.1.jsonl": Found(20), "streams.1.csv": Found(30), QUARANTINE: Found(8, b'"a"\n"b"\n')}
-    assert plan(HEARD, found, DAYS) == GoOn((), {"streams.1.jsonl": 2, "streams.1.csv": 2}, quarantined=2)
+    assert plan(HEARD, found, DAYS) == Resume((), {"streams.1.jsonl": 2, "streams.1.csv": 2}, quarantined=2)
 
 
-def test_a_whole_line_that_is_no_json_is_an_error_before_anything_is_touched() -> None:
+def test_a_whole_line_that_is_no_json_is_an_error_before_any_change() -> None:
     found = {"streams.1.jsonl": Found(24, b"abc\n"), "streams.1.csv": Found(30)}
     with pytest.raises(ValueError, match="Expecting value"):
         plan(HEARD, found, DAYS)
@@ -140,12 +140,12 @@ def test_a_whole_line_that_is_no_json_is_an_error_before_anything_is_touched() -
         (PAGES, AS_NOTED | {"streams.csv": Found(29)}, TWO, Obstacle.FILES_CHANGED),
         (PAGES, {"streams.csv": Found(30)}, TWO, Obstacle.FILES_CHANGED),
         (PAGES, AS_NOTED, TWO | {QUARANTINE: (5, 1)}, Obstacle.FILES_CHANGED),
-        # A feed that the run did not have before lacks what was written until then.
+        # A new feed lacks the earlier records.
         (PAGES, AS_NOTED, {"streams.jsonl": (20, 2)}, Obstacle.FILES_CHANGED),
         (PAGES, {}, {}, Obstacle.FILES_CHANGED),
     ],
 )
-def test_a_run_that_cannot_go_on_begins_from_the_start(
+def test_a_run_that_cannot_be_resumed_starts_over(
     files: RunFiles, found: Mapping[str, Found], noted: Mapping[str, tuple[int, int]] | None, obstacle: Obstacle
 ) -> None:
     removed = tuple(Remove(name) for name in sorted(found))
@@ -156,20 +156,20 @@ def test_a_run_that_cannot_go_on_begins_from_the_start(
 
 
 def test_fewer_feeds_than_before_are_no_reason_to_begin_from_the_start() -> None:
-    assert isinstance(plan(replace(PAGES, feeds=frozenset({"streams.jsonl"})), AS_NOTED, TWO), GoOn)
+    assert isinstance(plan(replace(PAGES, feeds=frozenset({"streams.jsonl"})), AS_NOTED, TWO), Resume)
 
 
 def test_a_file_that_had_nothing_at_the_checkpoint_may_be_missing(tmp_path: Path) -> None:
     noted = {"streams.3.jsonl": (0, 0), "streams.3.csv": (0, 0)}
     going_on = plan(HEARD, look(tmp_path, HEARD, noted), noted)
-    assert going_on == GoOn((), {"streams.3.jsonl": 0, "streams.3.csv": 0})
+    assert going_on == Resume((), {"streams.3.jsonl": 0, "streams.3.csv": 0})
     carry_out(tmp_path, going_on.steps)
-    assert isinstance(going_on, GoOn)
+    assert isinstance(going_on, Resume)
     assert list(rows_before(tmp_path, going_on)) == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_empty_files_are_no_records_that_could_be_lost() -> None:
+def test_empty_files_have_no_records_to_lose() -> None:
     over = plan(HEARD, {"streams.3.jsonl": Found(0), QUARANTINE: Found(4)}, None)
     assert over == StartOver(
         Obstacle.NOTHING_NOTED, loses_records=False, steps=(Remove("streams.3.jsonl"), Remove(QUARANTINE))
@@ -177,7 +177,7 @@ def test_empty_files_are_no_records_that_could_be_lost() -> None:
 
 
 @pytest.mark.parametrize("quarantined", [0, 1])
-def test_what_is_half_is_rolled_back_to_the_checkpoint(tmp_path: Path, quarantined: int) -> None:
+def test_half_written_data_are_rolled_back_to_the_checkpoint(tmp_path: Path, quarantined: int) -> None:
     noted = {"streams.1.jsonl": (4, 1)} | ({QUARANTINE: (2, quarantined)} if quarantined else {})
     written = {"streams.1.jsonl": b"one\ntwo\n", "streams.2.jsonl": b"three\n", QUARANTINE: b"a\nb\n"}
     with folder_of(written | FOREIGN) as folder:
@@ -187,12 +187,12 @@ def test_what_is_half_is_rolled_back_to_the_checkpoint(tmp_path: Path, quarantin
         assert content_of(folder) == left | FOREIGN
 
 
-# What holds for every run:
+# Properties of every run:
 
 
 @dataclass
 class Stopped:
-    """A run that was killed: its files, those it had noted, and the records that were written at all, whole."""
+    """A killed run: its files, those of its checkpoint, and all records that were written whole."""
 
     files: RunFiles
     content: dict[str, bytes]
@@ -203,7 +203,7 @@ class Stopped:
 
 @st.composite
 def stopped_runs(draw: Callable[[Any], Any], files: RunFiles) -> Stopped:
-    """Return a run that was killed at some moment, perhaps once more while it was put right."""
+    """Return a run that was killed at some time, perhaps again during a recovery."""
     identities = itertools.count()
     stopped = Stopped(files, {}, {}, [], [])
 
@@ -227,7 +227,7 @@ def stopped_runs(draw: Callable[[Any], Any], files: RunFiles) -> Stopped:
         stopped.noted[QUARANTINE] = (sum(map(len, before)), len(before))
     stopped.set_aside = before + ([] if files.can_refetch else after)
     if not files.can_refetch and draw(st.booleans()):
-        # That of a recovery that was killed, after any number of them was written again.
+        # Of a recovery that was killed after it had written any number of them.
         again = draw(st.lists(st.sampled_from(stopped.whole), max_size=2)) if stopped.whole else []
         saved = [*lines(), *map(encode, again)]
         stopped.content[RECOVERED] = b"".join(saved)
@@ -257,15 +257,15 @@ def content_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def plan_in(folder: Path, stopped: Stopped) -> GoOn:
+def plan_in(folder: Path, stopped: Stopped) -> Resume:
     """Return the plan for what is in a folder."""
     going_on = plan(stopped.files, look(folder, stopped.files, stopped.noted), stopped.noted)
-    assert isinstance(going_on, GoOn)
+    assert isinstance(going_on, Resume)
     return going_on
 
 
 def noted_part(stopped: Stopped, name: str) -> bytes:
-    """Return what a file held at the checkpoint."""
+    """Return the content of a file at the checkpoint."""
     return stopped.content[name][: stopped.noted[name][0]]
 
 
@@ -273,7 +273,7 @@ ANY_RUN = st.one_of(stopped_runs(PAGES), stopped_runs(HEARD))
 
 
 @given(stopped_runs(PAGES))
-def test_files_that_can_be_asked_for_again_are_exactly_as_they_were_noted(stopped: Stopped) -> None:
+def test_files_that_can_be_fetched_again_are_exactly_as_at_the_checkpoint(stopped: Stopped) -> None:
     with folder_of(stopped.content | FOREIGN) as folder:
         going_on = plan_in(folder, stopped)
         carry_out(folder, going_on.steps)
@@ -282,7 +282,7 @@ def test_files_that_can_be_asked_for_again_are_exactly_as_they_were_noted(stoppe
 
 
 @given(stopped_runs(HEARD))
-def test_no_whole_line_is_lost_that_cannot_be_asked_for_again(stopped: Stopped) -> None:
+def test_no_whole_line_that_cannot_be_fetched_again_is_lost(stopped: Stopped) -> None:
     with folder_of(stopped.content | FOREIGN) as folder:
         going_on = plan_in(folder, stopped)
         carry_out(folder, going_on.steps)
@@ -300,7 +300,7 @@ def test_no_whole_line_is_lost_that_cannot_be_asked_for_again(stopped: Stopped) 
 
 
 def sorted_rows(rows: list[Any]) -> list[Any]:
-    """Return rows in an order of their own."""
+    """Return rows in a fixed order."""
     return sorted(rows, key=lambda row: (row.get("id", -1), row.get("text", "")))
 
 
@@ -315,7 +315,7 @@ def test_a_recovery_that_is_killed_after_any_step_or_done_twice_ends_the_same(st
             steps = expected.steps[:done]
             carry_out(folder, steps)
             if isinstance(dict(enumerate(expected.steps)).get(done), Save):
-                # Killed while they were written.
+                # Killed while writing them.
                 (folder / RECOVERED).with_suffix(".tmp").write_bytes(b'{"id')
             again = plan_in(folder, stopped)
             carry_out(folder, again.steps)
@@ -325,7 +325,7 @@ def test_a_recovery_that_is_killed_after_any_step_or_done_twice_ends_the_same(st
 
 @given(stopped_runs(HEARD), st.lists(st.integers(0, 12), max_size=4))
 @settings(deadline=None)
-def test_a_run_that_is_killed_again_and_again_while_it_is_put_right_ends_with_each_record_once(
+def test_a_run_that_is_killed_repeatedly_during_recovery_ends_with_each_record_once(
     stopped: Stopped, kills: list[int]
 ) -> None:
     with folder_of(stopped.content | FOREIGN) as folder:
@@ -334,14 +334,14 @@ def test_a_run_that_is_killed_again_and_again_while_it_is_put_right_ends_with_ea
         left = content_of(folder)
         assert RECOVERED not in left
         written = [line for name in left if is_own(name) for line in left[name].splitlines()]
-        # A record that only an earlier recovery knew was written once, too.
+        # A record that only an earlier recovery had was written once, too.
         assert sorted_rows(list(map(json.loads, written))) == sorted_rows(stopped.whole)
         assert left.get(QUARANTINE, b"") == b"".join(stopped.set_aside)
         assert {name: left[name] for name in FOREIGN} == FOREIGN
 
 
 def is_own(name: str) -> bool:
-    """Tell whether a file holds records of the run as JSON Lines."""
+    """Return whether a file has records of the run as JSON Lines."""
     return name.startswith("streams.") and name.endswith(".jsonl")
 
 
@@ -371,7 +371,7 @@ def recover(folder: Path, stopped: Stopped, moments: int) -> None:
 
 
 @given(ANY_RUN, st.booleans(), st.sampled_from(["nothing noted", "elsewhere", "shorter"]))
-def test_a_run_that_begins_from_the_start_removes_its_own_files_and_none_that_cannot_be_had_again(
+def test_a_run_that_starts_over_removes_its_files_except_those_that_cannot_be_fetched_again(
     stopped: Stopped, can_refetch: bool, obstacle: str
 ) -> None:
     files = replace(stopped.files, can_refetch=can_refetch)
@@ -389,7 +389,7 @@ def test_a_run_that_begins_from_the_start_removes_its_own_files_and_none_that_ca
         assert content_of(folder) == {name: written for name, written in left.items() if written is not None} | FOREIGN
 
 
-def test_a_step_that_cannot_be_done_names_the_file(tmp_path: Path) -> None:
+def test_a_step_that_fails_names_the_file(tmp_path: Path) -> None:
     steps: list[Step] = [Remove("gone"), Cut("missing.jsonl", 3)]
     with pytest.raises(FileNotFoundError) as raised:
         carry_out(tmp_path, steps)

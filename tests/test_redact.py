@@ -1,4 +1,4 @@
-"""No secret passes, and nothing else is lost."""
+"""Secrets are removed, and nothing else."""
 
 from __future__ import annotations
 
@@ -132,11 +132,11 @@ def test_other_fields_are_not(name: str) -> None:
         ("no url at all", "no url at all"),
     ],
 )
-def test_urls_lose_their_tokens_alone(url: str, expected: str) -> None:
+def test_urls_lose_only_their_tokens(url: str, expected: str) -> None:
     assert redact_url(url) == expected
 
 
-def test_secrets_go_wherever_they_are() -> None:
+def test_secrets_are_removed_everywhere() -> None:
     record = {
         "a": [{"auth_token": "S3CRET", "kept": 1}],
         "links": {"play": "https://x.example/p?token=S3CRET&q=1"},
@@ -166,18 +166,18 @@ def test_secrets_go_wherever_they_are() -> None:
         ('{"a": {"token": {"b": ["S3CRET"]}}, "c": 1}', '{"a": {"token": '),
         ("Authorization: Bearer S3CRET\nHost: x", "Authorization: \nHost: x"),
         ("otp=123456&b=1", "b=1"),
-        # As encoders of JSON write it that are careful about web pages, and JSON within a text.
+        # As JSON encoders for web pages write it, and JSON within a text.
         (r'{"a": "https:\/\/x.example\/?b=1\u0026token\u003dS3CRET", c', '{"a": "https://x.example/?b=1 c'),
         (r'{"a": "https:\/\/x.example\/?b=1\u0026c=1", d', r'{"a": "https:\/\/x.example\/?b=1\u0026c=1", d'),
         (r'{"a": "{\"token\":\"S3CRET and more\"}", b', r'{"a": "{\"token\":}", b'),
     ],
 )
-def test_what_is_no_json_loses_what_is_named_as_a_secret(text: str, expected: str) -> None:
+def test_text_that_is_no_json_loses_what_is_named_as_a_secret(text: str, expected: str) -> None:
     assert redact_unparsed(text) == expected
 
 
 @given(st.text(alphabet="ab01-_", min_size=1), st.text(alphabet="ab01-_", min_size=1), st.integers(0, 2**31))
-def test_an_address_is_the_same_whatever_its_signature(one: str, other: str, expires: int) -> None:
+def test_an_address_is_the_same_with_any_signature(one: str, other: str, expires: int) -> None:
     def signed(signature: str, until: int) -> str:
         return f"https://x.example/a.jpg?w=1&Expires={until}&Signature={signature}&Key-Pair-Id=K&h=2"
 
@@ -185,12 +185,12 @@ def test_an_address_is_the_same_whatever_its_signature(one: str, other: str, exp
 
 
 @given(st.text())
-def test_what_has_no_secret_stays_to_the_letter(text: str) -> None:
+def test_text_without_a_secret_does_not_change(text: str) -> None:
     url = f"https://x.example/a?q={quote(text)}&b=2"
     assert redact_url(url) == url
 
 
-def test_what_is_nested_without_end_is_cut_and_says_so() -> None:
+def test_endless_nesting_is_cut_and_marked() -> None:
     deep: object = "S3CRET"
     for _ in range(400):
         deep = {"a": deep}
@@ -212,7 +212,7 @@ def test_a_secret_is_found_at_any_depth(value: object, name: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_a_token_in_a_query_never_passes(path: str, other: str) -> None:
+def test_a_token_in_a_query_is_always_removed(path: str, other: str) -> None:
     assert "S3CRETS3CRET" not in redact_url(
         f"https://x.example/{path.replace('?', '').replace('#', '')}?token=S3CRETS3CRET&x={other}"
     )

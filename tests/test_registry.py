@@ -1,4 +1,4 @@
-"""The registry of routes: its rows are whole, and agree with the items."""
+"""The registry of routes: its rows are complete, and match the items."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_a_row_is_found_by_its_route(source: Source[Any, Any]) -> None:
         assert source_of(f"https://host.example{source.route.path}?limit=1") is source
 
 
-def test_no_row_is_found_of_another_address() -> None:
+def test_no_row_is_found_for_another_address() -> None:
     for url in ("https://host.example", "https://host.example/", "wss://ws-backend.parti.com/"):
         assert source_of(url) is None
 
 
 @ROWS
-def test_the_key_is_what_makes_two_items_the_same_one(source: Source[Any, Any]) -> None:
+def test_items_with_the_same_key_are_duplicates(source: Source[Any, Any]) -> None:
     record = source.record_class(
         **{name: number for number, name in enumerate(source.record_class.__struct_fields__, 1) if name.endswith("_id")}
     )

@@ -1,4 +1,4 @@
-"""Runs that were stopped or killed: the same name finishes them, and nothing is lost or twice."""
+"""Stopped or killed runs: the same name resumes them, without lost or duplicate records."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ Fork = Callable[..., Any]
 
 @pytest.fixture
 def fork(output: Path, tmp_path: Path) -> Fork:
-    """Return a function that begins a crawl in a forked process, whose log is `log`."""
+    """Return a function that starts a crawl in a forked process, whose log is `log`."""
     return lambda arguments, server, **how: forked.crawl(
         arguments, environment_of(output, server), tmp_path / "log", **how
     )
 
 
 def assert_finished(output: Path, server: MockServer) -> Crawl:
-    """Assert that both files hold exactly what the server has, and that the counts add up."""
+    """Assert that both files have exactly the server's records, and that the counts add up."""
     run = Crawl(0, "", "", output, "recent", "run")
     expected = server.world.existed_throughout() - server.world.malformed_ids
     assert sorted(ids(run.rows)) == sorted(expected)
@@ -65,7 +65,7 @@ def assert_finished(output: Path, server: MockServer) -> Crawl:
 
 
 @pytest.mark.parametrize("killed_at", [22, 34, 46])
-def test_a_run_that_is_killed_where_the_server_leaves_records_out_goes_on_below(
+def test_a_run_that_is_killed_in_a_hidden_stretch_resumes_below_it(
     killed_at: int, fork: Fork, serve: Serve, output: Path
 ) -> None:
     server = serve(**STILL, events=1_500, hidden=180, hidden_at=0.87, latency=0.02)
@@ -80,7 +80,7 @@ def test_a_run_that_is_killed_where_the_server_leaves_records_out_goes_on_below(
     check_books(run)
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_each_record_once(
+def test_a_run_that_is_killed_repeatedly_ends_with_each_record_once(
     fork: Fork, serve: Serve, output: Path, tmp_path: Path
 ) -> None:
     by_chance = random.Random(4)
@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_each_record_once(
     while kills < KILLS:
         server = serve(**STILL, events=2_000, malformed=0.01, page_cap=by_chance.choice([25, 100]), latency=0.01)
         for _ in range(100):
-            # By pages and not by time: on a busy machine the start alone takes longer than all that follows.
+            # By pages and not by time: on a busy machine the start takes longer than the rest.
             killed_at = len(requests(server)) + by_chance.randrange(40)
             process = fork(RUN, server, eager=True)
             wait_until(lambda: len(requests(server)) >= killed_at or not process.is_alive())  # noqa: B023 - called at once
@@ -103,7 +103,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_each_record_once(
         shutil.rmtree(output)
 
 
-def test_a_run_that_crashes_at_any_moment_between_data_and_notes_ends_with_each_record_once(
+def test_a_run_that_crashes_at_any_step_of_a_checkpoint_ends_with_each_record_once(
     fork: Fork, serve: Serve, output: Path
 ) -> None:
     moment = 0
@@ -125,10 +125,10 @@ def test_a_run_that_crashes_at_any_moment_between_data_and_notes_ends_with_each_
 
 @pytest.mark.parametrize(
     ("moment", "why"),
-    # Each checkpoint brings two files to the disk, and then the ledger; the first moment of all begins the run.
+    # Each checkpoint syncs two files, and then the ledger; the first moment is the start of the run.
     [(number, "a record cannot be written: " if number % 3 != 1 else "") for number in range(2, 8)],
 )
-def test_a_disk_that_is_full_while_pages_go_on_stops_the_run_at_the_checkpoint_before(
+def test_a_full_disk_during_a_checkpoint_stops_the_run_at_the_one_before(
     fork: Fork, serve: Serve, output: Path, tmp_path: Path, moment: int, why: str
 ) -> None:
     server = serve(**STILL, events=1_000, page_cap=20, latency=0.01)
@@ -154,7 +154,7 @@ def test_a_disk_that_is_full_while_pages_go_on_stops_the_run_at_the_checkpoint_b
         ([signal.SIGKILL], -signal.SIGKILL),
     ],
 )
-def test_pages_go_on_during_a_checkpoint_and_a_run_may_be_stopped_meanwhile(
+def test_pages_continue_during_a_checkpoint_and_the_run_can_be_stopped(
     fork: Fork, serve: Serve, output: Path, tmp_path: Path, moment: int, signals: list[signal.Signals], code: int
 ) -> None:
     log = tmp_path / "log"
@@ -173,16 +173,14 @@ def test_pages_go_on_during_a_checkpoint_and_a_run_may_be_stopped_meanwhile(
         time.sleep(0.05)
     process.join()
     assert process.exitcode == code
-    # What was under way is finished first, unless the process was killed.
+    # Pending requests are finished first, unless the process was killed.
     assert said(forked.OVER) is (code == 3)
     assert "Traceback" not in log.read_text(encoding="utf-8")
     fork(RUN, server).join()
     assert_finished(output, server)
 
 
-def test_a_run_that_was_stopped_goes_on_and_asks_for_little_again(
-    fork: Fork, serve: Serve, output: Path, crawl: Run
-) -> None:
+def test_a_stopped_run_resumes_and_fetches_few_pages_again(fork: Fork, serve: Serve, output: Path, crawl: Run) -> None:
     options = {**STILL, "events": 1_600, "page_cap": 20, "latency": 0.02}
     undisturbed = serve(**options)
     assert crawl("recent", server=undisturbed, run_id="undisturbed").code == 0
@@ -195,12 +193,12 @@ def test_a_run_that_was_stopped_goes_on_and_asks_for_little_again(
         assert process.exitcode == (-9 if signal_number == signal.SIGKILL else 3)
         assert crawl("recent", server=server).code == 0
         assert_finished(output, server)
-        # Up to ten pages since the last checkpoint, those under way, and what each window asks for once more.
+        # Up to ten pages since the last checkpoint, those under way, and what each window requests again.
         assert len(requests(server)) <= len(requests(undisturbed)) + 25, number
         shutil.rmtree(output / "recent/run")
 
 
-def test_a_run_goes_on_with_its_own_arguments_and_window(
+def test_a_run_resumes_with_its_own_arguments_and_window(
     serve: Serve, output: Path, crawl: Run, scrapy: Scrapy
 ) -> None:
     server = serve(speed=0, events=3_000, latency=0.05)
@@ -212,12 +210,12 @@ def test_a_run_goes_on_with_its_own_arguments_and_window(
     other = scrapy("crawl", "recent", "-a", "run_id=run", "-a", "since=800d", server=server)
     assert (other.returncode, other.stderr) == (
         2,
-        "argument `since`: not that of the run `run`: '800d' (accepted: 900d, as it was begun, or none)\n",
+        "argument `since`: not that of the run `run`: '800d' (accepted: 900d, as at the start, or none)\n",
     )
     other = scrapy("crawl", "recent", "-a", "run_id=run", "-a", "user_id=7", server=server)
     assert (other.returncode, other.stderr) == (
         2,
-        "argument `user_id`: not that of the run `run`: '7' (accepted: none, as it was begun)\n",
+        "argument `user_id`: not that of the run `run`: '7' (accepted: none, as at the start)\n",
     )
     assert len(server.requests) == asked
     server.world.insert_now(int(server.world.now()))
@@ -250,11 +248,11 @@ def test_an_outage_does_not_end_a_run_that_is_to_be_finished(serve: Serve, outpu
     before = len(requests(server))
     assert crawl("recent", server=server).code == 0
     assert_finished(output, server)
-    # It was not begun from the start.
+    # It did not start over.
     assert len(requests(server)) - before < 30 + 15
 
 
-def test_a_run_through_all_categories_goes_on_with_each(serve: Serve, output: Path, crawl: Run) -> None:
+def test_a_run_through_all_categories_resumes_each(serve: Serve, output: Path, crawl: Run) -> None:
     server = serve(**STILL, events=800, page_cap=20, latency=0.01)
     undisturbed = crawl("recent", server=server, run_id="undisturbed", categories="all")
     for pages in (12, 60):
@@ -284,7 +282,7 @@ def test_last_is_the_last_run_that_did_not_finish(serve: Serve, output: Path, sc
     assert scrapy("crawl", "recent", "-a", "run_id=last", *QUIET, server=server).stderr == nothing.stderr
 
 
-def test_two_processes_do_not_work_on_one_run_and_a_dead_one_keeps_nobody_out(
+def test_two_processes_do_not_work_on_one_run_and_a_dead_one_blocks_no_other(
     serve: Serve, output: Path, crawl: Run
 ) -> None:
     server = serve(**STILL, events=1_000, latency=0.2)
@@ -293,7 +291,7 @@ def test_two_processes_do_not_work_on_one_run_and_a_dead_one_keeps_nobody_out(
     second = crawl("recent", *QUIET, server=server)
     assert (second.code, second.stderr) == (
         2,
-        "another process is at work on the run `run`: wait until it has ended, or stop it\n",
+        "another process is working on the run `run`: wait until it has ended, or stop it\n",
     )
     assert running.process.poll() is None
     running.stop(signal.SIGKILL)
@@ -301,7 +299,7 @@ def test_two_processes_do_not_work_on_one_run_and_a_dead_one_keeps_nobody_out(
     assert_finished(output, server)
 
 
-def test_files_that_are_not_as_they_were_left_are_begun_from_the_start(serve: Serve, output: Path, crawl: Run) -> None:
+def test_a_run_whose_files_were_changed_starts_over(serve: Serve, output: Path, crawl: Run) -> None:
     server = serve(**STILL, events=3_000, latency=0.05)
     running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
     wait_until(lambda: len(requests(server)) >= 20)
@@ -309,13 +307,11 @@ def test_files_that_are_not_as_they_were_left_are_begun_from_the_start(serve: Se
     (output / "recent/run/livestreams.csv").write_text("nothing\n", encoding="utf-8")
     run = crawl("recent", server=server)
     assert run.code == 0
-    assert "it begins from the start" in run.stderr
+    assert "it starts over" in run.stderr
     assert_finished(output, server)
 
 
-def test_a_run_with_a_feed_of_the_users_begins_from_the_start(
-    serve: Serve, output: Path, tmp_path: Path, crawl: Run
-) -> None:
+def test_a_run_with_a_feed_of_the_user_starts_over(serve: Serve, output: Path, tmp_path: Path, crawl: Run) -> None:
     server = serve(**STILL, events=2_000, latency=0.05)
     feed = tmp_path / "mine.jsonl"
     options = ("-O", str(feed), *QUIET)
@@ -334,7 +330,7 @@ def snapshots(run: Crawl) -> dict[str, list[int]]:
     return {snapshot_id: sorted(users) for snapshot_id, users in found.items()}
 
 
-def test_snapshots_go_on_where_they_were_and_all_are_whole(serve: Serve, output: Path) -> None:
+def test_snapshots_are_resumed_and_all_are_whole(serve: Serve, output: Path) -> None:
     server = serve(**STILL, events=10, page_cap=7, latency=0.005)
     arguments = {"interval": "0.1", "duration": "3600"}
     everyone = sorted(record["user_id"] for record in server.world.live_at())
@@ -359,7 +355,7 @@ def test_snapshots_go_on_where_they_were_and_all_are_whole(serve: Serve, output:
         (b"not a database" * 100, "{state}/ledger.sqlite is damaged (file is not a database): "),
     ],
 )
-def test_a_ledger_that_is_not_this_versions_is_refused_and_left_alone(
+def test_a_ledger_of_another_version_is_refused_and_not_changed(
     serve: Serve, tmp_path: Path, scrapy: Scrapy, content: bytes | None, line: str
 ) -> None:
     server = serve(**STILL)

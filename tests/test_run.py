@@ -1,4 +1,4 @@
-"""How a run begins and ends, seen from outside: exit codes, what is left on disk, and run ids."""
+"""Start and end of a run from outside: exit codes, files, and run ids."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def assert_whole(folder: Path, server: MockServer) -> None:
-    """Assert that both files hold whole records, the first ones that the server has, and nothing else."""
+    """Assert that both files have only whole records, the first ones of the server."""
     for name, rows in (
         ("livestreams.jsonl", read_lines(folder / "livestreams.jsonl")),
         ("livestreams.csv", read_csv(folder / "livestreams.csv")),
@@ -92,7 +92,7 @@ def test_a_second_signal_stops_at_once_and_says_how_to_finish(serve: Serve, outp
 
 
 @pytest.mark.parametrize("setting", ["CLOSESPIDER_ITEMCOUNT=50", "CLOSESPIDER_TIMEOUT=0.1"])
-def test_a_limit_of_scrapys_stops_the_run(crawl: Run, serve: Serve, setting: str) -> None:
+def test_scrapys_limits_stop_the_run(crawl: Run, serve: Serve, setting: str) -> None:
     server = serve(**STILL, latency=0.3)
     run = crawl("recent", "-s", setting, *QUIET, server=server)
     assert run.code == 3
@@ -128,13 +128,13 @@ def test_an_api_that_does_not_answer_with_records_is_no_complete_run(
     run = crawl("recent", *QUIET, server=server, env={"PARTI_RETRY_PATIENCE": "1"})
     assert run.code == 4
     assert run.package["complete"] is False
-    assert "/livestream_calendar/events/categories could not be had: " in run.package["reason"]
+    assert "/livestream_calendar/events/categories could not be fetched: " in run.package["reason"]
     assert run.package["reason"] in run.stderr
     assert "Traceback" not in run.stderr
 
 
 def keep_permissions() -> None:
-    """Give up root's right to write where nobody may; does nothing for others."""
+    """Drop root's right to write everywhere; does nothing for other users."""
     pr_capbset_drop, cap_dac_override = 24, 1
     LIBC.prctl(pr_capbset_drop, cap_dac_override, 0, 0, 0)
 
@@ -207,7 +207,7 @@ def test_a_feed_that_could_not_be_stored_in_the_end_is_in_the_data_package_witho
 
 
 def limit_file_size(size: int) -> Callable[[], None]:
-    """Return what makes the disk full for a process once a file has so many bytes."""
+    """Return a function that makes the disk full for a process when a file has so many bytes."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -215,7 +215,7 @@ def test_a_full_disk_stops_the_run_with_its_records_whole_and_the_same_command_f
     crawl: Run, scrapy: Scrapy, serve: Serve, output: Path
 ) -> None:
     server = serve(**STILL)
-    # The second page is too much.
+    # The second page does not fit.
     command = ("crawl", "recent", "-a", "run_id=run", "-a", "limit=50", *QUIET)
     run = scrapy(*command, server=server, preexec_fn=limit_file_size(60_000))
     assert (run.returncode, run.stdout) == (4, "")
@@ -234,7 +234,7 @@ def test_a_full_disk_stops_the_run_with_its_records_whole_and_the_same_command_f
 def test_a_disk_that_is_full_only_when_the_files_are_closed_leaves_the_run_unfinished(
     scrapy: Scrapy, serve: Serve, output: Path
 ) -> None:
-    # So many records that what is written last, when the file is closed, is too much.
+    # So many records that only the last bytes, at the closing of the file, do not fit.
     command = ("crawl", "recent", "-a", "run_id=run", "-a", "max_records=80", *QUIET)
     run = scrapy(*command, server=serve(**STILL), preexec_fn=limit_file_size(60_000))
     file = output / "recent/run/livestreams.jsonl"
@@ -302,7 +302,7 @@ def test_a_finished_run_that_was_not_complete_does_not_become_so(crawl: Run, ser
     assert len(server.requests) == asked
 
 
-def test_an_unfinished_run_is_begun_again_and_ends_right(crawl: Run, serve: Serve, output: Path) -> None:
+def test_an_unfinished_run_is_started_again_and_ends_complete(crawl: Run, serve: Serve, output: Path) -> None:
     server = serve(**STILL)
     folder = output / "categories/run"
     folder.mkdir(parents=True)
@@ -330,11 +330,11 @@ def test_two_runs_of_one_second_have_different_names() -> None:
     assert RecentSpider.identify({}, time.time()).run_id != RecentSpider.identify({}, time.time()).run_id
 
 
-# --- What is taken away -----------------------------------------------------------------------------------
+# --- Missing streams and folders --------------------------------------------------------------------------
 
 
 def closing(*numbers: int) -> Callable[[], None]:
-    """Return what closes some of the standard streams for a process, as `2>&-` does."""
+    """Return a function that closes standard streams of a process, like `2>&-`."""
     return lambda: [os.close(number) for number in numbers] and None
 
 
@@ -344,13 +344,13 @@ def test_a_run_needs_no_standard_streams(crawl: Run, scrapy: Scrapy, serve: Serv
     command = ("crawl", "recent", "-a", "run_id=run", *QUIET)
     run = scrapy(*command, server=server, preexec_fn=closing(*numbers))
     assert (run.returncode, run.stdout) == (0, "")
-    # It ended, with whole files, and nothing is left to do.
+    # It ended with whole files, and there is nothing to resume.
     finished = crawl("recent", server=server)
     assert (finished.code, "finished before" in finished.stderr) == (0, True)
     assert ids(finished.rows) == ids(truth(server))
 
 
-def test_an_error_that_nobody_can_see_is_an_exit_code_all_the_same(scrapy: Scrapy) -> None:
+def test_an_error_without_standard_error_still_is_an_exit_code(scrapy: Scrapy) -> None:
     run = scrapy("crawl", "recnet", preexec_fn=closing(2))
     assert (run.returncode, run.stdout, run.stderr) == (2, "", "")
 
@@ -370,7 +370,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_a_usage_error(
     server = serve(**STILL)
     folder = f"{tmp_path}/caf\udce9"
     line = f"setting `{name}`: not UTF-8: {folder!r} (accepted: a folder whose name is)\n"
-    # An environment as bytes: the name of the folder is what the system has it in.
+    # An environment in bytes, like the system's names of folders.
     run = scrapy("crawl", "recent", server=server, env={name: folder}, preexec_fn=closing())
     assert (run.returncode, run.stdout, run.stderr) == (2, "", line)
     assert server.requests == []
@@ -378,7 +378,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_a_usage_error(
 
 
 @pytest.mark.parametrize("typed", [("-O", "caf\udce9.csv"), ("-a", "categories=caf\udce9")])
-def test_what_is_typed_and_is_not_utf_8_is_a_usage_error(scrapy: Scrapy, serve: Serve, typed: tuple[str, str]) -> None:
+def test_an_argument_that_is_not_utf_8_is_a_usage_error(scrapy: Scrapy, serve: Serve, typed: tuple[str, str]) -> None:
     server = serve(**STILL)
     run = scrapy("crawl", "recent", *typed, server=server, preexec_fn=closing())
     assert (run.returncode, run.stdout, run.stderr) == (2, "", f"not UTF-8: {typed[1]!r} (accepted: UTF-8)\n")
@@ -391,30 +391,30 @@ def delete(folder: Path) -> None:
 
 
 def replace_by_file(folder: Path) -> None:
-    """Delete a folder, and put a file in its place."""
+    """Replace a folder with a file."""
     shutil.rmtree(folder)
     folder.touch()
 
 
 def replace_by_folder(folder: Path) -> None:
-    """Delete a folder, and make an empty one of its name."""
+    """Replace a folder with an empty one."""
     shutil.rmtree(folder)
     folder.mkdir()
 
 
 @pytest.mark.parametrize("what", [delete, replace_by_file, replace_by_folder])
 @pytest.mark.parametrize("pages", [2, 20])
-def test_a_run_whose_folder_is_taken_away_ends_in_one_line_and_can_be_repeated(
+def test_a_run_whose_folder_is_deleted_ends_with_one_line_and_can_be_repeated(
     crawl: Run, serve: Serve, output: Path, pages: int, what: Callable[[Path], None]
 ) -> None:
-    # Pages are still to come when the folder goes: with few, its absence is noticed at the end.
+    # The folder is deleted before the last pages; with few pages, the run would notice only at the end.
     server = serve(**STILL, latency=0.1, page_cap=300 // pages, malformed=0.02)
     running = RunningCrawl(typed_of("recent", "run", {}, ("-L", "ERROR")), environment_of(output, server))
     wait_until((output / "recent/run/livestreams.csv").exists)
     what(output / "recent/run")
     assert running.stop(0) == 4
     assert re.fullmatch(
-        r"recent run: NOT COMPLETE: .*(was deleted meanwhile|No such file or directory|Not a directory)(;.*)?\n",
+        r"recent run: NOT COMPLETE: .*(was deleted during the run|No such file or directory|Not a directory)(;.*)?\n",
         running.stderr,
     )
     assert not (output / "recent/run" / PACKAGE).exists()
@@ -425,7 +425,7 @@ def test_a_run_whose_folder_is_taken_away_ends_in_one_line_and_can_be_repeated(
     assert len(finished.rows) + len(finished.quarantine) == 300
 
 
-def test_a_feed_of_the_users_that_is_deleted_meanwhile_is_not_complete(
+def test_a_feed_of_the_user_that_is_deleted_during_the_run_is_not_complete(
     serve: Serve, output: Path, tmp_path: Path
 ) -> None:
     server = serve(**STILL, latency=0.1, page_cap=100)
@@ -434,4 +434,4 @@ def test_a_feed_of_the_users_that_is_deleted_meanwhile_is_not_complete(
     wait_until(feed.exists)
     feed.unlink()
     assert running.stop(0) == 4
-    assert f"the feed {feed} was deleted meanwhile" in running.stderr
+    assert f"the feed {feed} was deleted during the run" in running.stderr

@@ -1,4 +1,4 @@
-"""What must never happen, whatever the server does: rudeness, open doors, trust in strangers, secrets on disk."""
+"""What no server can cause: too many requests, open ports, untrusted certificates, secrets on disk."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from parti_scraper.spiders.recent import RecentSpider
 from tests.servers import Answer, ScriptedServer, json_answer, self_signed
 from tests.support import STILL, Run, RunningCrawl, Serve, environment_of, paths, typed_of, wait_until
 
-# For requests that fail for good: one more try would be no other.
+# For requests that always fail: a retry would change nothing.
 SOON = {"PARTI_RETRY_PATIENCE": "0.1", "PARTI_RETRY_DELAY": "0.001"}
 
 
-def test_a_host_is_never_asked_more_at_once_than_the_cap(crawl: Run, serve: Serve) -> None:
+def test_a_host_never_gets_more_requests_at_a_time_than_the_limit(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, latency=0.05)
-    # Scrapy itself does not hold the cap where there is no delay.
+    # Scrapy itself does not keep the limit without a delay.
     cap = ("-s", "CONCURRENT_REQUESTS_PER_DOMAIN=2", "-s", "DOWNLOAD_DELAY=0")
     run = crawl("live", *cap, server=server, categories="all")
     assert run.code == 0
@@ -40,7 +40,7 @@ def test_a_host_is_never_asked_more_at_once_than_the_cap(crawl: Run, serve: Serv
         ("http://127.0.0.1:8765,https://api-backend.parti.com", False),
     ],
 )
-def test_there_is_always_a_delay_and_only_our_own_server_is_not_spared(base_urls: str, is_ours: bool) -> None:
+def test_there_is_always_a_delay_except_for_a_server_on_this_machine(base_urls: str, is_ours: bool) -> None:
     settings = Settings()
     settings.setmodule(project, priority="project")
     settings.set("PARTI_API_BASE_URLS", base_urls, priority="cmdline")
@@ -77,7 +77,7 @@ def test_nobody_can_connect_to_a_crawl(serve: Serve, output: Path) -> None:
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the URL of a server whose certificate is self-signed, and the list of what it was asked."""
+    """Yield the URL of a server with a self-signed certificate, and the list of its requests."""
     asked: list[str] = []
 
     def answer(path: str) -> Answer:
@@ -88,7 +88,7 @@ def stranger(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
         yield server.base_url, asked
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(crawl: Run, stranger: tuple[str, list[str]]) -> None:
+def test_an_untrusted_certificate_is_refused(crawl: Run, stranger: tuple[str, list[str]]) -> None:
     url, asked = stranger
     run = crawl("categories", env={"PARTI_API_BASE_URLS": url, **SOON})
     assert run.code == 4
@@ -131,11 +131,11 @@ def test_a_password_of_a_feed_is_in_no_log_line_and_no_file(
     assert run.code == code, run.stderr
     texts = [run.stdout, run.stderr, *(path.read_text(encoding="utf-8") for path in run.folder.iterdir())]
     assert "hunter2" not in "".join(texts)
-    # The line is still there, and says which feed it was.
+    # The line is there, and names the feed.
     assert code == 0 or re.search(rf"Error storing \w+ feed \(\d+ items\) in: ftp://{host}/", run.stderr)
 
 
-def test_a_secret_of_the_api_is_in_no_file_and_no_line_of_the_most_talkative_log(crawl: Run, serve: Serve) -> None:
+def test_a_secret_of_the_api_is_in_no_file_and_no_line_of_a_debug_log(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, malformed=0.3)
     run = crawl("live", "--loglevel", "DEBUG", "-s", "PARTI_MAX_REJECTED=1", server=server)
     assert run.code == 0

@@ -14,14 +14,14 @@ def test_snapshots_that_take_no_time_are_an_interval_apart_until_the_duration_is
     assert [timer.next(elapsed) for elapsed in (0, 10, 20, 30)] == [Due(10, 0), Due(10, 0), Due(10, 0), Due(None, 0)]
 
 
-def test_a_snapshot_that_takes_longer_than_the_interval_leaves_out_others_and_shifts_none() -> None:
+def test_a_snapshot_longer_than_the_interval_skips_others_and_shifts_none() -> None:
     timer = SnapshotTimer(10)
     assert timer.next(1) == Due(9, 0)
     assert timer.next(34) == Due(6, 2)
     assert timer.next(41) == Due(9, 0)
 
 
-def test_a_run_that_goes_on_after_a_pause_keeps_to_its_schedule() -> None:
+def test_a_run_that_resumes_after_a_pause_keeps_its_schedule() -> None:
     assert SnapshotTimer(60).next(3_601) == Due(59, 60)
     # After ten snapshots.
     assert SnapshotTimer(60, tick=9).next(3_601) == Due(59, 51)

@@ -1,4 +1,4 @@
-"""The spider `scheduled` as real crawls of the mock server, its files held against the server's own truth."""
+"""The spider `scheduled` as real crawls of the mock server, its files compared with the ground truth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import STILL, Run, Serve, environment_of, ids, paths, request
 
 # In several pages.
 MANY: dict[str, Any] = STILL | {"scheduled": 90, "page_cap": 15}
-# Of fields of the API, the columns that are made of them.
+# The columns that are made of fields of the API.
 MADE_OF = {
     "event_start_ts": {"event_start"},
     "event_end_ts": {"event_end"},
@@ -31,12 +31,12 @@ MADE_OF = {
 
 
 def broken_ids(server: MockServer) -> set[int]:
-    """Return the numbers of the scheduled livestreams whose records are malformed beyond repair."""
+    """Return the ids of the scheduled livestreams whose records cannot be identified."""
     ways = {each: malformation(server.world.options, each, "scheduled") for each in ids(server.world.scheduled_at())}
     return {number for number, way in ways.items() if way and not way.repairable}
 
 
-def test_it_holds_every_scheduled_livestream_in_both_files(crawl: Run, serve: Serve) -> None:
+def test_both_files_have_every_scheduled_livestream(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("scheduled", server=server)
     assert run.code == 0
@@ -79,15 +79,15 @@ def test_each_reading_of_the_api_gives_the_same(reading: dict[str, Any], crawl: 
     assert sorted_ids(run.rows) == sorted_ids(server.world.scheduled_at())
 
 
-def test_where_the_order_is_not_the_same_twice_nothing_is_lost_in_silence() -> None:
-    """Many begin in the same minute; of 300 such lists, a walk in overlapping pages alone loses records of 30."""
+def test_if_the_order_changes_nothing_is_lost_without_an_error() -> None:
+    """Many start in the same minute; in 300 such lists, a walk with only overlapping pages loses records of 30."""
     verdicts = Counter(unstable(seed) for seed in range(300))
     assert (False, "") not in verdicts
     assert verdicts[True, ""] > 270
 
 
 def unstable(seed: int) -> tuple[bool, str]:
-    """Walk a list in which those that begin at the same time stand in another order each time.
+    """Walk a list in which livestreams with the same start are in another order each time.
 
     Returns:
         Whether all came, and "gap" where the plan says that not all is proved.
@@ -105,7 +105,7 @@ def unstable(seed: int) -> tuple[bool, str]:
     return len(found) == 90, "gap" if plan.gaps else ""
 
 
-def test_where_the_order_changes_the_files_have_each_once(crawl: Run, serve: Serve) -> None:
+def test_if_the_order_changes_the_files_have_each_once(crawl: Run, serve: Serve) -> None:
     server = serve(**MANY, tie_order="unstable")
     run = crawl("scheduled", server=server)
     assert run.code == 0, run.stderr
@@ -113,7 +113,7 @@ def test_where_the_order_changes_the_files_have_each_once(crawl: Run, serve: Ser
 
 
 @pytest.mark.parametrize("copies", [1, 2])
-def test_a_record_that_the_list_holds_twice_is_written_once(crawl: Run, script: Script, copies: int) -> None:
+def test_a_record_that_is_in_the_list_twice_is_written_once(crawl: Run, script: Script, copies: int) -> None:
     records = [{"event_id": number, "user_name": "n", "event_title": "t"} for number in range(30)]
     records[10:10] = [records[10]] * copies
 
@@ -128,7 +128,7 @@ def test_a_record_that_the_list_holds_twice_is_written_once(crawl: Run, script: 
     assert sorted_ids(run.rows) == list(range(30))
 
 
-def test_a_server_that_ignores_the_offset_is_found_out(crawl: Run, serve: Serve) -> None:
+def test_a_server_that_ignores_the_offset_is_detected(crawl: Run, serve: Serve) -> None:
     run = crawl("scheduled", server=serve(**MANY, offset="ignored"))
     assert (run.code, len(run.rows)) == (4, 15)
     assert run.package["reason"] == "the scheduled livestreams: the server ignores `offset`"
@@ -143,7 +143,7 @@ def test_faults_cost_no_record(crawl: Run, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("empty_as", ["list", "204", "null"])
-def test_an_empty_calendar_is_complete_once_it_was_asked_for_again_and_the_categories_are_served(
+def test_an_empty_calendar_is_complete_if_it_is_empty_again_while_categories_are_served(
     crawl: Run, serve: Serve, empty_as: str
 ) -> None:
     server = serve(**STILL, scheduled=0, empty_as=empty_as)
@@ -155,13 +155,13 @@ def test_an_empty_calendar_is_complete_once_it_was_asked_for_again_and_the_categ
     assert (run.folder / "scheduled_livestreams.csv").read_text(encoding="utf-8").startswith("event_id,user_id,")
 
 
-def test_an_empty_list_of_a_server_in_trouble_is_not_complete(crawl: Run, serve: Serve) -> None:
+def test_an_empty_list_of_a_failing_server_is_not_complete(crawl: Run, serve: Serve) -> None:
     run = crawl("scheduled", server=serve(**STILL, down_after=1, down_for=600, down_as="empty"))
     assert (run.code, run.rows) == (4, [])
     assert run.package["reason"] == "the scheduled livestreams: the server answers with empty lists"
 
 
-def test_a_server_that_is_empty_for_a_moment_only_costs_no_record(crawl: Run, serve: Serve) -> None:
+def test_a_server_that_is_empty_for_a_short_time_costs_no_record(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, down_after=1, down_for=0.05, down_as="empty")
     run = crawl("scheduled", server=server)
     assert run.code == 0, run.stderr
@@ -169,7 +169,7 @@ def test_a_server_that_is_empty_for_a_moment_only_costs_no_record(crawl: Run, se
 
 
 @pytest.mark.parametrize("status", [404, 410])
-def test_a_route_that_is_not_there_is_not_taken_for_an_empty_one(crawl: Run, script: Script, status: int) -> None:
+def test_a_missing_route_is_not_an_empty_one(crawl: Run, script: Script, status: int) -> None:
     gone = json_answer({"detail": "Not Found"}, status)
     server = script(lambda path: GAMING if path.endswith("/categories") else gone)
     run = crawl("scheduled", env=to(server.base_url) | IMPATIENT)
@@ -197,7 +197,7 @@ def test_one_bad_field_costs_one_field(crawl: Run, serve: Serve) -> None:
     assert {"event_description", "category_id", "event_end_ts"} <= unreadable.keys()
 
 
-def test_what_has_no_identity_is_set_aside_whole(crawl: Run, serve: Serve) -> None:
+def test_a_record_without_an_identity_is_set_aside_whole(crawl: Run, serve: Serve) -> None:
     server = serve(**MANY, malformed=0.2, no_json=0.05)
     run = crawl("scheduled", "-s", "PARTI_MAX_REJECTED=0.3", server=server)
     assert run.code == 0, run.stderr
@@ -228,7 +228,7 @@ def test_addresses_lose_their_signatures(crawl: Run, serve: Serve) -> None:
     ],
     ids=str,
 )
-def test_a_changed_api_makes_itself_heard(
+def test_a_changed_api_is_exit_code_4(
     crawl: Run, serve: Serve, options: dict[str, str], degraded: list[str], said: str
 ) -> None:
     run = crawl("scheduled", server=serve(**STILL, **options))
@@ -237,7 +237,7 @@ def test_a_changed_api_makes_itself_heard(
     assert said in run.stderr
 
 
-def test_a_run_that_is_killed_begins_again_and_ends_with_each_record_once(
+def test_a_killed_run_starts_over_and_ends_with_each_record_once(
     crawl: Run, serve: Serve, output: Path, tmp_path: Path
 ) -> None:
     server = serve(**MANY, malformed=0.1, latency=0.05)

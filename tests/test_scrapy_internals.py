@@ -1,4 +1,4 @@
-"""What of Scrapy is used though it is not promised: which of it a new Scrapy has changed, by name."""
+"""The parts of Scrapy's private interface that are used: names those that a new Scrapy has changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scrapy.utils._download_handlers import make_response
 from parti_scraper import scrapy_internals
 from tests.support import STILL, Run, Serve
 
-# Of what is overridden or called without a function of its own, the names of the parameters.
+# The parameters of methods that are overridden, or called without a wrapper.
 METHODS: list[tuple[Callable[..., Any], str]] = [
     (AiohttpDownloadHandler._build_base_response_args, "response request headers"),
     (AiohttpDownloadHandler._extract_proxy, "request"),
@@ -43,11 +43,11 @@ METHODS: list[tuple[Callable[..., Any], str]] = [
 
 
 @pytest.mark.parametrize(("method", "parameters"), METHODS, ids=lambda each: getattr(each, "__qualname__", ""))
-def test_a_method_takes_what_it_took(method: Callable[..., Any], parameters: str) -> None:
+def test_a_method_has_the_same_parameters(method: Callable[..., Any], parameters: str) -> None:
     assert " ".join(inspect.signature(method).parameters) == parameters
 
 
-def test_what_a_crawl_consists_of_is_found(crawl: Run, serve: Serve) -> None:
+def test_the_parts_of_a_crawl_are_found(crawl: Run, serve: Serve) -> None:
     extensions = json.dumps({"tests.components.LookingInside": 1})
     run = crawl("recent", "-s", f"EXTENSIONS={extensions}", server=serve(**STILL))
     assert run.code == 3
@@ -74,7 +74,7 @@ def test_feeds_are_completed_and_named_as_scrapy_does() -> None:
     assert not scrapy_internals.takes_every_item(ItemFilter({"item_classes": [dict]}))
 
 
-def test_a_proxy_of_the_environment_is_told_from_one_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_the_environment_is_distinguished_from_one_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://user:password@127.0.0.1:1")
     of_environment = Request("http://127.0.0.2/")
     own = Request("http://127.0.0.2/", meta={"proxy": "http://127.0.0.1:1"})

@@ -38,12 +38,12 @@ USER, PASSWORD = "deployer", "p%40 $HOME:s3cret"
 SPIDERS = ("categories", "live", "notifications", "recent", "scheduled")
 # In scrapyd's log.
 ENDED = r"(?:finished:|died: exitstatus=(\d+))"
-# A run that takes several seconds of waiting, so that it can be stopped half-way.
+# A run that waits for several seconds, so that it can be stopped half-way.
 SLOW: dict[str, Any] = {**STILL, "events": 1_200, "page_cap": 20, "latency": 0.15}
 
 
 class Scrapyd:
-    """A scrapyd as `deploy/` sets it up, on a free port, and what is asked of it."""
+    """A scrapyd as set up by `deploy/`, on a free port, and requests to it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "scrapyd"
@@ -83,12 +83,12 @@ class Scrapyd:
         wait_until(self.is_up)
 
     def stop(self) -> None:
-        """Stop it alone: jobs go on."""
+        """Stop only scrapyd: jobs continue."""
         self.process.terminate()
         self.process.wait(TIMEOUT)
 
     def is_up(self) -> bool:
-        """Tell whether it answers."""
+        """Return whether it answers."""
         assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
         try:
             return bool(self.ask("daemonstatus")["status"] == "ok")
@@ -111,7 +111,7 @@ class Scrapyd:
             return json.load(response)
 
     def begin(self, spider: str, server: MockServer, job: str, *settings: str, **arguments: str) -> None:
-        """Schedule a job and wait until it has begun."""
+        """Schedule a job and wait until it has started."""
         begun = self.happened("started:", job)
         given = (f"PARTI_API_BASE_URLS={server.base_url}", f"PARTI_WS_URL={server.ws_url}", *settings)
         answer = self.tell("schedule", spider=spider, jobid=job, setting=given, **arguments)
@@ -119,8 +119,8 @@ class Scrapyd:
         wait_until(lambda: len(self.happened("started:", job)) > len(begun))
 
     def end(self, spider: str, job: str) -> Crawl:
-        """Wait until a job has ended. Its code is the one that scrapyd saw, and stands in its log."""
-        # An id that is scheduled again counts as finished all along, so scrapyd's log is what tells.
+        """Wait until a job has ended, and return its exit code, which is in scrapyd's log too."""
+        # An id that is scheduled again is always listed as finished, so the test reads scrapyd's log.
         wait_until(lambda: len(self.happened(ENDED, job)) == len(self.happened("started:", job)))
         wait_until(lambda: not self.is_running(job))
         assert self.ask("status", job=job)["currstate"] == "finished"
@@ -136,7 +136,7 @@ class Scrapyd:
         return re.findall(rf"Process {what} .*job='{job}'", self.log.read_text(encoding="utf-8"))
 
     def is_running(self, job: str) -> bool:
-        """Tell whether a job is in the list of those that run."""
+        """Return whether a job is in the list of running jobs."""
         return job in {each["id"] for each in self.ask("listjobs", project=PROJECT)["running"]}
 
     def run(self, spider: str, server: MockServer, job: str, *settings: str, **arguments: str) -> Crawl:
@@ -210,7 +210,7 @@ def test_the_egg_is_the_package_and_works_without_being_unpacked(scrapyd: Scrapy
     assert set(SPIDERS) <= set(scrapyd.ask("listspiders", project=PROJECT)["spiders"])
 
 
-def test_each_spider_leaves_its_files_in_one_place_and_a_readable_log(scrapyd: Scrapyd, serve: Serve) -> None:
+def test_each_spider_writes_its_files_in_one_place_and_a_readable_log(scrapyd: Scrapyd, serve: Serve) -> None:
     server = serve(**STILL)
     arguments = {"recent": {"categories": "7"}, "live": {"max_records": "30"}, "notifications": {"max_records": "20"}}
     for spider in SPIDERS:
@@ -220,7 +220,7 @@ def test_each_spider_leaves_its_files_in_one_place_and_a_readable_log(scrapyd: S
         assert (run.code, run.package["complete"], run.package["run_id"]) == (0, True, f"job-{spider}"), run.stderr
         assert run.package["arguments"].keys() == arguments.get(spider, {}).keys()
         assert len(run.csv_rows) == len(run.rows) > 0
-        # The summary is there whatever the level is, with paths that hold wherever it is read.
+        # The summary is there at every log level, with absolute paths.
         assert f"INFO: {spider} job-{spider}: complete" in run.stderr
         assert str(run.folder) in run.stderr
         assert "\r" not in run.stderr
@@ -236,16 +236,14 @@ def test_each_spider_leaves_its_files_in_one_place_and_a_readable_log(scrapyd: S
     assert {path.name for path in (scrapyd.home / "parti_scraper").iterdir()} == {"output", ".scrapy"}
 
 
-def test_parti_home_is_what_relative_folders_are_relative_to(
-    scrapyd: Scrapyd, serve: Serve, tmp_path: Path, crawl: Run
-) -> None:
+def test_relative_folders_are_in_parti_home(scrapyd: Scrapyd, serve: Serve, tmp_path: Path, crawl: Run) -> None:
     server = serve(**STILL)
     home = tmp_path / "home"
     run = scrapyd.run("categories", server, "at-home", f"PARTI_HOME={home}", "PARTI_OUTPUT_DIR=data")
     assert run.code == 0, run.stderr
     assert (home / "data/categories/at-home/datapackage.json").exists()
     assert (home / ".scrapy/parti/ledger.sqlite").exists()
-    # The state has an absolute folder here, which stays what it is.
+    # An absolute folder for state is not changed.
     assert crawl("categories", server=server, env={"PARTI_HOME": str(home), "PARTI_OUTPUT_DIR": "typed"}).code == 0
     assert (home / "typed/categories/run/datapackage.json").exists()
     wrong = crawl("categories", server=server, env={"PARTI_HOME": "parti"})
@@ -269,7 +267,7 @@ def test_a_cancelled_job_can_be_finished_under_the_same_id(scrapyd: Scrapyd, ser
     assert again.package["arguments"] == {"categories": ["NaN"]}
     assert sorted(ids(again.rows)) == sorted(record["event_id"] for record in truth(server))
     assert [int(row["event_id"]) for row in again.csv_rows] == ids(again.rows)
-    # It did not begin from the start.
+    # It did not start over.
     assert len(requests(server)) - before < SLOW["events"] / SLOW["page_cap"]
     # A third time there is nothing to do, and the log says so.
     assert "finished before; nothing was requested" in scrapyd.run("recent", server, "cancelled").stderr
@@ -296,7 +294,7 @@ def test_a_job_outlives_its_version_and_scrapyd(scrapyd: Scrapyd, serve: Serve, 
         before = len(server.requests)
         wait_until(lambda: len(server.requests) >= before + 2)
         os.kill(jobs["running"][0]["pid"], signal.SIGTERM)
-        # What it prints nobody reads any more.
+        # Its output goes nowhere.
         path = scrapyd.folder / "logs" / PROJECT / "live" / "old.log"
         wait_until(lambda: "Exit code" in path.read_text(encoding="utf-8"))
     finally:
@@ -309,11 +307,11 @@ def test_a_job_outlives_its_version_and_scrapyd(scrapyd: Scrapyd, serve: Serve, 
     snapshots = Counter(row["snapshot_id"] for row in run.rows)
     assert len(snapshots) > 2
     assert len(set(snapshots.values())) == 1
-    # Jobs that had ended are remembered.
+    # Ended jobs are in the list.
     assert "new" in {job["id"] for job in scrapyd.ask("listjobs", project=PROJECT)["finished"]}
 
 
-def test_an_egg_that_scrapyd_cannot_use_fails_the_deployment_and_is_taken_back(scrapyd: Scrapyd, copy: Path) -> None:
+def test_an_egg_that_scrapyd_cannot_use_fails_the_deployment_and_is_deleted(scrapyd: Scrapyd, copy: Path) -> None:
     before = scrapyd.versions()
     (copy / "parti_scraper/spiders/live.py").write_text("import no_such_module\n", encoding="utf-8")
     failed = scrapyd.deploy(copy)
@@ -323,7 +321,7 @@ def test_an_egg_that_scrapyd_cannot_use_fails_the_deployment_and_is_taken_back(s
     assert scrapyd.versions() == before
 
 
-def test_a_wrong_password_opens_nothing_and_is_named(scrapyd: Scrapyd) -> None:
+def test_a_wrong_password_is_refused_and_named(scrapyd: Scrapyd) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
         scrapyd.ask("daemonstatus", password="guess")
     scheduled = scrapyd.schedule("live", SCRAPYD_PASSWORD="guess")
@@ -341,7 +339,7 @@ def test_a_spider_that_scrapyd_does_not_know_is_named(scrapyd: Scrapyd) -> None:
     assert (scheduled.returncode, scheduled.stdout, scheduled.stderr) == (2, "", said)
 
 
-def test_where_no_scrapyd_is_the_schedule_says_so(scrapyd: Scrapyd) -> None:
+def test_without_scrapyd_the_schedule_says_so(scrapyd: Scrapyd) -> None:
     scheduled = scrapyd.schedule("live", SCRAPYD_URL="http://127.0.0.1:9")
     assert scheduled.returncode == 1
     assert "http://127.0.0.1:9 cannot be reached: [Errno 111]" in scheduled.stderr
@@ -376,7 +374,7 @@ def test_the_schedule_does_not_pile_up(scrapyd: Scrapyd, serve: Serve) -> None:
     wait_until(lambda: len(server.requests) >= 2)
     assert scrapyd.schedule(*typed).stdout == f"live: job {job[1]} is running; nothing was scheduled\n"
     scrapyd.tell("cancel", job=job[1])
-    # The proper end of a run at intervals.
+    # The normal end of a run at intervals.
     assert scrapyd.end("live", job[1]).code == 0
     assert scrapyd.schedule("live", "limit").returncode == 2
     for job_id in ("a/b", "../evil", "", ".a"):
@@ -386,7 +384,7 @@ def test_the_schedule_does_not_pile_up(scrapyd: Scrapyd, serve: Serve) -> None:
     assert scrapyd.schedule().stderr.startswith("Schedule a spider on scrapyd")
 
 
-def test_the_units_and_the_crontab_schedule_what_the_spiders_take() -> None:
+def test_the_units_and_the_crontab_schedule_valid_arguments() -> None:
     crontab = (DEPLOY / "crontab").read_text(encoding="utf-8")
     units = {path.stem.removeprefix("parti-"): path for path in DEPLOY.glob("parti-*.service")}
     assert units.keys() == {"recent", "live", "categories"}
@@ -401,8 +399,8 @@ def test_the_units_and_the_crontab_schedule_what_the_spiders_take() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    # What they start is not installed here; everything else is checked as it is.
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    # The programs that they start are not installed here; the rest is checked unchanged.
     for name in ("bin/scrapyd", "deploy/schedule"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(DEPLOY / "schedule", tmp_path / name)

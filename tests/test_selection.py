@@ -59,7 +59,7 @@ def test_a_name_that_the_route_does_not_know_is_a_usage_error() -> None:
     )
 
 
-def test_ids_that_the_route_does_not_have_are_told() -> None:
+def test_ids_that_the_route_does_not_have_are_reported() -> None:
     assert unknown_ids(("NaN", "7", "99"), INDEX) == ["99"]
 
 
@@ -70,33 +70,33 @@ def test_ids_that_the_route_does_not_have_are_told() -> None:
         (("NaN", "7"), {"Gaming", "Crypto", "", "Nowhere"}),
         (("7",), {"Gaming"}),
         (("7", "23"), {"Gaming", "Crypto"}),
-        # Nobody knows what a record of a nameless category carries, so what cannot be told is kept.
+        # What a record of a category without a name has is unknown, so records of unknown categories are kept.
         (("16",), {"", "Nowhere"}),
         (("99", "7"), {"Gaming", "", "Nowhere"}),
     ],
 )
-def test_only_the_categories_asked_for_are_taken(values: tuple[str, ...], names_taken: set[str]) -> None:
+def test_only_the_requested_categories_are_selected(values: tuple[str, ...], names_taken: set[str]) -> None:
     selection = Selection(*select_categories(values, INDEX))
     names = ("Gaming", "Crypto", "", "Nowhere")
     assert {name for name in names if selection.takes(livestream(category_name=name))} == names_taken
 
 
 @given(st.integers(0, 10**10), st.integers(0, 10**10), st.integers(0, 10**10))
-def test_both_bounds_belong_to_the_window(since: int, until: int, end: int) -> None:
+def test_the_window_includes_both_bounds(since: int, until: int, end: int) -> None:
     selection = Selection(since=timestamp_to_iso(since), until=timestamp_to_iso(until))
     assert selection.takes(livestream(event_end_ts=end)) is (since <= end <= until)
 
 
-def test_a_record_without_its_end_is_taken() -> None:
+def test_a_record_without_an_end_is_selected() -> None:
     assert Selection(since="2026-01-01T00:00:00Z", until="2026-01-02T00:00:00Z").takes(livestream())
 
 
 @pytest.mark.parametrize(("user_id", "taken"), [(5, True), (6, False), (None, True)])
-def test_only_the_channel_asked_for_is_taken(user_id: int | None, taken: bool) -> None:
+def test_only_the_requested_channel_is_selected(user_id: int | None, taken: bool) -> None:
     assert Selection(user_id=5).takes(livestream(user_id=user_id)) is taken
 
 
-def test_a_record_with_an_end_that_says_nothing_is_taken() -> None:
+def test_a_record_with_an_impossible_end_is_taken() -> None:
     credible = ("2021-08-02T00:00:00Z", "2040-01-01T00:00:00Z")
     selection = Selection(since="2026-01-01T00:00:00Z", until="2026-01-02T00:00:00Z", credible=credible)
     ends = ("1970-01-01T00:00:00Z", "2025-12-31T23:59:59Z", "2026-01-03T00:00:00Z", "9999-12-31T23:59:59Z")

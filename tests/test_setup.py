@@ -38,7 +38,7 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
-def test_the_developers_lock_has_what_the_users_has_in_the_same_versions_and_more() -> None:
+def test_the_developers_lock_contains_the_users_lock_in_the_same_versions() -> None:
     users, developers = locked("requirements.txt"), locked("requirements-dev.txt")
     assert users.items() < developers.items()
     extras = {"scrapy-playwright", "scrapyd", "frictionless", "pytest", "ruff", "mypy", "uv"}
@@ -50,7 +50,7 @@ def test_the_developers_lock_has_what_the_users_has_in_the_same_versions_and_mor
     [("demo", True), ("crawl", True)]
     + [(name, False) for name in ("test", "lint", "bench", "format", "lock", "deploy")],
 )
-def test_a_target_sets_up_what_it_needs_and_calls_nothing_by_the_path(target: str, is_for_users: bool) -> None:
+def test_a_target_sets_up_what_it_needs_and_uses_no_program_of_the_path(target: str, is_for_users: bool) -> None:
     shown = make(ROOT, "--dry-run", target)
     assert shown.returncode == 0, shown.stderr
     first, *rest = re.sub(r"\\\n\s*", "", shown.stdout).splitlines()

@@ -1,4 +1,4 @@
-"""The spider `site` in a real browser, against the mock server's page as it is and as it may be one day."""
+"""The spider `site` in a real browser, with the mock server's page as it is and with possible changes."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ COLUMNS = "page_url, method, host, path, query, status, resource, known, observe
 
 
 def drift(run: Crawl) -> dict[str, Any]:
-    """Return what was found, but for what is empty."""
+    """Return the findings that are not empty."""
     return {name: found for name, found in run.package["drift"].items() if found}
 
 
-def test_it_collects_what_the_page_asks_for_and_agrees_where_nothing_has_changed(crawl: Run, serve: Serve) -> None:
-    # Nobody but a browser gets in.
+def test_it_collects_the_requests_of_the_page_and_reports_no_drift_if_nothing_changed(crawl: Run, serve: Serve) -> None:
+    # Only a browser gets an answer.
     server = serve(**STILL, browser_only=True)
     run = crawl("site", "--loglevel", "DEBUG", server=server)
     assert run.code == 0, run.stderr
@@ -66,7 +66,7 @@ def test_it_collects_what_the_page_asks_for_and_agrees_where_nothing_has_changed
     assert {", ".join(row) for row in (*rows, *run.csv_rows)} == {COLUMNS}
     assert {(row["page_url"], row["known"]) for row in rows} == {(f"{server.base_url}/categories", True)}
     assert {(row["resource"], row["status"]) for row in rows} == {("http", 200), ("websocket", 101)}
-    # Each request to the API once, and none of the others; images are not even asked for.
+    # Each request to the API once, and no others; images are not even requested.
     asked = [f"{seen.path}?{seen.query}" for seen in server.requests if seen.path.startswith("/parti_v2/")]
     http = [f"{row['path']}?{row['query']}" for row in rows if row["resource"] == "http"]
     assert sorted(http) == sorted(asked)
@@ -82,7 +82,7 @@ def test_it_collects_what_the_page_asks_for_and_agrees_where_nothing_has_changed
     assert "Headless" not in str([seen.headers for seen in server.requests if seen.path != "/robots.txt"])
 
 
-def test_of_a_host_that_moved_the_setting_is_named_with_which_recent_is_complete(crawl: Run, serve: Serve) -> None:
+def test_if_a_host_moved_the_setting_is_named_with_which_recent_is_complete(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, api_moved=True)
     assert crawl("categories", server=server).code == 4
     run = crawl("site", server=server)
@@ -95,7 +95,7 @@ def test_of_a_host_that_moved_the_setting_is_named_with_which_recent_is_complete
     assert (recent.code, len(recent.rows)) == (0, 300)
 
 
-def test_what_is_new_is_reported_and_no_secret_is_kept(crawl: Run, serve: Serve) -> None:
+def test_new_routes_and_fields_are_reported_without_secrets(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, drift="all")
     run = crawl("site", "--loglevel", "DEBUG", server=server)
     assert run.code == 0
@@ -152,7 +152,7 @@ def test_robots_txt_is_obeyed(crawl: Run, serve: Serve) -> None:
 
 @contextmanager
 def leaving_for(server: MockServer) -> Iterator[str]:
-    """Serve a page that leaves for that of the mock server before it is there as a whole; yields its address."""
+    """Serve a page that navigates to that of the mock server before it has loaded; yields its address."""
 
     def answer(path: str) -> Answer:
         if path == "/":
@@ -169,18 +169,18 @@ def leaving_for(server: MockServer) -> Iterator[str]:
         yield f"{leaving.base_url}/"
 
 
-def test_a_page_that_leaves_for_another_by_itself_is_followed(crawl: Run, serve: Serve) -> None:
+def test_a_page_that_navigates_to_another_is_followed(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     with leaving_for(server) as url:
         run = crawl("site", "-a", f"url={url}", "-s", "LOG_LEVEL=DEBUG", server=server)
     assert run.code == 0, run.stderr
     assert run.package["drift"]["agrees"], run.package["drift"]
     assert {row["page_url"] for row in run.rows} == {url, f"{server.base_url}/categories"}
-    # The visit went on with the other page to its end.
+    # The visit continued with the other page to its end.
     assert f"'parti/site/clicks': {len(server.world.categories())}," in run.stderr
 
 
-# Asks for everything that this project knows, and shows no category to click on.
+# Requests everything that this project knows, and shows no category to click on.
 ASKS = """
 const profile = "SERVER/parti_v2/profile/";
 const recent = profile + "get_livestream_channel_info/recent?sort_by_date_desc=true&from_ts=1&to_ts=2"
@@ -196,7 +196,7 @@ socket.onopen = () => socket.send('{"subscribe_options":{"NewChannelLiveNotify":
 
 @contextmanager
 def pages_of(server: MockServer, script: str, **files: str) -> Iterator[str]:
-    """Serve a page with a script that asks the mock server, workers, and `/loop`, which leads to itself.
+    """Serve a page with a script that calls the mock server, workers, and `/loop`, which redirects to itself.
 
     Yields the page's address.
     """
@@ -214,7 +214,7 @@ def pages_of(server: MockServer, script: str, **files: str) -> Iterator[str]:
         yield f"{site.base_url}/"
 
 
-def test_where_no_category_is_clicked_the_summary_says_what_was_compared(crawl: Run, serve: Serve) -> None:
+def test_without_a_click_on_a_category_the_summary_says_what_was_compared(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     with pages_of(server, "ask()") as url:
         run = crawl("site", "-a", f"url={url}", server=server)
@@ -226,7 +226,7 @@ def test_where_no_category_is_clicked_the_summary_says_what_was_compared(crawl: 
 
 
 @pytest.mark.parametrize("kind", ["awaited", "answers", "asks"])
-def test_a_page_has_its_service_worker_and_what_that_asks_for_is_seen(crawl: Run, serve: Serve, kind: str) -> None:
+def test_a_page_has_its_service_worker_and_the_workers_requests_are_seen(crawl: Run, serve: Serve, kind: str) -> None:
     server = serve(**STILL, service_worker=kind)
     run = crawl("site", server=server)
     assert run.code == 0, run.stderr
@@ -237,7 +237,7 @@ def test_a_page_has_its_service_worker_and_what_that_asks_for_is_seen(crawl: Run
     assert run.package["visit"]["clicked"] == len(server.world.categories())
 
 
-def test_what_a_worker_of_the_page_asks_for_is_seen(crawl: Run, serve: Serve) -> None:
+def test_the_requests_of_a_worker_are_seen(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     with pages_of(server, "const worker = new Worker('/worker.js')", worker="setTimeout(ask, 1000)") as url:
         run = crawl("site", "-a", f"url={url}", server=server)
@@ -269,7 +269,7 @@ Promise.all([opened, ...ask()]).then(() => location.reload());
 
 
 @pytest.mark.parametrize("script", [NUISANCE, RELOADS])
-def test_a_page_that_never_rests_is_visited_to_the_end(crawl: Run, serve: Serve, script: str) -> None:
+def test_a_page_that_is_always_busy_is_visited_to_the_end(crawl: Run, serve: Serve, script: str) -> None:
     server = serve(**STILL)
     with pages_of(server, script) as url:
         run = crawl("site", "-a", f"url={url}", server=server)
@@ -288,7 +288,7 @@ def test_redirects_without_end_are_one_line(crawl: Run, serve: Serve) -> None:
     assert "Traceback" not in run.stderr
 
 
-# What is not sent yet when it is given up counts too.
+# Requests that are given up before they are sent count too.
 REPEATS = """
 Promise.all(ask()).then(() => {
   const given = new AbortController();
@@ -298,9 +298,7 @@ Promise.all(ask()).then(() => {
 """
 
 
-def test_of_a_request_that_is_repeated_without_end_some_have_a_row_and_all_are_counted(
-    crawl: Run, serve: Serve
-) -> None:
+def test_an_endlessly_repeated_request_has_some_rows_and_all_are_counted(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     with pages_of(server, REPEATS) as url:
         run = crawl("site", "-a", f"url={url}", server=server)
@@ -312,7 +310,7 @@ def test_of_a_request_that_is_repeated_without_end_some_have_a_row_and_all_are_c
         "categories": 1,
     }
     assert (run.package["visit"]["requests"], run.package["visit"]["without_row"]) == (1_504, 501)
-    assert "  501 of 1,504 requests have no row: the same one has 1,000 at the most, all have 20,000\n" in run.stderr
+    assert "  501 of 1,504 requests have no row: the same one has at most 1,000, all together 20,000\n" in run.stderr
 
 
 def test_a_busy_page_is_left_at_a_signal(serve: Serve, output: Path) -> None:
@@ -323,7 +321,7 @@ def test_a_busy_page_is_left_at_a_signal(serve: Serve, output: Path) -> None:
     assert "Traceback" not in running.stderr
 
 
-def test_where_requests_have_no_row_that_were_made_once_the_run_is_not_complete(
+def test_if_requests_that_were_made_once_have_no_row_the_run_is_not_complete(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(visits, "MOST_CALLS", 10)
@@ -351,7 +349,7 @@ def test_where_requests_have_no_row_that_were_made_once_the_run_is_not_complete(
         ),
     ],
 )
-def test_why_a_browser_did_not_start_is_what_it_said_last(
+def test_the_error_of_a_browser_that_did_not_start_is_its_last_line(
     scrapy: Scrapy, serve: Serve, tmp_path: Path, script: str, why: str
 ) -> None:
     program = tmp_path / "chromium"
@@ -395,20 +393,20 @@ def test_without_the_extra_one_line_says_so_and_the_other_spiders_work(
 
 
 class Watched:
-    """A crawl in a process group of its own, and every process that it has begun."""
+    """A crawl in its own process group, and every process that it has started."""
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
         self.begun: dict[int, str] = {}
         self.process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, process_group=0)
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
-        """Wait until something has happened that takes a browser."""
+        """Wait until a condition that needs a browser is true."""
         wait_until(happened)
         self.begun = descendants(self.process.pid)
         assert any("chrom" in name for name in self.begun.values())
 
     def end(self, number: int | None = None) -> int:
-        """Wait for the end, and for that of all it has begun; return the exit code."""
+        """Wait until it and all its processes have ended; return the exit code."""
         if number is not None:
             os.killpg(self.process.pid, number)
         _, stderr = self.process.communicate(timeout=TIMEOUT)

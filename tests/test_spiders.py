@@ -1,4 +1,4 @@
-"""Each spider as a real crawl of the mock server, its files held against the server's own truth."""
+"""Each spider as a real crawl of the mock server, its files compared with the ground truth."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_categories_are_those_of_the_route(crawl: Run, serve: Serve) -> None:
     assert list(run.csv_rows[0]) == list(run.rows[0])
 
 
-def test_recent_holds_every_livestream_in_both_files(crawl: Run, serve: Serve) -> None:
+def test_both_files_of_recent_have_every_livestream(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("recent", server=server)
     assert run.code == 0
@@ -57,7 +57,7 @@ def test_recent_holds_every_livestream_in_both_files(crawl: Run, serve: Serve) -
     assert [json.loads(row["extra"]) for row in run.csv_rows] == [row["extra"] for row in run.rows]
 
 
-def test_live_holds_every_channel_with_its_rank_and_without_secrets(crawl: Run, serve: Serve) -> None:
+def test_live_has_every_channel_with_its_rank_and_without_secrets(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("live", server=server)
     assert run.code == 0
@@ -120,7 +120,7 @@ def test_the_first_request_is_the_specifications_own(
     ],
 )
 @pytest.mark.parametrize("served", ["or", "ignored"])
-def test_only_the_categories_asked_for_are_written(
+def test_only_the_requested_categories_are_written(
     crawl: Run, serve: Serve, typed: str, names: set[str], served: str
 ) -> None:
     server = serve(**STILL, categories=served)
@@ -130,7 +130,7 @@ def test_only_the_categories_asked_for_are_written(
     assert (run.package["counts"]["filtered"] > 0) is (served == "ignored")
 
 
-def test_with_nan_nothing_is_filtered_and_the_values_are_sent_as_typed(crawl: Run, serve: Serve) -> None:
+def test_with_nan_nothing_is_filtered_and_the_values_are_sent_unchanged(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("recent", server=server, categories="Gaming,nan,7")
     assert run.code == 0
@@ -139,20 +139,20 @@ def test_with_nan_nothing_is_filtered_and_the_values_are_sent_as_typed(crawl: Ru
 
 
 @pytest.mark.parametrize("spider", ["recent", "live"])
-def test_all_crawls_every_category_on_its_own(crawl: Run, serve: Serve, spider: str) -> None:
+def test_all_crawls_every_category_separately(crawl: Run, serve: Serve, spider: str) -> None:
     server = serve(**STILL)
     run = crawl(spider, server=server, categories="all")
     assert run.code == 0
     records = truth(server) if spider == "recent" else server.world.live_at()
     assert sorted(ids(run.rows)) == sorted(ids(records))
     asked = [path.partition("categories=")[2].split("&")[0] for path in paths(server, f"/{spider}")]
-    # Without a category only to see whether the server serves anything, where one is empty.
+    # The request without a category only checks that the server works, because a category is empty.
     assert set(asked) - {""} == {str(category["category_id"]) for category in server.world.categories()}
     assert all(path.count("categories=") <= 1 for path in paths(server, f"/{spider}"))
 
 
 @pytest.mark.parametrize("nameless", ["empty", "display_name", "null"])
-def test_a_nameless_category_is_found_whatever_its_records_carry(crawl: Run, serve: Serve, nameless: str) -> None:
+def test_a_nameless_category_is_found_with_any_name_in_its_records(crawl: Run, serve: Serve, nameless: str) -> None:
     server = serve(**STILL, nameless=nameless)
     run = crawl("recent", server=server, categories="Valorant")
     assert run.code == 0
@@ -162,7 +162,7 @@ def test_a_nameless_category_is_found_whatever_its_records_carry(crawl: Run, ser
     assert run.rows
 
 
-def test_the_window_is_exact_and_both_bounds_belong_to_it(crawl: Run, serve: Serve) -> None:
+def test_the_window_is_exact_and_includes_both_bounds(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, time_filter="ignored")
     records = truth(server)
     until, since = records[50]["event_end_ts"], records[150]["event_end_ts"]
@@ -172,7 +172,7 @@ def test_the_window_is_exact_and_both_bounds_belong_to_it(crawl: Run, serve: Ser
     assert run.package["window"] == {"since": expected.iso(since), "until": expected.iso(until)}
 
 
-def test_top_views_come_in_the_sites_own_order(crawl: Run, serve: Serve) -> None:
+def test_top_views_are_in_the_sites_own_order(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     run = crawl("recent", server=server, sort="views")
     assert run.code == 0
@@ -183,7 +183,7 @@ def test_top_views_come_in_the_sites_own_order(crawl: Run, serve: Serve) -> None
 
 
 @pytest.mark.parametrize("user_filter", ["honored", "ignored"])
-def test_one_channels_livestreams_are_its_own_alone(crawl: Run, serve: Serve, user_filter: str) -> None:
+def test_the_livestreams_of_one_channel_are_only_its_own(crawl: Run, serve: Serve, user_filter: str) -> None:
     server = serve(**STILL, user_filter=user_filter)
     user_id = truth(server)[7]["user_id"]
     run = crawl("recent", server=server, user_id=user_id)
@@ -194,7 +194,7 @@ def test_one_channels_livestreams_are_its_own_alone(crawl: Run, serve: Serve, us
 @pytest.mark.parametrize(
     ("page_cap", "above_cap", "limit"), [(15, "clamp", 100), (15, "ignore", 100), (100, "clamp", 7)]
 )
-def test_the_limit_asked_for_is_never_what_paging_goes_by(
+def test_paging_never_depends_on_the_requested_limit(
     crawl: Run, serve: Serve, page_cap: int, above_cap: str, limit: int
 ) -> None:
     server = serve(**STILL, page_cap=page_cap, above_cap=above_cap)
@@ -236,7 +236,7 @@ def test_records_without_an_identity_are_set_aside_whole_and_the_others_are_writ
     assert f"  {number:>9,}  set aside: {reason}\n" in run.stderr
 
 
-# Of fields of the API, the columns that are made of them.
+# The columns that are made of fields of the API.
 MADE_OF = {
     "event_start_ts": {"event_start", "duration_seconds"},
     "event_end_ts": {"event_end", "duration_seconds"},
@@ -256,7 +256,7 @@ def test_one_bad_field_costs_one_field(crawl: Run, serve: Serve) -> None:
         gone = {column for name in lost for column in MADE_OF.get(name, {name})}
         assert {row[column] for column in gone} <= {None}
         assert lost <= row["extra"].keys()
-        # What is odd about the other records is in these, which are read another way.
+        # The odd values of the other records are in these fields, which are read in another way.
         odd = {"event_title", "discord_discriminator", "extra", "scraped_at", *gone}
         livestream = expected.livestream(true[row["event_id"]], server.world.categories())
         assert expected.without(row, *odd) == expected.without(livestream, *odd)
@@ -274,7 +274,7 @@ def test_one_bad_field_costs_one_field(crawl: Run, serve: Serve) -> None:
         ("live", {"fields": "2026", "category_ids": True, "absent": "avatar_link"}, [], "avatar_link\n"),
     ],
 )
-def test_a_changed_api_makes_itself_heard_and_every_record_is_there(
+def test_a_changed_api_is_exit_code_4_with_every_record(
     crawl: Run, serve: Serve, spider: str, options: dict[str, Any], flaws: list[str], others: str
 ) -> None:
     server = serve(**STILL, **options)
@@ -303,16 +303,16 @@ def test_the_records_of_each_snapshot_are_counted_again(crawl: Run, serve: Serve
     assert run.code == 0
 
 
-def test_too_many_records_set_aside_are_no_complete_run(crawl: Run, serve: Serve) -> None:
+def test_a_run_with_too_many_records_set_aside_is_not_complete(crawl: Run, serve: Serve) -> None:
     run = crawl("recent", server=serve(**STILL, malformed=0.2))
     assert run.code == 4
     assert (run.package["complete"], run.package["degraded"]) == (False, [])
-    # Records where pages overlap may count twice.
+    # Records in overlaps of pages may count twice.
     reason = rf"{len(run.quarantine)} of 30\d records were set aside, see quarantine\.jsonl"
     assert re.fullmatch(reason, run.package["reason"])
 
 
-def test_a_channel_that_streams_twice_at_once_is_two_rows(crawl: Run, serve: Serve) -> None:
+def test_a_channel_with_two_livestreams_at_a_time_has_two_rows(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, doubled=0.5)
     run = crawl("live", server=server, limit=7)
     assert run.code == 0
@@ -321,7 +321,7 @@ def test_a_channel_that_streams_twice_at_once_is_two_rows(crawl: Run, serve: Ser
     assert len({user_id for user_id, _ in rows}) < len(rows)
 
 
-def test_a_setting_about_records_that_means_nothing_is_a_usage_error(crawl: Run, serve: Serve) -> None:
+def test_an_invalid_setting_about_records_is_a_usage_error(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL)
     for setting, problem in (
         ("PARTI_EXPECT_ABSENT=usr_name", "; did you mean `user_name`?"),
@@ -340,11 +340,11 @@ def test_snapshots_are_taken_at_intervals_until_the_duration_is_over(crawl: Run,
     by_snapshot: dict[str, list[dict[str, Any]]] = {}
     for row in run.rows:
         by_snapshot.setdefault(row["snapshot_id"], []).append(row)
-    # A machine that is busy leaves some out, and says so.
+    # A busy machine skips some, and counts them.
     missed = sum(map(int, re.findall(r"longer than the interval: (\d) left out", run.stderr)))
     assert list(by_snapshot) == [f"run-{number}" for number in range(1, 4 - missed)]
     for rows in by_snapshot.values():
-        # A channel may end one livestream and begin another while the list is walked.
+        # A channel may end one livestream and start another during the walk.
         channels = [(row["user_id"], row["event_id"]) for row in rows]
         assert len(channels) == len(set(channels))
     counted = {tuple((row["user_id"], row["viewers_count"]) for row in rows) for rows in by_snapshot.values()}
@@ -371,7 +371,7 @@ def test_a_usage_error_is_one_line_and_nothing_is_requested(
 ) -> None:
     server = serve(**STILL)
     run = crawl(spider, server=server, **raw)
-    # Where a line names the moment of the run, it is another one here.
+    # If a line has the time of the run, it differs here.
     moment = (
         re.compile(r"(?<=accepted: at or before )2\S+(?=\))")
         if spider == "recent" and "until" not in raw
@@ -398,7 +398,7 @@ def test_a_category_that_does_not_exist_is_a_usage_error_found_by_one_request(
     assert not run.folder.exists()
 
 
-def test_what_cannot_be_read_is_set_aside_once_wherever_the_pages_end() -> None:
+def test_an_unreadable_record_is_set_aside_once_for_any_page_size() -> None:
     marks = RejectedMarks()
 
     def is_new(*records: Any) -> list[bool]:

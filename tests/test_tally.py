@@ -1,4 +1,4 @@
-"""The tally: what became of the records of a run."""
+"""The tally: counts of a run's records by outcome."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_each_count_is_the_sum_of_what_was_added_to_it(added: list[tuple[str, in
     assert tally.balances() == counts.balance() == (expected["served"] == sum(expected[key] for key in ACCOUNTS))
 
 
-def test_a_count_that_there_is_not_is_an_error() -> None:
+def test_an_unknown_count_is_an_error() -> None:
     tally = Tally()
     with pytest.raises(KeyError):
         tally.add("severed")
@@ -65,7 +65,7 @@ def test_a_count_that_there_is_not_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", [*KEYS, "categories", "severed"])
-def test_counts_are_changed_by_the_tally_alone(name: str) -> None:
+def test_only_the_tally_changes_counts(name: str) -> None:
     tally = tally_of(served=2)
     with pytest.raises(AttributeError):
         setattr(tally, name, 1)
@@ -73,7 +73,7 @@ def test_counts_are_changed_by_the_tally_alone(name: str) -> None:
     assert tally.categories == Counter()
 
 
-def test_a_snapshot_of_the_counts_stays_as_it_was() -> None:
+def test_a_snapshot_of_the_counts_does_not_change() -> None:
     tally = tally_of(served=2)
     before = tally.counts()
     tally.add("served")
@@ -91,13 +91,13 @@ def test_records_that_were_written_are_counted_by_category() -> None:
 
 
 @given(additions, st.dictionaries(st.text(max_size=3), st.integers(1, 5), max_size=3), additions)
-def test_a_tally_counts_on_from_what_was_noted(
+def test_a_tally_continues_from_the_checkpoint(
     before: list[tuple[str, int]], categories: dict[str, int], since: list[tuple[str, int]]
 ) -> None:
     noted, undisturbed = Tally(), Tally()
     for key, number in before:
         noted.add(key, number)
-    # One that had counted something itself, as where what came since the checkpoint is left out.
+    # One that had counts of its own, which are newer than the checkpoint.
     restored = tally_of(served=7, filtered=2)
     restored.wrote(["Gaming"])
     restored.restore(json.loads(json.dumps(noted.as_json())), categories)
@@ -109,14 +109,14 @@ def test_a_tally_counts_on_from_what_was_noted(
     assert restored.as_json() == undisturbed.as_json()
 
 
-def test_a_count_that_was_not_noted_begins_at_0() -> None:
+def test_a_count_that_is_not_in_the_checkpoint_starts_at_0() -> None:
     tally = tally_of(served=2, pages=3)
     tally.restore({"served": 1}, {})
     assert tally.as_json() == dict.fromkeys(KEYS, 0) | {"served": 1}
 
 
 @given(st.lists(st.tuples(st.sampled_from(("served", *ACCOUNTS)), st.integers(0, 3)), max_size=30), st.integers(0, 30))
-def test_a_callback_comes_once_as_soon_as_every_record_is_accounted_for(
+def test_a_callback_is_called_once_as_soon_as_every_record_is_counted(
     added: list[tuple[str, int]], asked_after: int
 ) -> None:
     tally = Tally()
@@ -132,7 +132,7 @@ def test_a_callback_comes_once_as_soon_as_every_record_is_accounted_for(
         assert calls == due
 
 
-def test_a_callback_that_counts_and_asks_again_is_called_again_when_that_is_accounted_for() -> None:
+def test_a_callback_that_counts_and_registers_again_is_called_again() -> None:
     tally = tally_of(served=1)
     calls: list[str] = []
 
@@ -151,7 +151,7 @@ def test_a_callback_that_counts_and_asks_again_is_called_again_when_that_is_acco
     assert calls == ["again", "other", "last"]
 
 
-def test_a_callback_comes_at_once_where_nothing_is_open_or_a_restored_tally_is_whole() -> None:
+def test_a_callback_is_called_at_once_if_every_record_is_counted_also_after_a_restore() -> None:
     calls: list[Any] = []
     tally = Tally()
     tally.call_when_balanced(lambda: calls.append(1))

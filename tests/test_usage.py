@@ -1,4 +1,4 @@
-"""What is typed wrong: one line that says what is accepted, and nothing is started.
+"""Usage errors: one line that says what is accepted, and nothing is started.
 
 The arguments of the spiders are in `test_spiders`, each with its line; here is the rest of the command line.
 """
@@ -112,24 +112,23 @@ SETTINGS = ", ".join(sorted(name for name in dir(settings) if name.startswith("P
     ("typed", "meant"),
     [("PARTI_OUTPUTDIR", "PARTI_OUTPUT_DIR"), ("PARTI_RETRY_PATIENT", "PARTI_RETRY_PATIENCE")],
 )
-def test_a_setting_of_the_project_that_is_not_known_is_refused(scrapy: Scrapy, typed: str, meant: str) -> None:
+def test_an_unknown_setting_of_the_project_is_refused(scrapy: Scrapy, typed: str, meant: str) -> None:
     run = scrapy("crawl", "recent", "-s", f"{typed}=5")
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == f"setting `{typed}`: not known: '5' (accepted: {SETTINGS}); did you mean `{meant}`?\n"
 
 
-def test_a_variable_of_the_environment_that_is_not_known_is_a_warning(scrapy: Scrapy, serve: Serve) -> None:
+def test_an_unknown_variable_of_the_environment_is_a_warning(scrapy: Scrapy, serve: Serve) -> None:
     run = scrapy("crawl", "categories", "-L", "WARNING", server=serve(**STILL), env={"PARTI_OUTPUTDIR": "x"})
     assert run.returncode == 0
     warnings = [line for line in run.stderr.splitlines() if "WARNING" in line]
     assert len(warnings) == 1
     assert warnings[0].endswith(
-        "The environment variable PARTI_OUTPUTDIR is not known, and means nothing here; "
-        "did you mean `PARTI_OUTPUT_DIR`?"
+        "The environment variable PARTI_OUTPUTDIR is not known and has no effect; did you mean `PARTI_OUTPUT_DIR`?"
     )
 
 
-def test_a_setting_that_is_nearly_one_of_scrapys_is_a_warning(scrapy: Scrapy, serve: Serve) -> None:
+def test_a_setting_similar_to_one_of_scrapys_is_a_warning(scrapy: Scrapy, serve: Serve) -> None:
     typed = ("-s", "DOWNLOAD_DELEY=5", "-s", "MY_OWN=1", "-L", "WARNING")
     run = scrapy("crawl", "categories", *typed, server=serve(**STILL))
     assert run.returncode == 0
@@ -155,14 +154,14 @@ COMMANDS = (
         (("nonsense",), ""),
     ],
 )
-def test_a_word_that_is_no_command_is_one_line(scrapy: Scrapy, typed: tuple[str, ...], hint: str) -> None:
+def test_an_unknown_command_is_one_line(scrapy: Scrapy, typed: tuple[str, ...], hint: str) -> None:
     run = scrapy(*typed)
     line = f"unknown command: {typed[0]!r} (accepted: {COMMANDS}){hint}\n"
     assert (run.returncode, run.stdout, run.stderr) == (2, "", line)
 
 
 def test_outside_of_a_project_crawl_says_in_one_line_what_to_type(tmp_path: Path) -> None:
-    # As where the package is installed: Scrapy finds the command by the entry point.
+    # As with an installed package: Scrapy finds the command by the entry point.
     metadata = tmp_path / "installed" / "parti_scraper-0.dist-info"
     metadata.mkdir(parents=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -244,7 +243,7 @@ def test_a_feed_that_cannot_be_set_up_is_one_line_and_nothing_is_started(
     assert not output.exists()
 
 
-def test_the_name_of_a_feed_may_hold_what_the_spider_knows(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:
+def test_the_name_of_a_feed_may_have_attributes_of_the_spider(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:
     feed = tmp_path / "%(name)s %(run_id)s 100% %(batch_id)d.jsonl"
     typed = ("-a", "run_id=run", "-s", "FEED_EXPORT_BATCH_ITEM_COUNT=200", "-O", str(feed))
     assert scrapy("crawl", "recent", *typed, server=serve(**STILL)).returncode == 0
@@ -273,7 +272,7 @@ def test_lengths_of_time_in_settings_may_have_a_unit(scrapy: Scrapy, serve: Serv
     assert scrapy("crawl", "categories", *typed, server=serve(**STILL)).returncode == 0
 
 
-def test_a_wrong_category_leaves_what_was_there_untouched(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:
+def test_a_wrong_category_does_not_change_existing_files(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:
     feed = tmp_path / "yesterday.csv"
     feed.write_text("records\n", encoding="utf-8")
     command = ("crawl", "recent", "-a", "categories=Gamin", "-O", str(feed), "-L", "ERROR")

@@ -1,4 +1,4 @@
-"""Bad lines, servers that let nobody listen, several addresses and proxies: what a run that listens says of them."""
+"""What a run that listens reports of bad connections, servers that refuse all, several addresses and proxies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEBIBYTE = 1024 * 1024
         ("close", "no connection was of use, the last one: closed by the server"),
     ],
 )
-def test_a_server_that_lets_nobody_listen_is_named_and_the_live_route_asked(
+def test_a_server_that_refuses_all_is_reported_and_the_live_route_asked(
     serve: Serve, crawl: Run, answer: str, words: str
 ) -> None:
     server = serve(**STARTING, ws_answer=answer)
@@ -34,11 +34,11 @@ def test_a_server_that_lets_nobody_listen_is_named_and_the_live_route_asked(
     assert (run.code, run.package["complete"]) == (4, False)
     assert words in run.package["reason"]
     assert {row["event_id"] for row in run.rows} == live(server)
-    # One second's waits, doubled each time, are few.
+    # Waits from one second on, doubled each time, are few.
     assert len(handshakes(server)) < 15
 
 
-def test_a_server_that_says_nothing_all_the_time_is_believed_and_asked_once_more(serve: Serve, output: Path) -> None:
+def test_a_silent_server_is_accepted_and_the_live_route_asked_again(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_deaf_after=0.001)
     running = Listening(output, server, duration="3s")
     settle(server, running)
@@ -50,17 +50,17 @@ def test_a_server_that_says_nothing_all_the_time_is_believed_and_asked_once_more
     assert {row["source"] for row in rows} == {"live"}
 
 
-def test_a_server_that_told_nobody_of_what_went_live_is_not_believed(serve: Serve, output: Path) -> None:
+def test_a_server_that_does_not_notify_of_live_channels_is_not_trusted(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_deaf_after=0.001)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3")
     settle(server, running)
     server.world.advance(30)
-    wait_until(lambda: len(re.findall("not heard of: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
+    wait_until(lambda: len(re.findall("notification: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
     assert running.stop(signal.SIGTERM) == 4
     assert "channels went live unheard while it was connected" in running.stderr
 
 
-def test_a_line_that_swallows_what_is_sent_is_noticed_within_the_idle_time_out(serve: Serve, output: Path) -> None:
+def test_a_dead_connection_is_noticed_within_the_idle_time_out(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as line:
         env = {"PARTI_WS_URL": f"ws://127.0.0.1:{line.port}/"}
@@ -72,12 +72,12 @@ def test_a_line_that_swallows_what_is_sent_is_noticed_within_the_idle_time_out(s
     assert running.process.returncode == 4
     assert "not connected from 20" in stderr
     assert "nothing was heard for 1 s" in stderr
-    # What could be had all the same.
+    # What could still be fetched.
     assert started(server) <= heard_ids(output)
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])
-def test_a_server_that_pings_without_end_and_does_not_let_go_is_left_in_time(
+def test_a_server_that_pings_without_end_and_does_not_close_is_left_in_time(
     serve: Serve, output: Path, is_stopped: bool
 ) -> None:
     server = serve(**STARTING, ws_answer="pings")
@@ -91,7 +91,7 @@ def test_a_server_that_pings_without_end_and_does_not_let_go_is_left_in_time(
     assert time.monotonic() - before < 10
 
 
-def test_a_signal_ends_it_at_once_whatever_the_line_does(serve: Serve, output: Path) -> None:
+def test_a_signal_ends_it_at_once_in_any_state_of_the_connection(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as line:
         line.frozen = True
@@ -100,19 +100,19 @@ def test_a_signal_ends_it_at_once_whatever_the_line_does(serve: Serve, output: P
         before = time.monotonic()
         assert running.stop(signal.SIGTERM) == 4
         assert time.monotonic() - before < 10
-    assert "no connection to ws://127.0.0.1" in running.stderr
+    assert "could not connect to ws://127.0.0.1" in running.stderr
 
 
 def test_a_run_that_is_stopped_before_it_listens_is_not_complete(serve: Serve, output: Path) -> None:
     running = Listening(output, serve(**STARTING, latency=600))
     wait_until(lambda: "Spider opened" in running.log.read_text(encoding="utf-8"))
-    # 3 where the signal came even before the first request.
+    # 3 if the signal was sent before the first request.
     assert running.stop(signal.SIGTERM) in {3, 4}
     assert not (output / "notifications/run/datapackage.json").exists() or not ended(output).package["complete"]
 
 
 @pytest.mark.parametrize(("size", "is_taken"), [(16 * MEBIBYTE, True), (16 * MEBIBYTE + 1, False)])
-def test_a_huge_message_is_taken_up_to_16_mib_and_a_larger_one_costs_itself(
+def test_a_message_of_up_to_16_mib_is_accepted_and_only_a_larger_one_is_lost(
     serve: Serve, output: Path, size: int, is_taken: bool
 ) -> None:
     server = serve(**STARTING, ws_padding=size)
@@ -132,7 +132,7 @@ def test_a_huge_message_is_taken_up_to_16_mib_and_a_larger_one_costs_itself(
     assert len(handshakes(server)) == (1 if is_taken else 2)
 
 
-def test_the_next_address_is_used_and_remembered_where_one_is_not_there(serve: Serve, output: Path) -> None:
+def test_the_next_address_is_used_and_remembered_if_one_fails(serve: Serve, output: Path) -> None:
     server = serve(**STARTING)
     env = {"PARTI_WS_URL": f"ws://127.0.0.1:9/ws?token=t0p, {server.ws_url}"}
     for signal_number in (signal.SIGKILL, signal.SIGTERM):
@@ -208,7 +208,7 @@ def test_made_up_and_real_servers_are_not_mixed(
     assert not output.exists()
 
 
-def test_a_spider_of_the_api_alone_does_not_look_at_the_other_addresses(serve: Serve, crawl: Run) -> None:
+def test_a_spider_that_uses_only_the_api_ignores_the_other_addresses(serve: Serve, crawl: Run) -> None:
     env = {"PARTI_WS_URL": "", "PARTI_SITE_URL": ""}
     assert crawl("categories", *QUIET, server=serve(**STARTING), env=env).code == 0
 
@@ -216,12 +216,12 @@ def test_a_spider_of_the_api_alone_does_not_look_at_the_other_addresses(serve: S
 # --- Proxies -----------------------------------------------------------------------------------------------
 
 
-def test_the_proxies_of_the_environment_hold_for_the_websocket_too(serve: Serve, crawl: Run) -> None:
+def test_the_proxies_of_the_environment_are_used_for_the_websocket_too(serve: Serve, crawl: Run) -> None:
     server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as proxy:
         env = {
             "PARTI_API_BASE_URLS": "http://api.parti.test",
-            # What answers behind the tunnel speaks no TLS, so the next one is used.
+            # The server behind the tunnel has no TLS, so the next address is used.
             "PARTI_WS_URL": "wss://one.parti.test/,ws://two.parti.test/",
             "HTTP_PROXY": f"http://127.0.0.1:{proxy.port}",
             "https_proxy": f"127.0.0.1:{proxy.port}",
@@ -235,7 +235,7 @@ def test_the_proxies_of_the_environment_hold_for_the_websocket_too(serve: Serve,
 
 def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl: Run) -> None:
     server = serve(**STARTING)
-    # A mock server that is asked for a tunnel refuses.
+    # A mock server refuses to be a proxy.
     env = {
         "PARTI_API_BASE_URLS": "http://api.parti.test",
         "PARTI_WS_URL": "wss://one.parti.test/",
@@ -244,5 +244,5 @@ def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl:
     }
     run = crawl("notifications", *QUIET, env=env, duration="2s")
     assert run.code == 4
-    assert re.search(r"no connection to wss://one\.parti\.test/ came about: HTTP 4\d\d from the proxy", run.stderr)
+    assert re.search(r"could not connect to wss://one\.parti\.test/: HTTP 4\d\d from the proxy", run.stderr)
     assert "s3cret" not in run.stderr + run.package["reason"]

@@ -1,4 +1,4 @@
-"""Whatever the server does, a plan ends with all that was there throughout, or says that it cannot be shown."""
+"""A plan ends with all records that were there throughout, or reports a gap, on any server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_SHRINK = (Phase.explicit, Phase.reuse, Phase.generate)
 def follow(
     plan: Plan, server: ModelServer, by_chance: random.Random, fail: float = 0, stop_at: int = MAX_REQUESTS
 ) -> set[int]:
-    """Do what a plan says, with answers in any order; return the ids served, those that were unreadable included."""
+    """Carry out a plan, with answers in any order; return the ids served, including unreadable ones."""
     served: set[int] = set()
     asks = plan.start()
     while asks and server.requests != stop_at:
@@ -47,7 +47,7 @@ def follow(
 def crawl(
     server: ModelServer, *, since: int = 0, width: int = 4, seed: int = 1, size: PageSize | None = None
 ) -> tuple[set[int], History]:
-    """Crawl a history; return what was served and the plan."""
+    """Crawl a history; return the ids served and the plan."""
     plan = History(since, NOW, size or PageSize(100), width)
     return follow(plan, server, random.Random(seed)), plan
 
@@ -78,14 +78,14 @@ def test_each_reading_gives_the_whole_set_within_the_budget(
     server = ModelServer(dict(events), cap=cap, change_every=change_every, **reading)
     served, plan = crawl(server, width=1 if cap == 1 else 4)
     if cap == 1 and change_every and reading.get("time_filter") == "ignored":
-        # One list that shifts faster than it can be read, and pages that cannot overlap: nothing could be shown.
+        # A list that shifts faster than it is read, with pages that cannot overlap: nothing can be proved.
         assert ["kept moving" in gap for gap in plan.gaps] == [True]
         return
     assert plan.gaps == []
     assert set(events) - server.deleted <= served
     factor = 1.3
     if cap == 1 and (change_every or reading.get("tie_order") == "unstable"):
-        # Pages of one record are walked twice once the set moves, and shorter blocks of them again.
+        # Pages of one record are walked twice when the set moves, and shorter blocks of them again.
         factor = 3.4 if change_every else 1.6
     assert server.requests <= factor * len(events) / cap + 30
 
@@ -101,7 +101,7 @@ def test_one_change_while_the_last_records_are_counted_hides_none(change_every: 
 
 
 @pytest.mark.parametrize("change_every", [0, 7])
-def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) -> None:
+def test_long_windows_save_pages_and_may_end_anywhere(change_every: int) -> None:
     events = history(20_000, random.Random(7), ties=0.01)
     server = ModelServer(dict(events), cap=40, change_every=change_every)
     by_chance = random.Random(3)
@@ -118,7 +118,7 @@ def test_long_windows_spare_pages_and_may_be_left_anywhere(change_every: int) ->
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_nothing_is_lost_where_livestreams_are_dense_and_rare_by_turns(seed: int) -> None:
+def test_nothing_is_lost_if_livestreams_are_alternately_dense_and_rare(seed: int) -> None:
     by_chance = random.Random(seed)
     ends = [NOW]
     for distance in by_chance.choices([20, 200, 2_000, 20_000], k=12):
@@ -133,7 +133,7 @@ def test_nothing_is_lost_where_livestreams_are_dense_and_rare_by_turns(seed: int
 @pytest.mark.parametrize("reading", [{"ascending": "honored", "offset": "ignored"}, {"ascending": "refused"}], ids=str)
 @pytest.mark.parametrize("cap", [5, 15, 100])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_nothing_for_an_early_to_ts_is_no_end(share: float, cap: int, reading: dict[str, Any]) -> None:
+def test_an_empty_answer_for_an_early_to_ts_is_not_the_end(share: float, cap: int, reading: dict[str, Any]) -> None:
     events = history(600, random.Random(2))
     ends = sorted(end for _, end in events.values())
     mute_before = ends[round(share * len(ends))] + 1
@@ -141,7 +141,7 @@ def test_nothing_for_an_early_to_ts_is_no_end(share: float, cap: int, reading: d
     assert served == set(events) if reading["ascending"] == "refused" else plan.gaps
 
 
-def test_a_server_that_has_nothing_any_more_is_given_up_after_few_requests() -> None:
+def test_a_server_without_any_records_is_given_up_after_few_requests() -> None:
     server = ModelServer(history(400, random.Random(1)), cap=12, above_cap="refuse", short=((0.25, 1e9, 0),))
     _, plan = crawl(server)
     assert "the server answers with empty lists" in plan.gaps[0]
@@ -150,7 +150,7 @@ def test_a_server_that_has_nothing_any_more_is_given_up_after_few_requests() -> 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What a server does besides serving the set.
+    """What a server does wrong.
 
     Attributes:
         hidden: how many livestreams in a row it leaves out after it has cut the page.
@@ -170,7 +170,7 @@ class Trouble:
 def hostile_server(
     by_chance: random.Random, events: dict[int, tuple[int, int]], trouble: Trouble, **switches: Any
 ) -> ModelServer:
-    """Return a server with trouble; fifty livestreams or more follow those that are left out."""
+    """Return a failing server; at least fifty livestreams follow the hidden ones."""
     by_end = sorted(events, key=lambda number: -events[number][1])
     first = by_chance.randrange(max(len(by_end) - trouble.hidden - 50, 1))
     hidden = by_end[first : first + trouble.hidden] if len(by_end) > trouble.hidden + 50 else []
@@ -212,7 +212,7 @@ troubles = st.builds(
 )
 
 
-# PARTI_TEST_EXAMPLES sets how many.
+# PARTI_TEST_EXAMPLES sets their number.
 @hypothesis_settings(max_examples=int(os.environ.get("PARTI_TEST_EXAMPLES", "500")), phases=NO_SHRINK)
 @given(
     servers,
@@ -235,15 +235,15 @@ def test_a_plan_is_complete_or_says_that_it_is_not(
     seed: int,
 ) -> None:
     if switches["timeless"]:
-        # Records without times are in the order in which they come; that it changes could not be seen.
+        # Records without times are in the order of the page; a change of the order cannot be detected.
         switches["tie_order"] = "stable"
     if switches["cap"] < 15:
-        # Pages so small pass over too little at a time to look beyond a long stretch that is left out.
+        # Such small pages cannot probe beyond a long hidden stretch.
         trouble = replace(trouble, hidden=min(trouble.hidden, 1))
     by_chance = random.Random(seed)
     events = history(count, by_chance, ties=ties, span=span)
     server = hostile_server(by_chance, events, trouble, **switches)
-    # One that cannot be read, in an order that changes, cannot be told from another one.
+    # One that cannot be read, in an order that changes, cannot be distinguished from another one.
     share = 0.05 if switches["tie_order"] == "stable" else 0
     server.unreadable = frozenset(number for number in events if by_chance.random() < share)
     changing = change_every if not switches["timeless"] and not trouble.undated and count > 1 else 0
@@ -253,9 +253,9 @@ def test_a_plan_is_complete_or_says_that_it_is_not(
     served, plan = crawl(server, since=low, width=by_chance.choice([1, 4, 16]), seed=seed, size=size)
     missing = {number for number, (_, end) in events.items() if low <= end <= NOW} - served
     missing -= server.deleted | server.unreadable | server.hidden | server.undated
-    # Pages too small to overlap are counted, which an insertion and a deletion together deceive until one is noticed.
+    # If pages are too small to overlap, records are counted; an insertion and a deletion together are not noticed.
     unnoticed = changing and size.crowded and not size.moving
-    # Where the server heeds neither time nor offset, a moment can hide all but the first page of a set that moves.
+    # If the server ignores time and offset, a short problem can hide all but the first page of a set that moves.
     is_blind = switches["offset"] == "ignored" and switches["time_filter"] == "ignored" and changing and trouble.moment
     assert plan.gaps or not missing or unnoticed or is_blind
 
@@ -274,7 +274,7 @@ def test_a_plan_is_complete_or_says_that_it_is_not(
     ],
     ids=str,
 )
-def test_a_plan_seldom_says_without_need_that_it_is_not_complete(trouble: Trouble, most: float) -> None:
+def test_a_plan_rarely_reports_a_gap_without_reason(trouble: Trouble, most: float) -> None:
     incomplete = 0
     for seed in range(200):
         by_chance = random.Random(seed)
@@ -312,20 +312,20 @@ def test_a_list_with_many_ties_in_another_order_each_time_is_complete_or_says_th
 
 @pytest.mark.parametrize("tie_order", ["stable", "unstable"])
 @pytest.mark.parametrize("cap", [1, 7, 30, 100])
-def test_the_live_list_is_walked_until_nothing_new_comes(cap: int, tie_order: str) -> None:
+def test_the_live_list_is_walked_until_there_are_no_new_records(cap: int, tie_order: str) -> None:
     server = ModelServer(
         history(90, random.Random(1)), cap=cap, tie_order=tie_order, timeless=True, time_filter="ignored"
     )
     plan = Passes(PageSize(100), "the live channels", lenient=True)
     served = follow(plan, server, random.Random(1))
     assert plan.gaps == []
-    # Of pages of one record, in an order that changes, one that moves up between two requests is not seen by either.
+    # With pages of one record and a changing order, no request sees a record that moves up between them.
     assert len(served) >= (85 if cap == 1 and tie_order == "unstable" else 90)
 
 
 @pytest.mark.parametrize("most", [0, 1])
 @pytest.mark.parametrize(("begins", "lasts"), [(0.0, 0.2), (0.015, 0.2), (0.035, 0.25)])
-def test_a_moment_hides_no_live_channel(begins: float, lasts: float, most: int) -> None:
+def test_a_short_problem_hides_no_live_channel(begins: float, lasts: float, most: int) -> None:
     for cap in (12, 100):
         server = ModelServer(
             history(90, random.Random(1)),
@@ -352,7 +352,7 @@ def test_a_short_page_now_and_then_hides_no_live_channel(every: int, first: int)
         assert plan.gaps or served == set(events)
 
 
-def test_the_last_live_channel_is_found_behind_those_that_are_left_out() -> None:
+def test_the_last_live_channel_is_found_after_those_that_are_left_out() -> None:
     events = history(500, random.Random(1), ties=0)
     by_end = sorted(events, key=lambda number: -events[number][1])
     server = ModelServer(events, timeless=True, time_filter="ignored", hidden=frozenset(by_end[400:499]))
@@ -361,7 +361,7 @@ def test_the_last_live_channel_is_found_behind_those_that_are_left_out() -> None
 
 
 @pytest.mark.parametrize("count", [40, 300])
-def test_a_live_list_without_an_offset_in_another_order_each_time_comes_to_an_end(count: int) -> None:
+def test_the_walk_of_a_live_list_without_offset_and_stable_order_ends(count: int) -> None:
     events = dict.fromkeys(range(count), (NOW - 60, NOW))
     server = ModelServer(events, cap=12, offset="ignored", tie_order="unstable", timeless=True, time_filter="ignored")
     plan = Passes(PageSize(100), "the live channels", lenient=True)
@@ -370,7 +370,7 @@ def test_a_live_list_without_an_offset_in_another_order_each_time_comes_to_an_en
 
 
 @pytest.mark.parametrize(("before", "is_believed"), [(0, False), (40, False)])
-def test_an_empty_live_list_is_not_believed(before: int, is_believed: bool) -> None:
+def test_an_empty_live_list_is_not_trusted(before: int, is_believed: bool) -> None:
     plan = Passes(PageSize(100), "the live channels", lenient=True, before=before)
     follow(plan, ModelServer({}), random.Random(1))
     assert (plan.gaps == []) == is_believed

@@ -1,4 +1,4 @@
-"""The thread of the checkpoints, and the files that it brings to the disk."""
+"""The thread of the checkpoints, and the files that it syncs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Play = Callable[[Worker], Awaitable[Any]]
 
 
 def played(play: Play) -> list[BaseException]:
-    """Play something with a worker on an event loop; return what it says has failed, once all is done."""
+    """Run a function with a worker on an event loop; return the reported failures at the end."""
     failures: list[BaseException] = []
 
     async def main() -> None:
         worker = Worker(failures.append)
         try:
             await play(worker)
-            # What is told on the event loop is told by now.
+            # Reports on the event loop have arrived by now.
             await asyncio.sleep(0.01)
         finally:
             worker.close()
@@ -44,7 +44,7 @@ def fail() -> None:
     raise OSError("full")
 
 
-def test_the_event_loop_goes_on_while_something_is_done() -> None:
+def test_the_event_loop_continues_during_a_job() -> None:
     async def play(worker: Worker) -> None:
         go_on = threading.Event()
         threads: list[int] = []
@@ -65,7 +65,7 @@ def test_the_event_loop_goes_on_while_something_is_done() -> None:
 
 
 @pytest.mark.parametrize("blocks", [True, False])
-def test_a_failure_is_told_and_raised_once(blocks: bool) -> None:
+def test_a_failure_is_reported_and_raised_once(blocks: bool) -> None:
     async def wait(worker: Worker) -> None:
         if blocks:
             worker.settle()
@@ -83,7 +83,7 @@ def test_a_failure_is_told_and_raised_once(blocks: bool) -> None:
     assert list(map(str, played(play))) == ["full"]
 
 
-def test_a_failure_that_nobody_waits_for_is_told() -> None:
+def test_a_failure_without_a_waiter_is_reported() -> None:
     async def play(worker: Worker) -> None:
         worker.begin(fail)
         await asyncio.sleep(0.05)
@@ -91,7 +91,7 @@ def test_a_failure_that_nobody_waits_for_is_told() -> None:
     assert list(map(str, played(play))) == ["full"]
 
 
-def test_what_is_under_way_goes_on_where_its_waiter_is_cancelled() -> None:
+def test_a_job_continues_if_its_waiter_is_cancelled() -> None:
     async def play(worker: Worker) -> None:
         go_on, done = threading.Event(), threading.Event()
         worker.begin(lambda: go_on.wait() and done.set())
@@ -107,9 +107,7 @@ def test_what_is_under_way_goes_on_where_its_waiter_is_cancelled() -> None:
     assert played(play) == []
 
 
-def test_a_file_that_is_closed_meanwhile_is_brought_to_the_disk_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_closed_before_its_sync_is_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     path = tmp_path / "file"
@@ -120,7 +118,7 @@ def test_a_file_that_is_closed_meanwhile_is_brought_to_the_disk_all_the_same(
         file.flush()
         flushed.add_open(file)
     flushed.note({"file": (5, 1)})
-    # It gets the number that is free now.
+    # It gets the number that is now free.
     with (tmp_path / "other").open("wb"):
         flushed.sync()
     assert synced == [path.stat().st_ino]

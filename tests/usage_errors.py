@@ -1,4 +1,4 @@
-"""What the spiders say of arguments that mean nothing, to the letter."""
+"""The exact messages of the spiders for wrong arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CATEGORIES = "comma-separated ids, names or NaN, or `all` alone"
 RUN_IDS = "letters, digits, `.`, `_` and `-`, at most 100"
 RECENT = "categories, incremental, limit, max_records, run_id, since, sort, until, user_id"
 
-# Spider, arguments, and the line that is printed: a promise, to the letter.
+# Spider, arguments, and the exact line that is printed: a promise.
 USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
     (
         "recent",
@@ -117,7 +117,11 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
         {"categories": "7,,10"},
         f"argument `categories`: an empty name in the list: '7,,10' (accepted: {CATEGORIES})",
     ),
-    ("live", {"categories": "all,7"}, f"argument `categories`: `all` stands alone: 'all,7' (accepted: {CATEGORIES})"),
+    (
+        "live",
+        {"categories": "all,7"},
+        f"argument `categories`: `all` with other names: 'all,7' (accepted: {CATEGORIES})",
+    ),
     ("live", {"interval": "often"}, f"argument `interval`: not a length of time: 'often' (accepted: {LENGTHS})"),
     ("live", {"interval": "0"}, f"argument `interval`: not longer than nothing: '0' (accepted: {LENGTHS})"),
     (

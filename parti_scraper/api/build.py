@@ -1,6 +1,6 @@
 """From a record of the API to an item.
 
-A builder is called once a page, with what all its items have in common, and returns what is called for each record.
+A builder is called once a page, with what all its items have in common; it returns a function for single records.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ItemT = TypeVar("ItemT", bound=ApiRecord)
 # Makes an item of a record, its `extra`, and its place in the page, from 0.
 Build = Callable[[RecordT, dict[str, Any], int], ItemT]
 
-# Texts that are an address and nothing else.
+# Texts that are an address as a whole.
 _ADDRESSES = frozenset({"livestream_recording", "event_file", "avatar_link", "playback_url"})
 
 
@@ -64,7 +64,7 @@ def category_builder(context: Context) -> Build[CategoryRecord, Category]:
 
 
 def livestream_builder(context: Context) -> Build[RecentRecord, Livestream]:
-    """Return what makes an item of a record of the recent route: as fast as can be, and so without further calls."""
+    """Return what makes an item of a record of the recent route: without further calls, to be fast."""
     scraped_at, categories = context.received_at, context.categories
 
     def build(record: RecentRecord, extra: dict[str, Any], _position: int) -> Livestream:
@@ -75,7 +75,7 @@ def livestream_builder(context: Context) -> Build[RecentRecord, Livestream]:
             f"{record.user_name}{record.category_name}{record.livestream_visibility_type}"
             f"{record.social_media}{record.social_username}{record.discord_discriminator}"
         )
-        # What `may_hide_secrets` checks, for all texts at once and without a call: few records have any.
+        # As `may_hide_secrets`, for all texts at once and without a call: few records have secrets.
         if "=" in texts or "@" in texts or "eyJ" in texts:
             _remove_secrets(record)
         # By position, in the order of the class: with names it takes three times as long.
@@ -196,7 +196,7 @@ def _channel_fields(record: ChannelRecord, categories: CategoryIndex) -> dict[st
 
 
 def _category_id(record: ChannelRecord | ScheduledRecord, categories: CategoryIndex) -> int | None:
-    """Return the number that a record came with, or else that of its category's name."""
+    """Return the number in a record, or else that of its category's name."""
     return categories.find(record.category_name) if record.category_id is None else record.category_id
 
 

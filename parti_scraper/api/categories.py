@@ -1,4 +1,4 @@
-"""Categories: found by name, and read as they are typed. Pure."""
+"""Categories: how they are found by name, and parsed from arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.items import Category
 
-# Typed instead of names: every category of the route.
+# In place of names: every category of the route.
 ALL = "all"
 
 
@@ -42,7 +42,7 @@ class CategoryIndex:
             if category.display_name:
                 by_display_name.setdefault(category.display_name.casefold(), category.category_id)
         self._by_name = by_display_name | self._by_name
-        # As they are written too, which is how most records have them.
+        # In their own case too, which is how most records have them.
         self._by_name |= {name: self._by_name[name.casefold()] for name in spelled}
 
     def find(self, name: str | None) -> int | None:
@@ -53,25 +53,25 @@ class CategoryIndex:
         return self._by_name.get(name.casefold()) if category_id is None else category_id
 
     def name_of(self, category_id: int | None) -> str | None:
-        """Return the name of the category of this number, else the one that the site shows, or None."""
+        """Return the `name` of the category of this number, else its `display_name`, or None."""
         return None if category_id is None else self._by_id.get(category_id)
 
     def names(self) -> list[str]:
-        """Return the names that `find` knows, in the order of the route, each in its own case."""
+        """Return the names that `find` knows, in the order of the route."""
         return list(self._names)
 
-    def is_tellable(self, category_id: int) -> bool:
-        """Tell whether a record of this category can be known by the name that it carries."""
+    def has_name(self, category_id: int) -> bool:
+        """Return whether records of this category can carry its name."""
         return category_id in self._named
 
 
 def parse_categories(text: str, _now: float) -> tuple[str, ...]:
-    """Return the names or numbers of a comma-separated list, NaN as the site spells it. Raises UnparsableError."""
+    """Split a comma-separated list of names or numbers; NaN is spelled as the site does. Raises UnparsableError."""
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
         raise UnparsableError("an empty name in the list" if len(names) > 1 else "an empty list")
     if ALL in names and len(names) > 1:
-        raise UnparsableError(f"`{ALL}` stands alone")
+        raise UnparsableError(f"`{ALL}` with other names")
     return tuple(NAN if name.casefold() == NAN.casefold() else name for name in names)
 
 

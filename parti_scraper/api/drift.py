@@ -1,6 +1,6 @@
-"""Where the site has changed and this project has not followed, as the requests of the site's own page show.
+"""What has changed on the site and is not yet known here, by the requests of the site's own page.
 
-Pure: it compares given calls with a given configuration. Which routes and parameters are known is in `routes`.
+It compares calls with a configuration. Which routes and parameters are known is in `routes`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ _MOST, _MOST_REMEMBERED = 50, 1_000
 _LONGEST_NAME = 300
 # In the message with which a page subscribes to channels that go live.
 _SUBSCRIPTION = "NewChannelLiveNotify"
-# Chromium's error where the page gave up a request, or was left.
+# Chromium's error if the page cancelled a request, or was left.
 _ABORTED = "net::ERR_ABORTED"
 
 
 @dataclass(slots=True)
 class Call:
     """A request that a page of the site made, or a WebSocket that it opened.
-
-    A field for each thing that is seen of a request, and a property for each that is told from these.
 
     Attributes:
         method: such as GET.
@@ -47,7 +45,7 @@ class Call:
         is_json: whether the answer claims to be JSON.
         subscribed: of a WebSocket: the page subscribed to channels that go live.
         unknown_fields: names of fields that no item declares, and how many of its records have them.
-        problem: why the answer is of no use, a part of a sentence.
+        problem: why the answer cannot be used, a part of a sentence.
     """
 
     method: str
@@ -88,14 +86,14 @@ class Call:
         if self.resource != HTTP:
             return
         # The page was left, or has seen enough of the answer.
-        is_given_up = error == _ABORTED
-        self.dropped = is_given_up and status is None
+        is_cancelled = error == _ABORTED
+        self.dropped = is_cancelled and status is None
         self.is_json = "json" in media_type
-        if error and not is_withheld and not is_given_up:
+        if error and not is_withheld and not is_cancelled:
             self.problem = f"cut short, {error}"
 
     def page_left(self, status: int | None) -> None:
-        """Note that the page was left meanwhile: Chromium may never report the end of the call.
+        """Note that the page was left before the end of the call: Chromium may never report the end of the call.
 
         A request counts if it was answered by then, even if the rest of the answer never comes; a WebSocket counts if
         the page has subscribed on it.
@@ -117,7 +115,7 @@ class Call:
         self.unknown_fields, self.problem = read(self.route, body)
 
     def take_sent(self, text: str) -> None:
-        """Note a message that the page sent on its WebSocket."""
+        """Take a message that the page sent on its WebSocket."""
         if _SUBSCRIPTION in text:
             self.subscribed, self.dropped = True, False
 
@@ -148,8 +146,6 @@ class Configuration:
 class Report:
     """The differences; every list is empty if site and project agree.
 
-    A field for each kind of difference.
-
     Attributes:
         unknown_hosts: hosts of the site's API that this project is not configured for.
         unknown_routes: method and address of requests to the API whose route is not known.
@@ -174,7 +170,6 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        """Whether site and project agree."""
         return not (self.lines() or self.gaps())
 
     def as_json(self) -> dict[str, Any]:
@@ -200,7 +195,7 @@ class Report:
 
 
 def read(route: str, body: bytes) -> tuple[Counter[str], str]:
-    """Return the unknown fields of the records in an answer, and why it is of no use; the route is known."""
+    """Return the unknown fields of the records in an answer, and why it cannot be used; the route is known."""
     try:
         page = registry.BY_NAME[route].normalize(body, "", Context(""))
     except PageError as error:
@@ -241,7 +236,7 @@ class Comparison:
         self._other_hosts: set[str] = set()
 
     def add(self, call: Call) -> None:
-        """Add a call of which nothing more will be known."""
+        """Add a call that has ended."""
         if call.dropped:
             return
         has_host, route = self._configuration.has_host_of(call), call.route
@@ -258,7 +253,6 @@ class Comparison:
             _remember(self._unknown_hosts, urls.origin_of(call.url))
 
     def report(self) -> Report:
-        """Return the differences found so far."""
         routes = self._routes
         return Report(
             unknown_hosts=_listed(self._unknown_hosts),
@@ -317,7 +311,6 @@ class _Seen:
         self.failures: Counter[str] = Counter()
 
     def add(self, call: Call, *, has_host: bool) -> None:
-        """Add a call."""
         failure = _printable(call.failure)
         if failure in self.failures or len(self.failures) < _MOST_REMEMBERED:
             self.failures[failure] += 1
@@ -347,14 +340,13 @@ class _Seen:
 
 
 def _is_of_the_api(call: Call, *, has_host: bool) -> bool:
-    """Return whether a call to an unknown route is one to the site's API, and not to somebody else's."""
+    """Return whether a call to an unknown route is one to the site's API."""
     if call.resource == WEBSOCKET:
         return has_host
     return registry.is_like_a_route(call.url) or (has_host and call.is_json)
 
 
 def _parameters(url: str) -> set[str]:
-    """Return the names of the parameters of a URL."""
     query = urlsplit(url).query
     names = {pair.partition("=")[0] for pair in query.split("&") if pair}
     return set(map(unquote_plus, names)) if "%" in query or "+" in query else names
@@ -386,7 +378,7 @@ def _address(url: str) -> str:
 
 
 def _listed(names: Iterable[str]) -> list[str]:
-    """Return the names in order, and no more than somebody would read."""
+    """Return the names in order, at most 50."""
     return sorted(names)[:_MOST]
 
 

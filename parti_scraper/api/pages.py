@@ -2,9 +2,7 @@
 
 msgspec parses and checks a whole page at once, in compiled code, if all fields are as expected. If not, the page is
 read again record by record, and field by field, by `values` and `times`, which accept more. A field that cannot be read
-affects no other: it is null, and its value stands in `extra`.
-
-Pure: no Scrapy, no network, no clock.
+affects no other: it is null, and its value is in `extra`.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ class Remark(NamedTuple):
     Attributes:
         unknown: those that no item declares.
         unreadable: those whose value could not be read.
-        absent: those that records are known to have, and this one has not.
+        absent: those that records are known to have, and this one does not have.
     """
 
     unknown: frozenset[str]
@@ -58,7 +56,7 @@ class NormalizedPage(Generic[ItemT]):
         items: one of each record that could be read, in the order served.
         ends: of each item, when it ended in Unix seconds; None where that is not known.
         rejected: the others, with reason and position.
-        rejected_ends: of each of those, likewise.
+        rejected_ends: of each of those, when it ended.
         remarks: what is noteworthy about an item, by its place among the items.
     """
 
@@ -76,7 +74,7 @@ class NormalizedPage(Generic[ItemT]):
 
     @property
     def unreadable_fields(self) -> Counter[str]:
-        """Names of fields, and of how many records their value could not be read."""
+        """Names of fields, and in how many records their value could not be read."""
         return Counter(name for remark in self.remarks.values() for name in remark.unreadable)
 
 
@@ -87,8 +85,8 @@ def normalize_page(
 
     Args:
         body: as it came.
-        url: the request, for what is set aside.
-        record_class: what its records are to be.
+        url: of the request, for the records that are set aside.
+        record_class: the class of its records.
         build: makes an item of each.
 
     Raises:

@@ -1,7 +1,4 @@
-"""Whether the records still have the fields that they are known to have, counted over a run: so a change is noticed.
-
-Pure: no Scrapy, no network, no clock.
-"""
+"""Whether the records still have the fields that they are known to have, counted over a run."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ class Quality:
         records: how many of these were asked for; what follows is about them.
         unknown: how many had a field that no item declares, by its name.
         unreadable: how many had a field whose value could not be read, by the API's name of it.
-        absent: how many lacked a field that they are known to have, likewise.
+        absent: how many lacked a field that they are known to have, by the API's name of it.
     """
 
     def __init__(self, specified: Sequence[str] = SPECIFIED) -> None:
@@ -49,7 +46,7 @@ class Quality:
     def add(
         self, page: NormalizedPage[Any], seen: Container[Hashable], takes: Callable[[Any], bool] = lambda _: True
     ) -> None:
-        """Count the records of a page, except those that came before; `takes` tells which were asked for."""
+        """Count the records of a page, except those that came before; `takes` returns whether an item was asked for."""
         counted = set()
         for index, item in enumerate(page.items):
             identity = item.identity
@@ -71,11 +68,7 @@ class Quality:
         self.unknown = counts
 
     def flaws(self, expected_absent: Container[str]) -> list[str]:
-        """Return a part of a sentence for each field of the specification that most records lack.
-
-        Args:
-            expected_absent: fields that may be missing.
-        """
+        """Return a part of a sentence for each specified field that most records lack, except `expected_absent`."""
         if self.records < MIN_RECORDS:
             return []
         return [
@@ -101,7 +94,7 @@ class Quality:
         }
 
     def restore(self, counts: dict[str, Any]) -> None:
-        """Go on from the counts that `as_json` returned."""
+        """Continue from the counts that `as_json` returned."""
         self.records = counts["records"]
         # Earlier versions had one count for both.
         self.readable = counts.get("readable", self.records)
@@ -111,8 +104,8 @@ class Quality:
 
     def _flaw(self, name: str) -> str:
         lacks = {"unreadable in": self.unreadable[name], "absent from": self.absent[name]}
-        told = " and ".join(f"{how} {number:,}" for how, number in lacks.items() if number)
-        return f"{name} is {told} of {self.records:,} records"
+        shares = " and ".join(f"{how} {number:,}" for how, number in lacks.items() if number)
+        return f"{name} is {shares} of {self.records:,} records"
 
 
 def _count(counter: Counter[str], names: frozenset[str]) -> None:

@@ -1,7 +1,4 @@
-"""From the bytes of an answer to the records of a page; a broken record does not affect the others.
-
-Pure: no Scrapy, no network, no clock.
-"""
+"""From the bytes of an answer to the records of a page; a broken record does not affect the others."""
 
 from __future__ import annotations
 
@@ -56,7 +53,7 @@ def parse_page(body: bytes) -> list[Any]:
 
 
 def _parse_patiently(body: bytes) -> list[Any]:
-    """Parse what is nearly JSON, record by record: half characters, `NaN`, numbers that are too long."""
+    """Parse record by record what is nearly JSON: with half characters, `NaN`, or numbers that are too long."""
     text = body.strip(_BLANK)
     encoding = json.detect_encoding(text)
     if encoding != "utf-8":

@@ -1,4 +1,4 @@
-"""The routes of the API, a row each: whatever has to know all of them reads it here.
+"""The routes of the API, a row each.
 
 Items that come from no route (`ApiCall`, `RejectedRecord`) have no row.
 """
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source(Generic[RecordT, ItemT]):
-    """A route, and what comes of its records.
+    """A route, and what its records become.
 
     Attributes:
         route: where they come from.
@@ -51,9 +51,9 @@ class Source(Generic[RecordT, ItemT]):
         key: the fields of the item that make two the same one: the primary key in the data package. Within a
             snapshot, `identity` of the item is the same without `snapshot_id`.
         builder: how an item is made of a record.
-        first_page: the URL of the page that the site itself asks for first, at a base URL; None where it has but one.
+        first_page: the URL of the page that the site asks for first, at a base URL; None if the route has one page.
         specified: fields of which most records are to be readable, or the run is degraded.
-        is_on_page: whether the site's categories page asks for the route, so that it is missed where it does not.
+        is_on_page: whether the site's categories page asks for the route.
     """
 
     route: Route
@@ -102,7 +102,7 @@ SCHEDULED_LIVESTREAMS = Source(
     ("event_id",),
     scheduled_builder,
     partial(routes.scheduled_url, offset=0, limit=100),
-    # Its records name no category and have no viewers, and where they end is a plan.
+    # Its records name no category and have no viewers, and their end is only planned.
     specified=("user_name", "event_title"),
     is_on_page=False,
 )
@@ -121,7 +121,7 @@ _BY_PATH = {source.route.path: source for source in SOURCES if source.route.path
 
 
 def source_of(url: str) -> Source[Any, Any] | None:
-    """Return the row of the route that a URL is of, whatever its host; None where this project knows none."""
+    """Return the row of the route of a URL, on any host; None if the route is unknown."""
     return _BY_PATH.get(urlsplit(url).path)
 
 
@@ -132,12 +132,12 @@ def specified_of(item_class: type) -> tuple[str, ...]:
 
 
 def first_page_url(url: str) -> str | None:
-    """Return the URL of the page that the site itself asks for first, of the same route; None where it has but one."""
+    """Return the URL of the first page that the site asks for, of the same route; None if the route has one page."""
     source = source_of(url)
     return source.first_page(routes.base_of(url) or "") if source and source.first_page else None
 
 
 def is_like_a_route(url: str) -> bool:
-    """Tell whether a URL is most likely of this API, be it a route that is not known or a known one that moved."""
+    """Return whether a URL is probably of this API: an unknown route, or a known one that moved."""
     path = urlsplit(url).path
     return path.startswith(PROFILE) or any(path.endswith(f"/{known.removeprefix(PROFILE)}") for known in _BY_PATH)

@@ -1,4 +1,4 @@
-"""The Parti API: hosts, routes, queries and headers. The one place that knows the site.
+"""The Parti API: hosts, routes, queries and headers. This is the one place that knows the site.
 
 Source of every fact here: the project's specification of the categories pages, or, where a line says
 *reported*, public descriptions of the same API by other clients.
@@ -40,9 +40,9 @@ HEADERS = {
 }
 
 WS_URL = "wss://ws-backend.parti.com/"
-# Reported beside it since 2026.
+# The second address is reported since 2026.
 WS_URLS = (WS_URL, "wss://ws.parti.com/ws")
-# What the WebSocket wants to hear once, before it tells who goes live.
+# What the WebSocket expects once before it sends who goes live.
 SUBSCRIBE = '{"subscribe_options":{"NewChannelLiveNotify":{}}}'
 WS_HEADERS = {"Origin": HEADERS["Origin"], "User-Agent": USER_AGENT}
 
@@ -89,7 +89,6 @@ WEBSOCKET = Route("websocket", "")
 
 
 def categories_url(base_url: str) -> str:
-    """Return the URL of the list of categories."""
     return f"{base_url}{CATEGORIES.path}"
 
 
@@ -102,7 +101,7 @@ class RecentQuery:
         categories: values of the repeated parameter, sent in this order.
         user_id: one channel only (reported parameter).
         top_views: most viewed first instead of last ended first (reported order).
-        ascending: first ended first, which nobody has reported, but the name of the parameter suggests.
+        ascending: first ended first (not reported; the name of the parameter suggests it).
     """
 
     from_ts: int
@@ -146,7 +145,6 @@ class LiveQuery:
 
 
 def scheduled_url(base_url: str, offset: int, limit: int) -> str:
-    """Return the URL of a page of the scheduled livestreams."""
     return _url(base_url, SCHEDULED, [("offset", str(offset)), ("limit", str(limit))])
 
 

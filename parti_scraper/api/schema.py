@@ -1,7 +1,4 @@
-"""Records as the API sends them, as far as this project knows their fields. What has no default is the identity.
-
-Names are those of the API; `build` makes items of them.
-"""
+"""Records as the API sends them, with the API's names. A field without a default is part of the identity."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ Timestamp = Annotated[int, msgspec.Meta(ge=0, le=MAX_TS)]
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """What all have in common.
+    """The base of all records.
 
     Attributes:
         may_lack: fields that only some records have.
-        in_extra: fields that are known, and that no item has: they go into `extra`, and are nothing new.
+        in_extra: known fields that no item has: they go into `extra` and do not count as unknown.
     """
 
     may_lack: ClassVar[frozenset[str]] = frozenset()

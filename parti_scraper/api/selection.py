@@ -1,7 +1,4 @@
-"""What a run is to hold: its filters, applied again to what the server sends.
-
-The server is never trusted to filter: nobody has documented whether, and by what, it does.
-"""
+"""The filters of a run, applied again to what the server sends: how that filters is not documented."""
 
 from __future__ import annotations
 
@@ -23,10 +20,10 @@ class Selection:
 
     Attributes:
         categories: numbers of the categories asked for; None: any.
-        unknown_category: keep records whose category cannot be told, since one that was asked for carries no
-            name or is not in the categories route.
+        unknown_category: keep records whose category is unknown, since a category that was asked for has no name or is
+            not in the categories route.
         since, until: first and last `event_end`, as ISO 8601; None: any.
-        credible: first and last `event_end` that can be true; 0, or a year in the future, cannot.
+        credible: first and last `event_end` that can be true; 0 or a year in the future cannot.
         user_id: the channel asked for; None: any.
     """
 
@@ -38,7 +35,7 @@ class Selection:
     credible: tuple[str, str] | None = None
 
     def takes(self, item: Livestream | LiveChannel) -> bool:
-        """Tell whether the item was asked for; a field that is null never excludes it."""
+        """Return whether the item was asked for; a field that is null never excludes it."""
         if self.user_id is not None and item.user_id not in {self.user_id, None}:
             return False
         if not self._takes_category(item.category_id):
@@ -52,7 +49,7 @@ class Selection:
         return is_within or not self.is_credible(item.event_end)
 
     def is_credible(self, event_end: str) -> bool:
-        """Tell whether a livestream may have ended then."""
+        """Return whether a livestream may have ended then."""
         return self.credible is None or self.credible[0] <= event_end <= self.credible[1]
 
     def _takes_category(self, category_id: int | None) -> bool:
@@ -64,9 +61,9 @@ class Selection:
 def select_categories(values: Sequence[str], index: CategoryIndex) -> tuple[frozenset[int] | None, bool]:
     """Return `categories` and `unknown_category` of a `Selection` from the values sent to the server.
 
-    With NaN among them nothing is filtered, since nobody knows what the server means by it.
+    With NaN among them nothing is filtered, since it is not known what the server means by it.
     """
     if not values or NAN in values:
         return None, False
     ids = frozenset(int(value) for value in values)
-    return ids, not all(index.is_tellable(category_id) for category_id in ids)
+    return ids, not all(index.has_name(category_id) for category_id in ids)

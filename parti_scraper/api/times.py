@@ -1,4 +1,4 @@
-"""Times and lengths of time, read and written: as the API has them, as they are typed, and as they stand in the files.
+"""Times and lengths of time in the API, in arguments and settings, and in files.
 
 A time is in Unix seconds, in a file ISO 8601 in UTC, to the second. Pure: the current time is passed in.
 """
@@ -19,7 +19,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 # 9999-12-31T23:59:59Z; milliseconds, taken for seconds, are beyond it.
 MAX_TS = 253_402_300_799
 
-# What is accepted where something is typed, for the errors.
+# What is accepted, for the errors.
 LENGTHS = "seconds, or 90s, 5m, 24h, 7d, 2w"
 TIMES = "2026-01-31, 2026-01-31T12:00Z, 1769860800, 7d, 2w, today, yesterday"
 
@@ -32,10 +32,10 @@ _NUMBER = re.compile(r"\s*[+-]?[0-9]{1,40}(?:\.[0-9]*)?\s*", re.ASCII)
 
 
 class UnparsableError(ValueError):
-    """A value that a parser does not take; the text is what is wrong with it.
+    """A value that a parser does not accept; the text is what is wrong with it.
 
     Attributes:
-        hint: what was meant, perhaps; see `did_you_mean`.
+        hint: what may have been meant; see `did_you_mean`.
     """
 
     def __init__(self, problem: str, hint: str = "") -> None:
@@ -43,7 +43,7 @@ class UnparsableError(ValueError):
         self.hint = hint
 
 
-# As they stand in the files.
+# In files:
 
 
 def timestamp_to_iso(ts: float) -> str:
@@ -52,7 +52,7 @@ def timestamp_to_iso(ts: float) -> str:
 
 
 def seconds_to_iso(ts: int) -> str:
-    """Return whole Unix seconds as `timestamp_to_iso` does, without its rounding: records have many of them."""
+    """Return whole Unix seconds as `timestamp_to_iso` does, without its rounding, since records have many."""
     minute, second = divmod(ts, 60)
     day, minute = divmod(minute, _MINUTES_PER_DAY)
     return f"{_day_to_iso(day)}T{_MINUTES[minute]}:{_SECONDS[second]}Z"
@@ -74,7 +74,7 @@ def iso_to_timestamp(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp())
 
 
-# As the API has them.
+# In the API:
 
 
 def read_timestamp(value: Any) -> int:
@@ -88,7 +88,7 @@ def read_timestamp(value: Any) -> int:
 
 
 def _read_seconds(value: Any) -> float:
-    """Return a time as a number, be it in seconds or milliseconds. Raises RecordError."""
+    """Return a time as a number of seconds or milliseconds. Raises RecordError."""
     if isinstance(value, str):
         if _NUMBER.fullmatch(value):
             return float(value)
@@ -106,7 +106,7 @@ def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-# As they are typed.
+# In arguments and settings:
 
 
 def parse_length(setting: str, text: str) -> float:

@@ -1,4 +1,4 @@
-"""Addresses: where they lead, and whether the settings that hold some are right. Pure."""
+"""Addresses: where they lead, and whether the settings that hold some are right."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _origin_of(scheme: str, netloc: str) -> str:
 
 
 def is_loopback(base_url: str) -> bool:
-    """Tell whether the host is this machine: requests to such a server need not be slow."""
+    """Return whether the host is this machine: requests to such a server need not be slow."""
     host = urlsplit(base_url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -1,8 +1,6 @@
 """What a value of the API means: other types are accepted where the meaning is clear, and refused where it is not.
 
 A reason never quotes a value: it goes to logs, and the value may be a secret or hostile.
-
-Pure: no Scrapy, no network, no clock.
 """
 
 from __future__ import annotations

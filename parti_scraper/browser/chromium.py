@@ -39,7 +39,7 @@ ARGUMENTS = (
     # /dev/shm is small in containers, and a page that needs more of it crashes.
     "--disable-dev-shm-usage",
 )
-# How long closing may take, in seconds; after that Chromium ends by itself when the pipe to it closes.
+# How long closing may take, in seconds; Chromium also ends by itself when the pipe to it closes.
 _CLOSE_TIMEOUT = 5.0
 # Not passed on to driver and browser: with DEBUG the driver prints everything it transports, the token included.
 _NOT_INHERITED = ("DEBUG", "PARTI_TOKEN")
@@ -92,7 +92,7 @@ def launch_options(settings: BaseSettings) -> dict[str, Any]:
         "executable_path": find_chromium(settings["PARTI_CHROMIUM"]),
         "headless": True,
         "args": list(ARGUMENTS),
-        # Chromium does not run as root with its sandbox; everybody else gets it, since the pages are not ours.
+        # Chromium does not run as root with its sandbox.
         "chromium_sandbox": os.geteuid() != 0,
         # Scrapy handles signals, and closes the browser when it shuts down.
         "handle_sigint": False,
@@ -104,7 +104,7 @@ def launch_options(settings: BaseSettings) -> dict[str, Any]:
 class _ClosedBrowserFilter(logging.Filter):
     """Keeps errors about a closed browser out of the log: the caller gets them as exceptions.
 
-    They are common, since a signal to the whole process group, such as that of Ctrl-C, ends the driver too.
+    They are common, since Ctrl-C sends its signal to the driver too.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -162,12 +162,12 @@ class Chromium:
         except Error as error:
             if not self._options["chromium_sandbox"] or "sandbox" not in str(error).lower():
                 raise
-        # This is so in most containers, which are a sandbox themselves.
-        logger.warning("The system gives Chromium no sandbox: it is started without")
+        # As in most containers, which are a sandbox themselves.
+        logger.warning("The system offers Chromium no sandbox: it is started without one")
         return await launch(**self._options | {"chromium_sandbox": False})
 
     async def close(self) -> None:
-        """Close the browser; it is no error if it has ended already."""
+        """Close the browser; it may have ended already."""
         browser, playwright = self._browser, self._playwright
         self._browser = self._playwright = None
         # A driver that has died does not answer, or raises errors of several kinds.
@@ -199,16 +199,16 @@ class BrowserProvider:
 
 
 def first_line(error: BaseException | None) -> str:
-    """Return the first line of an error of Playwright's, without the log of its calls."""
+    """Return the first line of an error from Playwright, without the log of its calls."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    # It begins with the name of the function, which is left out too.
+    # The name of the function, which comes first, is left out too.
     return one_line(re.sub(r"^\w+\.\w+: ", "", lines[0])) if lines else type(error).__name__
 
 
 def _why(error: BaseException) -> str:
     """Return why a program did not start: the last line that it printed, if it printed anything.
 
-    The lines before are warnings, such as those that Debian's launcher always prints; a stack trace may follow.
+    Lines before it are warnings, such as those of Debian's launcher; a stack trace may follow.
     """
     printed = [text for text in re.findall(r"\[(?:err|out)\] (.+)", str(error)) if not _STACK.match(text)]
     if printed:
@@ -218,7 +218,7 @@ def _why(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _reduced_environment() -> Iterator[None]:
-    """Remove from the environment, for a while, what new processes must not inherit."""
+    """Remove from the environment, within the context, what new processes must not inherit."""
     taken = {name: os.environ.pop(name) for name in _NOT_INHERITED if name in os.environ}
     try:
         yield

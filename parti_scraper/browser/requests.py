@@ -1,6 +1,6 @@
-"""What a page and its workers request, as Chromium itself reports it: `Network`, and `Workers` to find the workers.
+"""The requests of a page and its workers, as Chromium itself reports them: `Network`, and `Workers` to find workers.
 
-Playwright does not report all of it: not the answers that the page may not read, nor what workers do at once.
+Playwright leaves out answers that the page may not read, and the first requests of workers.
 """
 
 from __future__ import annotations
@@ -20,22 +20,20 @@ if TYPE_CHECKING:
 
 # How long to wait for headers that Chromium reports separately, in seconds.
 _LATE_HEADERS = 1.0
-# What nobody looks at. Chromium requests an icon even for a page that names none.
+# Not needed. Chromium requests an icon even for a page that names none.
 _UNWANTED = (
     {"resourceType": "Image"},
     {"resourceType": "Font"},
     {"resourceType": "Media"},
     {"urlPattern": "*/favicon.ico"},
 )
-# How many headers are kept that came before their request; for most of them the request never comes.
+# How many headers that came before their request are kept; most of these requests never come.
 _MOST_EARLY = 100
 
 
 @dataclass(eq=False)
 class Exchange:
-    """A request as the browser sent it, and its answer.
-
-    It has many fields since it is the one record of all that Chromium reports of a request, in several events.
+    """A request as the browser sent it, and its answer: all that Chromium reports of it in several events.
 
     Attributes:
         id: the browser's identifier of the request.
@@ -50,7 +48,7 @@ class Exchange:
         media_type: of the answer.
         error: Chromium's name of what went wrong.
         cors_error: Chromium's name of the reason why the page may not read the answer.
-        ended: set once nothing more will be known of the request.
+        ended: set once nothing more will be reported.
     """
 
     id: str
@@ -85,7 +83,7 @@ class Exchange:
         )
 
     def take_status(self, status: int | None) -> None:
-        """Note the status, where nothing else is reported: of a redirect or of a WebSocket's handshake."""
+        """Note the status of a redirect or of a WebSocket's handshake, which have nothing else."""
         self.status = status
 
     def take_response(self, response: Any, *, headers_follow: bool) -> None:
@@ -107,7 +105,7 @@ class Exchange:
         return self._is_received
 
     def take_body(self) -> bool:
-        """Note that the whole body is there; return whether the answer is complete with it."""
+        """Note that the whole body has come; return whether the answer is complete with it."""
         self._is_received = True
         return not self._lacks_headers
 
@@ -116,7 +114,7 @@ class Exchange:
 
 
 class Background:
-    """Tasks that nobody waits for; Playwright's errors, such as that the page is closed, are ignored in them."""
+    """Tasks in the background; Playwright's errors, such as that the page is closed, are ignored in them."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,7 +151,7 @@ async def refuse_unwanted(session: CDPSession, background: Background) -> None:
 
 
 class WorkerSession:
-    """A session to a worker of a page, as Playwright's `CDPSession` is one to a page: it offers none for workers."""
+    """A session to a worker of a page; Playwright's `CDPSession` is for pages alone."""
 
     def __init__(self, page: CDPSession, session_id: str) -> None:
         self._page, self._id = page, session_id
@@ -203,20 +201,13 @@ class WorkerSession:
 class Workers:
     """Finds the workers of a page, service workers included, as soon as they exist.
 
-    Playwright pauses new workers only until it listens to them itself, not until we do: requests that a worker makes
-    right away may be missed.
+    Playwright pauses new workers only until it listens to them itself, so their first requests may be missed.
     """
 
     def __init__(
         self, session: CDPSession, background: Background, begun: Callable[[WorkerSession], Awaitable[None]]
     ) -> None:
-        """Listen for the events about workers.
-
-        Args:
-            session: to the page.
-            background: where the calls of `begun` run.
-            begun: called with each new worker.
-        """
+        """Listen for the workers of the page; `begun` is called in the background with each new one."""
         self._session, self._background, self._begun = session, background, begun
         self._sessions: dict[str, WorkerSession] = {}
         for event, handler in {
@@ -249,11 +240,7 @@ class Workers:
 
 
 class Network:
-    """The requests of a page or of a worker, as Chromium reports them.
-
-    Attributes:
-        session: to the page or worker.
-    """
+    """The requests of a page or of a worker, as Chromium reports them."""
 
     def __init__(
         self,
@@ -268,7 +255,7 @@ class Network:
         Args:
             session: to the page or worker.
             begun: called with each request that is sent.
-            ended: called once it has its answer, or will have none.
+            ended: called when its answer is complete, or none will come.
             message: called with each text of a WebSocket, and whether the page sent it.
         """
         self.session = session

@@ -1,4 +1,4 @@
-"""The transport `browser`: requests to the API made from within a page of the site, for when plain HTTP is refused.
+"""The transport `browser`: requests to the API from within a page of the site, in case plain HTTP is refused.
 
 They have the browser's own headers, cookies and TLS. Everything else is as with plain HTTP: robots.txt, retries and
 pauses, the rules for the token.
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # In seconds: for the site's page to open, challenges included; for a challenge to let the browser in; for Chromium to
-# report what the page already has; between two looks whether something has happened.
+# report an answer that the page already has; between two checks.
 _OPEN, _CHALLENGE, _REPORTED, _SLICE = 30.0, 8.0, 5.0, 0.05
-# The fragment of a request made here. It is never sent, and tells the request from those of the page.
+# The fragment of a request made here. It is never sent, and distinguishes the request from those of the page.
 _MARK = "#parti-"
 # Headers that only the browser may set; those of the spider's request are left out.
 _BROWSER_HEADERS = {
@@ -123,7 +123,7 @@ class Tab:
         self._page: Page | None = None
         self._gone = asyncio.Event()
         self._network: Network | None = None
-        # The main frame of the page, to tell it from the frames within, and the status of its last answer.
+        # The main frame of the page, and the status of its last answer.
         self._frame = ""
         self._status: int | None = None
         self._numbers = itertools.count(1)
@@ -187,7 +187,7 @@ class Tab:
             argument: what `_FETCH` takes.
 
         Raises:
-            DownloadFailedError: the page or the browser was lost meanwhile.
+            DownloadFailedError: the page or the browser was lost.
             DownloadTimeoutError: the page does not answer.
         """
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
@@ -198,7 +198,7 @@ class Tab:
         try:
             return await self._outcome(mark, call, gone, argument["timeout"] / 1_000 + _REPORTED)
         except (Error, KeyError, TimeoutError) as error:
-            # As when the page has left for another one meanwhile.
+            # For example, the page has left for another one.
             raise DownloadFailedError(f"lost with the page: {first_line(error)}") from None
         finally:
             self._begun.pop(mark, None)
@@ -270,8 +270,7 @@ class Tab:
 class BrowserDownloadHandler(HttpDownloadHandler):
     """Requests routes of the API from within a page of the site, and robots.txt by plain HTTP.
 
-    A page of the site may not read the robots.txt of another host; and the rules in it are for this program, whatever
-    it sends its requests through.
+    A page of the site may not read the robots.txt of another host, and its rules are for this program, not the browser.
     """
 
     def __init__(self, crawler: Crawler) -> None:
@@ -284,7 +283,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         self._tab: Tab | None = None
         self._has_started = False
         self._opening: asyncio.Task[Tab] | None = None
-        # How often the page had been loaded when an answer was a challenge nevertheless.
+        # How often the page had been loaded when an answer was still a challenge.
         self._refused_after = 0
         # For each host, the value of `credentials`: whether the site's cookies are sent there.
         self._credentials: dict[str, str] = {}
@@ -312,7 +311,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
         await super().close()
 
     async def _open_tab(self) -> Tab:
-        """Return the page, which is opened first if necessary; concurrent callers share one attempt and its outcome.
+        """Return the page, opened first if necessary; concurrent callers share one attempt and its outcome.
 
         Raises:
             IgnoreRequest: there is no browser.
@@ -328,7 +327,7 @@ class BrowserDownloadHandler(HttpDownloadHandler):
 
     async def _opened(self) -> Tab:
         if self._tab is not None and self._tab.lost:
-            logger.warning("The browser is started anew: %s", self._tab.lost)
+            logger.warning("The browser is started again: %s", self._tab.lost)
             await self._tab.close()
             self._tab = None
         if self._tab is None:

@@ -1,4 +1,4 @@
-"""A visit of a page: it is opened and looked around in as a visitor would, and what it requests is compared."""
+"""A visit of a page: it is opened, scrolled and clicked as by a visitor, and its requests are compared."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _KINDS = {"Fetch", "XHR", "WebSocket"}
 _SCHEMES = {"http", "https", "ws", "wss"}
 # In seconds: for the first request of the page, for a request after a click, for the answers to it, for everything.
 _FIRST_REQUEST, _NEXT_REQUEST, _ANSWERS, _VISIT = 15.0, 1.0, 10.0, 180.0
-# How long to try to click on what may have disappeared, or be behind something, in milliseconds.
+# How long to try to click on something that may have disappeared or be covered, in milliseconds.
 _CLICK = 2_000
 _SCROLLS, _SCREEN, _CLICKS = 5, 2_000, 50
-# In milliseconds. Of a page that never stops moving there is no picture, but the visit goes on.
+# In milliseconds. A page that never stops moving gets no picture, but the visit continues.
 _SCREENSHOT = 10_000
 # How much longer than the visit the browser may take, in seconds: a busy page may never answer.
 _HUNG = 45.0
 # How long the browser may take to close a page, in seconds.
 _CLOSE = 2.0
-# Seconds between two looks whether something has happened.
+# Seconds between two checks.
 _SLICE = 0.02
-# How many rows the same request has at most, and how many there are in all. The others are compared and counted.
+# How many rows the same request has at most, and all together. Further requests are only compared and counted.
 MOST_REPEATS, MOST_CALLS = 1_000, 20_000
 # How many calls are handled before other tasks get a turn.
 AT_ONCE = 250
-# How many answers are read: of so many addresses, each so many times; and how many messages of WebSockets.
+# How many answers are read: from so many addresses, each so many times; and how many messages of WebSockets.
 _ADDRESSES_READ, _TIMES_READ, _MESSAGES = 1_000, 20, 100
 
 
@@ -61,32 +61,25 @@ class CallRow(NamedTuple):
 class CallLog:
     """What a page and its workers have requested so far; each call is compared when it has ended.
 
-    Its attributes are what the spider reports of a visit, one by one.
-
     Attributes:
         made: how many requests for data and WebSockets there were.
-        earlier: how many of them were made by pages that were left for the one that is open, or about to open, now.
+        earlier: how many of them earlier pages made, before they were left for the current one.
         rows: the calls that become records, in the order in which they were made.
         comparison: of all calls, with and without a row.
-        categories: for each category that the page was told of, the names under which it may be shown.
+        categories: for each category that the page received, the names under which it may be shown.
         workers: how many workers the page had.
         waiting: requests without an answer.
     """
 
     def __init__(self, configuration: Configuration, page_url: Callable[[], str]) -> None:
-        """Begin without calls.
-
-        Args:
-            configuration: what the calls are compared with.
-            page_url: returns the address of the page that is open.
-        """
+        """Start without calls; they are compared with the configuration. `page_url` returns the open page's address."""
         self.made = self.earlier = self.workers = 0
         self.rows: list[CallRow] = []
         self.comparison = Comparison(configuration)
         self.categories: list[tuple[str, ...]] = []
         self.waiting: set[Exchange] = set()
         self._page_url = page_url
-        # The main frame of the page, to tell it from the frames within.
+        # The main frame of the page.
         self._frame = ""
         self._calls: dict[Exchange, Call] = {}
         self._repeats: Counter[tuple[str, str]] = Counter()
@@ -106,7 +99,7 @@ class CallLog:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether there were more calls than all rows that there may be."""
+        """Whether there were more calls than the limit of all rows."""
         return len(self.rows) == MOST_CALLS < self.made
 
     async def listen(self, session: CDPSession | WorkerSession) -> None:
@@ -121,7 +114,7 @@ class CallLog:
         self._is_stopped = True
 
     async def finish(self) -> None:
-        """Add what is known of requests and WebSockets that have not ended."""
+        """Compare requests and WebSockets that have not ended, as far as they are known."""
         await self._reading.finish(_CLOSE)
         for number, exchange in enumerate(list(self._calls)):
             if call := self._calls.pop(exchange, None):
@@ -178,7 +171,7 @@ class CallLog:
 
     async def _read(self, session: CDPSession | WorkerSession, request_id: str, call: Call) -> None:
         try:
-            # This fails if the page was left, and the browser no longer has the answer.
+            # This fails if the page was left, since the browser then drops the answer.
             answer = await session.send("Network.getResponseBody", {"requestId": request_id})
             # Chromium encodes in base64 what it does not take for text; JSON is text.
             body = answer["body"].encode(errors="replace")
@@ -203,20 +196,14 @@ class Visit:
     """A visit of one page. Its methods raise Playwright's Error if the page or the browser does not respond.
 
     Attributes:
-        page: the page; until `open` the empty one with which the browser was started.
-        opened: what was opened, as shown to users; empty as long as nothing is.
+        page: the page; before `open`, the empty one of the started browser.
+        opened: what was opened, as shown to users; empty before that.
         clicked: how many categories were clicked.
         calls: what the page has requested.
     """
 
     def __init__(self, page: Page, configuration: Configuration, is_stopped: Callable[[], bool]) -> None:
-        """Begin the visit: its time runs from now on.
-
-        Args:
-            page: an empty page.
-            configuration: what the calls of the page are compared with.
-            is_stopped: returns whether to end the visit early.
-        """
+        """Start the visit from an empty page, and its time; `is_stopped` returns whether to end it early."""
         self.page = page
         self.opened = ""
         self.clicked = 0
@@ -239,10 +226,10 @@ class Visit:
             self.opened = f"{redact_url(answer.url)} (HTTP {answer.status})"
 
     async def _open_tab(self) -> None:
-        # For requests in the tab of scrapy-playwright, Playwright asks back what to do with each of them.
+        # In the tab of scrapy-playwright, Playwright intercepts each request.
         context = self.page.context
         self.page = await context.new_page()
-        # Nobody looks at pages that this one opens, and it may open any number.
+        # Pages that this one opens are not needed, and may be many.
         context.on("page", lambda page: self._background.begin(page.close()))
         session = await context.new_cdp_session(self.page)
         await self.calls.listen(session)
@@ -267,7 +254,7 @@ class Visit:
             return None
 
     async def scroll(self) -> None:
-        """Scroll down for as long as the page requests more."""
+        """Scroll down while the page requests more."""
         size = self.page.viewport_size or {"width": 0, "height": 0}
         await self.page.mouse.move(size["width"] / 2, size["height"] / 2)
         for _ in range(_SCROLLS):
@@ -290,7 +277,7 @@ class Visit:
         await self._settle(self.calls.made, _NEXT_REQUEST)
 
     async def close(self) -> None:
-        """Close the page, and add what is known of requests and WebSockets that have not ended."""
+        """Close the page, and finish the log of its calls."""
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
         self.calls.stop()

@@ -1,4 +1,4 @@
-"""`scrapy crawl`, with arguments checked first, a summary at the end, and an exit code that says how it went."""
+"""`scrapy crawl`, with arguments checked first, a summary at the end, and an exit code for how the run ended."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _KINDS = {
 
 
 class Command(crawl.Command):
-    """Scrapy's command, made honest: what was typed is checked first, and the exit code says how it went."""
+    """Scrapy's command, but what was typed is checked first, and the exit code says how the run ended."""
 
     # Set by Scrapy before anything here is called.
     settings: Settings
@@ -70,13 +70,15 @@ class Command(crawl.Command):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add Scrapy's options, and the arguments of each spider to the help."""
         super().add_options(parser)
-        # Scrapy's own takes a line of help that ends with a colon for a heading, and underlines it.
+        # Scrapy's own underlines a line of help that ends with a colon, as a heading.
         parser.formatter_class = argparse.HelpFormatter
         if {"-h", "--help"}.intersection(sys.argv):
-            for name, spider in sorted(self._own_spiders().items()):
+            for name, spider in sorted(self._spiders().items()):
+                if not issubclass(spider, PartiSpider):
+                    continue
                 group = parser.add_argument_group(f"spider {name}", (spider.__doc__ or "").strip())
                 for argument, description in spider.arguments_class.help():
-                    # Positional as far as argparse is concerned, which here only prints them.
+                    # For argparse these are positional arguments, which it only prints here.
                     group.add_argument(f"{name}.{argument}", metavar=f"-a {argument}=VALUE", help=description)
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
@@ -88,7 +90,7 @@ class Command(crawl.Command):
             try:
                 super().process_options(args, opts)
             finally:
-                # In place of Scrapy's own errors, which do not show what to type; -s may have named other spiders.
+                # Replaces Scrapy's own errors, which do not show what to type; -s may have added spiders.
                 spider = self._check_command(args, typed, opts.set)
                 check_formats(self.settings, [*(opts.output or ()), *(opts.overwrite_output or ())])
             self._check_settings(opts)
@@ -96,7 +98,7 @@ class Command(crawl.Command):
             spider.update_settings(settings)
             check_feeds(settings)
             if issubclass(spider, PartiSpider):
-                # The first is logged before the spider's own settings are known.
+                # Before Scrapy logs the first of them.
                 log_lists_at_debug()
                 spider.check(settings, opts.spargs)
                 identity = spider.identify(opts.spargs, time.time())
@@ -136,7 +138,7 @@ class Command(crawl.Command):
             self.exitcode = self._conclude_foreign(crawler, exceptions.count)
         else:
             self.exitcode = self._conclude(run, crawler.get_extension(RunRecorder), time.monotonic() - started)
-        # The process ends: to look through all that was loaded for garbage takes longer than to store the feeds.
+        # At the end of the process, a garbage collection would take longer than storing the feeds.
         gc.freeze()
 
     def _check_command(self, args: list[str], arguments: list[str], settings: list[str]) -> type[Spider]:
@@ -155,7 +157,7 @@ class Command(crawl.Command):
         return spiders[names[0]]
 
     def _check_settings(self, opts: argparse.Namespace) -> None:
-        """Check what Scrapy would end on with a traceback, or without the name of the setting."""
+        """Check settings for which Scrapy would end with a traceback, or without their name. Raises UsageError."""
         for name, text in arglist_to_dict(opts.set).items():
             if name.startswith("PARTI_") and name not in _known_names():
                 accepted, hint = ", ".join(_known_names()), did_you_mean(name, _known_names())
@@ -175,14 +177,14 @@ class Command(crawl.Command):
             self.settings.set("DOWNLOAD_DELAY", 0.001, priority="cmdline")
 
     def _warn_of_unknown(self, typed: list[str]) -> None:
-        """Say which variables of the environment look like settings, and which settings like others, and are none."""
+        """Warn of environment variables and settings that are unknown, but look like a setting."""
         for name in sorted(os.environ):
             if name.startswith("PARTI_") and name not in _known_names():
                 hint = did_you_mean(name, _known_names())
-                logger.warning("The environment variable %s is not known, and means nothing here%s", name, hint)
+                logger.warning("The environment variable %s is not known and has no effect%s", name, hint)
         known = [*_known_names(), *filter(str.isupper, dir(default_settings))]
         for name in (each.partition("=")[0] for each in typed):
-            # It may be a setting of a component of the user's, unless it is all but the same as another.
+            # It may be a setting of the user's own component, unless it is very similar to a known one.
             hint = "" if name in known else did_you_mean(name, known, 0.85)
             if hint:
                 logger.warning("Neither Scrapy nor the project knows the setting %s%s", name, hint)
@@ -191,13 +193,10 @@ class Command(crawl.Command):
         loader = get_spider_loader(self.settings)
         return {name: loader.load(name) for name in loader.list()}
 
-    def _own_spiders(self) -> dict[str, type[PartiSpider]]:
-        return {name: spider for name, spider in self._spiders().items() if issubclass(spider, PartiSpider)}
-
     def _conclude_unstarted(self, error: BaseException) -> ExitCode:
         """Say why the spider could not be started, and return the exit code."""
-        # Scrapy's own errors, such as a setting that is no number, can be had only here.
-        logger.debug("The traceback of what follows", exc_info=error)
+        # For Scrapy's own errors, this is the only traceback.
+        logger.debug("The traceback of the next error", exc_info=error)
         what = "" if isinstance(error, PartiError) else f"The spider could not be started: {type(error).__name__}: "
         return self._say(_code_of(error), printable(f"{what}{error}"))
 
@@ -213,10 +212,10 @@ class Command(crawl.Command):
         return self._say(recorder.verdict.exit_code, summary)
 
     def _conclude_foreign(self, crawler: Crawler, exceptions: int) -> ExitCode:
-        """Return the code for a spider that is not the project's: what Scrapy alone says of it, and no summary."""
+        """Return the code for a spider that is not the project's, from what Scrapy reports; there is no summary."""
         stats = crawler.stats.get_stats()
         reason = str(stats.get("finish_reason", "shutdown"))
-        # One that closes itself, for a reason of its own, has come to its end.
+        # A spider that closes itself for a reason of its own has ended.
         is_stopped = reason in {"shutdown", "memusage_exceeded"} or reason.startswith("closespider_")
         verdict = judge(
             Ending(
@@ -234,8 +233,8 @@ class Command(crawl.Command):
         sys.exit(self._say(code, line))
 
     def _say(self, code: ExitCode, text: str) -> ExitCode:
-        """Say how it ended, whatever the log level; also in the log where that is a file. Returns the code."""
-        # Nobody may be reading any more: scrapyd was stopped, and its jobs go on.
+        """Print how it ended, at any log level, and log it where the log is a file. Returns the code."""
+        # Its reader may be gone: when scrapyd is stopped, its jobs continue.
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
         if self.settings["LOG_FILE"]:
@@ -246,14 +245,14 @@ class Command(crawl.Command):
         return code
 
     def _log_file(self) -> logging.Handler:
-        # Not Scrapy's own handler: before the start there is none, and after a wrong setting there never is.
+        # Not Scrapy's own handler, which does not exist before the start.
         handler = logging.FileHandler(self.settings["LOG_FILE"], encoding=self.settings["LOG_ENCODING"])
         handler.setFormatter(logging.Formatter(self.settings["LOG_FORMAT"], self.settings["LOG_DATEFORMAT"]))
         return handler
 
 
 def _code_of(error: BaseException) -> ExitCode:
-    """Return the code for what kept the spider from starting."""
+    """Return the code for an error that kept the spider from starting."""
     cannot_store = isinstance(error, LedgerError) and not isinstance(error, LedgerFormatError)
     return ExitCode.INCOMPLETE if cannot_store else ExitCode.NOT_STARTED
 
@@ -268,7 +267,7 @@ def _known_names() -> list[str]:
 
 
 def _check_encoding(words: list[str]) -> None:
-    """Check that all can be stored: Python takes what is no UTF-8 and cannot write it. Raises UsageError."""
+    """Check that all words are UTF-8: Python accepts others, but cannot write them. Raises UsageError."""
     for word in words:
         try:
             word.encode()
@@ -277,7 +276,7 @@ def _check_encoding(words: list[str]) -> None:
 
 
 def _check_objects(typed: list[str]) -> None:
-    """Check settings that are objects, of which Scrapy would not say what is wrong. Raises UsageError."""
+    """Check settings that are objects, for which Scrapy's errors are unclear. Raises UsageError."""
     for name, _, text in (each.partition("=") for each in typed):
         if isinstance(getattr(default_settings, name, None), dict):
             try:
@@ -287,14 +286,14 @@ def _check_objects(typed: list[str]) -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Open what was closed of the three standard streams (`2>&-`), for nobody.
+    """Open those of the three standard streams that are closed (`2>&-`), on the null device.
 
-    Otherwise the next file that is opened gets the number, and what is meant for the terminal ends up in it.
+    Otherwise the next file to be opened gets the number of the stream, and the output for the terminal.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # It gets the lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number, which is this one.
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives

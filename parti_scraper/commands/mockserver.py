@@ -43,14 +43,14 @@ class Command(ScrapyCommand):
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         super().add_options(parser)
-        # Scrapy's own takes a line of help that ends with a colon for a heading, and underlines it.
+        # Scrapy's own underlines a line of help that ends with a colon, as a heading.
         parser.formatter_class = argparse.HelpFormatter
-        # The usual one prints the usage first, and what is wrong is lost below it.
+        # The usual one prints the long usage before the error.
         parser.error = _refuse  # type: ignore[method-assign]
         group = parser.add_argument_group(title="Mock server")
         group.add_argument("--port", metavar="N", help=f"port on 127.0.0.1; 0: any free one (default: {_DEFAULT_PORT})")
         for switch in switches():
-            # The values stay texts here: `Options` knows what they mean, and what to say where they mean nothing.
+            # The values stay texts here: `Options` parses them and reports errors.
             if isinstance(switch.kind, Flag):
                 group.add_argument(f"--{switch.name}", action="store_true", default=None, help=switch.explanation)
             else:
@@ -78,7 +78,7 @@ def serve(options: Options, port: int) -> int:
     stop = threading.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda *_: stop.set())
-    # Only here is aiohttp imported: Scrapy imports every command module just to list the commands.
+    # This imports aiohttp, which Scrapy must not load just to list the commands.
     server = mockserver.MockServer(options, port=port)
     try:
         server.start()

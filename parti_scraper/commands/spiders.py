@@ -30,8 +30,8 @@ class Command(ScrapyCommand):
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         if args:
-            accepted = "no words; the arguments of all spiders are listed"
-            print(f"{program()} spiders: not known: {args[0]!r} (accepted: {accepted})", file=sys.stderr)
+            accepted = "no arguments; all spiders are described"
+            print(f"{program()} spiders: unknown argument: {args[0]!r} (accepted: {accepted})", file=sys.stderr)
             self.exitcode = ExitCode.USAGE
             return
         assert self.settings is not None  # noqa: S101 - set by Scrapy

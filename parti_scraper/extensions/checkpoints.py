@@ -1,4 +1,4 @@
-"""What makes a run survive its process: the lock on its folder, its notes in the ledger, and going on from them."""
+"""How a run survives its process: the lock on its folder, its checkpoints in the ledger, and how it resumes."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """Notes how far a run has come, and lets one that was stopped go on from there.
+    """Takes the checkpoints of a run, and resumes a stopped one from the last of them.
 
-    Only records in the run's own folder can be gone on with; a run whose feeds are elsewhere begins from the start.
+    Only a run whose records are in its own folder can resume; with feeds elsewhere, it starts over.
 
-    The disk takes long, so it is waited for in a thread while pages go on. What is noted then is what was true when the
-    checkpoint was taken: the files hold at least so much, and are cut to it where the run goes on from there.
+    Writing to the disk takes long, so a thread does it while more pages come. A checkpoint notes the state when it was
+    taken: the files hold at least so much, and are cut to it when the run resumes.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Checkpoints:
         self.spider = spider
         self.run = spider.run
         self._locks: list[Lock] = []
-        # Of the ledger.
+        # The run's id in the ledger.
         self._id = 0
         # Records by category at the last checkpoint.
         self._noted_categories: Counter[str] = self.run.tally.categories
@@ -85,7 +85,7 @@ class Checkpoints:
             lock = Lock.take(path, make=make)
             if lock is None:
                 what = "an incremental run with the same filters" if make else f"the run `{run.identity.run_id}`"
-                raise UsageError(f"another process is at work on {what}: wait until it has ended, or stop it")
+                raise UsageError(f"another process is working on {what}: wait until it has ended, or stop it")
             self._locks.append(lock)
 
     def release(self) -> None:
@@ -97,12 +97,12 @@ class Checkpoints:
                 ledger.close()
 
     def begin(self) -> None:
-        """Note the run, or go on with it where it was stopped; else its folder is emptied of what a run writes.
+        """Resume the run if it was stopped, or note a new one and clear its folder of the files that a run writes.
 
         Raises:
             UsageError: records would be lost.
             LedgerError: it cannot be noted.
-            OSError: its files cannot be put right.
+            OSError: its files cannot be prepared.
         """
         run = self.run
         self._ledger = run.ledger.again()
@@ -111,21 +111,17 @@ class Checkpoints:
         folder = run.folder.path
         files_noted = None if noted is None else noted.files
         plan = recovery.plan(files, recovery.look(folder, files, files_noted), files_noted)
-        if noted is not None and isinstance(plan, recovery.GoOn):
+        if noted is not None and isinstance(plan, recovery.Resume):
             self._id = run.previous.id if run.previous else 0
             recovery.carry_out(folder, plan.steps)
-            self._go_on(noted, plan)
+            self._resume(noted, plan)
             return
-        assert isinstance(plan, recovery.StartOver)  # noqa: S101 - there is nothing to go on from
+        assert isinstance(plan, recovery.StartOver)  # noqa: S101 - there is no checkpoint
         if plan.loses_records:
-            problem = (
-                "its folder holds records that cannot be had again, and it cannot go on with them as it was called"
-            )
+            problem = "its folder holds records that cannot be fetched again, and it cannot resume with these options"
             raise UsageError.of("argument", "run_id", problem, run.identity.run_id, "another name")
         if plan.obstacle is recovery.Obstacle.FILES_CHANGED:
-            logger.warning(
-                "The files of the run %s are not as they were left; it begins from the start", run.identity.run_id
-            )
+            logger.warning("The files of the run %s are not as they were left; it starts over", run.identity.run_id)
         if run.previous is None:
             self._id = run.ledger.begin(self._record())
         else:
@@ -134,11 +130,7 @@ class Checkpoints:
         recovery.carry_out(folder, plan.steps)
 
     def take(self) -> None:
-        """Begin to bring the records to the disk, then to note that they are there; the one before has to be noted.
-
-        Raises:
-            OSError: the records cannot be written.
-        """
+        """Start a checkpoint, which a thread brings to the disk; the one before must be noted. Raises OSError."""
         exporter = self._exporter
         if exporter is None:
             return
@@ -158,7 +150,7 @@ class Checkpoints:
         self._settle_days()
 
     def settle(self) -> None:
-        """Let everything wait until the last checkpoint is noted. Raises LedgerError, OSError: it cannot be."""
+        """Block until the last checkpoint is noted. Raises LedgerError, OSError: it cannot be."""
         self._worker.settle()
         self._settle_days()
 
@@ -174,11 +166,11 @@ class Checkpoints:
             flushed.sync()
             self._note(files | flushed.sizes)
         elif self.run.series is not None:
-            # Nothing to go on with, but the next run is to know what was written.
+            # It cannot resume, but the next run needs the versions that were written.
             self._note({})
 
     def roll_back(self) -> None:
-        """Leave out what came since the last checkpoint, once the files are closed. Raises LedgerError, OSError."""
+        """Remove what came since the last checkpoint, once the files are closed. Raises LedgerError, OSError."""
         noted = self.run.ledger.last_checkpoint(self._id)
         if noted is None:
             return
@@ -193,7 +185,7 @@ class Checkpoints:
         self._restore_quarantine(files, noted)
 
     def finish(self, *, complete: bool, truncated: bool) -> None:
-        """Note that the run has come to its end. Raises LedgerError."""
+        """Note that the run has ended. Raises LedgerError."""
         self.run.ledger.finish(self._id, complete=complete, truncated=truncated)
 
     @property
@@ -276,7 +268,7 @@ class Checkpoints:
     def _checkpoint(self, files: dict[str, tuple[int, int]]) -> Checkpoint:
         versions = self.crawler.get_item_pipeline(VersionsPipeline)
         return Checkpoint(
-            # A copy: while the thread notes it, the run goes on.
+            # A copy, since the run continues while the thread notes it.
             json.loads(json.dumps(self.spider.progress())),
             self.run.tally.as_json(),
             files,
@@ -285,7 +277,7 @@ class Checkpoints:
             versions.drain_written() if versions else [],
         )
 
-    def _go_on(self, noted: Checkpoint, plan: recovery.GoOn) -> None:
+    def _resume(self, noted: Checkpoint, plan: recovery.Resume) -> None:
         run = self.run
         categories = Counter[str]()
         for row in recovery.rows_before(run.folder.path, plan, self._days_before(noted)):
@@ -299,17 +291,17 @@ class Checkpoints:
         run.folder.resume()
         run.rejected.restore(noted.rejected)
         self.spider.restore(noted.progress)
-        assert self._exporter is not None  # noqa: S101 - or there would be nothing to go on with
+        assert self._exporter is not None  # noqa: S101 - or it could not resume
         self._exporter.resume(plan.rows)
         self._restore_quarantine(self._files(noted), noted, plan.quarantined)
         if not self.spider.can_refetch:
             self._bring_back(self._exporter, plan)
         run.limit.restore(run.tally.written)
         written = noted.counts["written"] + len(plan.tail)
-        logger.info("The run %s goes on after %d records", run.identity.run_id, written)
+        logger.info("The run %s resumes after %d records", run.identity.run_id, written)
 
-    def _bring_back(self, exporter: FeedExporter, plan: recovery.GoOn) -> None:
-        """Write and count once more what came after the checkpoint and cannot be asked for again."""
+    def _bring_back(self, exporter: FeedExporter, plan: recovery.Resume) -> None:
+        """Write and count again what came after the checkpoint and cannot be fetched again."""
         run = self.run
         quarantined = sum(plan.quarantined.values())
         run.tally.add("served", quarantined)
@@ -346,7 +338,7 @@ class Checkpoints:
         return sorted(day for day in noted.progress.get("days", {}).get("described", ()) if day >= oldest)
 
     def _publish(self) -> None:
-        """Set the stats that Scrapy and others count from the beginning of the process."""
+        """Set the stats, which Scrapy counts from the start of the process, to the run's."""
         tally, stats = self.run.tally, self.crawler.stats
         stats.set_value("item_scraped_count", tally.written)
         stats.set_value("item_dropped_count", tally.dropped + sum(tally[key] for key in KEYS.values()))

@@ -1,4 +1,4 @@
-"""A line of progress on a terminal. Elsewhere Scrapy's own log line a minute says as much."""
+"""A line of progress on a terminal. Elsewhere Scrapy logs a line a minute."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scrapy.utils.asyncio import create_looping_call
 from tqdm import tqdm
 
 from parti_scraper.network.retry import RetryMiddleware
+from parti_scraper.run.summary import number_of
 from parti_scraper.scrapy_internals import root_handler
 
 if TYPE_CHECKING:
@@ -32,15 +33,15 @@ class _AboveTheLine:
         sys.stderr.flush()
 
 
-class _Line(tqdm):  # type: ignore[type-arg] # it is used without anything to go through
-    """Records, pages and speed; while nothing is sent, in place of the latter for how long not, and why."""
+class _Line(tqdm):  # type: ignore[type-arg] # it is used without an iterable
+    """Records, pages and speed; while nothing is sent, how long the pause is and why, in place of the speed."""
 
     _waits_for: str | None = None
 
     def show(self, records: int, pages: int, waits_for: str | None) -> None:
         self._waits_for = waits_for
         self.update(records - self.n)
-        self.set_postfix_str(f"{pages} pages")
+        self.set_postfix_str(number_of(pages, "pages"))
 
     @property
     def format_dict(self) -> Any:
@@ -49,7 +50,7 @@ class _Line(tqdm):  # type: ignore[type-arg] # it is used without anything to go
         if self._waits_for is None:
             return parts
         head = f"{parts['prefix']}: {parts['n']}{parts['unit']} [{self.format_interval(parts['elapsed'])}, "
-        # A line that does not fit would be left standing.
+        # A line that does not fit would not be removed.
         text = f"waiting {self._waits_for}]"[: max(parts["ncols"] - len(head) - 1, 0)]
         return {**parts, "bar_format": (head + text).replace("{", "{{").replace("}", "}}")}
 
@@ -72,7 +73,7 @@ class Progress:
         return progress
 
     def spider_opened(self) -> None:
-        """Show the line, and make room for log lines above it."""
+        """Show the line, and write log lines above it."""
         # Some terminals have no size, and there tqdm shows nothing.
         columns, rows = os.get_terminal_size(sys.stderr.fileno())
         self._bar = _Line(
@@ -91,7 +92,7 @@ class Progress:
         self._loop.start(_SECONDS_BETWEEN, now=False)
 
     def spider_closed(self) -> None:
-        """Take the line away: the summary follows."""
+        """Remove the line: the summary follows."""
         self._loop.stop()
         self._bar.close()
         if self._handler is not None:

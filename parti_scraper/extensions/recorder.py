@@ -40,13 +40,11 @@ if TYPE_CHECKING:
 class RunRecorder:
     """Makes the run's folder, counts its records, and when the feeds are stored judges the run and describes its files.
 
-    Its public methods are the handlers of the signals of a run, one each.
-
     Attributes:
         verdict: how the run ended; None until it has.
-        finished_before: the data package, where the run that was named had finished before, so that nothing was done.
-        files: what it left in its folder.
-        feeds: what the user had stored elsewhere.
+        finished_before: the data package of a run that had finished before, so that nothing was done.
+        files: the files in its folder.
+        feeds: the feeds outside of it.
     """
 
     def __init__(self, crawler: Crawler, spider: PartiSpider) -> None:
@@ -80,11 +78,11 @@ class RunRecorder:
         connect(recorder.checkpoint, checkpoint)
         connect(recorder.storage_failed, storage_failed)
         connect(recorder.spider_closed, signals.spider_closed)
-        connect(recorder.feed_exporter_closed, signals.feed_exporter_closed)
+        connect(recorder.conclude, signals.feed_exporter_closed)
         return recorder
 
     def spider_opened(self) -> None:
-        """Make the folder and begin; close the spider before anything is requested where that cannot be."""
+        """Make the folder and begin; where that fails, close the spider before anything is requested."""
         folder = self.run.folder.path
         self._check_finished()
         self._check_feeds()
@@ -100,7 +98,7 @@ class RunRecorder:
     def _begin(self) -> None:
         try:
             self._checkpoints.lock()
-            self._check_finished()  # By another process, meanwhile.
+            self._check_finished()  # Perhaps by another process, before the lock.
             self._checkpoints.begin()
         except UsageError as error:
             self.run.problems.refuse(str(error))
@@ -116,9 +114,9 @@ class RunRecorder:
             self._close_at_once("finished_before")
 
     async def checkpoint(self) -> None:
-        """Note how far the run has come, unless something went wrong: then the checkpoint before stands.
+        """Take a checkpoint, unless something went wrong: then the one before stays the last.
 
-        Pages go on while it is brought to the disk, but for records that cannot be asked for again.
+        More pages come while it is brought to the disk, unless its records cannot be fetched again.
         """
         try:
             await self._checkpoints.noted()
@@ -144,25 +142,21 @@ class RunRecorder:
             self.run.tally.add(key_of(reason), number)
 
     def storage_failed(self, problem: str) -> None:
-        """Stop the run: what follows would be lost too. The first problem is the cause of the others."""
+        """Stop the run, since later records would be lost too. The first problem causes the others."""
         if not self.run.problems.storage:
             self.run.problems.note_storage(problem)
-            # Also where the spider came to its end: its files are not whole.
+            # Also where the spider has ended: its files are not whole.
             self._finish_reason = "storage"
             close_spider(self.crawler, "storage")
 
     def spider_closed(self, reason: str) -> None:
-        """Remember why; without feeds there is nothing else to wait for."""
+        """Remember the reason; without feeds, conclude."""
         self._finish_reason = self._finish_reason or reason
         if self._feed_exporter is None:
             self.conclude()
 
-    def feed_exporter_closed(self) -> None:
-        """The files are on disk."""
-        self.conclude()
-
     def conclude(self) -> None:
-        """Judge the run, and describe its files if it came to its end."""
+        """Judge the run, and describe its files if it ended; the files are on disk."""
         if self.finished_before:
             package = self.finished_before
             self.verdict = Verdict(ExitCode.INCOMPLETE, package.get("reason"))
@@ -170,13 +164,13 @@ class RunRecorder:
                 self.verdict = judge_fields(package.get("degraded", []))
         else:
             self._settle()
-            self._leave_out_what_is_half()
+            self._remove_unfinished_snapshot()
             self._take_stock()
             self._note_last()
             ending = self._ending()
             self.verdict = judge(ending)
             if self.verdict.exit_code is ExitCode.INCOMPLETE and not self.spider.made_progress:
-                # An outage must not end what another try can finish.
+                # An outage must not end a run that can still be finished.
                 self.verdict = replace(self.verdict, ended=False)
             if self.verdict.exit_code in {ExitCode.USAGE, ExitCode.NOT_STARTED}:
                 self._remove_folders()
@@ -191,23 +185,23 @@ class RunRecorder:
         return self.crawler.get_extension(FeedExporter)
 
     def _check_feeds(self) -> None:
-        """Close the spider where it is plain that a feed cannot be stored."""
+        """Close the spider if a feed certainly cannot be stored."""
         if self._feed_exporter is not None:
             for obstacle in self._feed_exporter.obstacles():
                 self._cannot_store(obstacle)
         elif self.crawler.settings["FEEDS"]:
-            # One feed that cannot be set up disables all of them, and Scrapy goes on without.
+            # One feed that cannot be set up disables all of them, and Scrapy continues without.
             self._cannot_store("the feeds could not be set up, see the log")
 
     def _cannot_note(self, error: BaseException) -> None:
-        """Stop the run where a checkpoint failed; other exceptions are raised to whoever waits for it, and counted."""
+        """Stop the run where a checkpoint failed; other exceptions are raised where it is waited for, and counted."""
         if isinstance(error, LedgerError):
             self.storage_failed(str(error))
         elif isinstance(error, OSError):
             send_storage_failed(self.crawler, "a record", error)
 
     def _settle(self) -> None:
-        """Wait for a checkpoint that is under way: nothing more is written, and the disk is all there is to do."""
+        """Block until a checkpoint under way is noted; nothing else is left to do."""
         try:
             self._checkpoints.settle()
         except (LedgerError, OSError) as error:
@@ -219,7 +213,7 @@ class RunRecorder:
 
     def _close_at_once(self, reason: str) -> NoReturn:
         if self._feed_exporter is not None:
-            # Or empty files would be stored, over the records of a finished run.
+            # Or empty files would replace the records of a finished run.
             self._feed_exporter.discard()
         raise CloseSpider(reason)
 
@@ -239,7 +233,7 @@ class RunRecorder:
         )
 
     def _take_stock(self) -> None:
-        """List what was stored, and note what was not."""
+        """List what was stored, and note losses."""
         problems, tally = self.run.problems, self.run.tally
         if self._feed_exporter is not None:
             self.files, self.feeds = self._feed_exporter.in_run_folder(), self._feed_exporter.elsewhere()
@@ -251,12 +245,12 @@ class RunRecorder:
         gone = [file.path for file in self.files if not file.path.exists()]
         if gone:
             if not problems.storage:
-                problems.note_storage(f"{gone[0]} was deleted meanwhile")
+                problems.note_storage(f"{gone[0]} was deleted during the run")
             self._finish_reason = "storage"
             self.files = [file for file in self.files if file.path not in gone]
 
-    def _leave_out_what_is_half(self) -> None:
-        """Leave out what a run without end had not finished when it was stopped: a snapshot is whole or not there."""
+    def _remove_unfinished_snapshot(self) -> None:
+        """Remove the unfinished snapshot of a run without end: a snapshot is stored whole or not at all."""
         failed = self.run.problems.storage or self.run.problems.keeps_nothing
         if failed or self.spider.can_checkpoint or not self.spider.until_stopped:
             return
@@ -266,7 +260,7 @@ class RunRecorder:
             self.run.problems.note_storage(str(error))
 
     def _note_last(self) -> None:
-        """Note what is in the files now, so that neither a stop nor a crash from here on costs a request."""
+        """Take the last checkpoint, so that neither a stop nor a crash from here on costs a request."""
         failed = self._exceptions.count or self.run.problems.storage or self.run.problems.keeps_nothing
         if failed or not self.run.tally.balances():
             return
@@ -319,7 +313,7 @@ class RunRecorder:
         return {self.spider.observed: observations} if self.spider.observed else {}
 
     def _remove_folders(self) -> None:
-        """Remove the run's folder, and those above it, where the run made them and nobody else uses them."""
+        """Remove the folders that the run made: its own, and those above that are empty."""
         for folder in self._made_folders:
             if folder == self.run.folder.path:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -329,5 +323,5 @@ class RunRecorder:
 
 
 def key_of(reason: type[BaseException]) -> str:
-    """Return under which key of the tally a record counts that was dropped for a reason."""
+    """Return the key of the tally for records that were dropped for a reason."""
     return next((key for kind, key in KEYS.items() if issubclass(reason, kind)), "dropped")

@@ -1,8 +1,8 @@
 """Page-sized batches: the records of a page pass the pipelines, the counts and the feeds together.
 
-Scrapy sends each item on its own way, which takes 200 µs and more before the first exporter sees it (measured, 2.19).
-The middleware takes that way for the items of a page at once. Spiders yield items, pipelines get items, and exporters
-write items, as everywhere in Scrapy. Where a component that is not this project's takes part, items go one by one.
+Scrapy processes each item on its own, which takes 200 µs and more before the first exporter gets it (measured, 2.19).
+The middleware processes the items of a page at once. Spiders yield items, pipelines get items, and exporters write
+items, as everywhere in Scrapy. Where a component of another project takes part, Scrapy processes them one by one.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ class CoreStats(corestats.CoreStats):
 
 
 class BatchMiddleware:
-    """Next to the spider: gathers what it yields, until it yields a request or None, or ends.
+    """Next to the spider: collects the items it yields, until it yields a request or None, or ends.
 
-    Scrapy takes no notice of None. A spider yields it where what went before must be through, since it goes on to
-    wait for something else.
+    Scrapy ignores None. A spider yields it to have its items processed before it waits for something else.
     """
 
     def __init__(self, crawler: Crawler) -> None:
@@ -62,7 +61,7 @@ class BatchMiddleware:
         return cls(crawler)
 
     async def process_spider_output(self, response: Response, result: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """Yield the requests; the items are through before the next one, or are yielded before it too."""
+        """Yield the requests; the items before each are processed or yielded first."""
         batch: list[Any] = []
         try:
             async for each in result:
@@ -81,7 +80,7 @@ class BatchMiddleware:
             yield item
 
     def _take(self, batch: Sequence[Any], response: Response) -> Sequence[Any]:
-        """Take the items through the pipelines; return those that are to go on their own, all or none."""
+        """Take the items through the pipelines; return those that Scrapy must process one by one: all or none."""
         if not batch or not self._all_know_batches():
             return tuple(batch)
         pipes = pipelines(self.crawler)
@@ -93,7 +92,7 @@ class BatchMiddleware:
                     pipeline.process_item(item)
             except DropItem as error:
                 reasons[type(error)] += 1
-            except Exception as error:  # noqa: BLE001 - as Scrapy does: the others go on
+            except Exception as error:  # noqa: BLE001 - as in Scrapy, it costs this item alone
                 log_item_error(self.crawler, item, error, response)
             else:
                 written.append(item)
@@ -104,9 +103,9 @@ class BatchMiddleware:
         return ()
 
     def _all_know_batches(self) -> bool:
-        """Tell whether all that takes part in items is of this project, or a part of Scrapy's that looks at none.
+        """Tell whether all components that see items are this project's, or parts of Scrapy that do not look at them.
 
-        Asked for each batch, since a component may begin to listen at any time.
+        Checked for each batch, since a component may begin to listen at any time.
         """
         crawler = self.crawler
         looking = [crawler.logformatter, *pipelines(crawler)]
@@ -118,6 +117,5 @@ class BatchMiddleware:
 
 
 def _is_of(component: Any, *packages: str) -> bool:
-    """Tell whether a component is defined in one of the packages, and not derived from one of theirs elsewhere."""
-    # Of a bound method, that is its object; and of an object, its class.
+    """Tell whether a component, or the object of a bound method, is defined in one of the packages."""
     return str(getattr(getattr(component, "__self__", component), "__module__", "")).startswith(packages)

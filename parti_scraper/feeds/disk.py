@@ -10,9 +10,7 @@ if TYPE_CHECKING:
 
 
 class FlushedFiles:
-    """Files as far as they have been handed to the system, which `sync` brings to the disk.
-
-    It has descriptors of its own, so that files may be closed meanwhile, and others opened.
+    """Flushed files, which `sync` brings to the disk; with its own descriptors, so that they may be closed before.
 
     Attributes:
         sizes: size in bytes and rows of each file, by name.
@@ -31,7 +29,7 @@ class FlushedFiles:
         self.sizes.update(sizes)
 
     def sync(self) -> None:
-        """Bring all of them to the disk, in whatever thread. Raises OSError."""
+        """Bring all of them to the disk, in any thread. Raises OSError."""
         try:
             for descriptor in self._descriptors:
                 os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Scrapy's feed exports, made honest: where a record is lost the run stops, and what was stored is known."""
+"""Scrapy's feed exports, but a lost record stops the run, and it is known what was stored."""
 
 from __future__ import annotations
 
@@ -50,16 +50,13 @@ if TYPE_CHECKING:
 
 
 class FeedExporter(feedexport.FeedExporter):
-    """Scrapy's, but one record that cannot be exported is the last: those that follow would be lost like it.
-
-    Larger than most classes, since it is Scrapy's that it changes at each of its steps: open, write, rotate, close.
-    """
+    """Scrapy's, but it stops at a record that cannot be exported, since later ones would be lost too."""
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
         self._failed = False
         self._closed_slots: list[FeedSlot] = []
-        # Rows of files that were closed before: those of other days and sessions, by name.
+        # Rows by name of the files of earlier days and sessions.
         self._earlier: dict[str, int] = {}
         # The day that the files belong to, once they are open.
         self._day: str | None = None
@@ -134,31 +131,27 @@ class FeedExporter(feedexport.FeedExporter):
         return following
 
     def feed_slot_closed(self, slot: FeedSlot) -> None:
-        """Remember a feed, or a batch of one, that came to its end."""
+        """Remember a feed, or a batch of one, that was closed."""
         self._closed_slots.append(slot)
 
     async def close_spider(self, spider: Spider) -> None:
-        """Store the feeds, unless nothing could be crawled: then what is there already stays."""
+        """Store the feeds, unless nothing could be crawled: then existing files stay."""
         if self._run.problems.keeps_nothing:
             self.discard()
         await super().close_spider(spider)
 
     def discard(self) -> None:
-        """Store nothing, not even the empty files that Scrapy leaves where no record came."""
+        """Store nothing, not even Scrapy's empty files."""
         self.slots = []
 
     def obstacles(self) -> Iterator[str]:
-        """Yield what will plainly keep feeds from being stored, a part of a sentence each."""
+        """Yield what will certainly keep feeds from being stored, a part of a sentence each."""
         for slot in self.slots:
             if (path := local_path(slot)) is not None and not _is_writable(path):
                 yield f"the feed {slot.uri} cannot be written there"
 
     def losses(self, written: int) -> Iterator[str]:
-        """Yield what was not stored though it should have been: Scrapy logs it, and for some counts nothing.
-
-        Args:
-            written: records that were handed to the feeds.
-        """
+        """Yield what of the records written was not stored, a part of a sentence each: Scrapy does not count all."""
         for slot_type in {type(slot.storage).__name__ for slot in self._closed_slots}:
             if failed := failed_feeds(self.crawler, slot_type):
                 yield f"{failed} of the feeds could not be stored ({slot_type}), see the log"
@@ -168,7 +161,7 @@ class FeedExporter(feedexport.FeedExporter):
         rows: Counter[str] = Counter()
         for slot in self._closed_slots:
             if (path := local_path(slot)) is not None and not path.exists():
-                yield f"the feed {redact_url(slot.uri)} was deleted meanwhile"
+                yield f"the feed {redact_url(slot.uri)} was deleted during the run"
             rows[slot.uri_template] += slot.itemcount
         for name, number in self._earlier.items():
             rows[f"run:%(collection)s{Path(name).suffix}"] += number
@@ -185,13 +178,13 @@ class FeedExporter(feedexport.FeedExporter):
         return "jsonl" in forms and None not in forms
 
     def names_in_run_folder(self) -> list[str]:
-        """Return the names of the files that are to be written there now."""
+        """Return the names of the files that are written there now."""
         return [self._name_of(slot) for slot in self.slots if isinstance(slot.storage, RunFeedStorage)]
 
     def resume(self, rows: Mapping[str, int]) -> None:
-        """Count on from so many rows in each file. Raises OSError where one cannot be opened."""
+        """Continue with so many rows in each file. Raises OSError where one cannot be opened."""
         for slot in self.slots:
-            # Scrapy closes those that have rows, and would open them only with the next one.
+            # Else Scrapy would open a file only with its next row.
             if self._name_of(slot) in rows:
                 slot.start_exporting()
         self._day = self._run.folder.day
@@ -228,20 +221,16 @@ class FeedExporter(feedexport.FeedExporter):
                 _check_linked(slot.file, folder / name)
                 flushed.add_open(slot.file)
             rows[name] = slot.itemcount
-        paths = {name: folder / name for name in rows}
-        # What has rows is there, or was deleted meanwhile, which raises.
-        flushed.note(
-            {
-                name: (path.stat().st_size if rows[name] or path.exists() else 0, rows[name])
-                for name, path in paths.items()
-            }
-        )
+        for name, number in rows.items():
+            path = folder / name
+            # A file with rows exists, or was deleted during the run, which raises.
+            flushed.note({name: (path.stat().st_size if number or path.exists() else 0, number)})
 
     def flush(self) -> None:
         """Let others see what was written so far. Raises OSError."""
         for slot in self.slots:
             if slot.file is not None and slot.exporter is not None and not slot.file.closed:
-                # That of CSV holds text back.
+                # CSV has a buffer of its own.
                 getattr(slot.exporter, "stream", slot.file).flush()
                 slot.file.flush()
 
@@ -309,7 +298,7 @@ def check_formats(settings: BaseSettings, typed: Iterable[str]) -> None:
 
 
 def check_feeds(settings: BaseSettings) -> None:
-    """Check what makes Scrapy go on without any feed, before anything is started. Raises UsageError."""
+    """Check what would make Scrapy continue without any feed. Raises UsageError."""
     known = {name: _names(settings, name) for name in ("FEED_EXPORTERS", "FEED_STORAGES")}
     for uri, options in _feeds(settings).items():
         form, scheme, most = options["format"], urlsplit(uri).scheme, options["batch_item_count"]
@@ -333,7 +322,7 @@ def check_names(settings: BaseSettings, spider: type[Spider], identity: Identity
     known |= {"run_id": identity.run_id, "started_at": identity.started_at}
     for uri, options in _feeds(settings).items():
         if options["uri_params"]:
-            continue  # A function of the user's, which may name others.
+            continue  # A function of the user's, which may add others.
         try:
             fill_in(uri, known)
         except KeyError as error:
@@ -342,9 +331,8 @@ def check_names(settings: BaseSettings, spider: type[Spider], identity: Identity
             names = [each for each, value in known.items() if isinstance(value, str | float)]
             raise _wrong(uri, "unknown name in it", name, accepted, did_you_mean(name, names)) from None
         except (TypeError, ValueError) as error:
-            raise UsageError.of(
-                "feed", uri, f"its name cannot be filled in ({error})", uri, "such as %(name)s"
-            ) from None
+            problem = f"its name cannot be filled in ({error})"
+            raise UsageError.of("feed", uri, problem, uri, "such as %(name)s") from None
 
 
 def _feeds(settings: BaseSettings) -> dict[str, dict[str, Any]]:
@@ -375,7 +363,7 @@ def _takes_batches(slot: FeedSlot) -> bool:
         exporter_class(slot) in BULK_EXPORTERS
         and takes_every_item(slot.filter)
         and not options["batch_item_count"]
-        # In another, a record may not be writable, which those before it on the page are not to suffer for.
+        # In another encoding, one record may fail, which must not cost the others of its page.
         and (options["encoding"] or "utf-8").lower() == "utf-8"
     )
 
@@ -389,13 +377,13 @@ def _resumable_form(slot: FeedSlot) -> str | None:
 
 
 def _check_linked(file: IO[bytes], path: Path) -> None:
-    """Raise OSError where an open file is no longer the one of its name: what is written to it is gone with it."""
+    """Raise OSError if an open file was deleted or replaced: what is written to it would be lost."""
     if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _is_writable(path: Path) -> bool:
-    """Tell whether a file can be written, by making one beside it; folders that are missing are made."""
+    """Tell whether a file can be written, by making another beside it; makes missing folders."""
     if os.path.lexists(path):
         return not path.is_dir() and os.access(path, os.W_OK)
     try:

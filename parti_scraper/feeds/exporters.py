@@ -1,4 +1,4 @@
-"""How records become bytes: many at a time, as CSV that no spreadsheet runs and JSON Lines; the run's own folder."""
+"""How records become bytes, many at a time: JSON Lines, and CSV without formulas; and the run's own storage."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _CONTROL_STARTS = ("\t", "\r", "\n")
 
 # What most texts begin with.
 _HARMLESS_STARTS = frozenset(["", *string.ascii_letters, *string.digits])
-# The opposite, in a whole column, each of whose cells comes after a line break.
+# Any other start, in a whole column, each of whose cells follows a line break.
 _NOT_HARMLESS = re.compile(r"\n[^A-Za-z0-9\n]").search
 _CONSTANTS = {None: "", False: "false", True: "true"}
 _EMPTY = {dict: "{}", list: "[]"}
 
-# Scrapy's names of the formats in which a file that is cut off after a record is still a file.
+# Scrapy's names of the formats in which a file that is cut off after a record is still valid.
 LINE_FORMATS = {"csv": "csv", "jsonlines": "jsonl", "jsonl": "jsonl", "jl": "jsonl"}
 
 
 def harmless(text: str) -> str:
     """Return the text with an apostrophe in front where a spreadsheet would take it for a formula.
 
-    NUL, which no CSV reader agrees on, becomes U+FFFD.
+    NUL, which CSV readers treat differently, becomes U+FFFD.
     """
     text = text.replace("\0", "\ufffd")
     if text.startswith(_CONTROL_STARTS) or text.lstrip().startswith(_FORMULA_STARTS):
@@ -66,17 +66,17 @@ _JSON = msgspec.json.Encoder()
 
 
 def are_plain(items: Sequence[Any]) -> bool:
-    """Tell whether all are records as the spiders yield them; a pipeline may have made something else of them."""
+    """Tell whether all are records as the spiders yield them; a pipeline may have replaced them."""
     return set(map(type, items)) <= _ITEM_TYPES
 
 
 class JsonLinesItemExporter(exporters.JsonLinesItemExporter):
-    """Scrapy's, but without blanks between the parts of a line, and quick."""
+    """Scrapy's, but faster, and without blanks between the parts of a line."""
 
     def __init__(self, file: BytesIO, **kwargs: Any) -> None:
         super().__init__(file, **{"separators": (",", ":")} | kwargs)
         has_options = bool(kwargs.keys() - {"encoding", "fields_to_export", "indent"})
-        # One that was derived from this may write records in another way.
+        # A subclass may write records in another way.
         is_this = type(self) is JsonLinesItemExporter
         self._is_plain = is_this and self.encoding == "utf-8" and self.fields_to_export is None and not has_options
 
@@ -92,11 +92,11 @@ class JsonLinesItemExporter(exporters.JsonLinesItemExporter):
 
 
 class CsvItemExporter(exporters.CsvItemExporter):
-    """Scrapy's, with a header even where no record follows, objects as JSON, no text that is run, and quick."""
+    """Scrapy's, but faster, with a header even without records, objects as JSON, and no formulas."""
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, file: BytesIO, **kwargs: Any) -> Self:
-        """Take the columns from the spider's kind of item where the user names none."""
+        """Take the columns from the spider's items where the user names none."""
         run = run_of(crawler)
         if run is not None and not kwargs.get("fields_to_export"):
             kwargs["fields_to_export"] = [field.name for field in fields(run.folder.item_class)]
@@ -105,14 +105,14 @@ class CsvItemExporter(exporters.CsvItemExporter):
         return cls(file, **kwargs)
 
     def start_exporting(self) -> None:
-        """Write the header, where the columns are known; what is appended begins with the first record."""
+        """Write the header if the columns are known, and the file does not have one already."""
         appends = self.stream.seekable() and self.stream.buffer.tell() > 0
         if self.fields_to_export and self._headers_not_written and not appends:
             self._headers_not_written = False
             self._write_headers_and_set_fields_to_export(None)
 
     def finish_exporting(self) -> None:
-        """Let go of the file; what cannot be flushed here cannot be either when the storage closes it and says so."""
+        """Detach the file; an error is ignored, since the storage gets it again when it closes the file."""
         with contextlib.suppress(OSError):
             super().finish_exporting()
 
@@ -132,10 +132,10 @@ class CsvItemExporter(exporters.CsvItemExporter):
         self.stream.write("\r\n".join([*map(",".join, zip(*columns, strict=True)), ""]))
 
     def _readers_of(self, items: Sequence[Any]) -> tuple[Callable[[Any], Any], ...]:
-        """Return what reads the columns of the records; nothing where they are not what the spiders yield."""
+        """Return a reader for each column; none where the records are not as the spiders yield them."""
         names = tuple(self.fields_to_export or ())
         item_class, *others = set(map(type, items))
-        # With options such as another delimiter, Scrapy writes the rows; as what is derived from this may.
+        # With options such as another delimiter, Scrapy writes the rows, and so may a subclass.
         if others or item_class not in _ITEM_TYPES or not names or self._kwargs or type(self) is not CsvItemExporter:
             return ()
         return _readers(item_class, names)
@@ -144,14 +144,14 @@ class CsvItemExporter(exporters.CsvItemExporter):
         return _cell(super().serialize_field(field, name, value))
 
 
-# Those that take many records at a time.
+# Exporters that take many records at a time.
 BULK_EXPORTERS = (CsvItemExporter, JsonLinesItemExporter)
 
 
 def _column(values: Sequence[Any]) -> Sequence[str]:
-    """Return the cells of a column as they stand in the file: most columns need only one look at all their cells.
+    """Return the cells of a column as they stand in the file, checking all of them at once where possible.
 
-    Python's own writer looks at each character, which takes as long as all the rest of a record.
+    Python's own writer checks each character, which takes as long as all the rest of a record.
     """
     try:
         together = "\n".join(["", *values])
@@ -173,7 +173,7 @@ def _column(values: Sequence[Any]) -> Sequence[str]:
 
 
 def _quoted(cells: Sequence[str], together: str) -> Sequence[str]:
-    """Return the cells, in quotes where they have to be (RFC 4180); without NUL, which no reader agrees on."""
+    """Return the cells, in quotes where needed (RFC 4180), and without NUL, which readers treat differently."""
     if "\0" in together:
         cells = [cell.replace("\0", "\ufffd") for cell in cells]
     if '"' in together or "\r" in together or together.count("\n") > len(cells):
@@ -203,20 +203,17 @@ def _cell(value: Any) -> Any:
 @cache
 def _readers(item_class: type[Any], names: tuple[str, ...]) -> tuple[Callable[[Any], Any], ...]:
     known = {column.name for column in fields(item_class)}
-    # Of one column, Scrapy's writer puts empty cells in quotes, since readers pass over empty lines.
+    # With one column, Scrapy's writer puts empty cells in quotes, since readers skip empty lines.
     return tuple(map(attrgetter, names)) if known.issuperset(names) and len(names) > 1 else ()
 
 
 def close_on_disk(file: IO[bytes], form: str, *, is_torn: bool = False) -> None:
-    """Close a file of records once it is on disk.
+    """Close a file of records, of a format by Scrapy's name, once it is on disk.
 
-    Args:
-        file: the file.
-        form: Scrapy's name of its format.
-        is_torn: not all that was written before is there, so it is cut to whole records.
+    A torn file, of which an earlier write has failed, is cut to whole records.
 
     Raises:
-        OSError: not all of it could be written; what could is cut to whole records.
+        OSError: not all could be written; the file was cut to whole records.
     """
     try:
         with file:
@@ -246,12 +243,12 @@ class RunFeedStorage:
     """Stores feeds in the folder of the run: the scheme `run:` of `FEEDS`.
 
     Attributes:
-        is_torn: whether writing has failed, which leaves a part of what was to be written.
+        is_torn: whether writing has failed, so that the last record may be cut off.
     """
 
     def __init__(self, crawler: Crawler, uri: str, *, feed_options: dict[str, Any] | None = None) -> None:
         self._crawler = crawler
-        # The folder holds no others, since its data package describes what lies beside it.
+        # The name alone: all files are directly in the folder, with the data package that describes them.
         self._name = Path(uri.removeprefix("run:"))
         # Set once the file is open: later ones may be those of another day.
         self._path: Path | None = None
@@ -283,9 +280,9 @@ class RunFeedStorage:
         self.is_torn = True
 
     def store(self, file: IO[bytes]) -> None:
-        """Close the file once it is on disk; the data package is written after, and must not outlive it."""
+        """Close the file once it is on disk, so that the data package, written later, cannot be there without it."""
         try:
             close_on_disk(file, self._format, is_torn=self.is_torn)
         except OSError as error:
-            # Not raised: Scrapy would log a traceback and go on.
+            # Not raised: Scrapy would only log a traceback.
             send_storage_failed(self._crawler, file.name, error)

@@ -1,4 +1,4 @@
-"""What is kept out of the log: events of single records, which are counted or stand in a file, and secrets.
+"""What is kept out of the log: events of single records, which are counted or in a file, and secrets.
 
 Lists of what Scrapy runs with, and of all that it has counted, are logged at DEBUG, where Scrapy does so at INFO.
 """
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
-# Who logs addresses of feeds, and settings, as they were typed; and where the API redirects to, as it came.
-_TALKATIVE = (
+# These loggers show addresses of feeds and redirects, and settings, as they are.
+_LOGGERS_WITH_SECRETS = (
     "scrapy.crawler",
     "scrapy.extensions.feedexport",
     "scrapy.core.engine",
@@ -31,7 +31,7 @@ _SETTING = re.compile(r"""'(\w+)': (?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 
 
 class _NoSecrets(logging.Filter):
-    """Takes passwords out of what Scrapy logs of feeds and settings."""
+    """Removes passwords from what Scrapy logs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record; it is logged all the same."""
@@ -45,7 +45,7 @@ class _NoSecrets(logging.Filter):
 _NO_SECRETS = _NoSecrets()
 
 
-# Who logs these lists, which take a hundred lines, and how each begins.
+# The loggers of Scrapy's lists, which take a hundred lines, and how each begins.
 _LISTING = {
     "scrapy.addons": "Enabled addons",
     "scrapy.crawler": "Overridden settings",
@@ -56,8 +56,6 @@ _LISTING = {
 
 
 class _Lists(logging.Filter):
-    """Has Scrapy's lists logged at DEBUG."""
-
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record; handlers look at its level later."""
         if record.levelno == logging.INFO and record.getMessage().startswith(_LISTING[record.name]):
@@ -78,14 +76,15 @@ class LogFormatter(logformatter.LogFormatter):
     """Keeps records out of the log: their texts are free, so a line break in a title would forge a log line."""
 
     def __init__(self) -> None:
-        """Keep secrets out of what Scrapy logs; it builds this before it logs anything of a crawl."""
-        for name in _TALKATIVE:
+        """Keep secrets out of the log; Scrapy builds this before it logs anything of a crawl."""
+        for name in _LOGGERS_WITH_SECRETS:
             logging.getLogger(name).addFilter(_NO_SECRETS)
         log_lists_at_debug()
 
     def crawled(  # type: ignore[override]
         self, request: Request, response: Response, spider: Spider
     ) -> logformatter.LogFormatterResult | None:
+        # Without a handler for it, the line is not worth the time.
         is_seen = any(handler.level <= logging.DEBUG for handler in logging.root.handlers)
         return super().crawled(request, response, spider) if is_seen else None
 

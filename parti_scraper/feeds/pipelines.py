@@ -1,4 +1,4 @@
-"""What each record passes on its way to the feeds. Whatever is dropped is counted, by the name of its reason."""
+"""What each record passes on its way to the feeds. Dropped records are counted by reason."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Kinds of records that the arguments' filters are about.
+# Kinds of records that the arguments' filters apply to.
 _SELECTED = (Livestream, LiveChannel)
 
 
 class BadRecord(DropItem):
-    """The record could not be normalized and stands in `quarantine.jsonl`. Raised by QuarantinePipeline."""
+    """The record could not be normalized and is in `quarantine.jsonl`. Raised by QuarantinePipeline."""
 
 
 class FilteredRecord(DropItem):
-    """The record was not asked for. Raised by SelectionPipeline and MaxRecordsPipeline."""
+    """The arguments exclude the record. Raised by SelectionPipeline and MaxRecordsPipeline."""
 
 
 class DuplicateRecord(DropItem):
     """The record was written before. Raised by DuplicatesPipeline and QuarantinePipeline."""
 
 
-# Under which key of the tally a record counts that was dropped for a reason; those of other pipelines are `dropped`.
+# The key of the tally for each reason to drop a record; for reasons of other pipelines it is `dropped`.
 KEYS: dict[type[DropItem], str] = {BadRecord: "quarantined", FilteredRecord: "filtered", DuplicateRecord: "duplicate"}
 
 
@@ -62,7 +62,7 @@ class _Pipeline:
 
 
 class QuarantinePipeline(_Pipeline):
-    """Sets records aside that could not be normalized, whole but for secrets."""
+    """Sets aside records that could not be normalized, whole except for secrets."""
 
     def __init__(self, crawler: Crawler, run: Run) -> None:
         super().__init__(crawler, run)
@@ -83,7 +83,7 @@ class QuarantinePipeline(_Pipeline):
         except OSError as error:
             send_storage_failed(self.crawler, str(self.run.folder.quarantine), error)
         if item.reason not in self._reasons:
-            # Once a reason: a field that changes its type spoils every record.
+            # Once for each reason: a field that changes its type affects every record.
             self._reasons.add(item.reason)
             logger.warning("A record was set aside: %s (position %d of %s)", item.reason, item.position, item.url)
         raise BadRecord(item.reason)
@@ -142,7 +142,7 @@ class QuarantinePipeline(_Pipeline):
 
 
 class SelectionPipeline(_Pipeline):
-    """Applies the arguments' filters once more, since the server may not have."""
+    """Applies the arguments' filters, since the server may not have."""
 
     def process_item(self, item: Item) -> Item:
         if isinstance(item, _SELECTED) and not self.run.selection.takes(item):
@@ -151,7 +151,7 @@ class SelectionPipeline(_Pipeline):
 
 
 class DuplicatesPipeline(_Pipeline):
-    """Lets each record through once: a livestream a run, a channel a snapshot."""
+    """Lets each record through once: a livestream per run, a channel per snapshot."""
 
     def __init__(self, crawler: Crawler, run: Run) -> None:
         super().__init__(crawler, run)
@@ -160,7 +160,7 @@ class DuplicatesPipeline(_Pipeline):
     def process_item(self, item: Item) -> Item:
         seen = self.run.seen
         if isinstance(item, LiveChannel) and item.snapshot_id != self._snapshot_id:
-            # Snapshots follow each other, so a spider that runs for weeks need not remember the old ones.
+            # Older snapshots do not come back, so a run of weeks need not remember them.
             self._snapshot_id = item.snapshot_id
             seen.clear()
         if item.identity in seen:
@@ -170,7 +170,7 @@ class DuplicatesPipeline(_Pipeline):
 
 
 class VersionsPipeline(_Pipeline):
-    """Lets through of an incremental run what no run before has written, or not as it is now."""
+    """In an incremental run, lets through only what no earlier run has written in this version."""
 
     def __init__(self, crawler: Crawler, run: Run) -> None:
         super().__init__(crawler, run)

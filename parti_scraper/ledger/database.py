@@ -1,4 +1,4 @@
-"""The file of the ledger: opened, made or migrated, and written in transactions."""
+"""The file of the ledger: opened, created or migrated, and written in transactions."""
 
 from __future__ import annotations
 
@@ -19,43 +19,42 @@ _WHAT_TO_DO = "move it away, or set PARTI_STATE_DIR to another folder"
 
 
 class Database:
-    """An SQLite database with the tables of the ledger, whose errors are LedgerError in one line."""
+    """An SQLite database with the tables of the ledger; its errors are LedgerError in one line."""
 
     def __init__(self, path: Path) -> None:
-        """Open it; make it where there is none, and bring one of an earlier version to this one. Raises LedgerError."""
+        """Open it; create it if there is none, and migrate one of an earlier version. Raises LedgerError."""
         self._path = path
         with self._errors_in_one_line():
-            # Transactions are begun by hand: a reader that becomes a writer could not wait for another one.
-            # It may be made in one thread and used in another, but by one at a time.
+            # Transactions are begun explicitly: a reader that becomes a writer could not wait for another writer.
+            # It may be opened in one thread and used in another, but by one at a time.
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
-        # One that opens it at the same time waits here, and finds the tables as they are to be.
+        # Another process that opens it at the same time waits here, and finds the tables ready.
         with self.transaction():
             self._prepare()
-        # A checkpoint takes a tenth of the time where no journal is made and deleted. Where another process is at it,
-        # this one goes on as the database is.
+        # A checkpoint takes a tenth of the time if no journal is created and deleted. If another process is using the
+        # database, its mode stays as it is.
         with self._errors_in_one_line(), contextlib.suppress(sqlite3.OperationalError):
             self._connection.execute("PRAGMA journal_mode = WAL")
-            # The default of most builds of SQLite, but not of all: what is noted is on the disk.
+            # The default of most builds of SQLite, but not of all: what is committed is on the disk.
             self._connection.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
-        """Close it."""
         self._connection.close()
 
     def execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        """Execute a statement of a transaction."""
+        """Execute a statement of a transaction; its errors are those of SQLite."""
         return self._connection.execute(statement, values)
 
     def fetch(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of a query, in or outside of a transaction. Raises LedgerError."""
+        """Return the rows of a query, inside or outside a transaction. Raises LedgerError."""
         with self._errors_in_one_line():
             return self._connection.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Begin a transaction, which is on disk once the block has ended. Raises LedgerError."""
+        """Begin a transaction, which is on disk when the block has ended. Raises LedgerError."""
         with self._errors_in_one_line():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -77,7 +76,7 @@ class Database:
             schema.migrate(self._connection, version)
 
     def _check_unused(self, version: int) -> None:
-        """Raise LedgerFormatError where a process of the older code is at work: it could no longer note anything."""
+        """Raise LedgerFormatError if a process of the older code is running: it could no longer write anything."""
         for run_id, folder in self.fetch("SELECT run_id, folder FROM run WHERE state = 'running'"):
             with contextlib.suppress(OSError):  # The folder may be gone.
                 lock = Lock.take(Path(folder))
@@ -90,7 +89,6 @@ class Database:
 
     @contextlib.contextmanager
     def _errors_in_one_line(self) -> Iterator[None]:
-        """Make one kind of error, in one line, of all that SQLite raises."""
         try:
             yield
         except sqlite3.Error as error:

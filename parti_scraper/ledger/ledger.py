@@ -1,8 +1,8 @@
 """What runs have done, on disk: an SQLite database under `PARTI_STATE_DIR`.
 
-For each run it holds the arguments as typed, the frozen window, how far it has come, and how long its files were then:
-a run that was killed goes on from there, since what it did not note it can ask for again. For incremental runs it
-holds where the next one starts, and a hash of each version of a livestream that was written.
+For each run it holds the arguments as typed, the frozen window, and the last checkpoint with the size of each file: a
+run that was killed resumes from there. For incremental runs it holds where the next one starts, and a hash of each
+version of a livestream that was written.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_NAME = "ledger.sqlite"
-# The state of a run that was left unfinished, and whose records a later one has written.
+# The state of an unfinished run whose records a later one has written.
 SUPERSEDED = "superseded"
 _OF_A_RUN = ("rejected", "written")
+_COLUMNS = "folder, spider, run_id, arguments, started_at, since, until, series, next_since, versions_since, state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,12 @@ class RunRecord:
         folder: the run's own.
         arguments: as typed, without `run_id`.
         started_at: Unix seconds.
-        window: since and until in Unix seconds, frozen; None where the spider has none.
-        series: what an incremental run belongs to.
-        next_since: where the next run of the series starts after this one, in Unix seconds; None: where it did before.
-        versions_since: the versions of what ended earlier are forgotten then.
+        window: since and until in Unix seconds, frozen; None if the spider has none.
+        series: the id of the series of an incremental run.
+        next_since: where the next run of the series starts, in Unix seconds; None: where this one started.
+        versions_since: after this run, the versions of livestreams that ended earlier are deleted; Unix seconds.
         state: running, complete, incomplete or superseded.
-        id: of the ledger; 0 before it was begun.
+        id: in the ledger; 0 before it was begun.
     """
 
     folder: str
@@ -56,14 +57,14 @@ class RunRecord:
 
 @dataclass(slots=True)
 class Checkpoint:
-    """How far a run has come.
+    """A checkpoint of a run.
 
     Attributes:
-        progress: the spider's own account.
+        progress: what the spider needs to resume, as JSON takes it.
         counts: what became of the records, by the keys of `run.tally.Tally`.
         files: size in bytes and rows of each file in the run's folder, by name.
         host: scheme and host of the API.
-        rejected, written: what came since the checkpoint before: marks of rejected records, versions of livestreams.
+        rejected, written: marks of rejected records, and versions of livestreams, since the last checkpoint.
     """
 
     progress: Any
@@ -77,9 +78,7 @@ class Checkpoint:
 class Ledger:
     """What runs have done. Every method that writes does so in one transaction, which is on disk when it returns.
 
-    Runs and series share it, since a run that ends moves its series on in the same transaction.
-
-    It has a method of a few lines for each thing that is noted or asked: more than a dozen, all on the same tables.
+    Runs and series share it, since a run that ends updates its series in the same transaction.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -93,33 +92,32 @@ class Ledger:
 
     @classmethod
     def existing(cls, folder: Path) -> Self | None:
-        """Return the ledger of a folder, or None where there is none. Raises LedgerError."""
+        """Return the ledger of a folder, or None if there is none. Raises LedgerError."""
         return cls(folder) if (folder / FILE_NAME).exists() else None
 
     def again(self) -> Self:
-        """Return the same ledger for another thread: neither waits while the other one writes. Raises LedgerError."""
+        """Open the ledger again for another thread: neither waits while the other one writes. Raises LedgerError."""
         return type(self)(self.path.parent)
 
     def close(self) -> None:
-        """Close the database."""
         self._database.close()
 
     # Runs:
 
     def find(self, folder: Path) -> RunRecord | None:
-        """Return the run of a folder."""
+        """Return the run of a folder, or None."""
         return next(self._runs("folder = ?", str(folder.absolute())), None)
 
     def running(self, spider: str) -> Iterator[RunRecord]:
-        """Return the runs of a spider that were begun and not finished, the last one first."""
+        """Return the unfinished runs of a spider, the last one first."""
         return self._runs("spider = ? AND state = 'running'", spider)
 
     def running_in(self, series: int) -> Iterator[RunRecord]:
-        """Return the runs of a series that were begun and not finished."""
+        """Return the unfinished runs of a series, the last one first."""
         return self._runs("series = ? AND state = 'running'", series)
 
     def begin(self, run: RunRecord) -> int:
-        """Note a new run, in place of any other of this folder; return its id.
+        """Store a new run, in place of any other of this folder; return its id.
 
         An unfinished incremental run of the same series is superseded: both would write the same records.
         """
@@ -131,56 +129,40 @@ class Ledger:
                 for old in self.running_in(run.series):
                     self._clear(old.id)
                     self._database.execute("UPDATE run SET state = ? WHERE id = ?", (SUPERSEDED, old.id))
-            values = {
-                "folder": run.folder,
-                "spider": run.spider,
-                "run_id": run.run_id,
-                "arguments": json.dumps(dict(run.arguments)),
-                "started_at": run.started_at,
-                "since": run.window and run.window[0],
-                "until": run.window and run.window[1],
-                "series": run.series,
-                "next_since": run.next_since,
-                "versions_since": run.versions_since,
-                "state": run.state,
-            }
+            begun = (run.folder, run.spider, run.run_id, json.dumps(dict(run.arguments)), run.started_at)
+            window = run.window or (None, None)
+            values = (*begun, *window, run.series, run.next_since, run.versions_since, run.state)
             places = ", ".join("?" * len(values))
-            statement = f"INSERT INTO run ({', '.join(values)}) VALUES ({places})"  # noqa: S608 - names of this module
-            return int(self._database.execute(statement, tuple(values.values())).lastrowid or 0)
+            statement = f"INSERT INTO run ({_COLUMNS}) VALUES ({places})"  # noqa: S608 - names of this module
+            return int(self._database.execute(statement, values).lastrowid or 0)
 
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
-        """Note how far a run has come; the files have to be on disk as far as it says."""
+        """Store a checkpoint; the files have to be on disk as far as it says."""
         with self._database.transaction():
             self._database.execute(
                 "UPDATE run SET progress = ?, counts = ?, files = ?, host = ? WHERE id = ?",
-                (
-                    json.dumps(checkpoint.progress),
-                    json.dumps(checkpoint.counts),
-                    json.dumps(checkpoint.files),
-                    checkpoint.host,
-                    run,
-                ),
+                (*map(json.dumps, (checkpoint.progress, checkpoint.counts, checkpoint.files)), checkpoint.host, run),
             )
             self._insert("rejected", run, ((mark,) for mark in checkpoint.rejected))
             self._insert("written", run, ((each.event_id, each.ended, each.hash) for each in checkpoint.written))
 
     def last_checkpoint(self, run: int) -> Checkpoint | None:
-        """Return how far a run has come, with all marks of rejected records; None where it has not begun to."""
+        """Return the last checkpoint of a run, with all marks of rejected records; None if there is none."""
         query = "SELECT progress, counts, files, host FROM run WHERE id = ? AND progress IS NOT NULL"
-        for progress, counts, noted, host in self._database.fetch(query, (run,)):
+        for progress, counts, sizes, host in self._database.fetch(query, (run,)):
             marks = [mark for (mark,) in self._database.fetch("SELECT mark FROM rejected WHERE run = ?", (run,))]
-            files = {name: (size, rows) for name, (size, rows) in json.loads(noted).items()}
+            files = {name: (size, rows) for name, (size, rows) in json.loads(sizes).items()}
             return Checkpoint(json.loads(progress), json.loads(counts), files, host, rejected=marks)
         return None
 
     def forget_progress(self, run: int) -> None:
-        """Let a run begin from the start once more, with the same arguments and window."""
+        """Let a run start again from its beginning, with the same arguments and window."""
         with self._database.transaction():
             self._clear(run)
             self._database.execute("UPDATE run SET progress = NULL WHERE id = ?", (run,))
 
     def finish(self, run: int, *, complete: bool, truncated: bool) -> None:
-        """Note that a run has come to its end, and what it has written of its series. Twice does no harm."""
+        """Store that a run has ended, and what it has written of its series. A second call changes nothing."""
         state = "complete" if complete else "incomplete"
         with self._database.transaction():
             execute = self._database.execute
@@ -201,7 +183,7 @@ class Ledger:
     # Series:
 
     def series(self, filters: Mapping[str, Any]) -> Series:
-        """Return the series of these filters."""
+        """Return the series of these filters, a new one if there is none."""
         key = json.dumps(filters, sort_keys=True)
         with self._database.transaction():
             self._database.execute("INSERT OR IGNORE INTO series (filters) VALUES (?)", (key,))
@@ -209,16 +191,16 @@ class Ledger:
             return Series(*self._database.execute(query, (key,)).fetchone())
 
     def lower(self, series: Series, now: int) -> Series:
-        """Return a series that ended later than now, after a run whose clock was ahead, as it is to be gone on with.
+        """Return a series whose `until` is later than now, since a clock was ahead, with a start to continue from.
 
-        How far that run really came, the livestreams that were written tell: it starts where they are known from. It
-        stays as it is where some of them ended later than now: then it is now that is wrong.
+        The series then starts where the versions of livestreams are known from. It stays as it is if some of these
+        ended later than now: then `now` is wrong.
         """
         with self._database.transaction():
             newest = self._newest(series.id)
             if newest is not None and newest > now:
                 return series
-            # An earlier version of this module forgot them by the wrong clock too: all is to be looked at again.
+            # An earlier version of this module deleted versions by the wrong clock too: then the series starts again.
             known = series.versions_since
             start = known if known is not None and known <= now else None
             self._database.execute(
@@ -227,19 +209,19 @@ class Ledger:
         return Series(series.id, start, start)
 
     def known(self, series: int, event_id: int) -> bytes | None:
-        """Return the hash of the last version of a livestream that an ended run has written."""
+        """Return the hash of the last version of a livestream that ended runs have written; None if there is none."""
         query = "SELECT hash FROM version WHERE series = ? AND event_id = ?"
         return next((bytes(version) for (version,) in self._database.fetch(query, (series, event_id))), None)
 
     # Inside:
 
     def _move(self, series: int, until: int, versions_since: int) -> None:
-        """Note that all up to here was written, and forget the versions that the next run does not come across."""
+        """Store that all up to `until` was written, and delete the versions that the next run does not need."""
         newest = self._newest(series)
         if newest is not None:
             # Not by the clock alone, which may be ahead: the next run may have to start near the newest livestream.
             versions_since = min(versions_since, newest - (until - versions_since))
-        # What was forgotten once is not known again.
+        # Versions that were deleted once do not come back.
         move = (
             "UPDATE series SET until = ?1, versions_since = max(coalesce(versions_since, 0), ?2) "
             "WHERE id = ?3 AND coalesce(until, 0) <= ?1"
@@ -251,17 +233,13 @@ class Ledger:
             self._database.execute(forget, (series,))
 
     def _newest(self, series: int) -> int | None:
-        """Return when the livestream ended that ended last of those known."""
+        """Return the latest end of the livestreams written, in Unix seconds; None if none is known."""
         row = self._database.execute("SELECT max(ended) FROM version WHERE series = ?", (series,)).fetchone()
         return None if row[0] is None else int(row[0])
 
     def _runs(self, where: str, *values: Any) -> Iterator[RunRecord]:
-        query = (
-            "SELECT folder, spider, run_id, arguments, started_at, since, until, series, next_since, versions_since, "  # noqa: S608
-            f"state, id FROM run WHERE {where} ORDER BY id DESC"
-        )
-        rows = self._database.fetch(query, values)
-        for folder, spider, run_id, arguments, started_at, since, until, *rest in rows:
+        query = f"SELECT {_COLUMNS}, id FROM run WHERE {where} ORDER BY id DESC"  # noqa: S608 - names of this module
+        for folder, spider, run_id, arguments, started_at, since, until, *rest in self._database.fetch(query, values):
             window = None if since is None else (since, until)
             yield RunRecord(folder, spider, run_id, json.loads(arguments), started_at, window, *rest)
 

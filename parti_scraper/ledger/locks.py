@@ -11,18 +11,14 @@ if TYPE_CHECKING:
 
 
 class Lock:
-    """A lock on a file or folder, which the system lets go of when the process ends, however it does."""
+    """A lock on a file or folder; the system releases it when the process ends, in any way."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
 
     @classmethod
     def take(cls, path: Path, *, make: bool = False) -> Lock | None:
-        """Return the lock, or None where another process has it.
-
-        Raises:
-            OSError: there is no such file.
-        """
+        """Return the lock, or None if another process has it. Raises OSError if there is no such file."""
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644) if make else os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,5 +28,4 @@ class Lock:
         return cls(handle)
 
     def release(self) -> None:
-        """Let go of it."""
         os.close(self._handle)

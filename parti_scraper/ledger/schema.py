@@ -1,4 +1,4 @@
-"""The tables of the ledger, and how one of an earlier version comes to have them."""
+"""The tables of the ledger, and the migration from earlier versions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CREATE TABLE rejected (run INTEGER NOT NULL, mark BLOB NOT NULL);
 CREATE TABLE written (run INTEGER NOT NULL, event_id INTEGER NOT NULL, ended INTEGER, hash BLOB NOT NULL);
 """
 
-# The names of Scrapy's stats under which version 1 had what it counted.
+# The stats in which version 1 stored its counts.
 _COUNTS_OF_VERSION_1 = {
     "pages": "parti/spider/pages",
     "served": "parti/spider/served",
@@ -57,14 +57,14 @@ _OUR_REASONS = ("duplicate", "quarantined", "filtered")
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Make the tables, in the transaction that the caller has begun."""
+    """Create the tables, in the transaction that the caller has begun."""
     for statement in _TABLES.split(";\n"):
         connection.execute(statement)
     _note_version(connection)
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring the tables from a version, 1 or later, to this one, in the transaction that the caller has begun."""
+    """Migrate the tables from a version, 1 or later, in the transaction that the caller has begun."""
     for step in _STEPS[version - 1 :]:
         step(connection)
     _note_version(connection)
@@ -75,7 +75,7 @@ def _note_version(connection: sqlite3.Connection) -> None:
 
 
 def _from_1_to_2(connection: sqlite3.Connection) -> None:
-    """Rename columns and counts; what windows were done, nobody read."""
+    """Rename columns and counts; drop the table of windows, which was never read."""
     connection.execute("ALTER TABLE series RENAME COLUMN known_from TO versions_since")
     connection.execute("ALTER TABLE run RENAME COLUMN known_from TO versions_since")
     connection.execute("ALTER TABLE run RENAME COLUMN moves_to TO next_since")
@@ -87,12 +87,12 @@ def _from_1_to_2(connection: sqlite3.Connection) -> None:
 
 def _counts_from_version_1(stats: dict[str, int]) -> dict[str, int]:
     counts = {key: stats.get(name, 0) for key, name in _COUNTS_OF_VERSION_1.items()}
-    # What the user's own pipelines dropped was not counted apart.
+    # What the user's own pipelines dropped was not counted separately.
     counts["dropped"] = stats.get("item_dropped_count", 0) - sum(counts[reason] for reason in _OUR_REASONS)
     return counts
 
 
-# One for each version but the last, from it to the next; a change of the tables adds another.
+# One for each version except the last, to the next one; a change of the tables adds another.
 _STEPS = (_from_1_to_2,)
-# Stands in PRAGMA user_version; a later one is refused.
+# In PRAGMA user_version; a later one is refused.
 VERSION = len(_STEPS) + 1

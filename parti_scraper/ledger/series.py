@@ -16,9 +16,9 @@ class Series:
     """Incremental runs with the same filters.
 
     Attributes:
-        id: of the ledger.
+        id: in the ledger.
         until: all that ended up to here was written, in Unix seconds; None before the first complete run.
-        versions_since: the versions of all that ended from here on are known.
+        versions_since: the versions of all that ended from here on are known; Unix seconds.
     """
 
     id: int
@@ -26,16 +26,16 @@ class Series:
     versions_since: int | None = None
 
     def since(self, overlap: int) -> int | None:
-        """Return where the next run starts, `overlap` seconds before the last one ended; None: at the beginning."""
+        """Return where the next run starts, `overlap` seconds before `until`; None: at the beginning."""
         if self.until is None:
             return None
-        # Not before what is known, or what is older would be written once more.
+        # Not before `versions_since`, or older livestreams would be written again.
         return min(self.until, max(self.until - overlap, self.versions_since or 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A livestream as it was written: its number, when it ended in Unix seconds, and a hash of its content."""
+    """A livestream as it was written: its id, its end in Unix seconds, and a hash of its content."""
 
     event_id: int
     ended: int | None
@@ -43,6 +43,6 @@ class Version:
 
 
 def content_hash(row: Mapping[str, Any]) -> bytes:
-    """Return a hash of a record but for the moment at which it was collected."""
+    """Return a hash of a record, without the time when it was collected."""
     content = {name: value for name, value in row.items() if name != "scraped_at"}
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).digest()

@@ -1,6 +1,6 @@
 """When to try again: back-off, `Retry-After`, and how often a request has failed.
 
-Pure: the time and the random number are passed in. Times are seconds of any one clock.
+The time and the random number are passed in. Times are seconds of any one clock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from math import inf
 
 # The longest pause, in seconds, that a Retry-After can ask for: rate limits count requests by the minute.
 MAX_RETRY_AFTER = 60.0
-# Back-off grows up to so many times the first delay.
+# Back-off grows up to this multiple of the first delay.
 _MAX_GROWTH = 16
 _BY_BROWSER = ", or through a browser with -s PARTI_TRANSPORT=browser"
 _DETAIL_SHOWN = 200
@@ -38,7 +38,7 @@ def backoff_ceiling(attempt: int, delay: float) -> float:
         attempt: which retry, from 1.
         delay: seconds.
     """
-    # Not 2 ** attempt alone, which no float holds after a thousand failures.
+    # Not 2 ** attempt alone, which no float can hold after a thousand failures.
     return delay * min(_MAX_GROWTH, 2.0 ** min(attempt - 1, 10))
 
 
@@ -54,12 +54,12 @@ def full_jitter(attempt: int, delay: float, random: float) -> float:
 
 
 def equal_jitter(attempt: int, delay: float, random: float) -> float:
-    """Return the pause of a whole host, arguments as in `full_jitter`: half the ceiling at the least."""
+    """Return the pause of a whole host, arguments as in `full_jitter`: at least half the ceiling."""
     return backoff_ceiling(attempt, delay) * (1 + random) / 2
 
 
 def parse_retry_after(value: str, now: float) -> float | None:
-    """Return the seconds that a `Retry-After` asks to wait, at most MAX_RETRY_AFTER; None where it is invalid.
+    """Return the seconds that a `Retry-After` asks to wait, at most MAX_RETRY_AFTER; None if it is invalid.
 
     Args:
         value: a number of seconds, or a date in any of the three forms of RFC 9110.
@@ -82,7 +82,7 @@ def parse_retry_after(value: str, now: float) -> float | None:
 
 @dataclass(frozen=True)
 class Attempts:
-    """How often a request has failed so far, and where.
+    """How often a request has failed, and at which hosts.
 
     Attributes:
         since: when it failed first.
@@ -90,8 +90,8 @@ class Attempts:
         not_before: when it may be sent again.
         by_host: how often it failed, by host.
         host: where it failed last.
-        in_a_row: how often it failed there since it failed elsewhere, or since the route was seen to exist.
-        contradicted: how often in a row the answer was that there is no such route, though there is.
+        in_a_row: how often it failed there in a row, since the route was last seen to exist.
+        contradicted: how often in a row the answer was that there is no such route, although there is.
     """
 
     since: float
@@ -108,13 +108,13 @@ class Attempts:
         return self.kinds.total()
 
     def failed(self, kind: str, host: str) -> Attempts:
-        """Return the record with one more failure."""
+        """Return the same with one more failure."""
         in_a_row = self.in_a_row + 1 if host == self.host else 1
         by_host = self.by_host + Counter([host])
         return Attempts(self.since, self.kinds + Counter([kind]), self.not_before, by_host, host, in_a_row)
 
     def was_contradicted(self, kind: str, host: str) -> Attempts:
-        """Return the record with one more answer that there is no such route, though there is."""
+        """Return the same with one more answer that there is no such route, although there is."""
         contradicted = self.contradicted + 1 if host == self.host else 1
         return replace(self.failed(kind, host), in_a_row=0, contradicted=contradicted)
 
@@ -137,42 +137,6 @@ def one_line(text: str) -> str:
     return text if len(text) <= _DETAIL_SHOWN else text[:_DETAIL_SHOWN] + "…"
 
 
-# A connection that held for so long, in seconds, or brought a message, was a good one.
-_HELD = 30.0
-
-
-@dataclass
-class Reconnection:
-    """When to connect again to a server that sends messages.
-
-    Attributes:
-        delay: longest wait before the first attempt, in seconds; doubled with each up to 64 times.
-        attempts: failures in a row.
-    """
-
-    delay: float
-    attempts: int = 0
-    _connected_at: float | None = None
-
-    def connected(self, now: float) -> None:
-        """Record a connection."""
-        self._connected_at = now
-
-    def heard(self) -> None:
-        """Record a message."""
-        self.attempts = 0
-
-    def lost(self, now: float, random: float, retry_after: float | None = None) -> float:
-        """Return how long to wait after a connection was lost or could not be opened, in seconds.
-
-        Args:
-            now: of any one clock.
-            random: from 0 to 1.
-            retry_after: what the server asks for.
-        """
-        if self._connected_at is not None and now - self._connected_at >= _HELD:
-            self.attempts = 0
-        self._connected_at = None
-        self.attempts += 1
-        wait = self.delay * 2.0 ** min(self.attempts - 1, 6) * random
-        return max(wait, retry_after or 0.0)
+def reconnect_wait(attempt: int, delay: float, random: float) -> float:
+    """Return the wait before connecting again, arguments as in `full_jitter`; the ceiling doubles up to 64 times."""
+    return delay * 2.0 ** min(attempt - 1, 6) * random

@@ -1,4 +1,4 @@
-"""How a request can fail, and the kind of each failure: what it is called in messages and counts.
+"""How a request can fail, and the kind of each failure, by which messages and counts name it.
 
 Errors of this project, all of them kinds of Scrapy's `DownloadFailedError`:
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 
 class NoConnectionError(DownloadFailedError):
-    """The host cannot be reached, though it does not refuse. Raised by the download handler."""
+    """The host cannot be reached, for another reason than a refusal. Raised by the download handler."""
 
 
 class NoProxyError(DownloadFailedError):
-    """The proxy cannot be reached, or lets nobody through. Raised by the download handler."""
+    """The proxy cannot be reached, or refuses. Raised by the download handler."""
 
 
 class SitePageError(DownloadFailedError):
     """No page of the site can be opened to send requests from. Raised by the transport `browser`."""
 
 
-# The first that fits counts.
+# The first match counts.
 _KINDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((DownloadConnectionRefusedError,), "connection refused"),
     ((CannotResolveHostError,), "host name not found"),
@@ -45,23 +45,23 @@ _KINDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((ResponseDataLossError,), "answer cut short"),
     ((SitePageError,), "site not open"),
     ((NoProxyError,), "no connection to the proxy"),
-    # Twisted's come from Scrapy's own handlers, where a user has set one.
+    # Twisted's come from Scrapy's own handlers, if a user has set one.
     ((NoConnectionError, ConnectError), "no connection"),
     ((DownloadFailedError, ConnectionClosed), "connection lost"),
 )
-# All that a request can fail with that another component has not answered: the network, or that it was not sent.
+# How a request can fail without an answer: the network failed, or it was not sent.
 NO_ANSWER: tuple[type[Exception], ...] = (IgnoreRequest, *(each for types, _ in _KINDS for each in types))
-# Answers to the request itself, which would be the same again. Their bodies are web pages where a proxy refuses.
+# Answers to the request itself, which would be the same again. If a proxy refuses, they are web pages.
 _FINAL = {400, 401, 413, 414, 422}
 
 
 def kind_of_exception(exception: Exception) -> str | None:
-    """Return the kind of a failure of the network; None where it is something else."""
+    """Return the kind of a failure of the network; None for any other exception."""
     return next((kind for types, kind in _KINDS if isinstance(exception, types)), None)
 
 
 def kind_of_response(response: Response) -> str | None:
-    """Return what is wrong with an answer that may be better the next time; None where it is to be passed on."""
+    """Return the kind of failure of an answer that is to be retried; None if it is to be passed on."""
     status = response.status
     if status in {408, 429} or status >= 500:
         return f"HTTP {status}"
@@ -69,5 +69,5 @@ def kind_of_response(response: Response) -> str | None:
 
 
 def is_challenge(response: Response) -> bool:
-    """Tell whether an answer is a web page, where the API sends JSON."""
+    """Return whether an answer is a web page, although the API sends JSON."""
     return response.status not in _FINAL and response.body.lstrip()[:1] == b"<"

@@ -1,9 +1,9 @@
 """Which host of the API is asked: the health of each, when one is left for another, and when all are given up.
 
-A host that has served nothing in this run is left as soon as it cannot be reached; one that has is asked a few times
-more. One that is in trouble is left after half of the patience. From then on they are asked by turns, until one serves
-a page, or none has for as long as the patience lasts, which is shorter where none could be reached from the start.
-Pure: times are passed in, in seconds of any one clock.
+A host that has served nothing in this run is left as soon as it cannot be reached; one that has served pages is tried a
+few times more. One that fails otherwise is left after half of the patience. Then all are asked in turn until one serves
+a page, or none has for as long as the patience, which is shorter if none could be reached from the start. Times are
+passed in, in seconds of any one clock.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from parti_scraper.network.backoff import advice, listing, one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# How often a request is sent to a host that has served pages before the host counts as gone; how often it is answered
-# with 404, though the route is there, before that means that there is nothing.
+# How often a request is sent to a host that has served pages before it counts as unreachable; and how often it is
+# answered with 404, although the route exists, before that counts as an empty result.
 TRIES = 3
 UNREACHABLE = frozenset({"connection refused", "host name not found"})
 # Failures that say nothing about the host, so that another one would not help.
 OF_ALL_HOSTS = frozenset({"no connection to the proxy", "site not open"})
 _MOVED = frozenset({"HTTP 404", "HTTP 410"})
-# A single failure gives nothing up, however long it took.
+# After a single failure no host is given up, however long it took.
 _MIN_FAILURES = 2
 # While another host serves pages, one that was left is tried again only after a rest as long as it has been failing.
 _SHORTEST_REST, _LONGEST_REST = 1.0, 300.0
-# A wait of fewer seconds is none that anybody would want to have explained.
+# A wait of fewer seconds is not shown.
 _SHORTEST_SHOWN = 1.0
 # Why a host that was left is used again.
 _RETURN = "an earlier host may be back"
@@ -40,16 +40,16 @@ _RETURN = "an earlier host may be back"
 class Host:
     """The health of one host, as its answers show it.
 
-    A success is a page that could be parsed, and nothing less: a host that answers everything with a web page
-    and status 200 is of no more use than a dead one.
+    Only a page that could be parsed is a success: a host that answers everything with a web page and status 200 is as
+    useless as a dead one.
 
     Attributes:
         served: it has served a page in this run.
         failures: failures since the last success, by kind.
-        failing_since: time of the first of these; None where the last request succeeded.
+        failing_since: time of the first of these; None if the last request succeeded.
         failed_at: time of the last one.
-        last_failure: the kind of that.
-        paused_until: nothing is to be sent before that time.
+        last_failure: the kind of the last one.
+        paused_until: nothing is sent before that time.
         rests_until: it is not tried again before that time while another host serves pages.
         detail: the text of the last failure.
     """
@@ -69,14 +69,12 @@ class Host:
         return self.served and self.failing_since is None
 
     def succeeded(self) -> None:
-        """Record a page."""
         self.served = True
         self.failures.clear()
         self.failing_since = None
         self.rests_until = -inf
 
     def failed(self, kind: str, now: float, detail: str = "") -> None:
-        """Record a failure."""
         if self.failing_since is None:
             self.failing_since = now
         self.failures[kind] += 1
@@ -111,21 +109,19 @@ class Failover(NamedTuple):
 
 
 class Hosts:
-    """The hosts of the API, of which one is used at a time.
-
-    A run has one such object, which spider, middleware and download handler share: hence its 14 public names.
+    """The hosts of the API, of which one is used at a time; spider, middleware and download handler share them.
 
     Args:
         urls: scheme and host of each, in the order in which they are preferred.
-        patience: seconds without a page of any host, from the first failure on, after which all are given up.
+        patience: seconds without a page of any host, since the first failure, after which all are given up.
         transport: how requests are sent: http or browser.
-        patience_unreachable: the same while none has served a page and none could even be reached; None: no other.
+        patience_unreachable: the same while no host could even be reached; None: as `patience`.
 
     Attributes:
         urls: scheme and host of each, without repetitions.
         current: the host used now.
-        given_up_at: when all were given up; None where they were not.
-        failovers: which host was left for which, and why: `{"from": …, "to": …, "reason": …}`, each of them once.
+        given_up_at: when all were given up; None if they were not.
+        failovers: each failover once, as `{"from": …, "to": …, "reason": …}`.
     """
 
     def __init__(
@@ -160,7 +156,7 @@ class Hosts:
             self._is_proved = True
 
     def failed(self, url: str, kind: str, attempt: int, now: float, detail: str = "") -> Failover | None:
-        """Record a failure; return the failover that follows from it, if any. All hosts may be given up instead.
+        """Record a failure; return the failover that it causes, if any. All hosts may be given up instead.
 
         Args:
             url: the host.
@@ -185,10 +181,10 @@ class Hosts:
         return None
 
     def begin_round(self, now: float) -> Failover | None:
-        """Begin a new round of a run without end: try an earlier host again, or all that were given up.
+        """Begin a new round of an endless run: try an earlier host again, or all if they were given up.
 
         Returns:
-            the failover, where another host is used from now on.
+            the failover, if another host is used from now on.
         """
         if self.given_up_at is not None:
             self._begin()
@@ -200,37 +196,37 @@ class Hosts:
         return None
 
     def may_be_sent_at(self, wait: float) -> float:
-        """Return when the host used now may be asked, `wait` seconds after it failed last, or as the patience ends."""
+        """Return when the current host may be asked: `wait` seconds after it failed last, or when the patience ends."""
         host = self.host(self.current)
         if host.is_well:
             return -inf
         at, end = host.failed_at + wait, self._end_if_unreachable()
-        # Otherwise the last wait might be as long again as all before.
+        # Otherwise the last wait could be as long as all others together.
         return at if end is None else min(at, max(end, host.failed_at))
 
     def waits_for(self, not_before: float, now: float) -> str | None:
-        """Say for how long nothing is sent, and why, such as `12 s: HTTP 429 from api.example`; None: not for long.
+        """Return how long nothing is sent, and why, such as `12 s: HTTP 429 from api.example`; None: not for long.
 
         Args:
-            not_before: when the first of the requests that wait may be sent, but for a pause of the host.
+            not_before: when the first waiting request may be sent, apart from a pause of the host.
             now: the time.
         """
         host = self.host(self.current)
-        # While the host serves others, a request that waits by itself holds nothing up.
+        # While the host serves other requests, a single one that waits does not matter.
         until = host.paused_until if host.failing_since is None else max(not_before, host.paused_until)
         if until - now < _SHORTEST_SHOWN:
             return None
         return f"{until - now:.0f} s: {host.last_failure} from {urlsplit(self.current).netloc}"
 
     def is_exhausted(self, since: float) -> bool:
-        """Tell whether other requests have succeeded since this one failed first: then the cause is the request.
+        """Return whether other requests have succeeded since this one failed first: then the cause is the request.
 
-        Where no other succeeds, the patience ends it.
+        If no other succeeds, it is retried until the patience ends.
         """
         return self._last_success >= since
 
     def explain(self) -> str:
-        """Say in one sentence why all were given up, and what to try."""
+        """Return in one sentence why all were given up, and what to try."""
         failed = {url: host for url in self.urls if (host := self.host(url)).failures}
         reasons = "; ".join(
             f"gave up on {url} after {host.failures.total()} failures in "
@@ -242,7 +238,7 @@ class Hosts:
         return f"{reasons}; {advice(kinds, self._transport)}"
 
     def as_json(self, now: float) -> dict[str, Any]:
-        """Return what another process continues from: the host used, those that served, and how long others rest."""
+        """Return the state for another process: the current host, those that served, and how long others rest."""
         failing = {url: host for url, host in self._hosts.items() if host.failing_since is not None}
         return {
             "current": self.current,
@@ -251,10 +247,10 @@ class Hosts:
         }
 
     def restore(self, noted: Mapping[str, Any] | None, now: float, failovers: Sequence[Mapping[str, str]] = ()) -> None:
-        """Continue from what `as_json` has returned, as far as the hosts are still the same.
+        """Continue from what `as_json` returned, as far as the hosts are the same; None: nothing to continue from.
 
         Args:
-            noted: what it has returned; None where there is nothing.
+            noted: what it returned.
             now: the time.
             failovers: those of the earlier process.
         """
@@ -274,7 +270,7 @@ class Hosts:
         self._left.clear()
 
     def _move(self, url: str, reason: str) -> Failover | None:
-        """Use a host from now on; return the failover, None where that one is used already."""
+        """Use a host from now on; return the failover, or None if it is used already."""
         left = self.current
         if url == left:
             return None
@@ -292,7 +288,7 @@ class Hosts:
             self._current_failing_since = None
 
     def _is_hopeless(self, kind: str) -> bool:
-        """Tell whether every host has failed since the patience ran out: one that serves again was asked by then."""
+        """Return whether every host has failed since the patience ended."""
         assert self._failing_since is not None  # noqa: S101 - `failed` sets it
         end = self._end_if_unreachable()
         if end is None:
@@ -301,7 +297,7 @@ class Hosts:
         return all(host.failed_at >= end and host.failures.total() >= _MIN_FAILURES for host in hosts)
 
     def _end_if_unreachable(self) -> float | None:
-        """Return when the patience ends if every host was asked and none has ever been reached; otherwise None."""
+        """Return when the patience ends if every host was asked and none was ever reached, else None."""
         if self._failing_since is None or self._patience_unreachable is None:
             return None
         hosts = [self.host(url) for url in self.urls]
@@ -316,7 +312,7 @@ class Hosts:
         assert self._current_failing_since is not None  # noqa: S101
         another_is_well = any(self.host(url).is_well for url in self.urls if url != self.current)
         if another_is_well and not self._is_proved:
-            # This one was only tried, to see whether it is back.
+            # This one was only tried again.
             return True
         if self.current in self._left or now - self._failing_since >= self._patience:
             return True
@@ -329,6 +325,6 @@ class Hosts:
         return now - self._current_failing_since >= self._patience / 2
 
     def _rank(self, url: str) -> tuple[bool, bool, float]:
-        """Return a sort key: the least is the host to ask next. None is asked twice before each was asked once."""
+        """Return a sort key: the host with the least is asked next. Each is asked once before any is asked again."""
         host, was_left = self.host(url), url in self._left
         return not host.is_well, was_left, host.failed_at if was_left else not host.served

@@ -1,4 +1,4 @@
-"""How requests are sent and bodies decompressed: with aiohttp, in half the time that Scrapy takes with Twisted."""
+"""How requests are sent and bodies decompressed: with aiohttp, twice as fast as Scrapy with Twisted."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
     from scrapy.http import Response
 
-# zlib's number for what has gzip's header and checksum.
+# zlib's number for data with gzip's header and checksum.
 _GZIP = 31
-# The first that fits counts.
+# The first match counts.
 _ERRORS: tuple[tuple[type[Exception], type[Exception]], ...] = (
     (aiohttp.ClientConnectorDNSError, CannotResolveHostError),
     (aiohttp.ClientSSLError, DownloadFailedError),
@@ -48,7 +48,7 @@ _ERRORS: tuple[tuple[type[Exception], type[Exception]], ...] = (
     (aiohttp.InvalidURL, UnsupportedURLSchemeError),
     (aiohttp.ClientError, DownloadFailedError),
 )
-# Where there is a proxy, these are errors of the proxy.
+# With a proxy, these are errors of the proxy.
 _OF_PROXIES = {CannotResolveHostError, DownloadConnectionRefusedError, NoConnectionError}
 _PASSWORD_WANTED = 407
 # In bytes; aiohttp's own limits are half of what servers and other clients accept.
@@ -56,23 +56,23 @@ _LONGEST_HEADER = 16_384
 
 
 class HttpDownloadHandler(AiohttpDownloadHandler):
-    """Scrapy's on aiohttp, but faster, and requests queued for a host before it asked for a pause wait for its end.
+    """Scrapy's on aiohttp, but faster; requests that were queued before a host asked for a pause wait for its end.
 
-    Scrapy calls its own experimental; the tests say what this project expects of it. Unlike Scrapy's, this one
-    distinguishes errors that mean different things for a retry, and sends no headers of a body where there is none.
+    Scrapy calls its own experimental; tests cover what this project expects of it. Unlike Scrapy's, this one
+    distinguishes errors that matter for retries, and sends no headers of a body without a body.
     """
 
     experimental: ClassVar[bool] = False
-    # Scrapy closes handlers only where the crawl has started, so this one is built no sooner.
+    # Scrapy closes handlers only if the crawl has started, so this one is not built earlier.
     lazy = True
 
     async def download_request(self, request: Request) -> Response:
-        """Download the request, once the host's pause is over."""
+        """Download the request after the host's pause."""
         await self.wait_for_turn(request)
         return await super().download_request(request)
 
     async def wait_for_turn(self, request: Request) -> None:
-        """Wait for the end of the host's pause. Raises IgnoreRequest where the host is not to be asked any more."""
+        """Wait for the end of the host's pause. Raises IgnoreRequest if the host is no longer asked."""
         retry = self.crawler.get_downloader_middleware(RetryMiddleware)
         if retry:
             await retry.wait_for_turn(request)
@@ -116,7 +116,7 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
             raise _as_scrapy_error(error, proxy) from error
 
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
-        """Read the body in one piece, and decompress it, where nobody listens for its parts."""
+        """Read the body at once and decompress it, unless something listens for its parts."""
         most = min(
             request.meta.get("download_maxsize", self._default_maxsize) or inf,
             request.meta.get("download_warnsize", self._default_warnsize) or inf,
@@ -138,13 +138,13 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
         return make_response(**self._build_base_response_args(response, request, headers), body=body)
 
     def _is_watched(self) -> bool:
-        """Tell whether a signal handler listens for the parts of an answer as they arrive."""
+        """Return whether a signal handler listens for the parts of an answer."""
         watched = (signals.headers_received, signals.bytes_received)
         return any(receivers(self.crawler, signal) for signal in watched)
 
 
 class DecompressionMiddleware(HttpCompressionMiddleware):
-    """Scrapy's, but a body that cannot be decompressed was cut short on the way, and is asked for again."""
+    """Scrapy's, but a body that cannot be decompressed was cut short, and is asked for again."""
 
     def __init__(self, *, crawler: Crawler) -> None:
         super().__init__(crawler=crawler)
@@ -173,14 +173,14 @@ def _as_scrapy_error(error: aiohttp.ClientError, proxy: str | None) -> Exception
         # Its own text shows a Python object.
         cause = getattr(error, "certificate_error", None) or error.os_error
         text = f"{error.host}:{error.port}: {cause}"
-        # Where a name has several addresses, the errors of all of them are in one text.
+        # If a name has several addresses, the errors of all of them are in one text.
         if f"[Errno {errno.ECONNREFUSED}]" in text:
             kind = DownloadConnectionRefusedError
     elif isinstance(error, aiohttp.ServerDisconnectedError):
-        # Its own text may be all headers that had arrived.
+        # Its own text may be all headers received so far.
         text = "the connection was closed"
     if proxy and isinstance(error, aiohttp.ClientHttpProxyError):
-        # Unless it asks for a password, it says that it cannot reach the host.
+        # Unless it asks for a password, it cannot reach the host.
         kind = NoProxyError if error.status == _PASSWORD_WANTED else NoConnectionError
         return kind(f"proxy: {text}")
     if proxy and kind in _OF_PROXIES:
@@ -189,7 +189,7 @@ def _as_scrapy_error(error: aiohttp.ClientError, proxy: str | None) -> Exception
 
 
 def _gunzip(body: bytes, most: float) -> bytes | None:
-    """Return the decompressed body; None where it is damaged or too large, which Scrapy's middleware reports."""
+    """Return the decompressed body; None if it is damaged or too large, which Scrapy's middleware reports."""
     decompressor = zlib.decompressobj(_GZIP)
     try:
         whole = decompressor.decompress(body, 0 if most == inf else int(most))

@@ -1,10 +1,10 @@
 """A run that listens to the WebSocket: where and when to connect, when to ask the live route, what is missing.
 
 A notification is sent once, to those who are connected. What went live unheard is added from the live route: a walk
-through it, a *fill*, finds whatever is live when it begins. So every moment of a run is proved either by a fill that
-began later, or by a notification that came later on the same connection, which keeps the order of what it carries.
-Silence proves nothing, though it may be normal: it is accepted for as long as the idle time-out, and then the
-connection is opened again. Pure: the spider connects, asks, and says when.
+through it, a *fill*, finds all that is live when it begins. So every moment of a run is proved either by a fill that
+began later, or by a notification that came later on the same connection, which keeps the order of its messages.
+Silence proves nothing, but may be normal: it is accepted until the idle time-out; then the run reconnects. The spider
+connects, asks, and passes the time in.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from parti_scraper.network.addresses import Addresses
 from parti_scraper.network.fills import RETRY_AFTER, Fills
 
-# A connection that held for so long, in seconds, was a good one.
+# A connection that held for this long was a good one, in seconds.
 _HELD = 30.0
-# The server does not say when it has read the subscription, so the live route is asked a little later, in seconds.
+# The server does not confirm the subscription, so the live route is asked a little later, in seconds.
 _SETTLE = 0.5
-# Opening a silent connection again, and the fill after it, may take so long, in seconds, when a signal arrives.
+# How long a reconnect after silence and its fill may take when a signal arrives, in seconds.
 _GRACE = 3.0
-# So many connections in a row that are refused in words or closed at once mean more than a short disturbance.
+# This many connections in a row with an error message or closed at once are more than a short problem.
 _MANY_REFUSALS = 10
 
 
@@ -33,7 +33,7 @@ class _Connection:
         heard: when a notification came last, or `opened`.
         is_usable: a notification has come.
         is_joined: a fill has proved what was before it, so its notifications prove what is after.
-        refused: what the server said in place of notifications.
+        refused: the error that the server sent instead of notifications.
     """
 
     opened: float
@@ -43,19 +43,19 @@ class _Connection:
     refused: str = ""
 
     def was_useful(self, now: float) -> bool:
-        """Tell, once it is lost, whether it brought notifications, or held."""
+        """Return whether a connection that is lost now brought notifications, or held."""
         return self.is_usable or (now - self.opened >= _HELD and not self.refused)
 
 
 @dataclass(slots=True)
 class _Refusals:
-    """Connections since the last notification that the server refused in words or closed at once.
+    """Connections since the last notification on which the server sent an error, or which it closed at once.
 
     Attributes:
         since: when the first of them was opened.
         count: how many they are.
-        longest: how long it took the slowest of them to show it, in seconds.
-        last: what the server said or did the last time; empty where there was none.
+        longest: the longest time until an error or the close, in seconds.
+        last: the last error, or how the last one was closed; empty if there was none.
         has_heard: a notification has come in this run.
     """
 
@@ -66,7 +66,6 @@ class _Refusals:
     has_heard: bool = False
 
     def add(self, now: float, connection: _Connection, what: str) -> None:
-        """Record one more."""
         if not self.count:
             self.since = connection.opened
         self.count += 1
@@ -74,12 +73,12 @@ class _Refusals:
         self.last = what
 
     def heard(self) -> None:
-        """Record a notification, which ends them."""
+        """Record a notification, which resets them."""
         self.has_heard = True
         self.count, self.longest, self.last = 0, 0.0, ""
 
     def are_final(self, now: float, connection: _Connection | None) -> bool:
-        """Tell whether the server lets nobody listen, as far as its behaviour so far shows.
+        """Return whether the server seems to refuse every client.
 
         Args:
             now: when the run ends.
@@ -87,13 +86,13 @@ class _Refusals:
         """
         if not self.last or (self.has_heard and self.count < _MANY_REFUSALS):
             return False
-        # An open connection differs from those that were closed in how long it holds.
+        # An open connection that held longer than the others is not refused.
         return connection is None or bool(connection.refused) or now - connection.opened <= 2 * self.longest + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """A stretch of time of which channels may be missing, and why."""
+    """A stretch of time from which channels may be missing, and why."""
 
     since: float
     until: float
@@ -101,13 +100,13 @@ class Missed:
 
 
 class Listener:
-    """The state of a run that listens. Every `now` is of one clock that never goes back.
+    """The state of a run that listens. Every `now` is of one monotonic clock.
 
-    It has 19 public names, since the spider reports each event of connection and live route to this one object: what is
-    proved, and so what is missing, depends on both.
+    The spider reports the events of both connection and live route here: what is proved depends on both.
 
     Attributes:
         connections, failures: how many were made, and how many attempts or connections failed.
+        fills: when the live route is asked.
         reason: why there was no connection the last time.
     """
 
@@ -118,30 +117,30 @@ class Listener:
 
         Args:
             addresses: in the order in which they are tried.
-            delay: longest wait before the first new attempt, in seconds.
-            idle_timeout: after so many seconds of silence a connection is opened again.
+            delay: longest wait before the first reconnect, in seconds.
+            idle_timeout: after this many seconds of silence, the run reconnects.
             now: when the run begins to listen.
             position: of the address to begin with.
         """
         self.connections = self.failures = 0
         self.reason = ""
         self._addresses = Addresses(addresses, delay, now, position)
-        self._fills = Fills(now)
+        self.fills = Fills(now)
         self._refusals = _Refusals(now)
         self._idle_timeout = idle_timeout
         self._settle = min(_SETTLE, idle_timeout / 2)
         self._connection: _Connection | None = None
         self._lost_at = now
-        # Every moment before is proved; and whether more is known to be missed since than silence may hide.
+        # Every moment before is proved; and whether a connection was lost or failed since.
         self._proved, self._is_broken = now, False
-        # A connection was silent for too long; channels went live meanwhile that it should have told of.
+        # A connection was silent for too long; channels went live during that time without a notification.
         self._was_silent = self._missed_in_silence = False
 
     # The connection:
 
     @property
     def address(self) -> str:
-        """The address that is connected to, or is to be tried next."""
+        """The address that is connected to, or tried next."""
         return self._addresses.current
 
     @property
@@ -150,16 +149,16 @@ class Listener:
         return self._connection is not None
 
     def connected(self, now: float) -> tuple[str, str] | None:
-        """Record a connection; return which address was left for this one, and why, where there was another."""
+        """Record a connection; return the address used before and why it was left, or None if it is the same."""
         self._connection = _Connection(now, now)
         self.connections += 1
-        self._fills.want(now + self._settle)
+        self.fills.want(now + self._settle)
         return self._addresses.connected(now)
 
     def heard(self, now: float, *, is_new: bool = True) -> None:
-        """Record a notification, the only thing that shows that the connection works.
+        """Record a notification: nothing else shows that the connection works.
 
-        Only one that is new ends the back-off: a server may repeat the last ones, and close.
+        Only a new one ends the back-off: a server may repeat the last ones, and close.
         """
         if self._connection is None:
             return
@@ -169,21 +168,21 @@ class Listener:
         self._addresses.heard(is_new=is_new)
 
     def refused(self, now: float, what: str) -> None:
-        """Record that the server sent an error in place of a notification."""
+        """Record that the server sent an error instead of a notification."""
         if self._connection is not None and not self._connection.refused:
             self._connection.refused = what
             self._refusals.add(now, self._connection, what)
 
     def is_idle(self, now: float) -> bool:
-        """Tell whether the connection was silent for too long."""
+        """Return whether the connection was silent for too long."""
         if self._connection is None:
             return False
-        # After a refusal nothing is to be expected.
+        # After an error, no notification is expected.
         patience = min(self._idle_timeout, _HELD) if self._connection.refused else self._idle_timeout
         return now - self._connection.heard >= patience
 
     def closed(self, now: float, random: float) -> float:
-        """Record that a silent connection was closed, to be opened again; return the wait in seconds."""
+        """Record that a silent connection was closed; return the wait before the reconnect, in seconds."""
         connection = self._connection
         refused = connection.refused if connection else ""
         self.reason = refused or f"nothing was heard for {self._idle_timeout:g} s"
@@ -200,7 +199,7 @@ class Listener:
             random: from 0 to 1.
             reason: how.
             retry_after: what the server asks for.
-            by_us: it was closed on this side, which says nothing about the server.
+            by_us: it was closed on this side, which does not count against the server.
         """
         self.failures += 1
         self.reason = reason
@@ -208,8 +207,8 @@ class Listener:
         self._addresses.asked_to_wait(retry_after)
         connection = self._connection
         if connection is None:
-            # While there is no connection, at least what stays live is found.
-            self._fills.want_early(max(now, self._fills.last_began + max(self._idle_timeout, RETRY_AFTER)))
+            # While there is no connection, fills find at least the channels that stay live.
+            self.fills.want_early(max(now, self.fills.last_began + max(self._idle_timeout, RETRY_AFTER)))
         elif not (connection.is_usable or connection.refused or by_us) and now - connection.opened < _HELD:
             self._refusals.add(now, connection, reason)
         return self._next_wait(now, random)
@@ -225,52 +224,26 @@ class Listener:
 
     # The live route:
 
-    @property
-    def unfilled(self) -> str:
-        """Why the last fill failed; empty where it did not."""
-        return self._fills.failure
-
-    @property
-    def is_filling(self) -> bool:
-        """Whether the live route is being asked."""
-        return self._fills.is_under_way
-
-    def is_fill_due(self, now: float) -> bool:
-        """Tell whether the live route is to be asked now."""
-        return self._fills.is_due(now)
-
-    def want_fill(self, now: float) -> None:
-        """Have the live route asked, whatever is proved."""
-        self._fills.want(now)
-
-    def fill_began(self, now: float) -> None:
-        """Record that the live route is being asked; once more after that, where this one is too early."""
-        self._fills.began(now)
-
     def filled(self, unheard: int) -> bool:
-        """Record that the live route was asked to its end; tell whether nothing is missing before the connection.
+        """Record that a fill was complete; return whether nothing is missing before the connection.
 
         Args:
-            unheard: how many channels were on it that no notification had told of.
+            unheard: how many channels it found without a notification.
         """
-        began = self._fills.ended()
+        began = self.fills.ended()
         self._proved = max(self._proved, began)
         connection = self._connection
         if connection is None or began < connection.opened + self._settle:
             return False
         connection.is_joined, self._is_broken = True, False
         if self._was_silent:
-            # Channels went live while it was silent, so it was not silent for lack of them.
+            # If channels went live while it was silent, silence was not normal.
             self._missed_in_silence = unheard > 0 and not connection.is_usable
             self._was_silent = False
         return True
 
-    def fill_failed(self, now: float, why: str) -> None:
-        """Record that the live route could not be read; it is asked again later."""
-        self._fills.failed(now, why)
-
     def is_proved(self, moment: float) -> bool:
-        """Tell whether nothing that went live before is missing."""
+        """Return whether nothing that went live before is missing."""
         return self._proved_until() >= moment
 
     def _proved_until(self) -> float:
@@ -282,11 +255,11 @@ class Listener:
     # The end:
 
     def missed(self, now: float, *, stopped: bool) -> Missed | None:
-        """Return what may be missing when the run ends, None where nothing is.
+        """Return what may be missing when the run ends, or None.
 
         Args:
             now: when the listening ended; a fill may have ended since.
-            stopped: by a signal, which leaves no time for a last fill: then silence is accepted as usual.
+            stopped: by a signal, without time for a last fill: then silence is accepted until the idle time-out.
         """
         since = self._proved_until()
         if self._refusals.are_final(now, self._connection):
@@ -294,7 +267,7 @@ class Listener:
             return Missed(min(since, self._refusals.since), now, reason)
         if self._connection is None and not (stopped and self._is_opening_again(now)):
             return Missed(min(since, self._lost_at), now, self.reason or "no connection")
-        is_accepted = stopped and not (self._is_broken or self._missed_in_silence or self.unfilled)
+        is_accepted = stopped and not (self._is_broken or self._missed_in_silence or self.fills.failure)
         allowed = self._idle_timeout + _GRACE if is_accepted else 0.0
         if now - since <= allowed:
             return None
@@ -304,8 +277,8 @@ class Listener:
         return bool(self.connections) and not self._is_broken and now - self._lost_at <= _GRACE
 
     def _why_not_proved(self) -> str:
-        if self.unfilled:
-            return f"channels that went live unheard may be missing: {self.unfilled}"
+        if self.fills.failure:
+            return f"channels that went live unheard may be missing: {self.fills.failure}"
         if self._missed_in_silence:
             return "channels went live unheard while it was connected"
         why = f" after this: {self.reason}" if self.reason else ""

@@ -1,4 +1,4 @@
-"""What the network writes into the `meta` of a request and reads from it, for one attempt or for all of them."""
+"""What the network stores in the `meta` of a request, for one attempt or for all of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from parti_scraper.scrapy_internals import PROXY_META, has_proxy_of_environment
 if TYPE_CHECKING:
     from typing import Any
 
-# Set by a spider: the server may fail at this request while nothing else is wrong with it.
+# Set by a spider: the server may fail at this request although it is well.
 OPTIONAL = "parti_optional"
 _ATTEMPTS = "parti_attempts"
 _IS_CONTROL = "parti_is_control"
-# What Scrapy writes for one attempt, which must not be carried over to the next one.
+# What Scrapy writes for one attempt, and the next one must not have.
 _OF_ONE_ATTEMPT = {"download_slot", "download_latency"} | {
     f"redirect_{name}" for name in ("times", "ttl", "urls", "reasons")
 }
@@ -36,7 +36,7 @@ def base_of(request: Request) -> str | None:
 
 
 def is_robots(request: Request) -> bool:
-    """Tell whether Scrapy asks for a robots.txt."""
+    """Return whether Scrapy asks for a robots.txt."""
     return request.callback is NO_CALLBACK and urlsplit(request.url).path == "/robots.txt"
 
 
@@ -46,12 +46,12 @@ def control_request(url: str) -> Request:
 
 
 def is_control(request: Request) -> bool:
-    """Tell whether a request was made by `control_request`."""
+    """Return whether a request was made by `control_request`."""
     return bool(request.meta.get(_IS_CONTROL))
 
 
 def attempts_of(request: Request, now: float = 0.0) -> Attempts:
-    """Return how often a request has failed so far; where it has not, a record that begins now."""
+    """Return how often a request has failed; if it has not, a record that begins now."""
     return request.meta.get(_ATTEMPTS) or Attempts(since=now)
 
 
@@ -61,7 +61,7 @@ def with_attempts(request: Request, attempts: Attempts) -> Request:
 
 
 def next_attempt(request: Request, base_url: str, attempts: Attempts) -> Request:
-    """Return the request for the next attempt, path and query exactly as the spider wrote them.
+    """Return the request for the next attempt, with path and query exactly as the spider wrote them.
 
     Args:
         request: as it was sent.
@@ -70,7 +70,7 @@ def next_attempt(request: Request, base_url: str, attempts: Attempts) -> Request
     """
     left_out, headers = _OF_ONE_ATTEMPT, request.headers
     if has_proxy_of_environment(request):
-        # Which may name another one for the next host.
+        # The environment may name another one for the next host.
         left_out, headers = left_out | PROXY_META, headers.copy()
         headers.pop("Proxy-Authorization", None)
     meta: dict[str, Any] = {name: value for name, value in request.meta.items() if name not in left_out}

@@ -1,6 +1,6 @@
 """Which proxy a request goes through: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment.
 
-Their names may be in small letters too, which come first. They apply to the API and to the WebSocket.
+Lower-case names are allowed too, and come first. They apply to the API and to the WebSocket.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def proxy_of(url: str) -> Proxy | None:
     """Return the proxy that the environment names for an address of HTTP or of a WebSocket; None: no proxy.
 
     Raises:
-        UsageError: it is of a kind that cannot be used; the text never holds its password.
+        UsageError: it is of a kind that cannot be used; the text never contains its password.
     """
     parts = urlsplit(url)
     proxies = getproxies_environment()
@@ -64,7 +64,7 @@ class ProxyMiddleware(HttpProxyMiddleware):
 
     def __init__(self, auth_encoding: str | None = "latin-1") -> None:
         super().__init__(auth_encoding)
-        # Reading the environment anew for each request would take too long.
+        # Reading the environment for each request would take too long.
         self._proxy_of = functools.cache(proxy_of)
 
     def process_request(self, request: Request) -> None:  # type: ignore[override]
@@ -96,7 +96,7 @@ def _parse(kind: str, text: str) -> Proxy:
 
 
 def _error(kind: str, text: str) -> UsageError:
-    """Return the error, which names the variable, and shows no more of it than the scheme."""
+    """Return the error, which names the variable and shows only the scheme of its value."""
     names = (f"{kind}_proxy", f"{kind}_proxy".upper())
     name = next((name for name in names if os.environ.get(name)), names[1])
     scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]{0,20}://", text)

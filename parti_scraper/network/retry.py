@@ -1,6 +1,6 @@
 """Retries with back-off, pauses of a whole host, and failover to another host.
 
-Only requests for routes of the API are retried; but for robots.txt the time-out is shorter, and a failure is no error.
+Only requests for routes of the API are retried. For robots.txt the time-out is shorter, and a failure is no error.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MISSING = {404, 410}
-# How often an optional request is sent, and the least wait, in seconds, before a request that did not fail is repeated.
+# How often an optional request is sent; the least wait before a request that did not fail is repeated, in seconds.
 _OPTIONAL_TRIES, _LEAST_WAIT = 4, 0.1
-# A wait is interrupted so often, in seconds, to see whether the crawl is closing.
+# How often a wait checks whether the crawl is closing, in seconds.
 _SLICE = 0.25
 _SECONDS_BETWEEN_LOG_LINES = 10.0
-# Nothing is sent to a host before its robots.txt is known, so a dead host must show it soon.
+# Nothing is sent to a host before its robots.txt is known, so this must not take long.
 _ROBOTS_TIMEOUT = 10.0
 
 
@@ -61,9 +61,9 @@ class _Spider(Protocol):
 
 
 class RetryMiddleware:
-    """Sends again what failed and may succeed, after a wait, for as long as a host may be alive.
+    """Retries requests that may succeed, after a wait, for as long as a host may be alive.
 
-    In place of Scrapy's, which neither waits nor reads `Retry-After`. The spider's `Hosts` decide which host of
+    It replaces Scrapy's, which neither waits nor reads `Retry-After`. The spider's `Hosts` decide which host of
     `PARTI_API_BASE_URLS` is asked. Only the spiders know whether a page is what the API sends: they call `succeeded`
     and `retry`. A request that is given up fails with an IgnoreRequest that says why.
     """
@@ -72,10 +72,10 @@ class RetryMiddleware:
         self._crawler = crawler
         self._settings = RetrySettings.read(crawler.settings)
         self._most_retries = crawler.settings.getint("RETRY_TIMES")
-        # When the hosts were given up, for each time that a request has said why.
+        # When the hosts were given up, for each time that a request has reported why.
         self._explained: set[float | None] = set()
         self._paused = 0.0
-        # When the requests that wait for their turn are to be sent, but for a pause of the host.
+        # When the waiting requests are to be sent, apart from a pause of the host.
         self._waiting: list[float] = []
         self._next_log_line = 0.0
 
@@ -94,15 +94,15 @@ class RetryMiddleware:
     # What the spiders call:
 
     def succeeded(self, request: Request) -> None:
-        """Record that the answer was what the API sends: nothing else shows that a host is well."""
+        """Record that the answer was what the API sends: only this shows that a host is well."""
         base_url = meta.base_of(request)
         if base_url:
             self._hosts.succeeded(base_url, time.monotonic())
 
     def retry(self, request: Request, reason: str) -> Request:
-        """Return the request that asks again for an answer that is not what the API sends.
+        """Return the request that retries an answer that is not what the API sends; the callback yields it.
 
-        It is to be yielded by the callback. Where it is not to be sent any more, it fails into its errback.
+        If it is no longer sent, its errback is called.
         """
         return self._retry(request, "answer unreadable", reason)
 
@@ -110,26 +110,26 @@ class RetryMiddleware:
         """Return a request that waits before it is sent: its answer was no failure, but cannot be right.
 
         Args:
-            request: what is to be asked for once more.
-            attempt: how often it was asked for before; the wait doubles with each.
+            request: what is to be asked for again.
+            attempt: how often it was asked for before; the wait doubles each time.
         """
         now = time.monotonic()
         return meta.with_attempts(request, Attempts(since=now, not_before=now + self._growing_wait(request, attempt)))
 
     def begin_round(self) -> None:
-        """Return to an earlier host, or to those that were given up: a run without end begins a new round."""
+        """Return to an earlier host, or to those that were given up: an endless run begins a new round."""
         failover = self._hosts.begin_round(time.monotonic())
         if failover:
             self._note_failover(failover.reason, is_new=failover.is_new)
 
     def waits_for(self) -> str | None:
-        """Say for how long nothing is sent, and why; see `Hosts`."""
+        """Return how long nothing is sent, and why; see `Hosts`."""
         return self._hosts.waits_for(min(self._waiting), time.monotonic()) if self._waiting else None
 
     # What Scrapy calls:
 
     async def process_request(self, request: Request) -> Request | None:
-        """Delay the request until it may be sent; raises IgnoreRequest where it may never be."""
+        """Delay the request until it may be sent. Raises IgnoreRequest if it may never be."""
         if meta.is_robots(request):
             timeout = request.meta.get("download_timeout", _ROBOTS_TIMEOUT)
             request.meta["download_timeout"] = min(timeout, _ROBOTS_TIMEOUT)
@@ -152,7 +152,7 @@ class RetryMiddleware:
         return None
 
     async def process_response(self, request: Request, response: Response) -> Response | Request:
-        """Pass on what the spider is to see, which includes answers that refuse the request."""
+        """Pass on what the spider is to see, including answers that refuse the request."""
         if not meta.base_of(request) or meta.is_control(request):
             return response
         if response.status == 204:
@@ -167,7 +167,7 @@ class RetryMiddleware:
         return self._retry(request, kind)
 
     def response_downloaded(self, request: Request, response: Response) -> None:
-        """Pause the whole host where it asks for it, before the next request takes the place of this one."""
+        """Pause the whole host if it asks for it, before the next request is sent."""
         base_url = meta.base_of(request)
         if not base_url or response.status not in {429, 503}:
             return
@@ -175,7 +175,7 @@ class RetryMiddleware:
         wait = parse_retry_after(header.decode("latin-1"), time.time())
         if response.status == 503 and wait is None:
             return
-        # A Retry-After of 0 would have every request sent again at once.
+        # With a Retry-After of 0, every request would be sent again at once.
         number = meta.attempts_of(request).number + 1
         wait = wait or equal_jitter(number, self._settings.delay_at(base_url), random.random())  # noqa: S311
         now = time.monotonic()
@@ -183,13 +183,13 @@ class RetryMiddleware:
         self._crawler.stats.set_value("parti/retry/paused_seconds", round(self._paused, 3))
 
     def process_exception(self, request: Request, exception: Exception) -> Request | None:
-        """Send again where the network failed."""
+        """Retry if the network failed."""
         kind = kind_of_exception(exception)
         if kind is None or meta.is_control(request):
             return None
         if meta.is_robots(request):
             # As in Scrapy, a robots.txt that cannot be fetched forbids nothing; but Scrapy would log a traceback.
-            logger.info("No robots.txt could be had from %s: %s", urlsplit(request.url).netloc, kind)
+            logger.info("No robots.txt could be fetched from %s: %s", urlsplit(request.url).netloc, kind)
             raise IgnoreRequest(kind)
         if not meta.base_of(request):
             return None
@@ -198,7 +198,7 @@ class RetryMiddleware:
     # What the download handler calls too:
 
     async def wait_for_turn(self, request: Request, not_before: float = -inf) -> None:
-        """Wait for the moment and for the end of the host's pause.
+        """Wait until `not_before` and the end of the host's pause.
 
         Raises:
             IgnoreRequest: the hosts were given up, or the crawl is closing.
@@ -219,16 +219,16 @@ class RetryMiddleware:
             self._waiting.remove(not_before)
 
     def _check(self, request: Request) -> None:
-        """Raise IgnoreRequest where nothing is to be sent any more."""
+        """Raise IgnoreRequest if nothing is to be sent any more."""
         if is_closing(self._crawler):
-            # It is dropped like those that wait in the scheduler: nothing failed.
+            # It is dropped like requests in the scheduler: it has not failed.
             request.errback = None
             raise IgnoreRequest("the crawl is stopping")
         given_up_at = self._hosts.given_up_at
         if given_up_at is None:
             return
         if meta.is_control(request):
-            # The reason is given to the request that it was made for.
+            # The request that it was made for reports the reason.
             raise IgnoreRequest("the hosts were given up")
         self._crawler.stats.inc_value("parti/retry/gave_up")
         if given_up_at in self._explained:
@@ -239,7 +239,7 @@ class RetryMiddleware:
     # Retries:
 
     def _retry(self, request: Request, kind: str, detail: str = "") -> Request:
-        """Return the request for the next attempt; whether it is sent at all is decided when its time has come."""
+        """Return the request for the next attempt; `process_request` decides whether it is sent."""
         now = time.monotonic()
         base_url = meta.base_of(request) or self._hosts.current
         attempts = meta.attempts_of(request, now).failed(kind, base_url)
@@ -249,7 +249,7 @@ class RetryMiddleware:
         return self._retry_later(request, attempts, kind, f"{kind} ({one_line(detail)})" if detail else kind)
 
     def _retry_optional(self, request: Request, response: Response, kind: str) -> Response | Request:
-        """Send it a few times more, then pass the error on to the spider; it does not count against the host."""
+        """Retry a few times, then pass the error on to the spider; it does not count against the host."""
         attempts = meta.attempts_of(request, time.monotonic()).failed(kind, meta.base_of(request) or "")
         if attempts.number >= _OPTIONAL_TRIES:
             return response
@@ -258,10 +258,10 @@ class RetryMiddleware:
         return meta.next_attempt(request, self._hosts.current, replace(attempts, not_before=not_before))
 
     async def _retry_or_empty(self, request: Request, response: Response) -> Response | Request:
-        """Tell an empty result from a route that does not exist, by asking for the route's first page.
+        """Distinguish an empty result from a missing route, by asking for the route's first page.
 
-        A single 404 may be an accident, as when the server is being replaced. So it is taken for an empty result only
-        when it comes several times in a row while the host serves that page.
+        A single 404 may be an accident, such as during a deployment. So it counts as an empty result only if it comes
+        several times in a row while the host serves that page.
         """
         kind = f"HTTP {response.status}"
         base_url = meta.base_of(request) or ""
@@ -276,7 +276,7 @@ class RetryMiddleware:
         return _empty(response)
 
     async def _has_route(self, request: Request) -> bool:
-        """Ask the host for the first page of the route; tell whether it serves one."""
+        """Ask the host for the first page of the route; return whether it serves one."""
         url = registry.first_page_url(meta.first_url(request))
         if url is None:
             return False
@@ -287,7 +287,7 @@ class RetryMiddleware:
         return answer.status == 200 and answer.body.lstrip()[:1] == b"["
 
     def _retry_later(self, request: Request, attempts: Attempts, kind: str, failure: str) -> Request:
-        """Count and log a failure; return the request for the host used now, to be sent after a wait."""
+        """Count and log a failure; return the request for the current host, to be sent after a wait."""
         self._count_retry(kind)
         current = self._hosts.current
         number = max(attempts.by_host[current], 1)
@@ -305,7 +305,7 @@ class RetryMiddleware:
         self._crawler.stats.inc_value(f"parti/retry/reason_count/{kind.lower().replace(' ', '_')}")
 
     def _log(self, failure: str, wait: float, now: float) -> None:
-        """Log the first failure and then one every ten seconds, or a host in trouble would flood the log."""
+        """Log the first failure and then one every ten seconds, or a failing host would flood the log."""
         if now < self._next_log_line:
             return
         self._next_log_line = now + _SECONDS_BETWEEN_LOG_LINES
@@ -316,9 +316,9 @@ class RetryMiddleware:
         """Count a failover, and log it the first time."""
         self._crawler.stats.inc_value("parti/failover/count")
         if is_new:
-            logger.warning("%s: going on with %s", reason, self._hosts.current)
+            logger.warning("%s: continuing with %s", reason, self._hosts.current)
 
 
 def _empty(response: Response) -> Response:
-    """Return the page without records that the answer stands for."""
+    """Return a page without records in place of an answer."""
     return response.replace(status=200, body=b"[]")

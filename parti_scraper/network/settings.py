@@ -17,10 +17,10 @@ from parti_scraper.network.token import token_from
 if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
-# Without a page, before all hosts are given up; where none could be reached from the start, so that with all else the
-# run ends within ten seconds.
+# Seconds without a page before all hosts are given up; if none could be reached from the start, the run ends within
+# ten seconds.
 _PATIENCE, _PATIENCE_UNREACHABLE = 50.0, 8.0
-# Before the first retry, in seconds; for a server on this machine, which need not be spared.
+# Longest wait before the first retry, in seconds; a server on this machine needs no long waits.
 _DELAY, _LOOPBACK_DELAY = 0.5, 0.005
 _TRANSPORTS = ("http", "browser")
 
@@ -31,7 +31,7 @@ class RetrySettings:
 
     Attributes:
         patience: seconds without a page of any host, after which all are given up.
-        patience_unreachable: the same where none could be reached from the start; None: no other.
+        patience_unreachable: the same if none could be reached from the start; None: as `patience`.
         delay: longest wait before a first retry, in seconds; None: it depends on the host.
         transport: how requests are sent: http or browser.
     """
@@ -58,7 +58,7 @@ class RetrySettings:
 
 
 def check_settings(settings: BaseSettings) -> None:
-    """Check the settings of the middlewares. Raises UsageError, whose text never holds the token."""
+    """Check the settings of the middlewares. Raises UsageError, whose text never contains the token."""
     token_from(settings)
     RetrySettings.read(settings)
 
@@ -70,13 +70,8 @@ def hosts_from(settings: BaseSettings) -> Hosts:
     return Hosts(list(map(_as_sent, base_urls)), read.patience, read.transport, read.patience_unreachable)
 
 
-def retry_delay(settings: BaseSettings, url: str) -> float:
-    """Return the longest wait before a first retry at a server, in seconds. Raises UsageError."""
-    return RetrySettings.read(settings).delay_at(url)
-
-
 def _as_sent(base_url: str) -> str:
-    """Return the base URL as it stands in the URLs of requests: Scrapy normalizes host names."""
+    """Return the base URL as in the URLs of requests: Scrapy normalizes host names."""
     return routes.base_of(Request(routes.categories_url(base_url)).url) or base_url
 
 
@@ -89,7 +84,7 @@ def _transport(settings: BaseSettings) -> str:
 
 
 def _seconds(settings: BaseSettings, name: str) -> float | None:
-    """Return the seconds of a setting that is a length of time, or 0; None where it is empty. Raises UsageError."""
+    """Return the seconds of a setting that is a length of time, or 0; None if it is empty. Raises UsageError."""
     text = str(settings.get(name) or "")
     if not text:
         return None

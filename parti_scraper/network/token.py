@@ -1,4 +1,4 @@
-"""The user's token: read from the settings, and added to requests where it may be sent."""
+"""The user's token: read from the settings, and added to requests that may have it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TOKEN = re.compile(r"[!-~]+")
 
 
 class TokenMiddleware:
-    """Sends the user's token, to the configured hosts of the API alone, over HTTPS or within this machine.
+    """Sends the user's token, only to the configured hosts of the API, over HTTPS or within this machine.
 
-    Next to the downloader, so that no other component sees a request that holds the token.
+    It runs next to the downloader, so that no other component sees a request with the token.
     """
 
     def __init__(self, token: Secret, base_urls: tuple[str, ...]) -> None:
@@ -33,24 +33,22 @@ class TokenMiddleware:
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        """Read the settings; without a token there is nothing to do."""
+        """Read the settings. Raises NotConfigured if there is no token."""
         token = token_from(crawler.settings)
         if not token:
             raise NotConfigured
         return cls(token, urls.parse_base_urls(crawler.settings["PARTI_API_BASE_URLS"]))
 
     def process_request(self, request: Request) -> None:
-        """Add the token where it may be sent."""
+        """Add the token if it may be sent."""
         if _origin(request.url) in self._origins:
             request.headers["Authorization"] = self._header
 
     def process_response(self, request: Request, response: Response) -> Response:
-        """Remove the token again."""
         self._remove(request)
         return response
 
     def process_exception(self, request: Request, exception: Exception) -> None:
-        """Remove the token again."""
         self._remove(request)
 
     def _remove(self, request: Request) -> None:
@@ -59,7 +57,7 @@ class TokenMiddleware:
 
 
 def token_from(settings: BaseSettings) -> Secret:
-    """Return the token, empty where none is set. Raises UsageError, whose text never holds it."""
+    """Return the token, empty if none is set. Raises UsageError, whose text never contains it."""
     token = settings.get("PARTI_TOKEN", Secret(""))
     if not isinstance(token, Secret):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The connection to the WebSocket: open it, subscribe, receive, and open it again as `Listener` says."""
+"""The connection to the WebSocket: connect, subscribe, receive, and reconnect as `Listener` decides."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How long a wait goes on, in seconds, before it looks whether the run is over and whether something else is due.
+# How often a wait checks whether the run is over and whether something else is due, in seconds.
 SLICE = 0.4
 _CONNECT_TIMEOUT = 30.0
-# In seconds, for what is only polite: to answer a ping, and to close the connection in both directions.
+# In seconds, for what is not essential: to answer a ping, and to close the connection in both directions.
 _COURTESY_TIMEOUT = 1.0
 # Bytes; a notification has about a thousand.
 _MAX_MESSAGE = 16 * 1024 * 1024
 _SECONDS_BETWEEN_WARNINGS = 600.0
-# A dead connection is silent, as a good one may be. With these, in seconds except for the count, the kernel finds out
-# within a minute, unless something in between answers in the server's place.
+# A dead connection is silent, as a good one may be. With these, in seconds except for the count, the kernel detects it
+# within a minute, unless a proxy in between answers instead of the server.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
-# For which messages aiohttp closes a connection, and what is said of the message.
+# Messages for which aiohttp closes a connection, and how they are described.
 _NOT_TAKEN: dict[int, str] = {
     WSCloseCode.MESSAGE_TOO_BIG: f"a message larger than {_MAX_MESSAGE} bytes",
     WSCloseCode.INVALID_TEXT: "a message that is not UTF-8",
@@ -54,20 +54,20 @@ class Message(NamedTuple):
 
 
 class _LostError(Exception):
-    """The connection ended; the text says how. Raised and caught here."""
+    """The connection ended; the text is the reason. Raised and caught here."""
 
 
 class _NotTakenError(_LostError):
-    """The connection was closed on this side because of a message; the text says what was wrong with it."""
+    """The connection was closed on this side because of a message; the text is what was wrong with it."""
 
 
 class WebSocket:
-    """Stays connected to the server as long as the run goes on.
+    """Stays connected to the server until the run is over.
 
-    It tells the listener of each connection and of how it ended; of what the messages say, the caller has to tell it.
+    It reports each connection and its end to the listener; the caller reports what the messages contain.
 
     Attributes:
-        failovers: which address was left for which, and why, without secrets.
+        failovers: each failover, as `{"from": …, "to": …, "reason": …}`, without secrets.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class WebSocket:
         Args:
             listener: decides where and when to connect, and when a connection was silent for too long.
             crawler: for the stats.
-            failovers: those until now.
+            failovers: those so far.
             idle_timeout: what is too long, in seconds, for the log.
             is_over: returns whether to stop.
-            tick: called every `SLICE` seconds at least, whatever is waited for.
+            tick: called at least every `SLICE` seconds.
         """
         self.failovers = list(failovers)
         self._listener = listener
@@ -100,7 +100,7 @@ class WebSocket:
 
     @property
     def shown_url(self) -> str:
-        """The address that is connected to, or tried next, as it is logged and stored."""
+        """The address that is connected to, or tried next, without secrets."""
         return redact_url(self._listener.address)
 
     async def messages(self) -> AsyncGenerator[Message]:
@@ -111,7 +111,7 @@ class WebSocket:
                     yield message
 
     async def _attempt(self, session: aiohttp.ClientSession) -> AsyncIterator[Message]:
-        """Connect and receive; if the connection ends before the run, wait until it is time for the next one."""
+        """Connect and receive; if the connection ends before the run, wait before the next one."""
         try:
             async for message in self._connection(session):
                 yield message
@@ -142,7 +142,7 @@ class WebSocket:
             async for message in self._received(connection):
                 yield message
         finally:
-            # aiohttp's own time-out begins again with each message that still comes.
+            # aiohttp's own time-out starts again with each message that still comes.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(connection.close(), _COURTESY_TIMEOUT)
 
@@ -195,14 +195,14 @@ class WebSocket:
             address, reason = redact_url(left[0]), left[1]
             self.failovers.append({"from": address, "to": self.shown_url, "reason": reason})
             self._crawler.stats.inc_value("parti/websocket/failovers")
-            logger.warning("%s from %s: going on with %s", reason, address, self.shown_url)
+            logger.warning("%s from %s: continuing with %s", reason, address, self.shown_url)
 
     def _lost(self, reason: str, retry_after: float | None = None, *, by_us: bool = False) -> float:
         """Return how long to wait before the next attempt; arguments as in `Listener.lost`.
 
-        What went wrong is logged as a warning now and then only: a server in trouble would flood the log.
+        Only some failures are logged as warnings, or a failing server would flood the log.
         """
-        # The server chooses the text, which may hold anything.
+        # The server chooses the text, which may contain anything.
         reason = redact_text(reason)
         address, now = self.shown_url, time.monotonic()
         wait = self._listener.lost(now, random.random(), reason, retry_after, by_us=by_us)  # noqa: S311
@@ -222,7 +222,7 @@ class WebSocket:
 
 
 def _connect(session: aiohttp.ClientSession, address: str) -> Awaitable[aiohttp.ClientWebSocketResponse]:
-    """Return what connects, through the proxy of the environment if it names one."""
+    """Connect, through the proxy of the environment if it names one."""
     # aiohttp by itself reads WS_PROXY only.
     proxy = proxy_of(address)
     return session.ws_connect(
@@ -238,7 +238,7 @@ def _connect(session: aiohttp.ClientSession, address: str) -> Awaitable[aiohttp.
 
 
 def _keep_alive(connection: aiohttp.ClientWebSocketResponse) -> None:
-    """Have the kernel check from time to time whether the other end is still there."""
+    """Have the kernel check regularly whether the other end is still there."""
     line = connection.get_extra_info("socket")
     if line is None:
         return

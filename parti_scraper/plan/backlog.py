@@ -1,4 +1,4 @@
-"""The windows of time that were not begun, and how long the next one is to be. Pure."""
+"""The windows of time that were not begun, and the length of the next one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from parti_scraper.plan.window import Window
 
 _WINDOW_PAGES = 10
-# So many times as long a window may be while much is left.
+# How many times longer a window may be while much is left.
 _MAX_LENGTHS = 4
 
 
 class Backlog:
-    """Windows that were not begun, cut to a length that follows the density of records.
+    """Windows that were not begun, cut to a length that depends on the density of records.
 
     Args:
         spans: the windows.
@@ -47,7 +47,6 @@ class Backlog:
         return self._spans[-1][0] if self._spans else None
 
     def add(self, spans: Iterable[Span]) -> None:
-        """Add windows."""
         self._spans = sorted([*spans, *self._spans])
 
     def clear(self) -> list[Span]:
@@ -65,7 +64,7 @@ class Backlog:
         return high, low
 
     def reached(self, low: int, frontier: int) -> None:
-        """Leave out what a page has shown of the window that begins at `low`."""
+        """Remove what a page has shown of the window right below `low`."""
         following = next((each for each in self._spans if each[0] == low), None)
         if following:
             self._spans.remove(following)
@@ -73,20 +72,20 @@ class Backlog:
                 insort(self._spans, (frontier, following[1]))
 
     def measure(self, window: Window, frontier: int) -> None:
-        """Let the length of windows follow the density since the last anchor, of what ended after `frontier`."""
+        """Adapt the length of windows to the density of what ended between the anchor and `frontier`."""
         records = max(window.served_below, 1)
         self._length = max((window.anchor - frontier) * self._window_pages * self._size.largest // records, 1)
 
     def was_sparse(self, window: Window) -> bool:
-        """Tell whether a window took half as many pages as it should, or fewer."""
+        """Return whether a window took half as many pages as it should, or fewer."""
         return window.pages < self._window_pages // 2
 
     def lengthen(self) -> None:
-        """Make windows longer, since there are fewer livestreams than thought."""
+        """Make windows longer, since there are fewer livestreams than expected."""
         self._length *= 2
 
     def cut(self, window: Window, frontier: int) -> None:
-        """Take over what is far below, where others can walk it meanwhile."""
+        """Take over the part of a window far below, which others can walk at the same time."""
         low = frontier - self._piece
         if self._width > 1 and low > window.low:
             insort(self._spans, (low, window.low))
@@ -94,15 +93,15 @@ class Backlog:
 
     @property
     def _window_pages(self) -> int:
-        # Small pages are proved in blocks, of which a window holds as many.
+        # Small pages are proved in blocks; a window holds as many blocks as it would hold pages.
         return _WINDOW_PAGES * (BLOCK_PAGES if self._size.small else 1)
 
     @property
     def _piece(self) -> int:
         """How long the next window is to be, in seconds.
 
-        Where two windows meet, a part of a page comes twice, so they are long while much is left, and short in the end,
-        so that all are done at the same time.
+        Where two windows meet, a part of a page comes twice, so they are long while much is left, and short at the end,
+        so that all end at the same time.
         """
         left = sum(high - low for high, low in self._spans) // (2 * self._width)
         return max(self._length, min(left, _MAX_LENGTHS * self._length))

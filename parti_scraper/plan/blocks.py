@@ -1,9 +1,8 @@
 """Walks a set by offset whose pages are too small to overlap, as a state machine without I/O.
 
-It counts: so many records stand before a border, the border stood at the same place before and after, and as many
-different ones were served. Any one change is noticed so. An insertion and a deletion could hide each other, so once
-the set is seen to move, each record has to come in two walks of its block, and what was only counted before is walked
-again.
+It counts: as many different records were served as there are places before a border, and the border is at the same
+place before and after. So any one change is noticed. An insertion and a deletion could hide each other, so once the
+set is seen to move, each record has to come in two walks of its block, and what was walked once is walked again.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ class _Count:
         walks: in how many walks each record came.
         unread: positions of records that could not be read.
         border_ties_at: the position of the first record that ended in the same second as the border.
-        begins_at: the position behind the last record of the block before.
-        walked_to: the position behind the last record.
-        before_border: how many records stood before the border in the walk before; None: there was none.
+        begins_at: the position after the last record of the block before.
+        walked_to: the position after the last record.
+        before_border: how many records were before the border in the last walk; None: there was no walk.
     """
 
     walk: set[Hashable] = field(default_factory=set)
@@ -50,7 +49,7 @@ class _Count:
     before_border: int | None = None
 
     def end_walk(self, base: int) -> tuple[int, int | None, int]:
-        """Return how many stand before the border, how many in the walk before, and how many records there must be."""
+        """Return how many places are before the border, now and in the last walk, and how many records to expect."""
         self.walks.update(self.walk)
         self.walk.clear()
         before, before_then = min(self.walked_to, self.border_ties_at), self.before_border
@@ -82,7 +81,7 @@ class Blocks:
         self._base = 0
         self._length = size.block * max(size.largest, 1)
         self._border: Key | None = None
-        # What has to stand first in this block: the border of the one before.
+        # The record that has to come first in this block: the border of the one before.
         self._expected: Key | None = None
         self._count = _Count()
         self._phase: Literal["border", "walk", "check"] = "border"
@@ -99,7 +98,7 @@ class Blocks:
         return self._ask("border", self._base + self._length)
 
     def recheck(self, attempt: int) -> Slice:
-        """Return the slice with the last record once more, after `Ended`."""
+        """Return the slice with the last record again, after `Ended`."""
         return Slice(max(self.end - 2 ** (attempt + 1), 0), self._size.limit, attempt)
 
     def rechecked(self, page: Page) -> Step:
@@ -108,7 +107,7 @@ class Blocks:
         return Ended() if known.issuperset(key.id for key in page.known) else self._begin_at(self._base, self._expected)
 
     def continue_to(self, offset: int, *, is_sure: bool) -> Step:
-        """Walk the last block again: what the server leaves out in so small pages cannot be told from a movement."""
+        """Walk the last block again: in such small pages, a record left out looks the same as one that moved."""
         self._continued += 1
         if self._continued > _MAX_CONTINUED:
             return Incomplete("the server leaves out records, in pages too small to find those below them")
@@ -133,10 +132,10 @@ class Blocks:
         return self._checked(page, first)
 
     def _move_border(self) -> Step:
-        # A record that cannot be read is no border.
+        # A record that cannot be read cannot be a border.
         self._tries += 1
         if self._tries > MAX_STALLED:
-            return Incomplete("so many records could not be read that nothing can be counted")
+            return Incomplete("too many records could not be read, so nothing can be counted")
         self._length += 1
         return self._ask("border", self._base + self._length)
 
@@ -169,7 +168,7 @@ class Blocks:
         return Incomplete("the server leaves out records, in pages too small to tell that from a movement")
 
     def _follows(self, first: Key | None) -> bool:
-        """Tell whether the block begins where the one before has reached, or before."""
+        """Return whether the block begins at the end of the one before, or above it."""
         expected = self._expected
         if first is None or expected is None:
             return False
@@ -198,11 +197,11 @@ class Blocks:
         tied = _are_tied(first, self._border)
         in_place = first == self._border and (first is not None or not page.keys)
         if moving and tied:
-            # Records that ended in the same second may change places; but as many have to stand before them.
+            # Records that ended in the same second may change places, but as many have to come before them.
             in_place = before_then in {None, before}
         if in_place and len(walks) == expected:
             fewest = min(walks.values(), default=2)
-            # Behind the last block nothing stands that would show a change.
+            # After the last block there is no border that would show a change.
             is_proved = fewest > 1 or not (moving or self._border is None)
             return self._proved(before, fewest) if is_proved else self._again()
         if not in_place or len(walks) > expected:
@@ -221,10 +220,10 @@ class Blocks:
             return Ended()
         self.frontier = self._border.end
         self._expected = self._border
-        # One that ended later comes first again, so that none of those that ended with the border slides past.
+        # The next block begins one record earlier, so that none that ended with the border is skipped.
         base = self._base + self._length if self._border.end is None else max(before - 1, 0)
         if base <= self._base:
-            # As many ended in the same second.
+            # The whole block ended in the same second.
             self._length *= 2
         elif base > self._deepest:
             self._deepest, self._tries = base, 0
@@ -233,7 +232,7 @@ class Blocks:
         return self.start()
 
     def _again(self) -> Step:
-        """Walk the block once more."""
+        """Walk the block again."""
         self._tries += 1
         if self._tries > MAX_STALLED:
             return Incomplete("the set kept moving")
@@ -257,5 +256,5 @@ class Blocks:
 
 
 def _are_tied(key: Key | None, border: Key | None) -> bool:
-    """Tell whether two records ended in the same second, as far as is known."""
+    """Return whether two records ended in the same second, as far as is known."""
     return key is not None and border is not None and key.end is not None and key.end == border.end

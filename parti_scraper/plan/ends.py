@@ -1,4 +1,4 @@
-"""Whether a list has ended where it seems to: its end is probed, asked for again and further down. Pure."""
+"""Whether a list has ended where it seems to: the end is asked for again, and probed further down."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from parti_scraper.plan.page_size import PageSize
     from parti_scraper.plan.plan import Page
 
-# The longest run of records in a list that a server may leave out, that is still looked beyond.
+# The longest run of records that a server may leave out of a list, and that probes still look beyond.
 LONGEST_HIDDEN = 600
 _OFFSET_PROBES = 7
 TIME_PROBES = 4
-# Where pages hold fewer records than the site ever asks for, a run is long, and more probes do not matter.
+# If pages hold fewer records than the site asks for, the whole run is long, and more probes do not matter.
 USUAL_PAGE = 12
 _SMALL_OFFSET_PROBES = 20
 # How often an answer that cannot be right is asked for again, after a wait that doubles.
@@ -27,11 +27,11 @@ MAX_ATTEMPTS = 5
 
 
 class Verdict(Enum):
-    """What a control page shows, which was asked for without filters since nothing came with them.
+    """What a control page shows, which is asked for without filters since nothing came with them.
 
     Attributes:
         SERVES: the server serves something, and nothing that should have come before.
-        AGAIN: it may be in trouble; the list is to be asked for again.
+        AGAIN: it may have a short problem; the list is to be asked for again.
         CONTRADICTS: it has records that it does not serve in the list.
         EMPTY: it serves nothing at all.
     """
@@ -44,7 +44,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class InDoubt:
-    """It cannot be shown that the list has ended; `reason` is a part of a sentence."""
+    """It is not certain that the list has ended; `reason` is a part of a sentence."""
 
     reason: str
 
@@ -59,7 +59,7 @@ class EndProbe:
     Attributes:
         waiting: probes that were sent and not answered.
         attempts: how often the last page of the list was asked for again.
-        controls: control pages that did not show that all is well.
+        controls: control pages after which doubt is left.
         found_offset: down to which offset there are more records; None where not known.
     """
 
@@ -77,7 +77,6 @@ class EndProbe:
         return list(queries)
 
     def answered(self) -> None:
-        """Note that one was answered."""
         self.waiting -= 1
 
     def next_attempt(self) -> int:
@@ -90,11 +89,10 @@ class EndProbe:
         self.found_offset = lower_of(self.found_offset, offset)
 
     def forget_found(self) -> None:
-        """Look further down from another place, so that what was found before does not count."""
+        """Forget what was found, since the list is probed from another place."""
         self.found_offset = None
 
     def control_query(self) -> PageQuery:
-        """Return the query of a control page."""
         return PageQuery(Slice(0, self._size.limit), FIRST_TS, LAST_TS, purpose=Purpose.CONTROL)
 
     def judge(self, page: Page, *, contradicts: bool) -> Verdict:
@@ -120,18 +118,18 @@ def doubt(verdict: Verdict, what: str) -> InDoubt:
 
 
 def lower_of(number: int | None, other: int) -> int:
-    """Return the lower of two numbers, of which the first may not be known."""
+    """Return the lower of two numbers; the first may be unknown."""
     return other if number is None else min(number, other)
 
 
 def probe_offsets(largest: int, more: int = 0) -> list[int]:
-    """Return how far behind the last record of a list to look for more, in records.
+    """Return how far after the last record of a list to look for more, in records.
 
     The first lie page by page, so that nothing hides between them; where pages are small, the others further apart.
 
     Args:
         largest: most records that a page has held.
-        more: so many more probes than usual.
+        more: how many more probes than usual.
     """
     page = max(largest, 1)
     most = more + (_OFFSET_PROBES if page >= USUAL_PAGE else _SMALL_OFFSET_PROBES)
@@ -148,9 +146,9 @@ def probe_times(end: int, bottom: int, step: int, number: int = TIME_PROBES) -> 
 
     Args:
         end: where the list seems to end, in Unix seconds.
-        bottom: nothing is older, likewise.
-        step: how long it takes, about, until there is a page of records, in seconds.
-        number: how many moments, apart from that right below the end.
+        bottom: where time begins, in Unix seconds.
+        step: about how many seconds a page of records covers.
+        number: how many moments, besides the one right below the end.
     """
     distance = max(end - bottom, 1)
     growth = max(distance / max(step, 1), 1.0) ** (1 / max(number, 1))

@@ -1,8 +1,8 @@
-"""The plan for ended livestreams: windows of time, several at a time where that is safe, until all of it is served.
+"""The plan for ended livestreams: windows of time, several at a time where that is safe.
 
-A window is walked downwards, each page asked for by the end of the one before (`to_ts`) rather than by a deep offset,
-so that what moves above does not matter. `from_ts` is left at the bottom of time: a window is done when a page reaches
-below it, which no reading of the bounds, by end or by start, open or closed, can fake. Pure.
+A window is walked downwards. Each page is asked for by the end of the one before (`to_ts`), not by a deep offset, so
+that movements above do not matter. `from_ts` stays at the beginning of time: a window is complete when a page reaches
+below it, whether the server applies the bounds to end or start, inclusive or not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from parti_scraper.plan.page_size import PageSize
     from parti_scraper.plan.plan import Page, Span
     from parti_scraper.plan.walker import Step
-    from parti_scraper.plan.window_end import GoesOn, Outcome
+    from parti_scraper.plan.window_end import Continues, Outcome
 
 # How often one place may seem to be the end and turn out not to be.
 _MAX_RESUMED = 5
@@ -34,12 +34,12 @@ _MAX_RESUMED = 5
 class History:
     """Ended livestreams of [since, until], latest first.
 
-    The first page is asked for as the site does it, with the bounds as given. Then one window is walked alone, until
-    it is seen that the server heeds `to_ts`; only then others are walked beside it. A window in which nothing more
+    The first page is asked for as the site does it, with the bounds as given. Then one window is walked alone until the
+    server is seen to respect `to_ts`; only then others are walked at the same time. A window in which nothing more
     comes waits until all above it are done; then the end of the list is probed, once for all windows below.
 
     Args:
-        since, until: Unix seconds; both belong to what is wanted.
+        since, until: Unix seconds, both inclusive.
         size: the page size.
         width: most windows at a time.
         remaining: what an earlier plan left.
@@ -62,16 +62,16 @@ class History:
         self._begun = 0
         # Those that were given up.
         self._failed: list[Span] = []
-        # Those that were proved by counting alone, to be walked again should the set be seen to move.
+        # Those that were proved by counting alone, to be walked again if the set is seen to move.
         self._counted: list[Span] = []
         # Windows in which nothing more came, and the question whether the list has ended there.
         self._ended: list[Window] = []
         self._probe: WindowEnd | None = None
-        # How often the list went on after all, by where it had seemed to end.
+        # How often the list continued, by where it had seemed to end.
         self._resumptions: Counter[int] = Counter()
 
     def start(self) -> list[PageQuery]:
-        """Return the site's own first request, or go on where an earlier plan was left."""
+        """Return the site's own first request, or continue an earlier plan."""
         if self._resumed:
             return self._begin_windows()
         return [PageQuery(Slice(0, self._size.limit), self._since, self._until, purpose=Purpose.FIRST)]
@@ -82,13 +82,13 @@ class History:
             self._overview.note_first(page)
             return self._begin_windows()
         if query.purpose is not Purpose.WALK:
-            # Where there is no probe any more, others of its queries have failed.
+            # Without a probe, other queries of it have failed.
             return self._conclude(probe, probe.answer(query, page)) if (probe := self._probe) else []
         window = self._windows[query.window]
         shifts = window.walker.shifts
         step = window.take(page)
         self.shifts += window.walker.shifts - shifts
-        queries = self._go_on(window, step, page)
+        queries = self._take_step(window, step, page)
         if self._size.moving and self._counted:
             self._backlog.add(self._counted)
             self._counted = []
@@ -112,33 +112,31 @@ class History:
         under_way = [(window.reached, window.low) for window in (*self._windows.values(), *self._ended)]
         return [*under_way, *self._backlog.spans, *self._failed]
 
-    # The windows:
+    # Windows:
 
     def _begin_windows(self) -> list[PageQuery]:
-        """Begin as many windows as there may be, none below one in which nothing more came; probe there at last."""
+        """Begin as many windows as allowed, none below one in which nothing more came; in the end, probe there."""
         queries = []
-        heeded = self._overview.heeds_to_ts
+        respected = self._overview.respects_to_ts
         ended = max((window.reached for window in self._ended), default=None)
-        while (latest := self._backlog.latest) is not None and len(self._windows) < (self._width if heeded else 1):
+        while (latest := self._backlog.latest) is not None and len(self._windows) < (self._width if respected else 1):
             if ended is not None and latest <= ended:
                 break
-            queries.append(self._begin(Window(*self._backlog.take(whole=not heeded), self._overview)))
+            window = Window(*self._backlog.take(whole=not respected), self._overview)
+            queries.append(window.begin(self._number(window)))
         if self._ended and not self._windows and self._probe is None:
             self._probe = WindowEnd(max(self._ended, key=lambda window: window.reached), self._overview)
             queries += self._conclude(self._probe, self._probe.start())
         return queries
-
-    def _begin(self, window: Window) -> PageQuery:
-        return window.begin(self._number(window))
 
     def _number(self, window: Window) -> int:
         self._begun += 1
         self._windows[self._begun] = window
         return self._begun
 
-    def _go_on(self, window: Window, step: Step, page: Page) -> list[PageQuery]:
+    def _take_step(self, window: Window, step: Step, page: Page) -> list[PageQuery]:
         frontier = window.frontier(page)
-        if isinstance(step, Incomplete) and not self._goes_on_by_time(window):
+        if isinstance(step, Incomplete) and not self._continues_by_time(window):
             return self._give_up(window, step.reason)
         if frontier is not None and frontier <= window.low:
             # The page may have reached into the next window, which begins where it ended.
@@ -148,28 +146,28 @@ class History:
             window.end(empty=step.empty)
             self._ended.append(self._windows.pop(window.number))
             return self._begin_windows()
-        if self._goes_on_by_time(window):
-            assert frontier is not None  # noqa: S101 - `_goes_on_by_time`
-            return self._go_on_by_time(window, page, frontier)
+        if self._continues_by_time(window):
+            assert frontier is not None  # noqa: S101 - `_continues_by_time`
+            return self._continue_by_time(window, page, frontier)
         if isinstance(step, PageTooSmall):
             step = window.count()
         assert isinstance(step, Slice)  # noqa: S101 - the others are dealt with above
         return [window.query(step), *self._begin_windows()]
 
-    def _goes_on_by_time(self, window: Window) -> bool:
-        """Tell whether a window goes on by time; warn once where the server does not heed that."""
-        goes_on = window.goes_on_by_time()
+    def _continues_by_time(self, window: Window) -> bool:
+        """Return whether to continue a window by time; warn once if the server does not respect that."""
+        continues = window.continues_by_time()
         if self._overview.ignores_to_ts and not self.warnings:
             self.warnings.append("The server does not end windows at `to_ts` as asked; they are walked as one list")
-        return goes_on
+        return continues
 
-    def _go_on_by_time(self, window: Window, page: Page, frontier: int) -> list[PageQuery]:
+    def _continue_by_time(self, window: Window, page: Page, frontier: int) -> list[PageQuery]:
         self._overview.note_progress(window.anchor)
         self._backlog.measure(window, frontier)
         self._remember_counted(window, frontier)
-        if self._overview.heeds_to_ts and not self._backlog.was_sparse(window):
+        if self._overview.respects_to_ts and not self._backlog.was_sparse(window):
             self._backlog.cut(window, frontier)
-        return [window.go_on_by_time(page, frontier), *self._begin_windows()]
+        return [window.continue_by_time(page, frontier), *self._begin_windows()]
 
     def _remember_counted(self, window: Window, reached: int) -> None:
         if not isinstance(window.walker, Blocks) or not window.walker.counted:
@@ -190,11 +188,11 @@ class History:
         del self._windows[window.number]
         low = window.low
         if window.found_end is not None and low < window.found_end < window.reached:
-            # What is below the hole can be collected all the same.
+            # What is below the hole can still be collected.
             low = window.found_end
             self._backlog.add([(low, window.low)])
-        elif not self._overview.heeds_to_ts:
-            # What the server makes of windows is not known, so others would fare no better.
+        elif not self._overview.respects_to_ts:
+            # It is not known whether the server respects windows, so others would fail too.
             self._failed += self._backlog.clear()
         self.gaps.append(f"{_named(window.reached, low + 1)}: {reason}")
         self._failed.append((window.reached, low))
@@ -203,7 +201,7 @@ class History:
     # The end of the list:
 
     def _conclude(self, probe: WindowEnd, outcome: Outcome) -> list[PageQuery]:
-        """Do what the end probe says."""
+        """Act on the outcome of the end probe."""
         if isinstance(outcome, list):
             return outcome
         if isinstance(outcome, Confirmed):
@@ -215,21 +213,21 @@ class History:
         self._keep_only(window)
         if isinstance(outcome, StartAbove):
             window.start_above()
-            return [self._begin(window)]
+            return [window.begin(self._number(window))]
         return self._resume(probe, outcome)
 
-    def _resume(self, probe: WindowEnd, found: GoesOn) -> list[PageQuery]:
-        """Go on with the window: the list has not ended where it seemed to."""
+    def _resume(self, probe: WindowEnd, found: Continues) -> list[PageQuery]:
+        """Continue the window: the list has not ended where it seemed to."""
         window, reached = probe.window, probe.window.reached
         self._resumptions[reached] += 1
         if self._resumptions[reached] > _MAX_RESUMED:
             return self._leave_in_doubt(reached, window.low, "its pages come and go")
-        step = probe.go_on() if found.step is None else found.step
+        step = probe.continue_walk() if found.step is None else found.step
         window.resume(self._number(window))
-        return self._go_on(window, step, found.page)
+        return self._take_step(window, step, found.page)
 
     def _keep_only(self, window: Window) -> None:
-        """End the probe, and have the other windows wait to be begun."""
+        """End the probe, and put the other windows back into the backlog."""
         self._probe = None
         self._ended.remove(window)
         self._backlog.add((each.reached, each.low) for each in self._ended)
@@ -243,7 +241,7 @@ class History:
         return low
 
     def _list_ended(self) -> list[PageQuery]:
-        """Note that all of it was served."""
+        """Note that all livestreams were served."""
         self._probe = None
         for window in self._ended:
             self._remember_counted(window, window.reached)

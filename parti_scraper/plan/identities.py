@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 class Identities:
-    """Identities, most of them numbers, which take less than a byte where they lie close together.
+    """Identities, most of them numbers.
 
-    So do those of livestreams; numbers that are far apart take some hundred bytes each, as in a set.
+    Numbers that are close together, as those of livestreams are, take less than a byte each; numbers that are far apart
+    take some hundred bytes, as in a set.
     """
 
     def __init__(self) -> None:
@@ -21,19 +22,17 @@ class Identities:
         self._others: set[Hashable] = set()
 
     def __contains__(self, identity: Hashable) -> bool:
-        """Tell whether the identity was added."""
+        """Return whether the identity was added."""
         if isinstance(identity, int) and identity >= 0:
             return identity in self._numbers
         return identity in self._others
 
     def add(self, identity: Hashable) -> None:
-        """Remember an identity."""
         if isinstance(identity, int) and identity >= 0:
             self._numbers.add(identity)
         else:
             self._others.add(identity)
 
     def clear(self) -> None:
-        """Forget all."""
         self._numbers.clear()
         self._others.clear()

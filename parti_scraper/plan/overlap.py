@@ -1,8 +1,8 @@
 """Walks a set by offset with pages that overlap, as a state machine without I/O.
 
-That there is no hole is proved, not assumed: a page that begins with a record that ended later than the last one
-served, or in a set without times with a record that was served, continues the page before without a hole, whatever
-moved in between.
+That nothing is missing is proved, not assumed: a page that begins with a record that ended later than the last one
+served, or in a set without times with a record that was served, continues the page before without a hole, even if
+records moved in between.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from parti_scraper.plan.plan import Key, Page
     from parti_scraper.plan.walker import Step
 
-# How often an empty page is asked for again where no record is known to be on it, since the page before was left out.
+# How often an empty page is asked for again if no record is known to be on it.
 _BLIND_TRIES = 2
-# How often pages are asked for again in one walk, since they were too short to overlap.
+# How often pages that are too short to overlap are asked for again in one walk.
 _SHORT_TRIES = 4
-# Records in a row of which nothing can be read, until the walk ends.
+# Unreadable records in a row after which the walk ends.
 _MAX_UNREADABLE = 5_000
 
 
 class _Served:
-    """What a walk has been served, as far as it is needed to tell new records, and pages that continue the walk.
+    """What a walk was served, as far as is needed to recognize new records, and pages that continue the walk.
 
     Attributes:
         ordered: the set is in the order of its ends, as far as has been seen.
-        frontier: every record that ended later has been served; None where nothing can be said yet.
-        ties: of those that ended at the frontier, which have been served.
+        frontier: every record that ended later was served; None while this is unknown.
+        ties: the identities of those served that ended at the frontier.
         last_page: the identities on the last page.
         has_dated: a record with an end has come.
     """
@@ -49,7 +49,7 @@ class _Served:
         self.ties = ties
         self.last_page: frozenset[Hashable] = frozenset()
         self.has_dated = False
-        # Those of records without an end; without an order, those of all records of the walk.
+        # Those of records without an end; in a set without order, those of all records of the walk.
         self._identities = Identities() if undated is None else undated
 
     def give_up_order(self) -> None:
@@ -57,13 +57,12 @@ class _Served:
         self.ordered, self.ties = False, frozenset()
 
     def continued_by(self, first: Key) -> bool:
-        """Tell whether nothing can be missing above a page that begins with this record."""
+        """Return whether nothing can be missing above a page with this first record."""
         if self.ordered and first.end is not None:
             return self.frontier is not None and first.end > self.frontier
         return first.id in self.last_page
 
     def lacks_any(self, records: Sequence[Key]) -> bool:
-        """Tell whether one of the records was not served yet."""
         return any(self._lacks(key) for key in records)
 
     def _lacks(self, key: Key) -> bool:
@@ -74,7 +73,6 @@ class _Served:
         return key.end == self.frontier and key.id is not None and key.id not in self.ties
 
     def add(self, page: Page) -> None:
-        """Take the records of a page as served."""
         self.last_page = frozenset(key.id for key in page.known if key.id is not None)
         for key in page.known:
             if key.id is not None and (key.end is None or not self.ordered):
@@ -91,17 +89,17 @@ class _Served:
 
 
 class _Detour:
-    """The way down to records that a probe has found, past a stretch where the server serves nothing new.
+    """The way to records that a probe has found, past a stretch where the server serves nothing new.
 
     Attributes:
-        sure: the records found are surely new.
+        sure: it is certain that the records found are new.
     """
 
     def __init__(self) -> None:
         self.sure = False
         # Up to which offset pages may bring nothing new.
         self._target = -1
-        # Where empty pages began, of which the way is walked a second time should more come behind them.
+        # Where empty pages began: they are walked a second time if more comes after them.
         self._first_empty: int | None = None
         self._is_new_stretch = True
 
@@ -111,19 +109,18 @@ class _Detour:
         return self._target >= 0
 
     def begin(self, offset: int, *, sure: bool) -> None:
-        """Set out for an offset."""
+        """Begin the way to an offset."""
         self._target, self._first_empty, self.sure = offset, None, sure
 
     def stop(self) -> None:
-        """Take a page without anything new for the end again."""
+        """Treat a page without new records as the end again."""
         self._target = -1
 
     def arrived(self) -> None:
-        """Note that new records have come."""
         self._target, self._is_new_stretch = -1, True
 
     def leads_beyond(self, offset: int) -> bool:
-        """Tell whether the records found are further down than the offset."""
+        """Return whether the records found are further down than the offset."""
         return offset < self._target
 
     def note_empty(self, offset: int) -> None:
@@ -132,7 +129,7 @@ class _Detour:
             self._first_empty, self._is_new_stretch = offset, False
 
     def take_first_empty(self) -> int | None:
-        """Return where the empty pages began that are still to be walked a second time, and forget it."""
+        """Return where the empty pages began that are to be walked a second time, and forget it."""
         offset, self._first_empty = self._first_empty, None
         return offset
 
@@ -140,18 +137,18 @@ class _Detour:
 class Paging:
     """Walks a set with overlapping pages, and goes back where they do not meet.
 
-    A short page means nothing: the server may leave records out after it has cut the page. Where a page brings nothing
-    new, the walk has ended, perhaps by accident; `continue_to` then goes on, page by page without a hole.
+    A short page means nothing: the server may leave records out after it has cut the page. If a page brings nothing
+    new, the walk has ended, perhaps by accident; `continue_to` then continues it, page by page without a hole.
 
     Args:
         size: the page size.
-        ordered: the set is in the order of its ends, latest first, apart from records without an end, which may be
+        ordered: records are in the order of their ends, latest first, except those without an end, which may be
             anywhere; else only identities link pages.
-        frontier: where the walk begins, in Unix seconds: what ended later has been served.
-        ties: of those that ended at the frontier, which have been served.
+        frontier: where the walk begins, in Unix seconds: what ended later was served.
+        ties: the identities of those served that ended at the frontier.
         lenient: pages need not meet, for a set whose order changes all the time and is walked repeatedly.
         undated: identities of the records without an end that were served; the walk adds to them.
-        known: how many records the list is known to hold: a short page above that is no sign of the end.
+        known: how many records the list is known to hold: a short page above that does not mean the end.
     """
 
     def __init__(
@@ -176,7 +173,7 @@ class Paging:
         # How many records pages are to overlap by, and how many the last step back was.
         self._margin = 1
         self._back = 0
-        # The position behind the last record that was new, and requests since then.
+        # The position after the last new record, and requests since then.
         self._deepest = known
         self._stalled = 0
         # In a row: pages without anything new, empty pages, and records of which nothing could be read.
@@ -185,12 +182,12 @@ class Paging:
         self._unreadable = 0
         # How often a page was asked for again since it was too short to overlap.
         self._shorts = 0
-        # The next page follows the last one by position, and need not hold a record of it.
+        # The next page follows the last one by position, and need not share a record with it.
         self._blind = False
 
     @property
     def frontier(self) -> int | None:
-        """Every record of the set that ended later has been served; None where nothing can be said yet."""
+        """Every record of the set that ended later was served; None while this is unknown."""
         return self._served.frontier
 
     def start(self) -> Slice:
@@ -198,19 +195,19 @@ class Paging:
         return self._ask(0)
 
     def recheck(self, attempt: int) -> Slice:
-        """Return the slice with the last record once more, after `Ended`."""
+        """Return the slice with the last record again, after `Ended`."""
         self._blind = True
-        # Where the set shrinks, the last record is further up.
+        # If the set has shrunk, the last record is further up.
         return self._ask(max(self.end - 2 ** (attempt + 1), 0), attempt)
 
     def rechecked(self, page: Page) -> Step:
-        """Take the answer to it: it has ended again, or goes on."""
+        """Take the answer to it: the walk has ended again, or continues."""
         return self.page(page)
 
     def continue_to(self, offset: int, *, is_sure: bool) -> Step:
-        """Go on after `Ended`, see `Walker`."""
+        """Continue after `Ended`, see `Walker`."""
         self._detour.begin(offset, sure=is_sure)
-        # An empty answer where a record is known to be says nothing about what follows.
+        # An empty answer where a record is known to be does not show what follows.
         return self._ask(self._offset) if self._empties else self._advance(len(self._served.last_page))
 
     def page(self, page: Page) -> Step:
@@ -231,13 +228,13 @@ class Paging:
             self.first = first.id
         elif first.id == self.first and not self._served.lacks_any(page.known):
             return self._came_again(page)
-        return self._go_on(page)
+        return self._advance_with(page)
 
     def _empty(self) -> Step:
         self._empties += 1
         if self._detour.under_way and self._empties > _BLIND_TRIES:
             if self._offset < self.end or (not self._offset and self._served.ties):
-                # Not even the record is served that is known to be here.
+                # Even a record that is known to be here is not served.
                 self._detour.stop()
                 return Ended(empty=True)
             self._detour.note_empty(self._offset)
@@ -245,9 +242,9 @@ class Paging:
         if self._blind:
             if self._empties <= _BLIND_TRIES and not self._lenient:
                 return self._ask(self._offset, attempt=self._empties)
-            # Above the end a record is known to be.
+            # Above the end, a record is known to be there.
             return Ended(empty=self._offset < self.end)
-        # Pages overlap, so a record is known to be there: the server is in trouble, or the record was deleted.
+        # Pages overlap, so a record is known to be there: the server has a problem, or the record was deleted.
         tries = EMPTY_TRIES if self._served.last_page or self._served.ties else 1
         if self._empties <= tries:
             return self._ask(self._offset, attempt=self._empties)
@@ -256,14 +253,14 @@ class Paging:
         return Ended(empty=True)
 
     def _came_again(self, page: Page) -> Step:
-        """Tell whether the first record stands here because the set has moved, or since `offset` means nothing."""
+        """Find out whether the first record is on this page since the set has moved, or since `offset` is ignored."""
         self._shorts += 1
         if len(page.keys) >= self._size.largest or self._shorts > _SHORT_TRIES:
             return Incomplete("the server ignores `offset`")
         return self._ask(self._offset, attempt=self._shorts)
 
     def _skip(self, count: int) -> Step:
-        """Pass over a page of which nothing could be read."""
+        """Skip a page on which no record could be read."""
         self._unreadable += count
         self.end = self._offset + count
         if self._unreadable > _MAX_UNREADABLE:
@@ -271,13 +268,13 @@ class Paging:
         self._blind = True
         return self._ask(self._offset + count)
 
-    def _go_on(self, page: Page) -> Step:
+    def _advance_with(self, page: Page) -> Step:
         if self._may_hide_ties(page.known[0]):
             return Incomplete("the server leaves out records among those that ended in the same second")
         is_new = self._served.lacks_any(page.known)
         self._empties = 0
         if is_new and (first_empty := self._detour.take_first_empty()) is not None:
-            # Pages were empty on the way, perhaps for a moment only: the same way once more.
+            # Pages were empty on the way, perhaps for a moment only: walk them again.
             return self._ask(first_empty)
         self.end = self._offset + len(page.keys)
         self._served.add(page)
@@ -291,7 +288,7 @@ class Paging:
         return self._next(page)
 
     def _may_hide_ties(self, first: Key) -> bool:
-        """Tell whether the page follows by position alone and begins in the second that the walk has reached."""
+        """Return whether the page follows only by position, and begins in the second that the walk has reached."""
         is_behind = self._blind and self._served.ordered and 0 < self.end <= self._offset
         is_tied = first.end is not None and first.end == self.frontier
         return is_behind and is_tied and self._served.ties != {first.id}
@@ -303,11 +300,11 @@ class Paging:
         return self._next(page) if self._is_on_the_way(page) else self._nothing_new(len(page.keys))
 
     def _is_on_the_way(self, page: Page) -> bool:
-        """Tell whether a page without anything new is no sign of the end."""
+        """Return whether a page without new records does not mean the end."""
         if self._detour.under_way:
             return False
-        # A full page of what was served, which the server serves once more where the walk begins; a page that was gone
-        # back to; or records without an end, above those that the walk is about.
+        # A full page of records that were served before, at the start of the walk; a page that the walk went back to;
+        # or records without an end, above those that the walk is about.
         is_head = self._served.ordered and self._served.ties and not self._served.has_dated
         return len(page.keys) >= self._size.largest or self._offset + len(page.keys) < self._deepest or bool(is_head)
 
@@ -319,10 +316,10 @@ class Paging:
         if not self._detour.sure:
             self._detour.stop()
             return Ended()
-        return Incomplete("records stand below a stretch that the server leaves out, and could not be reached")
+        return Incomplete("there are records below a stretch that the server leaves out, which could not be reached")
 
     def _advance(self, served: int) -> Slice:
-        """Ask for what follows by position; after an empty page so that a quarter of it is asked for once more."""
+        """Ask for what follows by position; after an empty page, a quarter of that page is asked for again."""
         self._blind, self._empties = True, 0
         step = served or self._size.largest - self._size.largest // 4
         return self._ask(self._offset + max(step, 1))
@@ -346,7 +343,7 @@ class Paging:
         return self._ask(self._offset + served - overlap)
 
     def _go_past_short(self, first_of_group: int) -> Slice:
-        """Go on after a page that is too short to overlap with the next one, since most of it was left out."""
+        """Continue after a page that is too short to overlap with the next one, since most of it was left out."""
         self._shorts += 1
         if self._shorts <= _SHORT_TRIES:
             # Perhaps for a moment only.
@@ -354,7 +351,7 @@ class Paging:
         return self._advance(first_of_group or 1)
 
     def _first_of_last_group(self, page: Page) -> int:
-        """Return from where on the next page has to show the records of this one."""
+        """Return the place from which the next page has to show the records of this one."""
         last = max(place for place, key in enumerate(page.keys) if key is not None)
         end = page.known[-1].end
         if not self._served.ordered or end is None:
@@ -376,5 +373,4 @@ class Paging:
 
 
 def _in_order(ends: Sequence[int]) -> bool:
-    """Tell whether each end is as late as the next one or later."""
     return all(a >= b for a, b in pairwise(ends))

@@ -1,12 +1,12 @@
-"""How many records to ask for in a page, and how many the server puts on one. Pure."""
+"""How many records to ask for in a page, and how many the server puts on one."""
 
 from __future__ import annotations
 
 # Statuses that may mean that the limit was too large.
 REFUSALS = frozenset({400, 413, 414, 422})
-# What is asked for after a limit was refused: the site itself asks for 12, 15, 30 and 100.
+# Limits to try after one was refused: the site itself asks for 12, 15, 30 and 100.
 _SMALLER = (500, 250, 100, 50, 30, 15, 12, 10, 5, 2, 1)
-# On pages with fewer records, overlapping costs more than counting.
+# On pages with fewer records, overlap costs more than counting.
 SMALL_PAGE = 8
 # Pages that are counted at a time, at most and at least.
 BLOCK_PAGES = 20
@@ -41,7 +41,7 @@ class PageSize:
         self.largest = max(self.largest, records)
 
     def restore(self, limit: int, largest: int) -> None:
-        """Go on with what was known of a run that was stopped."""
+        """Continue with what a stopped run had found."""
         self.limit, self.largest = limit, largest
 
     def cannot_overlap(self) -> None:
@@ -49,7 +49,7 @@ class PageSize:
         self.crowded = True
 
     def moved(self) -> None:
-        """Count fewer records at a time, which leaves less time for them to move."""
+        """Note a movement, and count fewer records at a time, so that they have less time to move."""
         self.moving = True
         self.block = max(self.block // 2, _MIN_BLOCK_PAGES)
 
@@ -60,7 +60,7 @@ class PageSize:
     def refused(self, limit: int) -> bool:
         """Step down after `limit` was refused; return whether there is a smaller one to try."""
         if self.largest:
-            return False  # It has been taken before, so it is not the limit.
+            return False  # It was accepted before, so the limit is not the reason.
         if self.limit < limit:
             return True
         smaller = [each for each in _SMALLER if each < limit]

@@ -1,4 +1,4 @@
-"""The plan for one list that moves: it is walked from its first record to its last, again where it has to be. Pure."""
+"""The plan for one list that moves: it is walked from its first record to its last, again if necessary."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from parti_scraper.plan.walker import Step, Walker
 
 _MAX_PASSES = 3
-# Seconds; nobody is known to have streamed for longer.
+# Seconds; no longer livestream is known.
 _LONGEST = 7 * 86_400
-# How often the last page of a list is asked for again some of whose pages were short.
+# How often the last page is asked for again, of a list with short pages.
 _PATCHY_TRIES = 2
-# How often one list may go on after it seemed to have ended.
+# How often one list may continue after it seemed to have ended.
 _MAX_CONTINUED = 100
 
 
@@ -33,12 +33,12 @@ class Passes:
         size: the page size.
         what: what is listed, for the gaps.
         lenient: the order changes all the time: the list is walked until a pass brings nothing new, three times at
-            most. Else a second time only where records were seen to move, and the number of records is held against the
-            number of places in the list: where records that share a sort key change places from request to request,
-            one may be missed though each page continues the one before.
-        window: since and until, of the recent route: asked for as they are once, as the site does it, and then with
-            so much more on either side that no reading of the bounds, by end or by start, can hide a record.
-        before: how many records the same list held the last time; one that is much shorter is looked at again.
+            most. Else it is walked again only if records were seen to move, and the number of records is compared with
+            the number of places in the list: if records with the same sort key change places between requests, one may
+            be missed although each page continues the one before.
+        window: since and until, of the recent route: asked for once as they are, as the site does it, and then with a
+            margin on both sides, so that no record is missed whether the bounds apply to its end or its start.
+        before: how many records the same list held the last time; a much shorter one is walked again.
     """
 
     def __init__(
@@ -49,8 +49,7 @@ class Passes:
         self.shifts = 0
         self._size, self._what, self._lenient, self._expected = size, what, lenient, before
         self._window = window
-        # Places where no record is to be expected: of those without an identity, and of those that the same page holds
-        # twice.
+        # Places that hold no record of their own: records without an identity, or twice on the same page.
         self._idle_places: set[int] = set()
         self._bounds = window or (0, 0)
         self._seen: set[Hashable] = set()
@@ -60,17 +59,17 @@ class Passes:
         self._passes = 0
         self._new = 0
         self._pages_with_new = 0
-        # How often the list went on after it seemed to have ended.
+        # How often the list continued after it seemed to have ended.
         self._continued = 0
-        # After how many records it was looked further down, and how far.
+        # After how many records the list was probed below its end, and how far.
         self._looked_for: tuple[int, int] | None = None
-        # There is no pass to come after this one; more than one page has brought something new.
+        # No pass comes after this one; more than one page has brought something new.
         self._is_last = True
         self._is_long = False
         # The last pass ended with an empty page where a record was expected.
         self._ended_empty = False
-        # The position behind the page before, where that was short; and whether more came behind such a page, so that
-        # one is no sign of the end.
+        # The position after the last page, if that was short; and whether more came after such a page, so that a short
+        # page does not mean the end.
         self._short_to: int | None = None
         self._is_patchy = False
 
@@ -96,18 +95,18 @@ class Passes:
             return self._begin_pass()
         if query.control:
             return self._controlled(page)
-        # By viewers, or by nothing that is known: when they ended says nothing about the order.
+        # The order is by viewers, or unknown: when records ended does not matter.
         page = Page([None if key is None or key.id is None else Key(key.id) for key in page.keys])
         new = {key.id for key in page.known} - self._seen
         if query.purpose is Purpose.BY_OFFSET:
-            # Where the head is left out, the walk has seen no page yet, and would go on by one record at a time.
+            # If the head is left out, the walk has seen no page yet, and would continue by one record at a time.
             self._size.saw(len(page.keys))
             return self._looked_below(query, len(page.keys) if new else 0)
         self._note(new)
         self._note_idle(query.slice.offset, page)
         step = self._walker.page(page)
         self._note_short(query.slice.offset, len(page.keys))
-        return self._go_on(step)
+        return self._take_step(step)
 
     def failure(self, query: PageQuery, reason: str, status: int | None = None) -> list[PageQuery]:
         """Take the failure of a page; a limit that was refused is asked for smaller."""
@@ -135,7 +134,7 @@ class Passes:
         self._is_long = self._is_long or self._pages_with_new > 1
 
     def _note_idle(self, offset: int, page: Page) -> None:
-        """Note at which places of a page there is no record of its own."""
+        """Note which places of a page hold no record of their own."""
         ids: set[Hashable] = set()
         for place, key in enumerate(page.keys, offset):
             if key is None or key.id in ids:
@@ -145,18 +144,18 @@ class Passes:
 
     @property
     def _missing(self) -> int:
-        """How many records were not seen, by the number of places; 0 where that tells nothing."""
+        """How many records were not seen, by the number of places; 0 if those do not show it."""
         if self._lenient or self._is_patchy:
             return 0
         return max(self._walker.end - len(self._idle_places) - len(self._seen), 0)
 
     def _note_short(self, offset: int, count: int) -> None:
-        """Note whether a page was short, and whether it shows records behind one that was."""
+        """Note whether a page was short, and whether it shows records after one that was."""
         if count and self._short_to is not None and offset + count > self._short_to:
             self._is_patchy = True
         self._short_to = offset + count if count < self._size.largest else None
 
-    def _go_on(self, step: Step) -> list[PageQuery]:
+    def _take_step(self, step: Step) -> list[PageQuery]:
         if isinstance(step, PageTooSmall):
             self._walker = Blocks(self._size)
             step = self._walker.start()
@@ -169,7 +168,7 @@ class Passes:
         return self._pass_ended()
 
     def _pass_ended(self) -> list[PageQuery]:
-        # What came on one page was seen in one moment.
+        # What came on a single page cannot have moved.
         moved = self._pages_with_new > 1 if self._lenient else bool(self._walker.shifts or self._missing)
         is_settled = self._passes > 1 and not self._new and not self._missing
         self._is_last = not moved or self._passes >= _MAX_PASSES or is_settled
@@ -182,11 +181,11 @@ class Passes:
     # The end of the list:
 
     def _look_below(self, pages: int = 0) -> list[PageQuery]:
-        """Look further down whether the list has ended where it seemed to, unless nothing is new since.
+        """Probe below the end whether the list has ended, unless nothing is new since the last probe.
 
         Args:
-            pages: how many pages below the end, in a list that is asked for again all the time, so that few requests
-                must do: one after each pass, since a moment of trouble may hide what is there. 0: at many places.
+            pages: how many pages below the end, in a list that is asked for all the time, where few requests have to be
+                enough: one after each pass, since a short problem may hide what is there. 0: at many places.
         """
         looked, self._looked_for = self._looked_for, (len(self._seen), self._is_long and pages)
         if looked == self._looked_for:
@@ -198,16 +197,16 @@ class Passes:
         )
 
     def _offsets(self, pages: int) -> list[int]:
-        """Return how far below the end to look."""
+        """Return how far below the end to probe, in records."""
         largest = self._size.largest or self._size.limit
         if not pages:
-            # Where no page has held a record, nobody knows how few one holds.
+            # If no page has held a record, the page size is unknown.
             return probe_offsets(self._size.largest or min(self._size.limit, USUAL_PAGE))
-        # The last page was asked for from the last record on.
+        # The last page began with the last record.
         return [pages * (max(largest, min(self._size.limit, USUAL_PAGE)) - 1 or 1)]
 
     def _looked_below(self, query: PageQuery, found: int) -> list[PageQuery]:
-        """Take a probe that has found so many records; go on once all are answered."""
+        """Take a probe that has found so many records; continue once all are answered."""
         self._probe.answered()
         if found:
             self._probe.found(query.slice.offset + found)
@@ -219,10 +218,10 @@ class Passes:
         self._continued += 1
         if self._continued > _MAX_CONTINUED:
             return self._give_up("its pages come and go")
-        return self._go_on(self._walker.continue_to(self._probe.found_offset, is_sure=True))
+        return self._take_step(self._walker.continue_to(self._probe.found_offset, is_sure=True))
 
     def _look_again(self) -> list[PageQuery]:
-        """Ask once more for what may have been less than there is: the last page, or the whole of a short list."""
+        """Ask again for what may have been incomplete: the last page, or the whole of a short list."""
         if not self._is_last:
             return self._begin_pass()
         if not self._seen and not self._expected and self._probe.attempts and not self._probe.controls:
@@ -242,7 +241,7 @@ class Passes:
     def _controlled(self, page: Page) -> list[PageQuery]:
         verdict = self._probe.judge(page, contradicts=bool(page.matching))
         if verdict is Verdict.AGAIN:
-            # Perhaps it serves them again.
+            # The server may serve them again.
             return self._begin_pass(min(self._probe.next_attempt(), MAX_ATTEMPTS))
         if verdict is not Verdict.SERVES:
             return self._give_up(doubt(verdict, "records").reason)

@@ -1,4 +1,4 @@
-"""What a plan is: it says which pages of a route to ask for, and is given each page or why there is none. Pure."""
+"""What a plan is: it names the pages of a route to ask for, and is given each page or the reason why it failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.plan.page_size import PageSize
 
-# Windows of time: (high, low) stands for what ended after `low`, at `high` at the latest, in Unix seconds.
+# A window of time: (high, low) is what ended after `low` and not after `high`, in Unix seconds.
 Span = tuple[int, int]
 
 
@@ -23,7 +23,7 @@ class Slice:
     """The `limit` records from `offset` on, counted in the order of the route.
 
     Attributes:
-        attempt: how often the same was asked for in vain; the wait before it grows with it.
+        attempt: how often it was asked for without success; the wait before the request grows with it.
     """
 
     offset: int
@@ -48,7 +48,7 @@ class Page:
     """The records of a page in the order served; None for one of which nothing could be read.
 
     Attributes:
-        matching: of a control page, which is asked for without filters: the records that the filters would let through.
+        matching: of a control page, which is asked for without filters: the records that match the filters.
     """
 
     keys: Sequence[Key | None]
@@ -76,8 +76,8 @@ class Purpose(Enum):
         WALK: to collect a window or a list.
         FIRST: the site's own first request.
         CONTROL: without any filter, to see whether the server serves anything at all; its records are not of the set.
-        RECHECK: the last record of the list once more.
-        RECHECK_BESIDE: the same beside the probes.
+        RECHECK: the last record of the list again.
+        RECHECK_BESIDE: the same, at the same time as the probes.
         BY_OFFSET: a probe below the end of the list, by offset.
         BY_TIME: the same by time.
     """
@@ -100,8 +100,8 @@ class PageQuery:
         from_ts, to_ts: Unix seconds, for the recent route.
         window: the number of the window that it belongs to; 0 for none.
         purpose: what it is asked for.
-        ascending: the first to end come first; nobody knows whether the server heeds that.
-        optional: nobody knows whether the server takes such a request; where it fails at it, others will do.
+        ascending: first ended first; it is not known whether the server respects that.
+        optional: it is not known whether the server accepts such a request; if it fails, others are enough.
     """
 
     slice: Slice
@@ -119,10 +119,10 @@ class PageQuery:
 
 
 class Plan(Protocol):
-    """What a spider follows: it sends each `PageQuery` and gives back the page, or why there is none.
+    """What a spider follows: it sends each `PageQuery` and returns the page, or the reason why it failed.
 
     Attributes:
-        gaps: what could not be shown to be complete, a part of a sentence each.
+        gaps: what may be incomplete, a part of a sentence each.
         warnings: what the server did not do as asked.
         shifts: how often records were seen to have moved.
     """
@@ -132,7 +132,7 @@ class Plan(Protocol):
     shifts: int
 
     def remaining(self) -> list[Span] | None:
-        """Return what is left of the windows, from which another plan can go on; None: only as a whole."""
+        """Return what is left of the windows, for another plan to continue; None: it cannot be continued."""
         ...
 
     def start(self) -> list[PageQuery]:
@@ -144,17 +144,17 @@ class Plan(Protocol):
         ...
 
     def failure(self, query: PageQuery, reason: str, status: int | None = None) -> list[PageQuery]:
-        """Take the failure of a page, all retries included; likewise."""
+        """Take the failure of a page after all retries; return what to ask for next."""
         ...
 
 
 def is_refusal(status: int | None) -> bool:
-    """Tell whether the server does not take such a request, whatever its state."""
+    """Return whether the server refuses the request itself."""
     return status is not None and 400 <= status < 500
 
 
 def with_smaller_limit(query: PageQuery, size: PageSize, status: int | None) -> PageQuery | None:
-    """Return the same query with a smaller limit where the status may mean that; None: that is not what it is."""
+    """Return the same query with a smaller limit if the status may mean that the limit was too large, else None."""
     if status in REFUSALS and size.refused(query.slice.limit):
         return replace(query, slice=replace(query.slice, limit=size.limit))
     return None

@@ -11,8 +11,8 @@ class Due:
     """When the next snapshot is due.
 
     Attributes:
-        wait: in how many seconds; None: there is none any more, since the duration is over.
-        missed: how many were left out, since the one before took longer than the interval.
+        wait: in how many seconds; None: the duration is over.
+        missed: how many were skipped, since the last one took longer than the interval.
     """
 
     wait: float | None
@@ -21,14 +21,12 @@ class Due:
 
 @dataclass(slots=True)
 class SnapshotTimer:
-    """The moments 0, `interval`, 2 × `interval`, … before `duration`, in seconds; the first one is taken at once.
-
-    The time that snapshots take does not shift them.
+    """The moments 0, `interval`, 2 × `interval`, … before `duration`, however long snapshots take.
 
     Attributes:
         interval: seconds from one to the next.
-        duration: until when; None: without end.
-        tick: the number of the moment that was last waited for.
+        duration: until when, in seconds; None: without end.
+        tick: the number of the last moment that was returned, from 0.
     """
 
     interval: float
@@ -36,7 +34,7 @@ class SnapshotTimer:
     tick: int = 0
 
     def next(self, elapsed: float) -> Due:
-        """Return the next moment that is not over, and how many were, those at the end of the duration too.
+        """Return the next moment, and how many were missed, including those at the end of the duration.
 
         Args:
             elapsed: seconds since the first moment.
@@ -52,13 +50,11 @@ class SnapshotTimer:
 
 @dataclass(slots=True)
 class CheckpointTimer:
-    """When a checkpoint is due: after so many pages, and so many seconds since the one before at the least.
-
-    The first one is due after so many pages, however soon: what follows can go on from there.
+    """When a checkpoint is due; the first one is due after `pages` pages, however soon.
 
     Attributes:
-        pages: pages since the one before.
-        seconds: seconds since the one before.
+        pages: least number of pages since the last one.
+        seconds: least number of seconds since the last one.
     """
 
     pages: int
@@ -67,7 +63,7 @@ class CheckpointTimer:
     _last: float = -math.inf
 
     def is_due(self, now: float) -> bool:
-        """Count a page, and tell whether a checkpoint is to be taken now.
+        """Count a page; return whether a checkpoint is to be taken now.
 
         Args:
             now: seconds of any clock that never goes back.

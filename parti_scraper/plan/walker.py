@@ -1,7 +1,6 @@
-"""What a walker is: it takes the pages of one set and says what to ask for next, as a state machine without I/O.
+"""What a walker is: it takes the pages of one set and returns the next step, as a state machine without I/O.
 
-Next is a `Slice`, or that it has `Ended`, which has to be probed, is `Incomplete` with the reason, or `PageTooSmall`,
-since its pages cannot overlap.
+A step is a `Slice` to ask for, `Ended`, which has to be probed, `Incomplete` with the reason, or `PageTooSmall`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.plan.plan import Page
 
-# Requests in a row that bring nothing new, until the set is said to move too much.
+# Requests in a row that bring nothing new, after which the set counts as moving too much.
 MAX_STALLED = 12
 # How often a page is asked for again that is empty though a record is known to be on it.
 EMPTY_TRIES = 3
@@ -24,7 +23,7 @@ EMPTY_TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """No more records come from here on. It may be the end of the list, or an accident: it has to be probed.
+    """No more records come. It may be the end of the list, or an accident: it has to be probed.
 
     Attributes:
         empty: no record came at all, not even one that is known to be there.
@@ -35,12 +34,12 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class PageTooSmall:
-    """Pages are too small for the overlap that is needed; `Blocks` can go on."""
+    """Pages are too small for the overlap that is needed; `Blocks` can continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
-    """It cannot be shown that everything was served; `reason` is a part of a sentence."""
+    """It is not certain that everything was served; `reason` is a part of a sentence."""
 
     reason: str
 
@@ -53,7 +52,7 @@ class Walker(Protocol):
 
     @property
     def frontier(self) -> int | None:
-        """Every record of the set that ended later has been served; None where nothing can be said yet."""
+        """Every record of the set that ended later was served; None while this is unknown."""
 
     @property
     def shifts(self) -> int:
@@ -61,11 +60,11 @@ class Walker(Protocol):
 
     @property
     def end(self) -> int:
-        """The position behind the last record of the last page."""
+        """The position after the last record of the last page."""
 
     @property
     def first(self) -> Hashable:
-        """The identity of the first record of the list; None where none is known."""
+        """The identity of the first record of the list; None if unknown."""
 
     def start(self) -> Slice:
         """Return the first slice."""
@@ -76,18 +75,18 @@ class Walker(Protocol):
         ...
 
     def recheck(self, attempt: int) -> Slice:
-        """Return the slice with the last record once more, after `Ended`."""
+        """Return the slice with the last record again, after `Ended`."""
         ...
 
     def rechecked(self, page: Page) -> Step:
-        """Take the answer to it: it has ended again, or goes on."""
+        """Take the answer to it: the walk has ended again, or continues."""
         ...
 
     def continue_to(self, offset: int, *, is_sure: bool) -> Step:
-        """Go on after `Ended`, since a probe has found records further down.
+        """Continue after `Ended`, since a probe has found records further down.
 
         Args:
-            offset: the position behind those records.
-            is_sure: the records are surely ones that were not served yet.
+            offset: the position after those records.
+            is_sure: it is certain that the records were not served yet.
         """
         ...

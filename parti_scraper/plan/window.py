@@ -1,4 +1,4 @@
-"""A window of time under way, and what all windows of a history have shown together. Pure."""
+"""A window of time under way, and what all windows of a history have shown together."""
 
 from __future__ import annotations
 
@@ -19,32 +19,30 @@ if TYPE_CHECKING:
     from parti_scraper.plan.plan import Key, Page, Slice
     from parti_scraper.plan.walker import Step, Walker
 
-# Of fewer records on a page it says nothing which of them are far apart.
+# With fewer records on a page, distances between their ends mean nothing.
 _MIN_ENDS = 8
 
 
 class Overview:
     """What all windows of a history have shown together.
 
-    It has some more than a dozen attributes since it is all that windows and the end probe share.
-
     Args:
-        since, until: Unix seconds; both belong to what is wanted.
+        since, until: Unix seconds, both inclusive.
         size: the page size.
 
     Attributes:
         bottom: what all windows ask for as `from_ts`, in Unix seconds.
-        heeds_to_ts: the server was seen to heed `to_ts`.
-        ignores_to_ts: it was seen not to.
+        respects_to_ts: the server was seen to respect `to_ts`.
+        ignores_to_ts: the server was seen to ignore it.
         undated: identities of the records without an end, which come on pages of every window.
-        lowest: the earliest end of a record, in Unix seconds; None where none is known.
+        lowest: the earliest end of a record, in Unix seconds; None if unknown.
     """
 
     def __init__(self, since: int, until: int, size: PageSize) -> None:
         self.until = until
         self.size = size
         self.bottom = max(min(since, FIRST_TS) - 1, 0)
-        self.heeds_to_ts = False
+        self.respects_to_ts = False
         self.ignores_to_ts = False
         self.undated = Identities()
         self.lowest: int | None = None
@@ -73,19 +71,19 @@ class Overview:
         return min((each for each in self._fruitful if each > anchor), default=self.until)
 
     def seconds_of(self, records: int, above: int) -> int:
-        """Return how many seconds so many records take, as those that ended later than `above` do."""
+        """Return how many seconds so many records cover, by the density of those that ended later than `above`."""
         return (self.until - above) * records // max(self._records, 1)
 
     def note_repeats(self) -> None:
         """Note that more than a quarter of what a window was served ended later than was asked for."""
-        self.ignores_to_ts = self.ignores_to_ts or not self.heeds_to_ts
+        self.ignores_to_ts = self.ignores_to_ts or not self.respects_to_ts
 
     def note_progress(self, anchor: int) -> None:
-        """Note that a window goes on by time, from an anchor."""
-        self.heeds_to_ts = self.heeds_to_ts or anchor < self.until
+        """Note that a window continues by time, from an anchor."""
+        self.respects_to_ts = self.respects_to_ts or anchor < self.until
 
     def walker(self, frontier: int | None = None, ties: frozenset[Hashable] = frozenset()) -> Walker:
-        """Return what walks a window, from where its last page has reached."""
+        """Return the walker of a window, from the end of its last page."""
         if self.size.small:
             return Blocks(self.size)
         return Paging(self.size, frontier=frontier, ties=ties, undated=self.undated)
@@ -94,21 +92,20 @@ class Overview:
 class Window:
     """Livestreams that ended after `low`, at `high` at the latest, walked from `anchor` down.
 
-    It has many attributes since a window is what the plan, the backlog and the end probe have in common: each reads
-    some of them, and all change it through its methods only.
+    The plan, the backlog and the end probe read its attributes, and change it only through its methods.
 
     Args:
         high, low: Unix seconds.
         overview: what all windows have shown.
 
     Attributes:
-        anchor: what it is asked for from, as `to_ts`, in Unix seconds.
-        number: its number, of the windows begun; another one each time that it is begun.
+        anchor: where its requests begin, as `to_ts`, in Unix seconds.
+        number: its number among the windows begun; a new one each time that it is begun.
         walker: what walks it from the anchor down.
         pages: pages since it was begun or cut.
         records: how many it was served.
         lowest: the earliest end on its pages, in Unix seconds.
-        found_end: the end of the latest record that a probe has found below a hole, likewise.
+        found_end: the end of the latest record that a probe has found below a hole, in Unix seconds.
         ended_empty: the last page was empty although a record is known to be on it.
     """
 
@@ -125,7 +122,7 @@ class Window:
         self.ended_empty = False
         self._overview = overview
         self._lowest_ids: frozenset[Hashable] = frozenset()
-        # The server repeats too much of what was served to go on by time.
+        # The server repeats too much of what was served to continue by time.
         self._by_offset = False
         # Since the anchor: records, those of them that ended later than it, and those without an end that had come
         # before.
@@ -135,7 +132,7 @@ class Window:
 
     @property
     def reached(self) -> int:
-        """Down to where nothing is missing, as far as the walk knows."""
+        """Down to where nothing is missing, in Unix seconds."""
         return self.anchor if self.walker.frontier is None else min(self.anchor, self.walker.frontier)
 
     @property
@@ -149,13 +146,13 @@ class Window:
         return self.query(self.walker.start())
 
     def resume(self, number: int) -> None:
-        """Go on under another number."""
+        """Continue under another number."""
         self.number = number
 
     def query(self, slice_: Slice, purpose: Purpose = Purpose.WALK) -> PageQuery:
         """Return the query for a slice of what lies below the anchor."""
         number = self.number if purpose is Purpose.WALK else 0
-        # A second more: the bound may not belong to the window.
+        # A second more: the server may not include the bound.
         return PageQuery(slice_, self._overview.bottom, self.anchor + 1, number, purpose)
 
     def take(self, page: Page) -> Step:
@@ -186,9 +183,8 @@ class Window:
     def frontier(self, page: Page) -> int | None:
         """Return down to where nothing is missing.
 
-        The last record of a page may have an end that is far too early, and what ended before it be on the next page.
-        So one that is much further from the record above than any two others from each other is believed only where
-        those below it are seen too.
+        The last record of a page may have an end that is far too early, so that records which ended later come on the
+        next page. So if it is much further from the record above than others from each other, it does not count yet.
         """
         frontier, ends = self.walker.frontier, page.ends
         if frontier is None or self._overview.size.small or len(ends) < _MIN_ENDS or ends[-1] != frontier:
@@ -196,8 +192,8 @@ class Window:
         *gaps, last = [later - earlier for later, earlier in pairwise(ends)]
         return ends[-2] if last > 3 * max(gaps) and ends[-2] < self.anchor else frontier
 
-    def goes_on_by_time(self) -> bool:
-        """Tell whether to go on by time: there is progress, and the server does not repeat what was served."""
+    def continues_by_time(self) -> bool:
+        """Return whether to continue by time: there is progress, and the server does not repeat what was served."""
         if self.reached == self.anchor or self._by_offset:
             return False
         self._by_offset = (self._above + self._repeated) * 4 > self._served
@@ -205,8 +201,8 @@ class Window:
             self._overview.note_repeats()
         return not self._by_offset
 
-    def go_on_by_time(self, page: Page, frontier: int) -> PageQuery:
-        """Return the query for what ended at the frontier or before, of which the page shows some."""
+    def continue_by_time(self, page: Page, frontier: int) -> PageQuery:
+        """Return the query for what ended at the frontier or before; the page shows some of it."""
         self._anchor_at(frontier)
         self.walker = self._overview.walker(frontier, page.ids_ended_at(frontier))
         return self.query(self.walker.start())
@@ -226,7 +222,7 @@ class Window:
         self.anchor, self._served, self._above, self._repeated = anchor, 0, 0, 0
 
     def count(self) -> Slice:
-        """Go on by counting, since pages are too small to overlap."""
+        """Continue by counting, since pages are too small to overlap."""
         self.walker = Blocks(self._overview.size)
         return self.walker.start()
 
@@ -239,12 +235,12 @@ class Window:
         self.ended_empty = empty
 
     def continue_to(self, offset: int, found_end: int | None, *, is_sure: bool) -> Step:
-        """Go on after all, see `Walker`; the latest record found ended at `found_end`, where that is known."""
+        """Continue after all, see `Walker`; the latest record found ended at `found_end`, if known."""
         self.found_end = found_end
         return self.walker.continue_to(offset, is_sure=is_sure)
 
     def unserved(self, keys: Sequence[Key]) -> list[Key]:
-        """Return the records that have not been served by the window."""
+        """Return the records that the window was not served."""
         return [key for key in keys if self._lacks(key)]
 
     def _lacks(self, key: Key) -> bool:

@@ -1,4 +1,4 @@
-"""Whether the history has ended where a window saw nothing more: the end probe by offset and by time. Pure."""
+"""Whether the history has ended where a window saw nothing more: the end probe by offset and by time."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Confirmed:
 
 
 @dataclass(frozen=True, slots=True)
-class GoesOn:
+class Continues:
     """The list has not ended where it seemed to.
 
     Attributes:
         page: the page that showed it.
-        step: the next step of the walker; None: it is to go on to what was found.
+        step: the next step of the walker; None: it is to continue to what was found.
     """
 
     page: Page
@@ -48,7 +48,7 @@ class StartAbove:
     """Nothing comes for so early a `to_ts`: the window is to be walked by offset, from where records have come."""
 
 
-Outcome = list[PageQuery] | Confirmed | GoesOn | StartAbove | InDoubt
+Outcome = list[PageQuery] | Confirmed | Continues | StartAbove | InDoubt
 
 
 class WindowEnd(EndProbe):
@@ -63,33 +63,32 @@ class WindowEnd(EndProbe):
         super().__init__(overview.size, max_contradictions=MAX_ATTEMPTS)
         self.window = window
         self._overview = overview
-        # How often it was looked further down; since the last page was asked for, and nothing was found.
+        # How often it was probed below the end; and whether it was since the last page was asked for, without a find.
         self._rounds = 0
         self._looked = False
-        # Meanwhile a page was empty on which a record is known to be.
+        # At the same time, a page was empty although a record is known to be on it.
         self._in_trouble = False
-        # It was looked at all places, not only at the first ones; these were chosen by time alone.
+        # All places were probed, not only the first ones; and all of them by time.
         self._is_far = False
         self._is_timed = False
-        # The server does not heed `offset`, or fails at one further down.
+        # The server ignores `offset`, or fails at one further down.
         self._ignores_offset = False
         self._fails_at_offset = False
-        # Control pages have shown that it serves something else, or nothing at all.
+        # Control pages have shown that it serves other records, or nothing at all.
         self._serves_others = False
         self._serves_nothing = False
-        # When the latest of the records found ended, in Unix seconds; None where not known.
+        # When the latest of the records found ended, in Unix seconds; None if unknown.
         self._found_end: int | None = None
-        # Down to which offset there are records that were served before; likewise.
+        # Down to which offset there are records that were served before; None if unknown.
         self._shown_offset: int | None = None
 
     def start(self) -> Outcome:
-        """Begin; where no record was seen in the window, the server has to serve something first."""
+        """Begin; if the window saw no record, the server has to serve something first."""
         if not self.window.records:
             return self._ask_for_control()
         return self._ask_again() if self.window.ended_empty else self._look_below()
 
     def answer(self, query: PageQuery, page: Page) -> Outcome:
-        """Take the answer to a query."""
         self.answered()
         if query.control:
             return self._controlled(page)
@@ -99,19 +98,18 @@ class WindowEnd(EndProbe):
         return [] if self.waiting else self._conclude(page)
 
     def failure(self, query: PageQuery, reason: str, status: int | None) -> Outcome:
-        """Take the failure of a query."""
         if query.ascending or (query.purpose is Purpose.BY_TIME and is_refusal(status)):
-            # Nothing is there that could be asked for.
+            # There is nothing to ask for.
             return self.answer(query, Page([]))
         if query.purpose is Purpose.BY_OFFSET and status is not None:
-            # Where the server has trouble with that itself, time has to do.
+            # If the server has a problem with offsets, time has to be enough.
             self._ignores_offset = True
             self._fails_at_offset = not is_refusal(status)
             if is_refusal(status) or self._times(TIME_PROBES):
                 return self.answer(query, Page([]))
         return InDoubt(reason)
 
-    def go_on(self) -> Step:
+    def continue_walk(self) -> Step:
         """Return the next step of the window's walker to what was found."""
         is_sure = self.found_offset is not None or self._found_end is not None
         found = self.found_offset if is_sure else (self._shown_offset or 0) + self._size.largest
@@ -124,24 +122,24 @@ class WindowEnd(EndProbe):
         return self.send([self.control_query()])
 
     def _ask_again(self) -> Outcome:
-        """Ask for the last page of the window once more, after a wait that grows."""
+        """Ask for the last page of the window again, after a wait that grows."""
         return self.send([self.window.query(self.window.walker.recheck(self.next_attempt()), Purpose.RECHECK)])
 
     def _look_below(self) -> Outcome:
-        """Look further down, by offset and by time; at once, since each is a request like any other."""
+        """Probe below the end, by offset and by time at once."""
         self._rounds += 1
         if self._rounds > MAX_ATTEMPTS:
             return InDoubt("the server answers with empty lists now and then")
         if self._others_are_lower() and not self._serves_nothing:
             if not self.window.records and not self._serves_others:
                 return self._ask_for_control()
-            # The list goes on there.
+            # The list continues there.
             self._found_end = self._overview.lowest
-            return GoesOn(Page([]))
+            return Continues(Page([]))
         window = self.window
         queries = [self._by_offset(0)]
         queries += [self._by_time(end) for end in self._times(TIME_PROBES)]
-        # Not by time too: it is to hold where nothing comes for whatever ended as early.
+        # Not by time too: the server may have nothing for so early a `to_ts`.
         queries.append(replace(self._by_time(self._overview.until), ascending=True, optional=True))
         if window.records:
             queries.append(window.query(replace(window.walker.recheck(1), attempt=0), Purpose.RECHECK_BESIDE))
@@ -150,12 +148,12 @@ class WindowEnd(EndProbe):
         return self.send(queries)
 
     def _others_are_lower(self) -> bool:
-        """Tell whether other windows have seen records that ended before the end that is probed."""
+        """Return whether other windows have seen records below the end that is probed."""
         ended_at = self.window.reached if self.window.lowest is None else self.window.lowest
         return self._overview.lowest is not None and self._overview.lowest < ended_at
 
     def _look_further(self) -> Outcome:
-        """Look at more places: by offset, or by time where the server does not heed `offset`."""
+        """Probe more places: by offset, or by time if the server ignores `offset`."""
         if self._ignores_offset:
             self._is_timed = True
             number = (4 if self._fails_at_offset else 2) * TIME_PROBES
@@ -168,7 +166,7 @@ class WindowEnd(EndProbe):
         return self.send(queries) or self._ask_again()
 
     def _times(self, number: int) -> list[int]:
-        """Return at which moments to look; none without ends, or where the server does not heed `to_ts`."""
+        """Return which moments to probe; none without ends, or if the server ignores `to_ts`."""
         if self._overview.ignores_to_ts or (self.window.records and self.window.lowest is None):
             return []
         reached = self.window.reached
@@ -201,13 +199,13 @@ class WindowEnd(EndProbe):
             self._shown_offset = lower_of(self._shown_offset, end_of_page)
 
     def _conclude(self, page: Page) -> Outcome:
-        """Take all answers together; `page` is the last of them."""
+        """Judge all answers together; `page` is the last of them."""
         if any(found is not None for found in (self.found_offset, self._found_end, self._shown_offset)):
             if self._in_trouble and self.window.can_start_above:
-                # The way there leads through the page that is empty.
+                # The way there includes the page that was empty.
                 self._looked = False
                 return self._ask_again()
-            return GoesOn(page)
+            return Continues(page)
         if not (self._is_timed if self._ignores_offset else self._is_far) and not self._in_trouble:
             return self._look_further()
         if self._serves_nothing:
@@ -222,13 +220,13 @@ class WindowEnd(EndProbe):
             window.note(page)
             step = window.walker.rechecked(page)
             if is_new or not isinstance(step, Ended):
-                # What was missing was so for a moment.
-                return GoesOn(page, step)
+                # It was missing for a moment only.
+                return Continues(page, step)
             return Confirmed() if self._looked else self._look_below()
         if self._serves_others and self._looked and not window.records:
             return Confirmed()
         if self.attempts < MAX_ATTEMPTS:
-            # What the probes have said is not to be believed either, should it come back.
+            # If it comes back, the answers to the probes cannot be trusted either.
             self._looked = False
             return self._ask_again()
         return self._ask_for_control()
@@ -239,13 +237,13 @@ class WindowEnd(EndProbe):
             self._serves_others = True
             if self.window.can_start_above:
                 return StartAbove()
-            # Where the last page was empty all the same, the record has gone.
+            # If the last page is still empty, the record was deleted.
             return Confirmed() if self._rounds > 1 else self._look_below()
         if verdict is Verdict.AGAIN:
-            # Perhaps it serves them again.
+            # The server may serve them again.
             return self._ask_again()
         if verdict is Verdict.CONTRADICTS or self._looked:
             return doubt(verdict, "livestreams")
-        # Perhaps it only leaves out what is at the head.
+        # It may leave out only what is at the head.
         self._serves_nothing = True
         return self._look_below()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 
-# The last run of the spider that did not finish, whatever its name.
+# The value of `run_id` for the last unfinished run of the spider.
 LAST = "last"
 
 
@@ -48,7 +48,7 @@ def check_words(
         flags: the spider's arguments: whether they are true or false, by name.
 
     Raises:
-        UsageError: an argument stands where it is none, or has no value.
+        UsageError: an argument is not where it belongs, or has no value.
     """
     values = [word for word in words if not word.startswith("-") and word not in flags]
 
@@ -105,15 +105,13 @@ class Arguments:
     run_id: str | None = _argument(
         folder_name,
         "letters, digits, `.`, `_` and `-`, at most 100",
-        "name of the run's folder; that of a run that did not finish finishes it, with its own arguments, and `last` "
-        "the last such run (default: the start time and a suffix; under scrapyd the job's id)",
+        "name of the run's folder; the name of an unfinished run resumes it, with its own arguments; `last`: the last "
+        "unfinished run (default: the start time and a suffix; under scrapyd the job's id)",
     )
 
     @classmethod
     def parse(cls, raw: Mapping[str, str], spider: str, now: float) -> Self:
-        """Parse and check arguments as typed.
-
-        Names that begin with `_` are passed over: scrapyd adds `_job` and `_version`.
+        """Parse and check arguments as typed, except for those that scrapyd adds: `_job` and `_version`.
 
         Args:
             raw: values by name.
@@ -121,7 +119,7 @@ class Arguments:
             now: Unix seconds, from which ages are counted.
 
         Raises:
-            UsageError: a name is not known, or a value does not parse, or two contradict each other.
+            UsageError: a name is not known, a value cannot be parsed, or two contradict each other.
         """
         declared = {argument.name: argument for argument in fields(cls)}
         values = {}
@@ -148,7 +146,7 @@ class Arguments:
 
     @classmethod
     def flags(cls) -> dict[str, bool]:
-        """Return whether each argument, by name, is one that is true or false."""
+        """Return by name whether an argument is true or false, and has no other values."""
         return {argument.name: isinstance(argument.default, bool) for argument in fields(cls)}
 
     def given(self) -> dict[str, Any]:
@@ -162,12 +160,12 @@ class Arguments:
         }
 
     @classmethod
-    def check_same(cls, raw: Mapping[str, str], begun: Mapping[str, str], run_id: str, spider: str, now: float) -> None:
-        """Check that the arguments are those of the run that is to be finished; some or all may be left out.
+    def check_same(cls, raw: Mapping[str, str], first: Mapping[str, str], run_id: str, spider: str, now: float) -> None:
+        """Check that the arguments are those of the run that is resumed; any of them may be left out.
 
         Args:
             raw: values by name, as typed.
-            begun: likewise, as the run was started with.
+            first: those that the run was started with.
             run_id: the run's name.
             spider: the spider's name.
             now: when the run was started, in Unix seconds.
@@ -175,10 +173,10 @@ class Arguments:
         Raises:
             UsageError: an argument differs.
         """
-        was = cls.parse(begun, spider, now)
+        was = cls.parse(first, spider, now)
         for name, text in without_run_id(raw).items():
-            if getattr(cls.parse({**begun, name: text}, spider, now), name) != getattr(was, name):
-                accepted = f"{begun[name]}, as it was begun, or none" if name in begun else "none, as it was begun"
+            if getattr(cls.parse({**first, name: text}, spider, now), name) != getattr(was, name):
+                accepted = f"{first[name]}, as at the start, or none" if name in first else "none, as at the start"
                 raise UsageError.of("argument", name, f"not that of the run `{run_id}`", text, accepted)
 
     def _check(self, raw: Mapping[str, str], now: float) -> None:
@@ -192,7 +190,7 @@ class CategoriesArguments(Arguments):
 
 @dataclass(frozen=True, kw_only=True)
 class RecentArguments(Arguments):
-    """Arguments of the spider `recent`, an attribute each. Times are Unix seconds, both bounds belong to the window."""
+    """Arguments of the spider `recent`. Times are Unix seconds; both bounds belong to the window."""
 
     categories: tuple[str, ...] = _categories_argument()
     since: int = _argument(
@@ -206,7 +204,7 @@ class RecentArguments(Arguments):
     until: int | None = _argument(
         last_second,
         TIMES,
-        "only livestreams that ended at or before, given likewise, but a date alone includes that whole day "
+        "only livestreams that ended at or before, in the same forms, but a date alone includes that whole day "
         "(default: now)",
     )
     sort: str = _argument(
@@ -250,7 +248,7 @@ class LiveArguments(Arguments):
         length, LENGTHS, "a snapshot every so often: seconds, or 90s, 5m, 24h, 7d, 2w (default: one snapshot)"
     )
     duration: float | None = _argument(
-        length, LENGTHS, "for how long to take snapshots, given likewise (default: until stopped)"
+        length, LENGTHS, "for how long to take snapshots, in the same forms (default: until stopped)"
     )
 
     def _check(self, raw: Mapping[str, str], _now: float) -> None:

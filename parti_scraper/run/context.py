@@ -1,4 +1,4 @@
-"""One run of a spider: the object that whoever takes part in it is handed."""
+"""One run of a spider: the object that spider, pipelines and extensions share."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Identity:
         run_id: the name of the run, and of its folder.
         arguments: what was typed, parsed.
         raw_arguments: as typed, without what is about the run itself.
-        started_at: when it was begun, in Unix seconds; of a run that is finished later, when that was.
+        started_at: when it was first started, in Unix seconds.
         job: scrapyd's id of the job; None on the command line.
     """
 
@@ -57,7 +57,7 @@ class Identity:
 
 
 class RunFolder:
-    """The folder of a run, and what is to be written into it.
+    """The folder of a run, and what is written into it.
 
     Attributes:
         path: where it is.
@@ -119,9 +119,9 @@ class SeriesPlace:
     """The place of a run among incremental runs with the same filters.
 
     Attributes:
-        id: the series, of the ledger.
-        next_since: where the next run starts after this one, in Unix seconds; None: where it did before.
-        versions_since: from when on that run knows the versions of what was written, in Unix seconds.
+        id: the series in the ledger.
+        next_since: where the run after this one starts, in Unix seconds; None: this run does not change it.
+        versions_since: from when on that run needs the versions that were written, in Unix seconds.
     """
 
     id: int
@@ -130,7 +130,7 @@ class SeriesPlace:
 
 
 class Seen(Protocol):
-    """Identities of the records that were written; of the snapshot at hand where there are snapshots."""
+    """Identities of the records that were written; with snapshots, of the current one."""
 
     def __contains__(self, identity: Hashable, /) -> bool: ...
 
@@ -142,10 +142,10 @@ class Seen(Protocol):
 
 
 class RecordLimit:
-    """The argument `max_records`: how many records are to be written, and whether they were."""
+    """The argument `max_records`, and how many records were written."""
 
     def __init__(self, most: int | None) -> None:
-        """Begin with none written; `most` is None where all are wanted."""
+        """Start with none written; `most` is None where all are wanted."""
         self.most = most
         self._taken = 0
 
@@ -165,18 +165,16 @@ class RecordLimit:
 
 
 class Run:
-    """One run, made of parts that each own a subject; the spider, the pipelines and the extensions share it.
-
-    It has more than a dozen parts since it is the one place to find them; it decides nothing itself.
+    """One run, made of parts that each own a subject; it decides nothing itself.
 
     Attributes:
         identity: what it is called, and what was asked for.
         folder: where its files are.
         ledger: what runs have done.
-        previous: the run as the ledger has it, where this one is to finish it.
+        previous: the unfinished run that this one resumes, from the ledger.
         hosts: which host of the API is asked.
-        window: the window of time that it is about, in Unix seconds, frozen; None where there is none.
-        series: its place among incremental runs; None where it is none of them.
+        window: the window of time that it collects, in Unix seconds; None where there is none.
+        series: its place among incremental runs; None where it is not incremental.
         selection: the filters that the client applies.
         limit: how many records are wanted.
         seen: identities of the records that were written.
@@ -291,7 +289,7 @@ class Run:
         return self.tally.counts(len(self.quality.unknown))
 
     def progress(self) -> dict[str, Any]:
-        """Return how far the run has come but for the spider's own account, as JSON takes it."""
+        """Return how far the run has come, without the spider's own part, as JSON takes it."""
         return {
             "failovers": self.hosts.failovers,
             "hosts": self.hosts.as_json(time.monotonic()),
@@ -305,7 +303,7 @@ class Run:
         return {"days": days.as_json(), "gaps": gaps, "categories": dict(self.tally.categories)}
 
     def restore(self, progress: Mapping[str, Any]) -> None:
-        """Go on from there; called before anything is requested."""
+        """Resume from there; called before anything is requested."""
         # Earlier versions had no hosts and no quality.
         self.hosts.restore(progress.get("hosts"), time.monotonic(), progress["failovers"])
         if "quality" in progress:
@@ -325,25 +323,20 @@ class Run:
 
 
 def run_of(crawler: Any) -> Run | None:
-    """Return the run that a crawler is about; None where there is none, as in `scrapy shell`."""
+    """Return the run of a crawler; None where there is none, as in `scrapy shell`."""
     run = getattr(crawler.spider, "run", None)
     return run if isinstance(run, Run) else None
 
 
 def present_run(crawler: Any) -> Run:
-    """Return the run that a crawler is about, for a component that is used only where there is one."""
+    """Return the run of a crawler, for a component that is used only where there is one."""
     run = run_of(crawler)
     assert run is not None  # noqa: S101 - `scrapy shell` builds such components too, and does not use them
     return run
 
 
 def default_run_id(job: str | None, now: float) -> str:
-    """Return the name of a run that none was typed for: after scrapyd's job, or the moment.
-
-    Args:
-        job: scrapyd's id of the job.
-        now: Unix seconds.
-    """
+    """Return the default name of a run: from scrapyd's id of the job, or from the time in Unix seconds."""
     if job:
         return re.sub(r"[^A-Za-z0-9._-]", "_", job, flags=re.ASCII).lstrip("._-")[:100] or default_run_id(None, now)
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

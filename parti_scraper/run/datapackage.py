@@ -1,6 +1,6 @@
 """The description of a run's files: a Frictionless Data Package, written last, in one step.
 
-See https://datapackage.org. Pure but for reading and writing files.
+See https://datapackage.org. Pure except for reading and writing files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CSV_DIALECT = {
     "doubleQuote": True,
     "skipInitialSpace": False,
 }
-# Of calls and of records that were set aside there is none: the same page may be asked for again.
+# Calls and records that were set aside have none: the same page may be requested again.
 _PRIMARY_KEYS = {source.item_class: source.key for source in SOURCES}
 
 
@@ -51,9 +51,9 @@ class File:
         path: where it is.
         item_class: the kind of its records.
         rows: how many.
-        form: what it is written in: jsonl, csv, or another.
-        columns: names of the fields in it, and what they are called there; None: all, by their own names.
-        encoding: of its text; None where it is none.
+        form: its format: jsonl, csv, or another.
+        columns: names of its fields, and what they are called in it; None: all, by their own names.
+        encoding: of its text; None where it is not text.
         is_table: whether it is plain CSV or JSON Lines, which any reader takes for a table.
     """
 
@@ -68,11 +68,11 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Records that were stored elsewhere than in the folder of the run.
+    """Records that were stored outside of the run's folder.
 
     Attributes:
         uri: where, without credentials.
-        format: Scrapy's name of what they are written in.
+        format: Scrapy's name of the format.
         rows: how many.
     """
 
@@ -99,7 +99,7 @@ def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> 
             column["constraints"] = {"required": True}
         described.append(column)
     schema: dict[str, Any] = {"fields": described, "missingValues": [""]}
-    if key and key == primary_key:  # A part of one says nothing about what is unique.
+    if key and key == primary_key:  # A part of the key is not unique.
         schema["primaryKey"] = [labels[name] for name in key]
     return schema
 
@@ -132,7 +132,7 @@ def describe(file: File, folder: Path) -> dict[str, Any]:
     if file.is_table:
         resource |= {"rows": file.rows, "schema": table_schema(file.item_class, file.columns)}
         if file.form == "csv":
-            # Otherwise readers guess it, and free text makes them guess wrong.
+            # Otherwise readers guess it, and are misled by free text.
             resource["dialect"] = _CSV_DIALECT
     return resource
 
@@ -152,11 +152,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def write(folder: Path, descriptor: Mapping[str, Any]) -> Path:
-    """Write the descriptor so that it is there whole or not at all, even if the machine dies.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write the descriptor whole or not at all, even if the machine dies. Raises OSError."""
     path = folder / FILE_NAME
     temporary = path.with_suffix(".json.tmp")
     try:
@@ -174,7 +170,7 @@ def write(folder: Path, descriptor: Mapping[str, Any]) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: that of a file is there only once its folder is. Raises OSError."""
+    """Bring the names of the files in a folder to the disk. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

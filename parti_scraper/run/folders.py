@@ -1,4 +1,4 @@
-"""Where the folders are that the settings name, on the command line and in a job of scrapyd."""
+"""Where the folders of the settings are, on the command line and in a job of scrapyd."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _ACCEPTED = "an absolute path such as /srv/parti"
 
 
 def output_dir(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:
-    """Return the folder that runs leave their folders in. Raises UsageError."""
+    """Return the folder of all runs' folders. Raises UsageError."""
     return _resolve(settings, "PARTI_OUTPUT_DIR", raw_arguments)
 
 
 def state_dir(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:
-    """Return the folder that runs note in how far they have come. Raises UsageError."""
+    """Return the folder of the ledger. Raises UsageError."""
     return _resolve(settings, "PARTI_STATE_DIR", raw_arguments)
 
 
@@ -39,13 +39,13 @@ def _resolve(settings: BaseSettings, name: str, raw_arguments: Mapping[str, str]
 
 
 def _home(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:
-    """Return what relative paths are relative to: an absolute path, or the working folder as `.`."""
+    """Return the base of relative paths: an absolute path, or the working folder as `.`."""
     home = settings["PARTI_HOME"]
     if home:
         if not Path(home).is_absolute():
             raise UsageError.of("setting", "PARTI_HOME", "not an absolute path", home, _ACCEPTED)
         return Path(home)
-    # A job's working folder is wherever scrapyd was started; only scrapyd sends `_job`.
+    # Only scrapyd sends `_job`; the working folder of a job is where scrapyd was started.
     if not raw_arguments.get("_job"):
         return Path()
     try:

@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the records of a run, at one moment; `run.tally.Tally` counts them.
+    """What became of the records of a run so far; `run.tally.Tally` counts them.
 
     Attributes:
         pages: answers that were a page of records.
@@ -29,9 +29,9 @@ class Counts:
         written: records that passed every pipeline and were handed to the feeds.
         duplicate: records that had been written before.
         quarantined: records that could not be normalized.
-        filtered: records that the arguments did not ask for, though the server sent them.
-        dropped: records that pipelines of the user's dropped.
-        unknown_fields: how many fields of the API there are that no item declares.
+        filtered: records that the server sent although the arguments exclude them.
+        dropped: records that the user's pipelines dropped.
+        unknown_fields: how many fields of the API no item declares.
     """
 
     pages: int = 0
@@ -45,7 +45,7 @@ class Counts:
 
     @property
     def accounted_for(self) -> int:
-        """Of how many records it is known what became of them."""
+        """How many records were written, set aside or dropped."""
         return self.written + self.duplicate + self.quarantined + self.filtered + self.dropped
 
     def balance(self) -> bool:
@@ -59,18 +59,18 @@ COUNTED = tuple(each.name for each in fields(Counts) if each.name != "unknown_fi
 
 @dataclass(slots=True)
 class Ending:
-    """Everything that bears on the verdict.
+    """Everything that the verdict depends on.
 
     Attributes:
         finish_reason: Scrapy's; "finished" when the spider ran out of requests.
         until_stopped: the run has no end of its own and is meant to be stopped by a signal.
         usage_error: text of a usage error found after the start.
-        start_error: why nothing could be asked for, found after the start.
-        exceptions: in callbacks, pipelines and other components.
-        gaps: what was not had, a part of a sentence each.
-        storage: what could not be stored, likewise.
-        set_aside: that too many records were, likewise.
-        degraded: fields that most records lack, likewise.
+        start_error: why nothing could be requested, found after the start.
+        exceptions: how many there were in callbacks, pipelines and other components.
+        gaps: what is missing; each a part of a sentence, as all below.
+        storage: what could not be stored.
+        set_aside: that too many records were set aside.
+        degraded: fields that most records lack.
     """
 
     finish_reason: str
@@ -92,8 +92,8 @@ class Verdict:
     Attributes:
         exit_code: how the run ended.
         reason: why it is not 0, a part of a sentence.
-        ended: whether the run came to its end, complete or not; only then it gets a data package.
-        degraded: whether the data set is all that was asked for, and a changed API is why the code is not 0.
+        ended: whether the run reached its end, complete or not; only then it gets a data package.
+        degraded: whether the data set is complete, and the code is not 0 because the API has changed.
     """
 
     exit_code: ExitCode
@@ -124,14 +124,14 @@ def judge(ending: Ending) -> Verdict:
     if ending.gaps:
         return Verdict(ExitCode.INCOMPLETE, _listing(ending.gaps))
     if not ending.counts.balance():
-        return Verdict(ExitCode.INCOMPLETE, f"the books do not balance: {ending.counts}")
+        return Verdict(ExitCode.INCOMPLETE, f"the counts do not balance: {ending.counts}")
     if ending.set_aside:
         return Verdict(ExitCode.INCOMPLETE, ending.set_aside)
     return judge_fields(ending.degraded)
 
 
 def judge_fields(degraded: list[str]) -> Verdict:
-    """Return the verdict on a run that has every record, some fields of which may be missing in most of them."""
+    """Return the verdict on a run that has every record; `degraded` names fields that most of them lack."""
     if degraded:
         return Verdict(ExitCode.INCOMPLETE, f"degraded: {_listing(degraded)}", degraded=True)
     return Verdict(ExitCode.COMPLETE)

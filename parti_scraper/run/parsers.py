@@ -1,4 +1,4 @@
-"""How the value of a spider argument is parsed, but for times (`api.times`) and categories (`api.categories`).
+"""How the value of a spider argument is parsed; times are in `api.times`, categories in `api.categories`.
 
 Each parser takes the text and the current time in Unix seconds, and raises UnparsableError.
 """

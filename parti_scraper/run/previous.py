@@ -1,4 +1,4 @@
-"""The unfinished run that the arguments name, if they do."""
+"""The unfinished run that the arguments name, if any."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 def find_previous(
     arguments_class: type[Arguments], raw: Mapping[str, str], folder: Path, ledger: Ledger | None, now: float
 ) -> RunRecord | None:
-    """Return the unfinished run that the arguments name, and check that they are its own.
+    """Return the unfinished run that the arguments name.
 
     Args:
         arguments_class: how they are parsed.
         raw: the arguments as typed.
-        folder: the one that the runs of the spider have theirs in, which is named as it is.
+        folder: where the runs of the spider have their folders; its name is the spider's.
         ledger: what runs have done; None where there is no ledger yet.
         now: Unix seconds.
 
     Raises:
-        UsageError: they are not, or one does not parse.
-        NothingToFinish: `run_id=last`, and there is none.
+        UsageError: an argument differs from that of the run, or cannot be parsed.
+        NothingToFinish: `run_id=last`, and no run is unfinished.
     """
     spider = folder.name
     arguments = arguments_class.parse(raw, spider, now)

@@ -1,4 +1,4 @@
-"""What went wrong in a run, and what is to be said of it, noted by whoever finds it."""
+"""What went wrong in a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 class Problems:
-    """What keeps a run from being complete, or from being at all.
-
-    A method for each kind of problem, so that nobody writes the attributes.
+    """What keeps a run from being complete, or from starting.
 
     Attributes:
         noted: what is missing from the data set, a part of a sentence each.
         storage: what could not be stored, likewise; the first is the cause of the others.
         usage_error: a wrong argument that only the API could show.
-        start_error: why nothing can be asked for at all, which only the first request could show.
-        remarks: what is to be said in the summary, though nothing is missing.
+        start_error: why nothing can be requested, which only the first request could show.
+        remarks: other lines for the summary.
     """
 
     def __init__(self) -> None:
@@ -41,7 +39,7 @@ class Problems:
 
     @property
     def keeps_nothing(self) -> bool:
-        """Whether the run was refused after it had begun, so that nothing of it is to be stored."""
+        """Whether the run failed right after the start, so that nothing of it is stored."""
         return bool(self.usage_error or self.start_error)
 
     def note_gap(self, gap: str) -> None:
@@ -71,15 +69,15 @@ class Problems:
         self.start_error = reason
 
     def remark(self, line: str) -> None:
-        """Say something now, and in the summary."""
+        """Log a line now, and repeat it in the summary."""
         logger.warning("%s", line[:1].upper() + line[1:])
         self.remarks.append(line)
 
 
 class LoggedExceptions(logging.Handler):
-    """Counts the exceptions that Scrapy logs and then goes on, whatever the log level is.
+    """Counts the exceptions that Scrapy only logs, at any log level.
 
-    Nothing else tells of those in signal handlers and of pipelines that cannot be closed.
+    Nothing else shows those of signal handlers, and of pipelines that fail to close.
     """
 
     _LOGGERS = ("scrapy.core.engine", "scrapy.core.scraper", "scrapy.utils.signal")

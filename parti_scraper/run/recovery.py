@@ -1,7 +1,7 @@
-"""How the files of a run that was stopped are put right, so that it can go on from its last checkpoint.
+"""How the files of a stopped run are prepared, so that it can resume from its last checkpoint.
 
-`plan` decides, and is pure: it is given what is in the folder and what was noted. `carry_out` does it. A process that
-is killed between any two steps leaves a folder for which `plan` comes to the same end.
+`plan` decides, and is pure: it takes what is in the folder and what the checkpoint noted. `carry_out` does it. After a
+process was killed between any two steps, `plan` comes to the same result.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     # Size in bytes and rows of each file at the last checkpoint, by name.
     Noted = Mapping[str, tuple[int, int]]
 
-# Records that came after the last checkpoint, while their files are put right.
+# Records that came after the last checkpoint, while their files are prepared.
 RECOVERED = "recovered.jsonl"
 _NOTHING = (0, 0)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 class Obstacle(Enum):
-    """Why a run cannot go on, and begins from the start."""
+    """Why a run cannot resume, and starts over."""
 
     NOTHING_NOTED = "it has not noted how far it has come"
     FEEDS_ELSEWHERE = "its records are not all written to plain files in its folder"
@@ -70,7 +70,7 @@ class RunFiles:
         return is_of_day(name) and self._is_own(name) and PurePosixPath(name).name == FILE_NAME
 
     def has_tail(self, name: str) -> bool:
-        """Tell whether what a file holds after the checkpoint is kept."""
+        """Tell whether the part of a file after the checkpoint is kept."""
         if self.can_refetch:
             return False
         return self.is_quarantine(name) or name == RECOVERED or (self.is_feed(name) and name.endswith(".jsonl"))
@@ -87,7 +87,7 @@ def is_of_day(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file in the folder: its size in bytes, and what it holds after the checkpoint, where that is kept."""
+    """A file in the folder: its size in bytes, and the part after the checkpoint, where that is kept."""
 
     size: int
     tail: bytes = b""
@@ -100,14 +100,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """The step that puts lines aside in a file of their own, in place of what that held."""
+    """The step that writes lines to `RECOVERED`, which it replaces."""
 
     lines: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """The step that removes a file, where it is there."""
+    """The step that removes a file, if it exists."""
 
     name: str
 
@@ -124,8 +124,8 @@ Step = Save | Remove | Cut
 
 
 @dataclass(frozen=True, slots=True)
-class GoOn:
-    """The run goes on from its last checkpoint.
+class Resume:
+    """The run resumes from its last checkpoint.
 
     Attributes:
         steps: what is done to its files, in this order.
@@ -145,11 +145,11 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class StartOver:
-    """The run begins from the start.
+    """The run starts over.
 
     Attributes:
-        obstacle: why it cannot go on.
-        loses_records: records would be deleted that cannot be asked for again, so it must not begin either.
+        obstacle: why it cannot resume.
+        loses_records: records would be deleted that cannot be fetched again, so it must not start at all.
         steps: how its folder is cleared.
     """
 
@@ -158,8 +158,8 @@ class StartOver:
     steps: tuple[Step, ...]
 
 
-def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> GoOn | StartOver:
-    """Decide how a run goes on.
+def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Resume | StartOver:
+    """Decide how a run resumes.
 
     Args:
         files: what its files are.
@@ -167,7 +167,7 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Go
         noted: the files at its last checkpoint; None where there was none, as for a new run.
 
     Raises:
-        ValueError: a whole line is no JSON.
+        ValueError: a whole line is not JSON.
     """
     if noted is None:
         # What was noted may be lost, while days were described.
@@ -188,7 +188,7 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Go
     quarantines = {name: file for name, file in sorted(found.items()) if files.is_quarantine(name)}
     feeds = {name: size_and_rows for name, size_and_rows in noted.items() if not files.is_quarantine(name)}
     steps: list[Step] = [
-        # First of all: from here on the lines may be cut off.
+        # Before any file is cut.
         *([Save(lines)] if lines else []),
         *packages,
         *_unnoted(found, noted, filter(files.is_feed, sorted(found))),
@@ -200,7 +200,7 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Go
 
 
 def _obstacle(files: RunFiles, found: Mapping[str, Found], noted: Noted) -> Obstacle | None:
-    """Return why the files cannot be gone on with: they lack what they held, or others are to be written now."""
+    """Return why the files cannot be continued: they lack what they held, or others are written now."""
     if files.feeds is None:
         return Obstacle.FEEDS_ELSEWHERE
     whole = all(found.get(name, Found(0)).size >= size for name, (size, _) in noted.items())
@@ -222,7 +222,7 @@ def _lines_to_save(files: RunFiles, found: Mapping[str, Found]) -> tuple[bytes, 
     """Return the whole lines that came after the checkpoint, each once."""
     lines = dict.fromkeys(found[RECOVERED].lines if RECOVERED in found else [])
     for name in sorted(filter(files.is_feed, found)):
-        # A process that was killed may have saved them already, and not yet cut them off; or have written them again.
+        # A killed process may have saved them and not yet cut them off, or have written them again.
         lines |= dict.fromkeys(found[name].lines)
     return tuple(lines)
 
@@ -232,12 +232,12 @@ def _unnoted(found: Mapping[str, Found], noted: Noted, names: Iterable[str]) -> 
 
 
 def _cuts(found: Mapping[str, Found], noted: Noted) -> Iterator[Cut]:
-    # What came after was not noted, so it is asked for again, or was saved; the last line may be torn.
+    # What came after is fetched again, or was saved; the last line may be torn.
     return (Cut(name, size) for name, (size, _) in noted.items() if name in found and found[name].size > size)
 
 
 def _cut_to_lines(name: str, file: Found) -> Iterator[Cut]:
-    """Cut off a last line that is torn: what was set aside since the checkpoint is kept."""
+    """Cut off a torn last line; what was set aside since the checkpoint is kept."""
     if torn := len(file.tail.rpartition(b"\n")[2]):
         yield Cut(name, file.size - torn)
 
@@ -246,7 +246,7 @@ def roll_back(names: Iterable[str], noted: Noted, files: RunFiles) -> tuple[Step
     """Return how what came since a checkpoint is left out, once the files are closed.
 
     Args:
-        names: the files of the run that are there.
+        names: the existing files of the run.
         noted: the files at the checkpoint.
         files: what its files are.
     """
@@ -276,11 +276,7 @@ def look(folder: Path, files: RunFiles, noted: Noted | None) -> dict[str, Found]
 
 
 def carry_out(folder: Path, steps: Iterable[Step]) -> None:
-    """Do in a folder what was planned.
-
-    Raises:
-        OSError: it cannot be done; what was done so far does no harm.
-    """
+    """Carry out a plan in a folder. Raises OSError; a part of the steps does no harm."""
     for step in steps:
         match step:
             case Save(lines):
@@ -314,12 +310,12 @@ def rows_before(folder: Path, recovered: GoOn, days: Iterable[str] = ()) -> Iter
 
 
 def forget_tail(folder: Path) -> None:
-    """Remove the lines that were put aside, once a checkpoint says that they are in the files again."""
+    """Remove `RECOVERED`, once a checkpoint notes that its lines are in the files again."""
     (folder / RECOVERED).unlink(missing_ok=True)
 
 
 def _save(folder: Path, lines: Iterable[bytes]) -> None:
-    """Write the lines so that they are on the disk, all of them, before anything is cut off elsewhere."""
+    """Bring all lines to the disk before anything is cut off elsewhere."""
     saved = folder / RECOVERED
     temporary = saved.with_suffix(".tmp")
     with temporary.open("wb") as file:

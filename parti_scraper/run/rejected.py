@@ -1,4 +1,4 @@
-"""Records that were set aside, told from the same ones on another page though they have no identity."""
+"""Records that were set aside, recognized on another page although they have no identity."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class RejectedMarks:
-    """What the records that were set aside are known by; of the snapshot at hand where there are snapshots.
+    """Marks by which records that were set aside are recognized; with snapshots, those of the current one.
 
     Attributes:
-        snapshot_id: the snapshot that they are of; empty where there are none.
+        snapshot_id: the current snapshot; empty where there are none.
     """
 
     def __init__(self) -> None:
@@ -42,16 +42,16 @@ class RejectedMarks:
         *,
         ascending: bool = False,
     ) -> Iterator[RejectedRecord]:
-        """Yield the records of a page that were set aside, as repeated those that an earlier page had brought.
+        """Yield the rejected records of a page; those of an earlier page become a `RepeatedRecord`.
 
-        Such a record is known by its content where that names an id, in whatever field is of use. Else it may be as
-        little as `null`, and is known by either of the readable records that stand before and after it.
+        A record whose content names an id is recognized by its content. Any other may be as little as `null`, and is
+        recognized by its content together with the readable record before or after it.
 
         Args:
             rejected: the records.
-            identities: of all records of the page in the order served; None where there is none.
+            identities: of all records of the page in the order served; None where a record has none.
             snapshot_id: the snapshot that the page belongs to.
-            ascending: the page is in the other order.
+            ascending: the page is in ascending order.
         """
         if snapshot_id != self.snapshot_id:
             self.snapshot_id, self._marks = snapshot_id, set()
@@ -67,7 +67,7 @@ class RejectedMarks:
 def _marks_of(record: RejectedRecord, identities: Sequence[Hashable | None], *, ascending: bool) -> set[bytes]:
     content = json.dumps(record.record, sort_keys=True).encode()
     if _names_an_id(record.record):
-        # Where two windows meet, it may be the last of one page and the first of another.
+        # Where two windows meet, it may be last on one page and first on another.
         return {_mark(b"=", None, content)}
     before = next((id_ for id_ in reversed(identities[: record.position]) if id_ is not None), None)
     after = next((id_ for id_ in identities[record.position + 1 :] if id_ is not None), None)
@@ -76,12 +76,12 @@ def _marks_of(record: RejectedRecord, identities: Sequence[Hashable | None], *, 
 
 
 def _names_an_id(record: Any) -> bool:
-    """Tell whether the content of a record that cannot be read is that of no other."""
+    """Tell whether the content of an unreadable record distinguishes it from all others."""
     if not isinstance(record, dict):
         return False
     return any(str(record.get(name)).isdecimal() for name in ("event_id", "user_id"))
 
 
 def _mark(side: bytes, neighbor: Hashable, content: bytes) -> bytes:
-    """Return what a record that cannot be read is known by, the same in every process."""
+    """Return a mark that is the same in every process."""
     return hashlib.blake2b(side + repr(neighbor).encode() + content, digest_size=16).digest()

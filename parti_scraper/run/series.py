@@ -1,4 +1,4 @@
-"""Where an incremental run stands among those with the same filters: where it starts, and where the next one does."""
+"""The place of an incremental run among those with the same filters: where it starts, and where the next one starts."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BEHIND_CLOCK = "the clock of this machine is behind now"
 
 
 def join_series(run: Run, filters: Mapping[str, Any], until: int | None, overlap: int) -> None:
-    """Find the incremental runs with the same filters, and let the run start where the last of them ended.
+    """Let a run start where the last incremental run with the same filters ended.
 
     Args:
         run: the run; its window is the one asked for.
-        filters: what makes two runs parts of one series, as JSON takes it.
+        filters: what is the same for all runs of a series, as JSON takes it.
         until: the argument; None: the start of the run.
         overlap: how far to go back from where the last one ended, in seconds.
     """
@@ -45,7 +45,7 @@ def join_series(run: Run, filters: Mapping[str, Any], until: int | None, overlap
 
 
 def _settle(ledger: Ledger, filters: Mapping[str, Any]) -> Series:
-    """Return the series; runs of it that were killed between their data package and their last note are finished."""
+    """Return the series, after finishing runs of it that were killed between their data package and their last note."""
     series = ledger.series(filters)
     for run in ledger.running_in(series.id):
         if package := datapackage.read(Path(run.folder)):
@@ -55,13 +55,13 @@ def _settle(ledger: Ledger, filters: Mapping[str, Any]) -> Series:
 
 
 def _lower(run: Run, series: Series, now: int) -> Series:
-    """Start earlier than the last run ended, where that is still to come."""
+    """Start earlier than the last run ended, where that is in the future."""
     lowered = run.ledger.lower(series, now)
-    ended = f"the incremental runs before came up to {timestamp_to_iso(series.until or 0)}, which is still to come"
+    ended = f"earlier incremental runs ended at {timestamp_to_iso(series.until or 0)}, which is in the future"
     if lowered == series:
-        run.problems.remark(f"{ended}, and so do livestreams in them: {BEHIND_CLOCK}; nothing is collected until then")
+        run.problems.remark(f"{ended}, as did livestreams in them: {BEHIND_CLOCK}; nothing is collected until then")
         return lowered
     start = lowered.until
     where = "from the beginning" if start is None else f"from {timestamp_to_iso(start)}"
-    run.problems.remark(f"{ended}; {WRONG_CLOCK}; this run looks at all {where} again")
+    run.problems.remark(f"{ended}; {WRONG_CLOCK}; this run collects everything {where} again")
     return lowered

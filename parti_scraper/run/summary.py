@@ -1,8 +1,9 @@
-"""What `scrapy crawl` says at the end: how it went, how many records of what, and where they are."""
+"""What `scrapy crawl` prints at the end: how the run ended, how many records there are, and where."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,19 +28,18 @@ _LONGEST_NAME = 60
 
 
 def printable(text: str) -> str:
-    """Return the text without anything that would move a terminal's cursor or break the line."""
+    """Return the text without characters that would move a terminal's cursor or break the line."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def number_of(number: int, plural: str) -> str:
+    """Return a number with its noun, which is given in the plural."""
+    return f"{number:,} {plural if number != 1 else re.sub('ies$', 'y', plural).removesuffix('s')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a run has left.
-
-    Attributes:
-        files: in its folder.
-        feeds: what the user had stored elsewhere.
-        remarks: of the spider, a line each.
-    """
+    """What a run leaves: files in its folder, feeds elsewhere, and remarks of the spider, a line each."""
 
     files: Sequence[File] = ()
     feeds: Sequence[Feed] = ()
@@ -47,14 +47,9 @@ class Left:
 
 
 def summarize(run: Run, verdict: Verdict, left: Left, seconds: float, *, finished_before: bool = False) -> str:
-    """Return the summary of a run, a few lines; of one that could not begin, its one line.
+    """Return the summary of a run, which took so many seconds: a few lines, or one if it could not start.
 
-    Args:
-        run: the run.
-        verdict: how it ended.
-        left: what it has left.
-        seconds: how long it took.
-        finished_before: nothing was done, since the run that was named had finished before.
+    Where the run that was named had finished before, nothing was done.
     """
     identity = run.identity
     if verdict.exit_code in {ExitCode.USAGE, ExitCode.NOT_STARTED}:
@@ -64,15 +59,15 @@ def summarize(run: Run, verdict: Verdict, left: Left, seconds: float, *, finishe
         why = f", {_ending(verdict, truncated=False)}: {verdict.reason}" if verdict.reason else ""
         return printable(f"{begin}finished before{why}; nothing was requested; see {run.folder.path}")
     if verdict.exit_code is ExitCode.INCOMPLETE and not verdict.ended:
-        # It could not be stored, so there is nothing to count.
+        # Nothing could be stored, so there is nothing to count.
         hint = f"; {how_to_finish(identity)}" if run.folder.path.is_dir() else ""
         return printable(f"{begin}NOT COMPLETE: {verdict.reason}{hint}")
     records = run.folder.collection.replace("_", " ")
     ending = _ending(verdict, truncated=run.limit.is_reached)
-    lines = [f"{begin}{ending}: {run.tally.written:,} {records} in {seconds:.1f} s"]
+    lines = [f"{begin}{ending}: {number_of(run.tally.written, records)} in {seconds:.1f} s"]
     if identity.spider != "categories":
         lines += _by_category(run.tally.categories)
-    lines.append(_books(run.counts()))
+    lines.append(_counts(run.counts()))
     lines += _set_aside(run.folder.quarantine, run.tally.quarantined)
     lines += _fields(run.quality)
     lines += _stored(run, left)
@@ -93,10 +88,11 @@ def _by_category(categories: Counter[str]) -> list[str]:
     return lines
 
 
-def _books(counts: Counts) -> str:
+def _counts(counts: Counts) -> str:
     return (
-        f"  {counts.pages:,} pages, {counts.served:,} records served: {counts.written:,} written, "
-        f"{counts.duplicate:,} duplicate, {counts.filtered:,} not asked for, {counts.quarantined:,} set aside"
+        f"  {number_of(counts.pages, 'pages')}, {number_of(counts.served, 'records')} served: "
+        f"{counts.written:,} written, {counts.duplicate:,} duplicate, {counts.filtered:,} filtered out, "
+        f"{counts.quarantined:,} set aside"
         + (f", {counts.dropped:,} dropped by other pipelines" if counts.dropped else "")
     )
 
@@ -133,8 +129,10 @@ def _stored(run: Run, left: Left) -> list[str]:
     lines = []
     if run.series is not None:
         lines.append(f"  {run.tally.new:,} new and {run.tally.changed:,} changed since the incremental runs before")
-    lines += [f"  {file.path}  {file.rows:,} rows, {file.path.stat().st_size:,} bytes" for file in left.files]
-    lines += [f"  {printable(feed.uri)}  {feed.rows:,} rows" for feed in left.feeds]
+    lines += [
+        f"  {file.path}  {number_of(file.rows, 'rows')}, {file.path.stat().st_size:,} bytes" for file in left.files
+    ]
+    lines += [f"  {printable(feed.uri)}  {number_of(feed.rows, 'rows')}" for feed in left.feeds]
     return lines
 
 

@@ -1,7 +1,4 @@
-"""What became of the records of a run: the one place where they are counted.
-
-Pure: whoever serves, writes or drops a record says so here.
-"""
+"""What became of the records of a run: the one place where they are counted. Pure."""
 
 from __future__ import annotations
 
@@ -25,20 +22,12 @@ class _Count:
 
 
 class Tally:
-    """What became of the records of a run, those of its earlier sessions included.
-
-    It has an attribute for each count, since each is a fact of its own: the keys are theirs, also in the ledger.
+    """What became of the records of a run, its earlier sessions included; in the ledger, the keys are the same.
 
     Attributes:
-        pages: answers that were a page of records.
-        served: records on them.
-        written: records that passed every pipeline and were handed to the feeds.
-        duplicate: records that had been written before.
-        quarantined: records that could not be normalized.
-        filtered: records that the arguments did not ask for, though the server sent them.
-        dropped: records that pipelines of the user's dropped.
-        new: of those written by an incremental run, livestreams that no run before has written.
-        changed: likewise, those that are not as they were.
+        pages, served, written, duplicate, quarantined, filtered, dropped: see `Counts`.
+        new: livestreams written by an incremental run that no earlier run has written.
+        changed: livestreams written by an incremental run that an earlier run has written in another version.
     """
 
     __slots__ = ("_callbacks", "_categories", "_numbers")
@@ -59,7 +48,7 @@ class Tally:
         self._callbacks: list[Callable[[], None]] = []
 
     def __getitem__(self, key: str) -> int:
-        """Return a count. Raises KeyError for one that there is not."""
+        """Return a count. Raises KeyError for an unknown key."""
         return self._numbers[key]
 
     @property
@@ -68,7 +57,7 @@ class Tally:
         return self._categories.copy()
 
     def add(self, key: str, number: int = 1) -> None:
-        """Count records, or pages. Raises KeyError for a key that there is not."""
+        """Count records, or pages. Raises KeyError for an unknown key."""
         self._numbers[key] += number
         self._call_back()
 
@@ -79,30 +68,18 @@ class Tally:
         self.add("written", len(names))
 
     def counts(self, unknown_fields: int = 0) -> Counts:
-        """Return the counts as they are now.
-
-        Args:
-            unknown_fields: how many fields of the API there are that no item declares.
-        """
-        return Counts(
-            pages=self.pages,
-            served=self.served,
-            written=self.written,
-            duplicate=self.duplicate,
-            quarantined=self.quarantined,
-            filtered=self.filtered,
-            dropped=self.dropped,
-            unknown_fields=unknown_fields,
-        )
+        """Return the counts as they are now, with the number of fields that no item declares."""
+        numbers = {key: number for key, number in self._numbers.items() if key not in {"new", "changed"}}
+        return Counts(**numbers, unknown_fields=unknown_fields)
 
     def balances(self) -> bool:
         return self.counts().balance()
 
     def call_when_balanced(self, callback: Callable[[], None]) -> None:
-        """Call once, as soon as every record served is accounted for: at once, where it is already.
+        """Call once, as soon as every record served is accounted for; now, if it already is.
 
-        Also where more are accounted for than were served, as a component of the user's may bring about: that does
-        not balance, but there is nothing to wait for.
+        A component of the user's may cause more records than were served: that does not balance, but there is nothing
+        to wait for, so it calls too.
         """
         self._callbacks.append(callback)
         self._call_back()
@@ -112,14 +89,14 @@ class Tally:
         return dict(self._numbers)
 
     def restore(self, numbers: Mapping[str, int], categories: Mapping[str, int]) -> None:
-        """Count on from a checkpoint.
+        """Continue from a checkpoint.
 
         Args:
             numbers: what `as_json` returned then; a count that it does not have is 0.
             categories: records written until then, by category name.
 
         Raises:
-            KeyError: there is a count among them that is not known; nothing was changed.
+            KeyError: a count is not known; nothing was changed.
         """
         if unknown := numbers.keys() - self._numbers.keys():
             raise KeyError(*sorted(unknown))
@@ -130,7 +107,7 @@ class Tally:
     def _call_back(self) -> None:
         if not self._callbacks or self.counts().accounted_for < self.served:
             return
-        # One that is called may count more, or ask to be called again.
+        # A callback may count more, or ask to be called again.
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()

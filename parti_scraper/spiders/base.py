@@ -43,21 +43,16 @@ if TYPE_CHECKING:
 
 
 class PartiSpider(Spider):
-    """A spider of the API: it collects the records of a run, and begins with the categories route.
+    """A spider of the API: it collects the records of a run, and starts with the categories route.
 
-    What it shares with pipelines and extensions is in its run. Its public methods are more than a dozen since most are
-    what one kind of spider may do otherwise.
-
-    Attributes:
-        run: the run.
-        arguments: what was asked for.
+    What it shares with pipelines and extensions is in its run. Most of its public methods are hooks for subclasses.
     """
 
     arguments_class: ClassVar[type[Arguments]]
     item_class: ClassVar[type[Item]]
     # The stem of the files' names; the setting FEEDS reads it from here.
     collection: ClassVar[str]
-    # Whether what came since the last checkpoint can be asked for again; else every whole line is kept.
+    # Whether what came since the last checkpoint can be fetched again; else every whole line is kept.
     can_refetch: ClassVar[bool] = True
     # For how long a record is remembered after it was written, in seconds, where the run has a folder for each day.
     remembered: ClassVar[float] = 0
@@ -67,20 +62,13 @@ class PartiSpider(Spider):
     uses: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, run: Run) -> None:
-        """Collect the records of a run, see `new_run`."""
         super().__init__()
         self.run = run
         self.arguments = run.identity.arguments
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *, run: Run | None = None, **raw_arguments: Any) -> Self:
-        """Build the spider.
-
-        Args:
-            crawler: Scrapy's.
-            run: the run; None: a new one, see `new_run`, which may raise.
-            raw_arguments: as typed, where there is no run yet.
-        """
+        """Build the spider, with a run or with the arguments of a new one, see `new_run`, which may raise."""
         raw = {name: str(value) for name, value in raw_arguments.items()}
         run = run or cls.new_run(crawler.settings, raw)
         spider = super().from_crawler(crawler, run)
@@ -89,7 +77,7 @@ class PartiSpider(Spider):
 
     @classmethod
     def new_run(cls, settings: BaseSettings, raw: Mapping[str, str]) -> Run:
-        """Return the run that the arguments ask for; where that is to be finished, as it was begun.
+        """Return the run that the arguments ask for: a new one, or an unfinished one as it was started.
 
         Args:
             settings: with those of the spider.
@@ -97,7 +85,7 @@ class PartiSpider(Spider):
 
         Raises:
             UsageError: an argument or a setting is wrong.
-            NothingToFinish: `run_id=last`, and there is none.
+            NothingToFinish: `run_id=last`, and no run is unfinished.
             LedgerError: the ledger cannot be used.
         """
         now = time.time()
@@ -115,7 +103,7 @@ class PartiSpider(Spider):
 
     @classmethod
     def identify(cls, raw: Mapping[str, str], now: float) -> Identity:
-        """Return what a run with these arguments is. Raises UsageError."""
+        """Return the identity of a run with these arguments. Raises UsageError."""
         arguments = cls.arguments_class.parse(raw, cls.name, now)
         job = raw.get("_job")
         run_id = arguments.run_id or default_run_id(job, now)
@@ -123,12 +111,7 @@ class PartiSpider(Spider):
 
     @classmethod
     def check(cls, settings: BaseSettings, raw: Mapping[str, str]) -> None:
-        """Check settings and arguments, so that `new_run` will not raise, but for the ledger. Raises as that does.
-
-        Args:
-            settings: with those of the spider.
-            raw: the arguments as typed.
-        """
+        """Check settings and arguments, so that `new_run` can only fail at the ledger. Takes and raises the same."""
         check_settings(settings, cls.uses)
         ledger = Ledger.existing(state_dir(settings, raw))
         find_previous(cls.arguments_class, raw, output_dir(settings, raw) / cls.name, ledger, time.time())
@@ -137,7 +120,7 @@ class PartiSpider(Spider):
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
-        """Take the project's components, and lift the brakes where every server is on this machine.
+        """Add the project's components; do without delays where every server is on this machine.
 
         The command line still wins.
         """
@@ -153,11 +136,11 @@ class PartiSpider(Spider):
 
     @classmethod
     def is_run(cls) -> bool:
-        """Tell whether it collects records, and does not lend itself to `scrapy fetch`, `view` or `parse`."""
-        # Those put a start of their own in place of the spider's.
+        """Tell whether it collects records; in `scrapy fetch`, `view` and `parse` it does not."""
+        # They replace the spider's `start`.
         return not cls.start.__module__.startswith("scrapy.")
 
-    # What a spider may do otherwise:
+    # Hooks:
 
     @classmethod
     def has_days(cls, _arguments: Arguments) -> bool:
@@ -166,12 +149,12 @@ class PartiSpider(Spider):
 
     @classmethod
     def new_seen(cls) -> Seen:
-        """Return what is to remember the records that were written."""
+        """Return what remembers the records that were written."""
         return Identities()
 
     @classmethod
     def prepare(cls, run: Run, settings: BaseSettings) -> None:
-        """Add to a run what it is about, once its arguments are known."""
+        """Complete a run once its arguments are known, such as with its window of time."""
 
     def read_settings(self, settings: BaseSettings) -> None:
         """Read the settings that the spider itself needs."""
@@ -182,7 +165,7 @@ class PartiSpider(Spider):
         return False
 
     def categories_received(self, page: NormalizedPage[Category]) -> Iterator[Any]:
-        """Go on with the categories; yields items or requests."""
+        """Continue with the categories; yields items or requests."""
         raise NotImplementedError
 
     def remarks(self) -> list[str]:
@@ -197,28 +180,28 @@ class PartiSpider(Spider):
         """Return files in the run's folder that hold no records."""
         return []
 
-    # The same for a spider that can go on where it was stopped:
+    # Hooks of a spider that can resume:
 
     def progress(self) -> dict[str, Any]:
         """Return how far the run has come, as JSON takes it."""
         return self.run.progress()
 
     def restore(self, progress: Any) -> None:
-        """Go on from there; called before anything is requested."""
+        """Resume from there; called before anything is requested."""
         self.run.restore(progress)
 
     def drain_rejected(self) -> list[bytes]:
-        """Return the marks of rejected records since the last call, for a run that is to know them again."""
+        """Return the marks of rejected records since the last call, for a run that resumes."""
         return []
 
     @property
     def can_checkpoint(self) -> bool:
-        """Whether a run could go on from here."""
+        """Whether a run could resume from here."""
         return False
 
     @property
     def made_progress(self) -> bool:
-        """Whether a run that is to be finished could go on at all; else it stays unfinished."""
+        """Whether a resumed run could continue at all; else it stays unfinished."""
         return True
 
     @property
@@ -234,16 +217,16 @@ class PartiSpider(Spider):
 
     @property
     def started_at(self) -> float:
-        """When the run was begun, in Unix seconds."""
+        """When the run was started, in Unix seconds."""
         return self.run.identity.started_at
 
-    # What they do all:
+    # For all spiders:
 
     async def start(self) -> AsyncIterator[Any]:
         yield self.request(routes.categories_url(self.run.hosts.current), callback=self.parse_categories)
 
     def request(self, url: str, **kwargs: Any) -> Request:
-        """Return a request that fails into `failed`; the same page may be asked for again, to the letter."""
+        """Return a request whose failure goes to `failed`; its address stays as it is, and may be requested again."""
         kwargs.setdefault("errback", self.failed)
         kwargs.setdefault("meta", {"verbatim_url": True})
         return Request(url, dont_filter=True, **kwargs)
@@ -260,7 +243,7 @@ class PartiSpider(Spider):
             yield self.retry.retry(request_of(response), str(error))
             return
         if not page.served:
-            # There are some twenty (reported), so this is no answer.
+            # There are some twenty (reported), so this answer is wrong.
             yield self.retry.retry(request_of(response), "the list of categories is empty")
             return
         self.retry.succeeded(request_of(response))
@@ -268,15 +251,15 @@ class PartiSpider(Spider):
 
     def failed(self, failure: Failure) -> None:
         url, reason = failure.request.url, describe_failure(failure)  # type: ignore[attr-defined]
-        self.run.problems.note_gap(f"{url} could not be had: {reason}")
+        self.run.problems.note_gap(f"{url} could not be fetched: {reason}")
 
     def cannot_start(self, reason: str) -> None:
-        """End the run, which has asked for nothing and cannot."""
+        """End the run, which cannot request anything."""
         self.run.problems.note_start_error(reason)
         close_spider(self.crawler, "cannot_start")
 
     def count(self, page: NormalizedPage[Any], seen: Container[Hashable] = ()) -> None:
-        """Count a page and its records; `seen` has the identities of those that came before."""
+        """Count a page and its records; `seen` holds the identities of earlier records."""
         self.count_page()
         self.count_served(page.served)
         self.run.add_quality(page, seen)

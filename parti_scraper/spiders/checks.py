@@ -22,10 +22,10 @@ def check_settings(settings: BaseSettings, uses: tuple[str, ...]) -> None:
 
     Args:
         settings: with those of the spider.
-        uses: settings that name servers that the spider uses beside those of the API.
+        uses: settings with further servers that the spider uses.
 
     Raises:
-        UsageError: one is wrong, or means nothing.
+        UsageError: a setting is wrong.
         BrowserError: there is no browser, and one is needed.
     """
     urls.parse_base_urls(settings["PARTI_API_BASE_URLS"])

@@ -1,7 +1,7 @@
-"""Which components a spider of this project runs with. Other spiders run with Scrapy's, which need no run to work on.
+"""The components of this project's spiders. Other spiders run with Scrapy's, which need no run.
 
-They stand in the settings whose names end in `_BASE`, as Scrapy's own do: what a user sets in `ITEM_PIPELINES` and the
-like comes on top, and takes nothing away. For each the default stands beside it, and why it differs.
+They are in the settings whose names end in `_BASE`, like Scrapy's own: what a user sets in `ITEM_PIPELINES` and the
+like is added to them. Each has its default beside it, and why it differs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EXTENSIONS = {
     # In place of Scrapy's, which does not count batches.
     "scrapy.extensions.corestats.CoreStats": None,
     "parti_scraper.feeds.batching.CoreStats": 0,
-    # In place of Scrapy's, which goes on where a record cannot be stored.
+    # In place of Scrapy's, which continues where a record cannot be stored.
     "scrapy.extensions.feedexport.FeedExporter": None,
     "parti_scraper.feeds.exporter.FeedExporter": 0,
     "parti_scraper.extensions.recorder.RunRecorder": 800,
@@ -35,24 +35,24 @@ _ITEM_PIPELINES = {
     "parti_scraper.feeds.pipelines.MaxRecordsPipeline": 400,
 }
 _DOWNLOADER_MIDDLEWARES = {
-    # Scrapy's, which neither waits nor reads Retry-After, is replaced, as is the one that gives up on a body that
-    # was cut short while compressed.
+    # Scrapy's neither waits nor reads Retry-After.
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "parti_scraper.network.retry.RetryMiddleware": 550,
-    # So is the one that does not know ALL_PROXY.
+    # Scrapy's does not know ALL_PROXY.
     "scrapy.downloadermiddlewares.httpproxy.HttpProxyMiddleware": None,
     "parti_scraper.network.proxies.ProxyMiddleware": 750,
+    # Scrapy's gives up on a compressed body that was cut short.
     "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
     "parti_scraper.network.http.DecompressionMiddleware": 590,
-    # Behind all of Scrapy's, the last of which is the cache at 900, so that none sees the token.
+    # After all of Scrapy's, the last of which is the cache at 900, so that none sees the token.
     "parti_scraper.network.token.TokenMiddleware": 950,
-    # Cookies are disabled. To load it would import requests with it: a tenth of the start.
+    # Cookies are disabled; loading it would import requests, which takes a tenth of the start.
     "scrapy.downloadermiddlewares.cookies.CookiesMiddleware": None,
 }
 _SPIDER_MIDDLEWARES = {
     # Next to the spider.
     "parti_scraper.feeds.batching.BatchMiddleware": 1000,
-    # Pages follow each other without end, so their depth says nothing; each middleware costs every page some time.
+    # Pages follow each other endlessly, so depth means nothing; each middleware costs every page some time.
     "scrapy.spidermiddlewares.depth.DepthMiddleware": None,
     "scrapy.spidermiddlewares.start.StartSpiderMiddleware": None,
 }
@@ -68,7 +68,7 @@ _ON_TOP: dict[str, dict[str, Any]] = {
     "ITEM_PIPELINES": _ITEM_PIPELINES,
     "SPIDER_MIDDLEWARES": _SPIDER_MIDDLEWARES,
 }
-# By the settings that enable them: to load one is to import a server with it, which is a part of the start.
+# By the settings that enable them: loading one imports a server, which takes time at the start.
 _ENABLED_BY = {
     "scrapy.extensions.remote_control.RemoteControl": "REMOTE_CONTROL_ENABLED",
     "scrapy.extensions.telnet.TelnetConsole": "TELNETCONSOLE_ENABLED",
@@ -77,10 +77,10 @@ _ENABLED_BY = {
 _FEEDS = {"run:%(collection)s.jsonl": {"format": "jsonlines"}, "run:%(collection)s.csv": {"format": "csv"}}
 # Default: Scrapy's, which writes each record, hostile titles and line breaks included, into the log.
 _LOG_FORMATTER = "parti_scraper.feeds.log_formatter.LogFormatter"
-# Default: 2. Ends a request that fails where others succeed; where none does, PARTI_RETRY_PATIENCE ends them all. In
-# other spiders, Scrapy's own retries, which do not wait, would ask a dead host as often.
+# Default: 2. Ends a request that fails while others succeed; where none does, PARTI_RETRY_PATIENCE ends them all. Other
+# spiders keep 2, since Scrapy's own retries do not wait.
 _RETRY_TIMES = 60
-# What the promises of a run rest on: the rest only saves time, or shows how far the run is.
+# What the promises of a run depend on: the rest only saves time, or shows progress.
 _NEEDED = {
     "DOWNLOADER_MIDDLEWARES": ("parti_scraper.network.retry.RetryMiddleware",),
     "EXTENSIONS": tuple(name for name in _EXTENSIONS if not name.endswith("Progress")),
@@ -89,7 +89,7 @@ _NEEDED = {
 
 
 def install(settings: BaseSettings, *, is_run: bool) -> None:
-    """Set what a spider of this project runs with; what a user has set stays.
+    """Add the project's components to a spider's settings; what a user has set stays.
 
     Args:
         settings: the spider's.
@@ -97,7 +97,7 @@ def install(settings: BaseSettings, *, is_run: bool) -> None:
     """
     for name, components in _ON_TOP.items():
         together = getattr(default_settings, f"{name}_BASE") | components
-        # Those that are None or disabled are left out here already: to name one is to load it.
+        # Those that are None or disabled are left out already here, since Scrapy loads what is named.
         enabled = {
             each: place
             for each, place in together.items()
@@ -111,7 +111,7 @@ def install(settings: BaseSettings, *, is_run: bool) -> None:
 
 
 def check(settings: BaseSettings) -> None:
-    """Check that nothing was taken away of what a run's promises rest on. Raises UsageError."""
+    """Check that the components that a run's promises depend on are all there. Raises UsageError."""
     for setting, names in _NEEDED.items():
         try:
             found = settings.get_component_priority_dict_with_base(setting)
@@ -133,5 +133,5 @@ def check(settings: BaseSettings) -> None:
 
 
 def _is_derived(name: str, components: BaseSettings) -> bool:
-    """Tell whether a class that was derived from a component stands in its place."""
+    """Tell whether a subclass of a component takes its place."""
     return any(issubclass(load_object(each), load_object(name)) for each in components)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from scrapy import signals
@@ -39,10 +40,8 @@ logger = logging.getLogger(__name__)
 class LiveSpider(LiveRouteSpider):
     """Collects the channels that are live, a row per channel and snapshot.
 
-    Its public methods are what `PagedSpider` leaves to a spider, and the handlers of two signals.
-
     Attributes:
-        snapshots: how many were begun.
+        snapshots: how many were started.
     """
 
     name = "live"
@@ -86,7 +85,7 @@ class LiveSpider(LiveRouteSpider):
         return self.arguments.interval is not None
 
     def begin(self) -> Iterator[Request]:
-        """Begin the first snapshot; a run that goes on keeps to its schedule."""
+        """Start the first snapshot; a resumed run keeps to its schedule."""
         self._first_at = time.monotonic()
         if not self.snapshots:
             yield from self._snapshot()
@@ -97,6 +96,7 @@ class LiveSpider(LiveRouteSpider):
         self._schedule_snapshot()
 
     def progress(self) -> dict[str, Any]:
+        # The next snapshot may have started.
         return {**super().progress(), "snapshots": self.snapshots - bool(self._walks_left)}
 
     def restore(self, progress: Any) -> None:
@@ -106,11 +106,11 @@ class LiveSpider(LiveRouteSpider):
 
     @property
     def can_checkpoint(self) -> bool:
-        """Whether no snapshot is half-way."""
+        """Whether no snapshot is under way."""
         return self.snapshots > 0 and not self._walks_left
 
     def is_checkpoint_due(self) -> bool:
-        """Tell it after each snapshot."""
+        """Tell after each page whether a snapshot has ended."""
         return not self._walks_left
 
     def normalize(
@@ -159,7 +159,7 @@ class LiveSpider(LiveRouteSpider):
         return super().begin_walk(walk)
 
     def _schedule_snapshot(self) -> None:
-        """Set the timer for the next moment of the schedule, which the time that snapshots take does not shift."""
+        """Set the timer for the next time of the schedule, which does not depend on how long snapshots take."""
         due = None if self._schedule is None else self._schedule.next(time.monotonic() - self._first_at)
         if due is None:
             return

@@ -22,7 +22,7 @@ from parti_scraper.items import LiveNotification, RejectedRecord
 from parti_scraper.network.backoff import one_line
 from parti_scraper.network.listener import Listener
 from parti_scraper.network.proxies import proxy_of
-from parti_scraper.network.settings import retry_delay
+from parti_scraper.network.settings import RetrySettings
 from parti_scraper.network.websocket import SLICE, WebSocket
 from parti_scraper.redact import redact_url
 from parti_scraper.run.arguments import NotificationsArguments
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds to wait for the categories; what is received before they are known has no `category_id`.
 _CATEGORIES_TIMEOUT = 5.0
-# How long a livestream is remembered after it was last seen, in seconds: it keeps memory from growing endlessly.
+# How long a livestream is remembered after it was last seen, in seconds; the limit keeps memory from growing.
 _REMEMBERED = 7 * 86_400.0
 # Between two checkpoints while nothing is heard, in seconds: how long it has listened is known so far after a kill.
 _SECONDS_BETWEEN_NOTES = 60.0
@@ -57,7 +57,7 @@ _LONGEST_SLICE = 60.0
 # Fields in which an error that comes in place of a notification may say what it is.
 _ERROR_FIELDS = ("error", "errors", "message", "detail", "reason")
 # A gap until the run has listened to its end.
-_NEVER_LISTENED = "it did not come as far as to listen"
+_NEVER_LISTENED = "the run never listened to the WebSocket"
 
 
 class SeenLately:
@@ -92,11 +92,9 @@ class SeenLately:
 class NotificationsSpider(LiveRouteSpider):
     """Listens to which channels go live, until it is stopped.
 
-    It is large since what is heard and what the live route shows are one list of records: it is told of both.
-
     Attributes:
         ws_urls: addresses of the WebSocket, in the order in which they are tried.
-        idle_timeout: after so many seconds of silence, a connection is opened again.
+        idle_timeout: seconds of silence after which it reconnects.
         reconnect_delay: longest wait before the first new attempt, in seconds.
         last_fill_timeout: how long the walk through the live route at the end may take, in seconds.
         listener: what the run has proved, and what it may have missed.
@@ -122,10 +120,10 @@ class NotificationsSpider(LiveRouteSpider):
         # Whether anything came since the last checkpoint; the first one is due at once, so that no line is lost.
         self._is_new = True
         self._messages = 0
-        # How many channels of the fill under way no notification had told of.
+        # How many channels of the current fill had no notification.
         self._unheard = 0
-        # Set once the categories are known, or could not be had.
-        self._told = asyncio.Event()
+        # Set once the categories are known, or could not be fetched.
+        self._has_categories = asyncio.Event()
         run.problems.presume_gap(_NEVER_LISTENED)
 
     @classmethod
@@ -142,22 +140,15 @@ class NotificationsSpider(LiveRouteSpider):
 
     @classmethod
     def new_seen(cls) -> Seen:
-        """Return what remembers livestreams, but not endlessly."""
+        """Return what remembers livestreams for a while."""
         return SeenLately(_REMEMBERED)
 
     def read_settings(self, settings: BaseSettings) -> None:
         self.ws_urls = urls.parse_ws_urls(settings["PARTI_WS_URL"])
         self.idle_timeout = parse_length("PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
-        self.reconnect_delay = retry_delay(settings, self.ws_urls[0])
+        self.reconnect_delay = RetrySettings.read(settings).delay_at(self.ws_urls[0])
         self.last_fill_timeout = settings.getfloat("DOWNLOAD_TIMEOUT")
         self._prepare_to_listen([])
-
-    ws_urls: tuple[str, ...]
-    idle_timeout: float
-    reconnect_delay: float
-    last_fill_timeout: float
-    listener: Listener
-    websocket: WebSocket
 
     @property
     def until_stopped(self) -> bool:
@@ -170,16 +161,12 @@ class NotificationsSpider(LiveRouteSpider):
         return {**super().progress(), "ws_failovers": self.websocket.failovers}
 
     def restore(self, progress: Any) -> None:
-        """Go on from there, with the address that was used last."""
+        """Resume from there, with the address that was used last."""
         super().restore(progress)
         self._prepare_to_listen(progress.get("ws_failovers", []))
 
     def _prepare_to_listen(self, failovers: list[dict[str, str]]) -> None:
-        """Prepare to connect, first to the address that was used last.
-
-        Args:
-            failovers: of the WebSocket until now.
-        """
+        """Prepare to connect, first to the address that the failovers of the WebSocket until now led to."""
         used = [each["to"] for each in failovers[-1:]]
         position = next((place for place, url in enumerate(self.ws_urls) if redact_url(url) in used), 0)
         self.listener = Listener(self.ws_urls, self.reconnect_delay, self.idle_timeout, time.monotonic(), position)
@@ -192,10 +179,10 @@ class NotificationsSpider(LiveRouteSpider):
             tick=self._tick,
         )
 
-    # The beginning:
+    # The start:
 
     async def start(self) -> AsyncIterator[Any]:
-        """Ask for the categories, and listen even if they do not come."""
+        """Request the categories, and listen even if they do not come."""
         yield self.request(
             routes.categories_url(self.hosts.current), callback=self.parse_categories, errback=self.categories_failed
         )
@@ -204,21 +191,21 @@ class NotificationsSpider(LiveRouteSpider):
 
     def categories_received(self, page: NormalizedPage[Category]) -> Iterator[Any]:
         self.index = CategoryIndex(page.items)
-        self._told.set()
+        self._has_categories.set()
         yield from ()
 
     def categories_failed(self, failure: Failure) -> None:
-        """Go on without them: what goes live now is not told again later."""
-        self._told.set()
+        """Continue without them: notifications are not sent again later."""
+        self._has_categories.set()
         self.run.problems.note_gap(
-            f"the categories could not be had, so `category_id` is unknown: {describe_failure(failure)}"
+            f"the categories could not be fetched, so `category_id` is unknown: {describe_failure(failure)}"
         )
 
     async def _wait_for_categories(self) -> None:
         until = time.monotonic() + _CATEGORIES_TIMEOUT
-        while not self._told.is_set() and time.monotonic() < until and not self._is_over():
+        while not self._has_categories.is_set() and time.monotonic() < until and not self._is_over():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), SLICE)
+                await asyncio.wait_for(self._has_categories.wait(), SLICE)
 
     # The WebSocket:
 
@@ -230,16 +217,16 @@ class NotificationsSpider(LiveRouteSpider):
             async for message in messages:
                 for record in self._received(message, timestamp_to_iso(await self.enter_day())):
                     yield record
-                # The records go on from here: the next message may be long in coming.
+                # The batch ends here: the next message may take long.
                 yield None
         ended = time.monotonic()
         await self._fill_last(ended)
         await self._note(at_once=True)
         self._note_missed(ended)
-        if not self._told.is_set():
+        if not self._has_categories.is_set():
             self.run.problems.note_gap("the categories did not come in time, so `category_id` is unknown")
-        if not self._told.is_set() or self.listener.is_filling:
-            # Otherwise the run would go on until the requests for them are given up.
+        if not self._has_categories.is_set() or self.listener.fills.is_under_way:
+            # Otherwise the run would last until the requests for them are given up.
             raise CloseSpider("finished")
 
     def _received(self, message: Message, received_at: str) -> Iterator[Any]:
@@ -277,7 +264,7 @@ class NotificationsSpider(LiveRouteSpider):
             # The day that is over is described with the next checkpoint.
             self._is_new = True
         await self._note()
-        if self.listener.is_fill_due(time.monotonic()) and not self._is_over():
+        if self.listener.fills.is_due(time.monotonic()) and not self._is_over():
             self._fill()
 
     def _note_listening(self) -> None:
@@ -290,7 +277,7 @@ class NotificationsSpider(LiveRouteSpider):
 
     def _is_over(self) -> bool:
         duration = self.arguments.duration
-        # By the wall clock: the time counts too during which the run was stopped before it was resumed.
+        # By the wall clock, so that the time before a run was resumed counts too.
         ended = duration is not None and time.time() >= self.started_at + duration
         return ended or self.run.limit.is_reached or is_closing(self.crawler)
 
@@ -307,19 +294,19 @@ class NotificationsSpider(LiveRouteSpider):
     # The live route:
 
     def _fill(self) -> None:
-        self.listener.fill_began(time.monotonic())
+        self.listener.fills.began(time.monotonic())
         self._unheard = 0
         self.walks.clear()
         for request in self.begin_walk(Walk((), self.plan(()))):
             self.crawler.engine.crawl(request)
 
     async def _fill_last(self, ended: float) -> None:
-        """Ask once more, since silence proves nothing; but not for long, and not if the run is stopped."""
-        self.listener.want_fill(ended)
+        """Fill a last time, since silence proves nothing; but not for long, and not if the run is stopped."""
+        self.listener.fills.want(ended)
         while not (self.listener.is_proved(ended) or self.run.limit.is_reached or is_closing(self.crawler)):
-            if self.listener.is_fill_due(time.monotonic()):
+            if self.listener.fills.is_due(time.monotonic()):
                 self._fill()
-            elif not self.listener.is_filling or time.monotonic() > ended + self.last_fill_timeout:
+            elif not self.listener.fills.is_under_way or time.monotonic() > ended + self.last_fill_timeout:
                 return
             await asyncio.sleep(SLICE / 8)
 
@@ -337,27 +324,26 @@ class NotificationsSpider(LiveRouteSpider):
         return False
 
     def end_walk(self, walk: Walk) -> Iterator[Request]:
-        """Tell the listener that the gap is filled, or is to be filled later; listening goes on either way."""
+        """Tell the listener whether the gap is filled or must be filled later; it keeps listening."""
         if walk.plan.gaps:
-            self.listener.fill_failed(time.monotonic(), walk.plan.gaps[0])
-            logger.warning("The live route could not be asked who is live, so again later: %s", walk.plan.gaps[0])
+            self.listener.fills.failed(time.monotonic(), walk.plan.gaps[0])
+            logger.warning("The live route could not be walked, so it is tried again later: %s", walk.plan.gaps[0])
         elif self.listener.filled(self._unheard):
-            logger.info("Nothing is missing from before the connection; not heard of: %d", self._unheard)
+            logger.info("Nothing is missing from before the connection; without notification: %d", self._unheard)
         yield from ()
 
     def _note_missed(self, ended: float) -> None:
-        """Note what may be missing, unless no more was wanted."""
+        """Note what may be missing, unless `max_records` was reached."""
         self.run.problems.disprove_gap(_NEVER_LISTENED)
         if self.run.limit.is_reached:
             return
         missed = self.listener.missed(ended, stopped=is_closing(self.crawler))
         if not self.listener.connections:
             tried = ", ".join(map(redact_url, self.ws_urls))
-            self.run.problems.note_gap(
-                f"no connection to {tried} came about: {self.listener.reason or 'the run was over before'}"
-            )
-        if missed and (self.listener.connections or self.listener.unfilled):
-            # The listener's times are of the monotonic clock, which means nothing to users.
+            reason = self.listener.reason or "the run was over before"
+            self.run.problems.note_gap(f"could not connect to {tried}: {reason}")
+        if missed and (self.listener.connections or self.listener.fills.failure):
+            # The listener's times are of the monotonic clock.
             offset = time.time() - time.monotonic()
             since, until = (timestamp_to_iso(moment + offset) for moment in (missed.since, missed.until))
             self.run.problems.note_gap(f"not connected from {since} to {until}: {missed.reason}")

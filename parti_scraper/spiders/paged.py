@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a checkpoint waits for records on their way through the pipelines.
+# Seconds that a checkpoint waits for records that are still in the pipelines.
 _LONGEST_WAIT = 1.0
 
 
@@ -71,13 +71,11 @@ class Walk:
 class PagedSpider(PartiSpider):
     """A spider that walks pages: of the categories asked for together, or of each category on its own.
 
-    Its public methods are the steps of a walk, each of which some spider takes in another way.
-
     Attributes:
         index: the categories, once they are known.
         size: how many records a page holds.
-        walks: the walks of the run; of the snapshot at hand where there are snapshots.
-        groups: what is asked for in one walk each: values of the parameter `categories`.
+        walks: the walks of the run; with snapshots, of the current one.
+        groups: for each walk, the values of the parameter `categories`.
     """
 
     def __init__(self, run: Run) -> None:
@@ -89,7 +87,7 @@ class PagedSpider(PartiSpider):
         self.groups: list[tuple[str, ...]] = []
         self._one_page = asyncio.Lock()
 
-    # What a spider adds to walking:
+    # Hooks:
 
     def begin(self) -> Iterator[Request]:
         """Return the first requests, once the categories are known."""
@@ -108,10 +106,10 @@ class PagedSpider(PartiSpider):
         raise NotImplementedError
 
     def walk_ended(self, walk: Walk) -> None:
-        """Go on after a walk, complete or not."""
+        """Continue after a walk, complete or not."""
 
     def is_checkpoint_due(self) -> bool:
-        """Tell after each page whether the run is to note how far it has come."""
+        """Tell after each page whether the run takes a checkpoint."""
         raise NotImplementedError
 
     def select(self, categories: frozenset[int] | None, unknown_category: bool) -> Selection:
@@ -121,7 +119,7 @@ class PagedSpider(PartiSpider):
 
     @property
     def can_checkpoint(self) -> bool:
-        """Whether no page is half-way."""
+        """Whether no page is being processed."""
         return not self._one_page.locked()
 
     def categories_received(self, page: NormalizedPage[Category]) -> Iterator[Any]:
@@ -137,7 +135,7 @@ class PagedSpider(PartiSpider):
             self.run.problems.refuse(str(error))
             raise CloseSpider("usage_error") from None
         for value in unknown_ids(values, self.index):
-            logger.warning("Category %s is not in the categories route; asked for all the same", value)
+            logger.warning("Category %s is not in the categories route; it is requested anyway", value)
         self.run.select(self.select(*select_categories(values, self.index)))
         self.groups = [(value,) for value in values] if asked == (ALL,) else [values]
         yield from self.begin()
@@ -145,10 +143,10 @@ class PagedSpider(PartiSpider):
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
         if walk not in self.walks:
             self.walks.append(walk)
-        return self.go_on(walk, walk.plan.start())
+        return self.proceed(walk, walk.plan.start())
 
-    def go_on(self, walk: Walk, queries: list[PageQuery]) -> Iterator[Request]:
-        """Ask for what the plan says, unless `max_records` was reached; end the walk with its last page."""
+    def proceed(self, walk: Walk, queries: list[PageQuery]) -> Iterator[Request]:
+        """Request what the plan says, unless `max_records` was reached; end the walk after its last page."""
         for query in () if self.run.limit.is_reached else queries:
             walk.asked()
             request = self.request(
@@ -176,15 +174,14 @@ class PagedSpider(PartiSpider):
     async def parse_page(self, response: Response, walk: Walk, query: PageQuery) -> AsyncIterator[Any]:
         """Yield the records of a page, then the requests that follow from it.
 
-        One page at a time: between two of them the files hold whole pages, so that the counts are right where a
-        run goes on.
+        One page at a time: between two pages, the files hold whole pages, so the counts of a checkpoint are right.
         """
         async with self._one_page:
             page = self.read(response, walk, query, await self.enter_day())
             if not isinstance(page, NormalizedPage):
                 yield page
                 return
-            # Those of another snapshot are others.
+            # Records of another snapshot do not count as seen.
             self.count(page, self.run.seen if walk.snapshot_id == self.run.rejected.snapshot_id else ())
             for item in page.items:
                 yield item
@@ -194,11 +191,11 @@ class PagedSpider(PartiSpider):
                 page.rejected, identities, walk.snapshot_id, ascending=query.ascending
             ):
                 yield record
-            # They go on together from here.
+            # The batch ends here.
             yield None
             self.check_filters(walk, page)
             walk.answered()
-            requests = list(self.go_on(walk, walk.plan.page(query, Page(keys))))
+            requests = list(self.proceed(walk, walk.plan.page(query, Page(keys))))
             if self.is_checkpoint_due():
                 await self.take_checkpoint()
         for request in requests:
@@ -213,21 +210,20 @@ class PagedSpider(PartiSpider):
         walk.answered()
         ends = zip(page.items, page.ends, strict=True)
         matching = [Key(item.identity, end) for item, end in ends if self.belongs(walk, item)]
-        yield from self.go_on(walk, walk.plan.page(query, Page(_keys(page), matching)))
+        yield from self.proceed(walk, walk.plan.page(query, Page(_keys(page), matching)))
 
     def belongs(self, walk: Walk, item: Any) -> bool:
-        """Tell whether a record is surely one of those that the walk asks for."""
+        """Tell whether a record is certainly one of those that the walk asks for."""
         if walk.categories and str(item.category_id) not in walk.categories:
-            # Nor with NaN, of which nobody knows what it means.
+            # Also with NaN, whose meaning is not known.
             return False
         user_id = self.run.selection.user_id
         return user_id is None or item.user_id == user_id
 
     async def take_checkpoint(self) -> None:
-        """Have noted how far the run has come, once the records before have come through the pipelines.
+        """Take a checkpoint, once the pipelines are done with the records before it.
 
-        Scrapy asks for a few items before it is done with the ones before. Where a pipeline of the user's takes longer,
-        the counts do not add up, and the checkpoint is left to the next one.
+        Where a pipeline of the user's takes long, the counts do not balance in time, and the checkpoint is left out.
         """
         if await self._are_through():
             await self.crawler.signals.send_catch_log_async(checkpoint)
@@ -253,16 +249,16 @@ class PagedSpider(PartiSpider):
         return through.is_set()
 
     def page_failed(self, failure: Failure) -> Iterator[Any]:
-        """Go on after a request that failed for good."""
+        """Continue after a request that failed for good."""
         kwargs = failure.request.cb_kwargs  # type: ignore[attr-defined]
         walk: Walk = kwargs["walk"]
         walk.answered()
         error = failure.value
         status = error.response.status if isinstance(error, HttpError) else None
-        yield from self.go_on(walk, walk.plan.failure(kwargs["query"], describe_failure(failure), status))
+        yield from self.proceed(walk, walk.plan.failure(kwargs["query"], describe_failure(failure), status))
 
     def check_filters(self, walk: Walk, page: NormalizedPage[Any]) -> None:
-        """Say once a filter where the server sends what was not asked for; the pipelines drop it."""
+        """Warn once for each filter that the server does not apply; the pipelines do."""
         wanted, user_id = self.run.selection.categories, self.run.selection.user_id
         for item in page.items:
             walk.seen.add(item.category_id)
@@ -275,11 +271,11 @@ class PagedSpider(PartiSpider):
         """Count a record that the server should not have sent."""
         stat = f"parti/filter/ignored_{name}"
         if not self.crawler.stats.get_value(stat):
-            logger.warning("The server does not filter by `%s` as asked; what was not asked for is left out", name)
+            logger.warning("The server does not filter by `%s` as asked; the other records are filtered out here", name)
         self.crawler.stats.inc_value(stat)
 
     def end_walk(self, walk: Walk) -> Iterator[Request]:
-        """Note how a walk ended; ask for categories one by one where the server may have left some out."""
+        """Note how a walk ended; request categories one by one where the server may have left some out."""
         for gap in walk.plan.gaps:
             self.run.problems.note_gap(gap)
         for warning in walk.plan.warnings:
@@ -291,13 +287,13 @@ class PagedSpider(PartiSpider):
         self.walk_ended(walk)
 
     def unseen(self, walk: Walk) -> Iterator[Walk]:
-        """Yield a walk for each category of several that nothing came of: the server may heed the last one only."""
+        """Yield a walk for each of several categories that had no records: the server may apply only the last one."""
         categories = tuple(dict.fromkeys(walk.categories))
         if len(categories) < 2 or NAN in categories:
             return
         for category in categories:
-            if int(category) not in walk.seen or not self.index.is_tellable(int(category)):
-                logger.info("Category %s is asked for alone: nothing of it came with the others", category)
+            if int(category) not in walk.seen or not self.index.has_name(int(category)):
+                logger.info("Category %s is requested alone: it had no records together with the others", category)
                 self.crawler.stats.inc_value("parti/filter/asked_alone")
                 yield Walk((category,), self.plan((category,)), walk.snapshot_id)
 
@@ -307,11 +303,11 @@ class LiveRouteSpider(PagedSpider):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        # How many channels the last complete walk through these categories has found.
+        # By categories, how many channels the last complete walk found.
         self._lengths: dict[tuple[str, ...], int] = {}
 
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
-        """Return the first requests of a walk; in a run without end, of an earlier host where that is back."""
+        """Return the first requests of a walk; a run without end then tries earlier hosts again."""
         if self.until_stopped:
             self.retry.begin_round()
         return super().begin_walk(walk)
@@ -325,7 +321,7 @@ class LiveRouteSpider(PagedSpider):
         return LiveQuery(categories).url(self.run.hosts.current, query.slice.offset, query.slice.limit)
 
     def end_walk(self, walk: Walk) -> Iterator[Request]:
-        """Remember how long the list was, see `PagedSpider`."""
+        """Remember how long the list was."""
         if isinstance(walk.plan, Passes) and not walk.plan.gaps and not self.run.limit.is_reached:
             self._lengths[walk.categories] = walk.plan.count
         return super().end_walk(walk)
@@ -342,5 +338,5 @@ def _keys(page: NormalizedPage[Any]) -> Sequence[Key | None]:
 
 
 def _nameless(end: int | None) -> Key | None:
-    """Return what paging may know of a record without an identity: that time goes on."""
+    """Return the key of a record without an identity: its end alone."""
     return None if end is None else Key(None, end)

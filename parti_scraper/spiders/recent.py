@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from parti_scraper.plan.plan import PageQuery, Plan
     from parti_scraper.run.context import Run
 
-# Pages between two checkpoints, and seconds at the least.
+# At least so many pages and seconds are between two checkpoints.
 CHECKPOINT_PAGES = 10
 CHECKPOINT_SECONDS = 1.0
 
@@ -39,10 +39,8 @@ CHECKPOINT_SECONDS = 1.0
 class RecentSpider(PagedSpider):
     """Collects livestreams that have ended.
 
-    Its public methods are what `PagedSpider` leaves to a spider.
-
     Attributes:
-        window: the window of time that the run is about, in Unix seconds.
+        window: the window of time that the run collects, in Unix seconds.
     """
 
     name = "recent"
@@ -57,22 +55,19 @@ class RecentSpider(PagedSpider):
         assert run.window is not None  # noqa: S101 - `prepare`
         self.window = run.window
         self._checkpoint_timer = CheckpointTimer(CHECKPOINT_PAGES, CHECKPOINT_SECONDS)
-        # Those of the run that is to be finished, until they are gone on with.
+        # Those of the resumed run, until `begin` continues them.
         self._previous_walks: list[dict[str, Any]] = []
 
     @classmethod
     def prepare(cls, run: Run, settings: BaseSettings) -> None:
-        """Freeze the window: what ends while the crawl runs is the next one's.
-
-        That of an incremental run starts where the last one ended.
-        """
+        """Set the window, which ends when the run starts; an incremental run starts where the last one ended."""
         arguments, started_at = run.identity.arguments, run.identity.started_at
         assert isinstance(arguments, RecentArguments)  # noqa: S101 - `identify`
         until = arguments.until
         run.freeze_window(arguments.since, math.floor(started_at) if until is None else until)
         if arguments.incremental:
             filters = {
-                # What is found on this machine is made up, and says nothing about the real API.
+                # Servers on this machine have other records.
                 "site": "this machine" if urls.is_loopback(run.hosts.current) else "parti.com",
                 "categories": sorted(set(arguments.categories)),
                 "user_id": arguments.user_id,
@@ -83,18 +78,16 @@ class RecentSpider(PagedSpider):
         if run.previous and run.previous.window:
             run.freeze_window(*run.previous.window)
             if started_at > time.time():
-                begun = timestamp_to_iso(math.floor(started_at))
-                run.problems.remark(f"the run was begun at {begun}, which is still to come; {WRONG_CLOCK}")
-
-    # Where it goes on:
+                started = timestamp_to_iso(math.floor(started_at))
+                run.problems.remark(f"the run was started at {started}, which is in the future; {WRONG_CLOCK}")
 
     def begin(self) -> Iterator[Request]:
-        """Begin a walk for each group of categories, or go on with those of the run that is to be finished."""
+        """Start a walk for each group of categories, or continue those of the resumed run."""
         for each in self._previous_walks:
             categories = tuple(each["categories"])
             self.walks.append(Walk(categories, self.plan(categories, each["remaining"]), seen=set(each["seen"])))
         if not self.walks:
-            # All at once: a checkpoint that knew only the first of them would lose the others.
+            # All at once, or a checkpoint could know only the first of them.
             self.walks = [Walk(categories, self.plan(categories)) for categories in self.groups]
         for walk in tuple(self.walks):
             if walk.plan.remaining() != []:
@@ -105,14 +98,14 @@ class RecentSpider(PagedSpider):
             {"categories": walk.categories, "remaining": walk.plan.remaining(), "seen": list(walk.seen)}
             for walk in self.walks
         ]
-        # Those of the run that is to be finished, where it was stopped again before it could go on.
+        # Without walks, the run was stopped again before it could continue those before.
         pages = {"limit": self.size.limit, "largest": self.size.largest}
         return {**super().progress(), "walks": walks or self._previous_walks, "pages": pages}
 
     def restore(self, progress: Any) -> None:
         super().restore(progress)
         self._previous_walks = progress["walks"]
-        # Without it, the first page would be taken for a full one, however short. Earlier versions did not have it.
+        # Else the first page would be taken for a full one, however short. Earlier versions did not note it.
         pages = progress.get("pages", {})
         self.size.restore(pages.get("limit", self.size.limit), pages.get("largest", 0))
 
@@ -121,21 +114,19 @@ class RecentSpider(PagedSpider):
         return bool(self.walks) or not self.run.folder.is_resumed
 
     def is_checkpoint_due(self) -> bool:
-        """Tell it after every few pages, but once a second at the most: so much is asked for again after a kill."""
+        """Tell after every few pages, at most once a second: so much is fetched again after a kill."""
         return self._checkpoint_timer.is_due(time.monotonic())
 
     def drain_rejected(self) -> list[bytes]:
         return self.run.rejected.drain_new()
 
-    # What it asks for:
-
     def plan(self, categories: tuple[str, ...], remaining: list[tuple[int, int]] | None = None) -> Plan:
-        """Plan windows of time, or for the order by viewers one list."""
+        """Plan windows of time, or one list for the order by viewers."""
         if self.arguments.sort == "views":
             return Passes(self.size, "the livestreams by viewers", lenient=False, window=self.window)
         alone = len(self.groups) == 1 and self.run.limit.most is None
         width = self.crawler.settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN") if alone else 1
-        # 0 is what Scrapy takes for the cap of all hosts together.
+        # For Scrapy, 0 means no cap per host.
         return History(*self.window, self.size, max(width, 1), remaining)
 
     def url(self, walk: Walk, query: PageQuery) -> str:
@@ -150,13 +141,13 @@ class RecentSpider(PagedSpider):
         return of_page.url(self.run.hosts.current, query.slice.offset, query.slice.limit)
 
     def select(self, categories: frozenset[int] | None, unknown_category: bool) -> Selection:
-        """Hold the window and the channel against each record too."""
+        """Filter by the window and the channel too."""
         since, until, first, last = map(timestamp_to_iso, (*self.window, *self._credible))
         return Selection(categories, unknown_category, since, until, self.arguments.user_id, (first, last))
 
     @property
     def _credible(self) -> tuple[int, int]:
-        """Between which a livestream may have ended; else one with the end 0 would seem to be below every window."""
+        """The time within which an end is credible; an end of 0 would seem to be below every window."""
         since, until = self.window
         return max(min(since, routes.FIRST_TS) - 1, 0), max(until, routes.LAST_TS)
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class ScheduledSpider(PagedSpider):
     """Collects announced livestreams.
 
-    There may be none. An empty list is believed where it comes again after a wait, and the categories route, which is
-    the control page here, still serves.
+    There may be none: an empty list is accepted where it comes again after a wait while the categories route, which is
+    the control page here, still has records.
     """
 
     name = "scheduled"
@@ -36,7 +36,7 @@ class ScheduledSpider(PagedSpider):
 
     @property
     def can_checkpoint(self) -> bool:
-        """A list of a few pages is walked from the start."""
+        """Whether a run could resume: no, a list of a few pages is walked from the start."""
         return False
 
     def is_checkpoint_due(self) -> bool:
@@ -63,5 +63,5 @@ class ScheduledSpider(PagedSpider):
         return source.normalize(response.body, response.url, context)
 
     def belongs(self, _walk: Walk, _item: Any) -> bool:
-        """A control page holds none of the list."""
+        """Tell whether a record of a control page is part of the list: none is."""
         return False

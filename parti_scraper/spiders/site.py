@@ -40,15 +40,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCREENSHOT = "screenshot.png"
-# Seconds between two looks whether the visit is to be broken off.
+# Seconds between two checks whether to end the visit early.
 _WATCH = 0.2
 _NO_CLICK = "no category was clicked"
 
 
 class SiteSpider(PartiSpider):
     """Opens a page of the site in Chromium, and collects the API requests that it makes.
-
-    Its public methods are what `PartiSpider` leaves to a spider.
 
     Attributes:
         report: how the site differs from what this project knows; None before the end of the visit.
@@ -76,7 +74,7 @@ class SiteSpider(PartiSpider):
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
-        """Have the browser started by scrapy-playwright. Raises BrowserError."""
+        """Let scrapy-playwright start the browser. Raises BrowserError."""
         super().update_settings(settings)
         check_browser(settings)
         handler = "scrapy_playwright.handler.ScrapyPlaywrightDownloadHandler"
@@ -102,10 +100,10 @@ class SiteSpider(PartiSpider):
         return self.arguments.url or f"{site_url}{routes.CATEGORIES_PAGE}"
 
     async def start(self) -> AsyncIterator[Any]:
-        """Have scrapy-playwright start the browser with an empty page.
+        """Let scrapy-playwright start the browser with an empty page.
 
-        It would read the content of a page that it opens itself, and for that Playwright may wait endlessly if the
-        page leaves for another one.
+        It reads the content of a page that it opens itself, for which Playwright may wait endlessly if the page leaves
+        for another one.
         """
         yield self.request(
             "data:,",
@@ -138,7 +136,7 @@ class SiteSpider(PartiSpider):
             self._conclude(visit)
 
     async def _bounded(self, visit: Visit, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for a part of the visit, but no longer than the crawl goes on, nor than the browser may take."""
+        """Wait for a part of the visit, at most until the crawl ends or the browser is too slow."""
         task = asyncio.ensure_future(work)
         while not task.done() and not is_closing(self.crawler):
             if visit.is_hung:
@@ -157,7 +155,7 @@ class SiteSpider(PartiSpider):
             self._not_opened(failure.value)
 
     async def _see(self, visit: Visit) -> None:
-        """Open the page, and look around as long as the page and the browser respond."""
+        """Open the page, and look around while the page and the browser respond."""
         from playwright.async_api import Error  # noqa: PLC0415 - an extra
 
         try:
@@ -232,10 +230,10 @@ class SiteSpider(PartiSpider):
         if calls.without_row:
             lines.append(
                 f"{calls.without_row:,} of {calls.made:,} requests have no row: "
-                f"the same one has {MOST_REPEATS:,} at the most, all have {MOST_CALLS:,}"
+                f"the same one has at most {MOST_REPEATS:,}, all together {MOST_CALLS:,}"
             )
         if calls.workers:
-            lines.append("the page has a worker; what that asks for at once, before it is heard, may have no row")
+            lines.append("the page has a worker; its very first requests may have no row")
         if 0 < visit.clicked < len(calls.categories):
             lines.append(f"clicked on {visit.clicked} of {len(calls.categories)} categories")
         if report.agrees:

@@ -1,4 +1,4 @@
-"""A plain HTTP client, which adds nothing to a request and mends nothing in an answer."""
+"""A plain HTTP client that adds nothing to a request and corrects nothing in an answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parti_scraper.mockserver import MockServer
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it came; names of headers are in lower case."""
+    """An unchanged answer; names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -21,7 +21,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """What the body says."""
+        """The body, parsed as JSON."""
         return json.loads(self.body)
 
 

@@ -1,4 +1,4 @@
-"""What the routes should answer, worked out by going through every record."""
+"""The expected answers of the routes, by a linear search of all records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Query = list[tuple[str, str]]
 
 
 class RefusedError(Exception):
-    """The server should answer with the status that is the argument."""
+    """The server should refuse the request; the argument is the status."""
 
 
 def recent_ids(records: list[Record], categories: list[Record], query: Query, options: Options) -> list[int]:
@@ -47,7 +47,7 @@ def live_ids(records: list[Record], categories: list[Record], query: Query, opti
 
 
 def page_of(single: dict[str, str], default: int, options: Options) -> tuple[int, int]:
-    """Return offset and limit as the server takes them."""
+    """Return offset and limit as the server uses them."""
     limit = int(single.get("limit", default))
     if options.above_cap == "ignore":
         limit = options.page_cap
@@ -59,7 +59,7 @@ def page_of(single: dict[str, str], default: int, options: Options) -> tuple[int
 
 
 def in_categories(record: Record, categories: list[Record], query: Query, options: Options) -> bool:
-    """Tell whether a record may be in the answer. Nameless categories are told by their display_name."""
+    """Return whether a record may be in the answer. Nameless categories are found by their display_name."""
     asked = [value for name, value in query if name == "categories"]
     if not asked or options.categories == "ignored":
         return True

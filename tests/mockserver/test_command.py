@@ -21,7 +21,7 @@ from tests.support import NOW, RECENT, ROOT, TIMEOUT, Scrapy, Serve
 
 @contextmanager
 def running(*typed: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the command until it says that it is ready; yields it and the URL that it names."""
+    """Run the command until it is ready; yields its process and its URL."""
     command = [sys.executable, "-m", "scrapy", "mockserver", *typed]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
@@ -40,7 +40,7 @@ def running(*typed: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_where_it_serves_what_was_asked_for_until_it_is_told_to_stop(signal_number: signal.Signals) -> None:
+def test_it_prints_its_address_and_serves_until_a_signal(signal_number: signal.Signals) -> None:
     typed = ("--port", "0", "--seed", "5", "--now", NOW, "--speed", "0", "--events", "50", "--nan=none")
     with running(*typed) as (process, url):
         with urllib.request.urlopen(f"{url}{RECENT}?limit=100", timeout=30) as response:
@@ -76,13 +76,13 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(serve: Serve, scrapy: Scrapy)
         (("--seed",), "argument --seed: expected one argument"),
     ],
 )
-def test_what_is_typed_wrong_is_one_line_and_exit_code_2(scrapy: Scrapy, typed: tuple[str, ...], line: str) -> None:
+def test_a_usage_error_is_one_line_and_exit_code_2(scrapy: Scrapy, typed: tuple[str, ...], line: str) -> None:
     run = scrapy("mockserver", *typed)
     assert (run.returncode, run.stdout, run.stderr) == (2, "", f"scrapy mockserver: {line}\n")
 
 
 def test_help_lists_every_switch_with_its_default(scrapy: Scrapy) -> None:
-    # Narrow, so that lines are broken everywhere.
+    # Narrow, so that all lines are wrapped.
     run = scrapy("mockserver", "--help", env={"COLUMNS": "60"})
     assert (run.returncode, run.stderr) == (0, "")
     text = " ".join(run.stdout.split())

@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: how often, in what order, and what of it is seen on the wire."""
+"""Injected faults: their rate, their order, and what a client receives."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MIXED = {"rate_429": 0.1, "rate_500": 0.1, "rate_reset": 0.1, "rate_truncated": 
 
 
 def plan(count: int, **options: Any) -> list[str | None]:
-    """Return what happens to so many requests, each for a URL of its own."""
+    """Return the faults of so many requests, each for another URL."""
     faults = FaultPlan(Options(**options))
     return [faults.next(str(number)) for number in range(count)]
 
 
-def test_faults_are_as_frequent_as_asked_for_and_the_same_for_a_seed() -> None:
+def test_faults_have_the_given_rate_and_are_the_same_for_a_seed() -> None:
     drawn = plan(5_000, **MIXED)
     counts = Counter(drawn)
     for fault in ("429", "500", "reset", "truncated", "challenge"):
@@ -37,7 +37,7 @@ def test_faults_are_as_frequent_as_asked_for_and_the_same_for_a_seed() -> None:
     assert set(plan(100)) == {None}
 
 
-def test_a_url_fails_so_often_in_a_row_at_most() -> None:
+def test_faults_in_a_row_on_a_url_are_limited() -> None:
     faults = FaultPlan(Options(rate_500=1, fault_burst=2))
     assert [faults.next("a") for _ in range(6)] == ["500", "500", None, "500", "500", None]
     assert [faults.next(url) for url in "bcbcbc"] == ["500", "500", "500", "500", None, None]
@@ -59,7 +59,7 @@ def test_two_servers_with_the_same_seed_fail_the_same_requests(serve: Serve) -> 
 
 
 @pytest.mark.parametrize("form", ["none", "seconds", "date", "mixed"])
-def test_429_says_in_each_form_when_to_come_back(serve: Serve, form: str) -> None:
+def test_429_has_each_form_of_retry_after(serve: Serve, form: str) -> None:
     server = serve(**STILL, **ALWAYS, rate_429=1, retry_after=form)
     answers = [get(server, RECENT) for _ in range(3)]
     assert [answer.status for answer in answers] == [429] * 3
@@ -73,7 +73,7 @@ def test_429_says_in_each_form_when_to_come_back(serve: Serve, form: str) -> Non
             assert text == {"none": None, "seconds": "1"}[expected]
 
 
-def test_5xx_come_by_turns_on_every_route_of_the_api(serve: Serve) -> None:
+def test_5xx_alternate_on_every_route_of_the_api(serve: Serve) -> None:
     server = serve(**STILL, **ALWAYS, rate_500=1)
     assert [get(server, path).status for path in (RECENT, LIVE, CATEGORIES, RECENT)] == [500, 502, 503, 500]
     assert get(server, "/").status == 200
@@ -96,7 +96,7 @@ def test_a_reset_comes_in_the_middle_of_the_body(serve: Serve) -> None:
         received: list[bytes] = []
         with pytest.raises(ConnectionResetError):
             receive_all(connection, received)
-    # A reset may overtake what was sent before it, but never lets all of it through.
+    # A reset may overtake bytes that were sent before it, but the body is never complete.
     head, _, body = b"".join(received).partition(b"\r\n\r\n")
     assert not received or head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert len(body) < len(get_whole(server))
@@ -111,11 +111,11 @@ def receive_all(connection: socket.socket, received: list[bytes]) -> None:
 
 
 def get_whole(server: MockServer) -> bytes:
-    """Return the page as it would be."""
+    """Return the page without faults."""
     return json.dumps(server.world.recent_at()[:100], ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def test_truncated_bodies_are_cut_on_the_wire_or_whole_by_their_headers_alone(serve: Serve) -> None:
+def test_truncated_bodies_are_cut_on_the_wire_or_have_fitting_headers(serve: Serve) -> None:
     server = serve(**STILL, **ALWAYS, rate_truncated=1)
     whole = get_whole(server)
     for _ in range(2):
@@ -162,7 +162,7 @@ def test_the_server_is_down_for_a_while_after_so_many_requests(serve: Serve, dow
     assert [seen.fault for seen in server.requests] == [None] * 2 + [down_as] * 4
 
 
-def test_what_was_down_is_up_again(serve: Serve) -> None:
+def test_a_server_that_was_down_is_up_again(serve: Serve) -> None:
     server = serve(**STILL, down_for=0.01, down_as="500")
     answers = [get(server, RECENT).status]
     time.sleep(0.01)
@@ -174,7 +174,7 @@ def test_what_was_down_is_up_again(serve: Serve) -> None:
     ("empty_as", "status", "body"),
     [("list", 200, b"[]"), ("404", 404, b'{"detail": "Not Found"}'), ("204", 204, b""), ("null", 200, b"null")],
 )
-def test_a_page_without_records_looks_as_asked(serve: Serve, empty_as: str, status: int, body: bytes) -> None:
+def test_a_page_without_records_has_the_chosen_form(serve: Serve, empty_as: str, status: int, body: bytes) -> None:
     server = serve(**STILL, empty_as=empty_as)
     for path in (f"{RECENT}?by_user_id=999999999", f"{RECENT}?offset=100000", f"{LIVE}?offset=100000"):
         answer = get(server, path)

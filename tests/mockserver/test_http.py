@@ -1,4 +1,4 @@
-"""The HTTP side: the routes serve the ground truth, in the shapes of the contract."""
+"""The HTTP routes serve the ground truth, in the specified shapes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.mockserver.client import Answer, get
 from tests.support import CATEGORIES, LIVE, NOW, PREFIX, RECENT, SCHEDULED, STILL, Serve, ids, wait_until
 
 Json = dict[str, Any]
-# The contract's table of fields: the types of each, where None is one of them.
+# The fields of the specification with their types; None is one of them.
 COMMON: dict[str, set[type | None]] = {
     "user_id": {int},
     "user_name": {str},
@@ -48,7 +48,7 @@ LIVE_FIELDS = COMMON | {
     "playback_url": {str},
     "playback_auth_token": {str},
 }
-# Of the scheduled livestreams, the contract's list.
+# The fields of scheduled livestreams in the specification.
 SCHEDULED_FIELDS: dict[str, set[type | None]] = {
     "user_id": {int},
     "user_name": {str},
@@ -73,7 +73,7 @@ def types_of(records: list[Json]) -> dict[str, set[type | None]]:
     return {name: {None if record[name] is None else type(record[name]) for record in records} for name in records[0]}
 
 
-def test_recent_serves_the_ground_truth_page_by_page_in_the_shapes_of_the_contract(serve: Serve) -> None:
+def test_recent_serves_the_ground_truth_page_by_page_in_the_specified_shape(serve: Serve) -> None:
     server = serve(**STILL)
     pages = [get(server, f"{RECENT}?limit=100&offset={offset}") for offset in (0, 100, 200, 300)]
     records = [record for page in pages for record in page.json]
@@ -85,16 +85,16 @@ def test_recent_serves_the_ground_truth_page_by_page_in_the_shapes_of_the_contra
         assert page.headers["content-type"] == "application/json"
 
 
-def test_live_serves_the_ground_truth_in_the_shapes_of_the_contract(serve: Serve) -> None:
+def test_live_serves_the_ground_truth_in_the_specified_shape(serve: Serve) -> None:
     server = serve(**STILL | {"live": 150})
     first = get(server, f"{LIVE}?limit=100").json
     assert first + get(server, f"{LIVE}?limit=100&offset=100").json == server.world.live_at()
     assert types_of(first) == LIVE_FIELDS
-    # Some playback URLs carry a token of their own.
+    # Some playback URLs have their own token.
     assert {"token=" in record["playback_url"] for record in first} == {True, False}
 
 
-def test_scheduled_serves_the_ground_truth_page_by_page_in_the_shapes_of_the_contract(serve: Serve) -> None:
+def test_scheduled_serves_the_ground_truth_page_by_page_in_the_specified_shape(serve: Serve) -> None:
     server = serve(**STILL, scheduled=150)
     first = get(server, f"{SCHEDULED}?offset=0&limit=1000").json
     records = first + get(server, f"{SCHEDULED}?offset=100").json
@@ -109,7 +109,7 @@ def test_categories_serves_every_category(serve: Serve) -> None:
     assert get(server, CATEGORIES).json == server.world.categories()
 
 
-def test_the_set_moves_on_the_wire_as_the_clock_does(serve: Serve) -> None:
+def test_the_set_moves_with_the_clock(serve: Serve) -> None:
     server = serve(**STILL)
     before = {record["event_id"]: record for record in get(server, f"{LIVE}?limit=100").json}
     server.world.advance(240)
@@ -127,7 +127,7 @@ def test_the_clock_runs_by_itself(serve: Serve) -> None:
     wait_until(lambda: get(server, f"{RECENT}?limit=100").json != first)
 
 
-def test_what_existed_throughout_a_crawl_is_what_every_walk_of_a_still_set_would_have_found(serve: Serve) -> None:
+def test_records_that_existed_throughout_a_crawl_are_those_that_a_walk_of_a_still_set_finds(serve: Serve) -> None:
     server = serve(**STILL, insert_every=1, delete_every=1)
     before = set(ids(server.world.recent_at()))
     walked: set[int] = set()
@@ -179,7 +179,7 @@ def test_every_way_to_be_malformed_differs_from_the_truth_and_can_be_sent(serve:
         assert {way.repairable for way in ODD[route]} == {True}
 
 
-def test_what_no_strict_parser_takes_is_within_its_record(serve: Serve) -> None:
+def test_what_a_strict_parser_rejects_is_within_its_record(serve: Serve) -> None:
     server = serve(**STILL, no_json=0.05)
     for way in NO_JSON:
         with pytest.raises((ValueError, RecursionError)):
@@ -198,7 +198,7 @@ def test_fields_are_absent_or_unreadable_in_every_record(serve: Serve) -> None:
             assert isinstance(record["event_title"], dict)
 
 
-def test_addresses_are_signed_another_way_each_time(serve: Serve) -> None:
+def test_addresses_have_another_signature_each_time(serve: Serve) -> None:
     server = serve(**STILL, signed=True)
     one, other = (get(server, RECENT).json for _ in range(2))
     for first, second, true in zip(one, other, server.world.recent_at(), strict=False):
@@ -215,7 +215,7 @@ def test_records_may_have_the_number_of_their_category(serve: Serve) -> None:
         assert numbers.get(record["category_name"], record["category_id"]) == record["category_id"]
 
 
-def test_a_channel_may_stream_twice_at_once(serve: Serve) -> None:
+def test_a_channel_may_have_two_livestreams_at_a_time(serve: Serve) -> None:
     server = serve(**STILL, doubled=0.5)
     records = get(server, f"{LIVE}?limit=100").json
     channels = Counter(record["user_id"] for record in records)
@@ -243,7 +243,7 @@ def test_robots_txt_is_what_the_switch_says(serve: Serve, robots: str, status: i
     assert status == 404 or answer.body == b"User-agent: *\n" + rule
 
 
-def test_a_token_is_asked_for_on_every_route_of_the_api_and_nowhere_else(serve: Serve) -> None:
+def test_a_token_is_required_on_every_route_of_the_api_and_nowhere_else(serve: Serve) -> None:
     server = serve(**STILL, token="s3cret")
     for path in (CATEGORIES, RECENT, LIVE, SCHEDULED):
         for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": "s3cret"}):
@@ -284,12 +284,12 @@ def test_pages_of_any_origin_may_call_the_api(serve: Serve) -> None:
     assert "Authorization" in preflight.headers["access-control-allow-headers"]
 
 
-def test_what_is_no_route_is_not_found(serve: Serve) -> None:
+def test_an_unknown_route_is_not_found(serve: Serve) -> None:
     server = serve(**STILL)
     assert [get(server, path).status for path in ("/none", PREFIX + "none", RECENT + "/")] == [404] * 3
 
 
-def test_requests_are_remembered_as_they_came(serve: Serve) -> None:
+def test_requests_are_recorded_unchanged(serve: Serve) -> None:
     server = serve(**STILL)
     get(server, f"{RECENT}?categories=NaN&categories=7&limit=%31", X_Odd="Yes")
     get(server, "/none")

@@ -1,4 +1,4 @@
-"""The switches: what they accept, and what is said where they do not."""
+"""The switches: what they accept, and their error messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("typed", "line"), REFUSED)
-def test_what_is_not_accepted_is_refused_in_one_line(typed: dict[str, str], line: str) -> None:
+def test_an_invalid_value_is_refused_in_one_line(typed: dict[str, str], line: str) -> None:
     with pytest.raises(ValueError, match="option") as caught:
         Options.parse(typed)
     assert str(caught.value) == line
@@ -43,7 +43,7 @@ def test_values_of_other_types_are_refused_in_code_as_well(wrong: dict[str, Any]
         Options(**wrong)
 
 
-def test_what_is_typed_is_read_and_the_rest_has_its_default() -> None:
+def test_given_values_are_read_and_the_others_have_their_defaults() -> None:
     typed: dict[str, str | bool] = {"seed": "9", "latency": "0.5", "nan": "none", "gone": True, "now": "2026-01-31"}
     assert Options.parse(typed) == Options(seed=9, latency=0.5, nan="none", gone=True, now="2026-01-31")
 

@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """Return an empty page; what it says of errors fails the test."""
+    """Return an empty page; its errors fail the test."""
     context = browser.new_context(viewport={"width": 1_280, "height": 720})
     page = context.new_page()
     errors: list[str] = []
@@ -57,20 +57,20 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def opened(page: Page, server: MockServer, path: str = "/categories") -> Page:
-    """Open the server's page and wait for what it loads at first."""
+    """Open the server's page and wait until it has loaded its first records."""
     page.goto(server.base_url + path)
     page.wait_for_selector("body[data-ready]")
     return page
 
 
 def asked(server: MockServer) -> list[str]:
-    """Return what the page asked the API for, as the specification writes it."""
+    """Return the page's requests to the API, in the form of the specification."""
     paths = (f"{seen.path}?{seen.query}".rstrip("?") for seen in server.requests)
     return [HOST + path for path in paths if path.startswith("/parti_v2/")]
 
 
 @pytest.mark.parametrize("path", ["/", "/categories"])
-def test_it_shows_what_the_api_serves_and_asks_as_the_specification_does(page: Page, serve: Serve, path: str) -> None:
+def test_it_shows_the_records_of_the_api_and_requests_them_as_specified(page: Page, serve: Serve, path: str) -> None:
     server = serve(**STILL)
     opened(page, server, path)
     world = server.world
@@ -85,7 +85,7 @@ def test_it_shows_what_the_api_serves_and_asks_as_the_specification_does(page: P
     assert set(asked(server)) >= {specified_url(name) for name in ("categories", "live-7", "recent-NaN-7")}
 
 
-def test_a_click_on_a_category_asks_for_it_and_a_second_one_repeats_it(page: Page, serve: Serve) -> None:
+def test_a_click_on_a_category_requests_it_and_a_second_one_repeats_it(page: Page, serve: Serve) -> None:
     server = serve(**STILL)
     opened(page, server)
     # Gaming is chosen already, so this is the specification's second request.
@@ -101,7 +101,7 @@ def test_a_click_on_a_category_asks_for_it_and_a_second_one_repeats_it(page: Pag
     assert live[2:] == [specified_url("live-7").replace("=7", "=10")]
 
 
-def test_it_loads_more_as_one_scrolls_until_there_is_no_more(page: Page, serve: Serve) -> None:
+def test_scrolling_loads_more_until_the_end(page: Page, serve: Serve) -> None:
     server = serve(**STILL | {"events": 100})
     opened(page, server)
     assert page.locator("#recent li").count() < 100
@@ -118,7 +118,7 @@ def test_it_loads_more_as_one_scrolls_until_there_is_no_more(page: Page, serve: 
     ]
 
 
-def test_it_shows_who_goes_live(page: Page, serve: Serve) -> None:
+def test_it_shows_channels_that_go_live(page: Page, serve: Serve) -> None:
     server = serve(**STILL | {"speed": 100})
     opened(page, server)
     page.wait_for_selector("#notifications li:nth-child(3)")
@@ -143,7 +143,7 @@ def test_titles_are_text_and_malformed_records_break_nothing(page: Page, serve: 
     assert page.locator("li script, li img").count() == 0
 
 
-def test_what_cannot_be_loaded_is_said_and_the_rest_goes_on(page: Page, serve: Serve) -> None:
+def test_it_shows_a_list_that_cannot_be_loaded_and_the_others_work(page: Page, serve: Serve) -> None:
     server = serve(**STILL, nan="error")
     opened(page, server)
     assert page.locator("#recent li").all_inner_texts() == ["Could not be loaded\nError: status 400"]

@@ -1,4 +1,4 @@
-"""What a query asks for, under each reading of the open questions, against a model that looks at every record."""
+"""Queries for each reading of the open questions, compared with a model that searches every record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parti_scraper.mockserver.query import QueryError, parse_live, parse_recent
 from tests.mockserver import model
 from tests.support import NOW
 
-# Small and full of ties, of livestreams with no category and of long ones, so that every edge is met.
+# Small, with many ties, livestreams without a category and long ones, to reach every edge case.
 CROWDED: dict[str, Any] = {
     "now": NOW,
     "speed": 0,
@@ -87,12 +87,12 @@ def answered(answer: Callable[[], list[int]]) -> list[int] | int:
 
 
 def asked(world: World, query: model.Query, options: Options) -> list[int] | int:
-    """Return what the server answers on the recent route."""
+    """Return the server's answer on the recent route."""
     return answered(lambda: served(world.recent_page(*parse_recent(MultiDict(query), options))))
 
 
 def expected(world: World, query: model.Query, options: Options) -> list[int] | int:
-    """Return the same by the model."""
+    """Return the model's answer."""
     return answered(lambda: model.recent_ids(world.recent_at(), world.categories(), query, options))
 
 
@@ -100,12 +100,12 @@ def expected(world: World, query: model.Query, options: Options) -> list[int] | 
 @given(QUERIES, SWITCHES)
 @example([("from_ts", str(TIMES[-1])), ("to_ts", str(TIMES[0]))], Options(**CROWDED))
 @example([("from_ts", "0"), ("to_ts", "9" * 18), ("limit", "100")], Options(**CROWDED, time_filter="start"))
-def test_a_page_of_recent_is_what_going_through_every_record_gives(query: model.Query, options: Options) -> None:
+def test_a_page_of_recent_equals_that_of_a_linear_search(query: model.Query, options: Options) -> None:
     assert asked(WORLD, query, options) == expected(WORLD, query, options)
 
 
 @given(LIVE_QUERIES, SWITCHES)
-def test_a_page_of_live_is_what_going_through_every_record_gives(query: model.Query, options: Options) -> None:
+def test_a_page_of_live_equals_that_of_a_linear_search(query: model.Query, options: Options) -> None:
     answer = answered(lambda: served(WORLD.live_page(*parse_live(MultiDict(query), options))))
     assert answer == answered(lambda: model.live_ids(LIVE, WORLD.categories(), query, options))
 
@@ -124,7 +124,7 @@ def test_pages_follow_every_insertion_deletion_and_end(steps: list[Any], options
             world.advance(60)
         else:
             queries.append(step)
-        # Those from before as well: what was kept of them must not be stale.
+        # The earlier queries too: their kept lists must not be stale.
         for query in queries:
             assert asked(world, query, options) == expected(world, query, options)
 
@@ -143,7 +143,7 @@ def test_pages_follow_every_insertion_deletion_and_end(steps: list[Any], options
         {"categories": ""},
     ],
 )
-def test_what_is_no_number_is_refused_as_web_frameworks_do(query: dict[str, str]) -> None:
+def test_an_invalid_number_is_refused_with_422(query: dict[str, str]) -> None:
     with pytest.raises(QueryError) as caught:
         parse_recent(MultiDict(query), Options())
     assert caught.value.status == 422
@@ -156,7 +156,7 @@ def test_without_parameters_the_sites_own_limits_apply() -> None:
 
 
 @pytest.mark.parametrize(("by_views", "field"), [("false", "event_end_ts"), ("true", "total_viewers")])
-def test_records_that_tie_change_places_only_where_told_so_and_only_among_themselves(by_views: str, field: str) -> None:
+def test_ties_change_places_only_with_the_switch_and_only_among_themselves(by_views: str, field: str) -> None:
     query = [("limit", "100"), ("top_views_sort", by_views)]
     stable, unstable = (World(Options(**CROWDED, tie_order=order)) for order in ("stable", "unstable"))
     first = asked(stable, query, stable.options)
@@ -169,13 +169,13 @@ def test_records_that_tie_change_places_only_where_told_so_and_only_among_themse
         assert [keys[each] for each in page] == sorted(keys.values(), reverse=True)[:100]
 
 
-def test_ties_across_the_border_of_two_pages_can_hide_a_record_and_repeat_another() -> None:
+def test_ties_across_two_pages_can_hide_a_record_and_repeat_another() -> None:
     world = World(Options(**CROWDED, tie_order="unstable"))
     walked = [asked(world, [("offset", str(offset)), ("limit", "1")], world.options) for offset in range(120)]
     assert len(walked) > len({each[0] for each in walked if isinstance(each, list)})
 
 
-def test_channels_with_as_many_viewers_change_places_where_told_so() -> None:
+def test_channels_with_equal_viewers_change_places_with_the_switch() -> None:
     world = World(Options(**CROWDED, tie_order="unstable"))
     query, page = parse_live(MultiDict(limit="100"), world.options)
     pages = [served(world.live_page(query, page)) for _ in range(5)]

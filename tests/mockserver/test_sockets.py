@@ -1,4 +1,4 @@
-"""The WebSocket, by a client that is not the project's own."""
+"""The WebSocket, with a client that is not the project's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELDS = {
     "user_id", "user_name", "user_avatar_id", "avatar_link", "event_id", "event_title", "event_file", "category_name",
     "viewers_count", "social_media", "social_username", "channel_arn", "livestream_id",
 }  # fmt: skip
-# A pong is how the tests know that what they sent before was read.
+# A pong shows the tests that the server has read their messages.
 ANSWERING = STILL | {"ws_ping": "answered"}
 
 
@@ -54,7 +54,7 @@ def test_every_stream_that_starts_is_announced_once_to_each_subscriber(serve: Se
     async def listen() -> list[list[Any]]:
         async with connected(server) as one, connected(server) as other:
             for socket in (one, other):
-                # Twice: who subscribes again is told no more often.
+                # Twice: a second subscription does not repeat notifications.
                 await socket.send_str(SUBSCRIBE)
                 await socket.send_str(SUBSCRIBE)
                 await was_read(socket)
@@ -72,7 +72,7 @@ def test_every_stream_that_starts_is_announced_once_to_each_subscriber(serve: Se
     assert set(ids(truth)) <= set(ids(server.world.live_at())) | set(ids(server.world.recent_at()))
 
 
-def test_notifications_have_the_shape_of_the_contract(serve: Serve) -> None:
+def test_notifications_have_the_specified_shape(serve: Serve) -> None:
     world = serve(**STILL).world
     records = world.notifications_between(world.started_at, world.started_at + 1_000)
     assert {frozenset(record) for record in records} == {frozenset(FIELDS)}
@@ -81,7 +81,7 @@ def test_notifications_have_the_shape_of_the_contract(serve: Serve) -> None:
     assert all(type(record["livestream_id"]) is int for record in records)
 
 
-def test_nothing_is_said_to_who_has_not_subscribed_nor_of_what_was_before(serve: Serve) -> None:
+def test_there_are_no_notifications_before_the_subscription(serve: Serve) -> None:
     server = serve(**ANSWERING)
 
     async def listen() -> Any:
@@ -90,7 +90,7 @@ def test_nothing_is_said_to_who_has_not_subscribed_nor_of_what_was_before(serve:
                 await socket.send_str(text)
             await was_read(socket)
             server.world.advance(60)
-            # Had anything been sent, it would have come before the pong.
+            # Any message would have arrived before the pong.
             await was_read(socket)
             await socket.send_str(SUBSCRIBE)
             await was_read(socket)
@@ -109,7 +109,7 @@ def test_no_ping_is_answered_by_default(serve: Serve) -> None:
         async with connected(server) as socket:
             await socket.ping(b"anybody?")
             await socket.send_str(SUBSCRIBE)
-            # How it is known without a pong that the subscription was read: something is told.
+            # Without a pong, a notification shows that the subscription was read.
             while not server.notifications:
                 server.world.advance(10)
                 await asyncio.sleep(0.01)
@@ -133,7 +133,7 @@ def test_streams_are_announced_as_the_clock_runs_by_itself(serve: Serve) -> None
     assert announced[first : first + 3] == heard
 
 
-def test_the_server_hangs_up_after_the_time_it_was_told(serve: Serve) -> None:
+def test_the_server_closes_after_the_given_time(serve: Serve) -> None:
     server = serve(**STILL, ws_drop_after=0.05)
 
     async def listen() -> tuple[WSMsgType, int]:
@@ -145,7 +145,7 @@ def test_the_server_hangs_up_after_the_time_it_was_told(serve: Serve) -> None:
     assert asyncio.run(listen()) == (WSMsgType.CLOSE, 1001)
 
 
-def test_the_server_hangs_up_when_it_stops() -> None:
+def test_the_server_closes_connections_when_it_stops() -> None:
     async def listen() -> tuple[WSMsgType, int]:
         with MockServer(Options(**STILL)) as server:
             async with connected(server) as socket:
@@ -182,7 +182,7 @@ def test_a_share_of_the_messages_is_something_else_and_the_ground_truth_knows_wh
     assert {"hello", "", "[]", "null", "42", "{}", str, b"\xff\xfe\x00"} <= kinds
 
 
-def test_clients_that_go_away_leave_nothing_behind(serve: Serve) -> None:
+def test_nothing_remains_of_clients_that_disconnect(serve: Serve) -> None:
     server = serve(**ANSWERING)
 
     async def come_and_go() -> None:
@@ -199,7 +199,7 @@ def test_clients_that_go_away_leave_nothing_behind(serve: Serve) -> None:
 
 
 async def subscribed(server: MockServer) -> list[aiohttp.WSMessage]:
-    """Subscribe, let streams start, and return the first three things that come within a moment."""
+    """Subscribe, let streams start, and return the first three messages that arrive within a short time."""
     heard = []
     async with connected(server) as socket:
         await socket.send_str(SUBSCRIBE)
@@ -221,7 +221,7 @@ async def subscribed(server: MockServer) -> list[aiohttp.WSMessage]:
         ({"ws_deaf_after": 0.01}, []),
     ],
 )
-def test_subscribers_get_what_is_of_no_use(serve: Serve, switches: dict[str, Any], expected: list[Any]) -> None:
+def test_subscribers_get_useless_answers(serve: Serve, switches: dict[str, Any], expected: list[Any]) -> None:
     assert [message.data for message in asyncio.run(subscribed(serve(**STILL, **switches)))] == expected
 
 

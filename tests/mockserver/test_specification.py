@@ -1,4 +1,4 @@
-"""The specification's own commands, with nothing but the host changed, and the answers that it shows."""
+"""The specification's own commands, with only the host changed, and its example answers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HTTP_COMMANDS = ["recent-NaN-7", "recent-NaN-7-7", "live-7", "categories"]
 
 
 def command(name: str) -> str:
-    """Return one of the specification's commands, as it is printed there."""
+    """Return one of the specification's commands, unchanged."""
     return (SPECIFICATION / f"{name}.sh").read_text(encoding="utf-8")
 
 
 def demo(name: str) -> Any:
-    """Return what the specification shows as the answer."""
+    """Return the specification's example answer."""
     return json.loads((SPECIFICATION / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -42,7 +42,7 @@ def shapes(records: list[dict[str, Any]]) -> set[tuple[tuple[str, type], ...]]:
 
 
 def answer(server: MockServer, name: str) -> Any:
-    """Run one of the curl commands against the server, and return what is printed."""
+    """Run one of the curl commands against the server, and return its output."""
     text = command(name).replace(HTTP_HOST, server.base_url)
     run = subprocess.run(["sh", "-c", text], capture_output=True, check=True, timeout=60)
     return json.loads(run.stdout)
@@ -52,7 +52,7 @@ def answer(server: MockServer, name: str) -> Any:
 @pytest.mark.parametrize("fields", ["demo", "full"])
 @pytest.mark.parametrize("name", HTTP_COMMANDS)
 def test_the_curl_commands_are_answered_in_the_demo_shapes(serve: Serve, name: str, fields: str) -> None:
-    # `display_name`, since the demo shows no record of a nameless category.
+    # `display_name`, because the demo has no record of a nameless category.
     server = serve(**STILL, fields=fields, nameless="display_name")
     records = answer(server, name)
     shown = demo(name)
@@ -71,7 +71,7 @@ def test_the_curl_commands_are_answered_in_the_demo_shapes(serve: Serve, name: s
 def test_the_answers_mean_what_the_demo_responses_show(serve: Serve) -> None:
     server = serve(**STILL)
     recent = answer(server, "recent-NaN-7")
-    # IRL and Other stand under categories NaN and 7 in the demo: NaN takes the filter away.
+    # IRL and Other are in the answer for categories NaN and 7 in the demo: NaN removes the filter.
     assert {record["category_name"] for record in recent} > {"Gaming", "IRL"}
     assert recent == answer(server, "recent-NaN-7-7") == server.world.recent_at()[:15]
     live = answer(server, "live-7")
@@ -89,11 +89,11 @@ def wscat(server: MockServer, heard: Path) -> Iterator[subprocess.Popen[bytes]]:
         "wscat is not installed: run `make setup-dev`, which says why where it cannot"
     )
     message = (SPECIFICATION / "subscribe.json").read_text(encoding="utf-8").strip()
-    # Sends the message once it is connected, and listens until the server hangs up.
+    # Sends the message after connecting, and listens until the server closes.
     text = f"{command('subscribe').strip()} -x '{message}' -w -1".replace(WEBSOCKET, server.ws_url)
     with (
         heard.open("wb") as stdout,
-        # Its input stays open, as on a terminal: wscat hangs up when that ends.
+        # Its input stays open, as on a terminal: wscat disconnects when it ends.
         subprocess.Popen(
             ["sh", "-c", text], stdin=subprocess.PIPE, stdout=stdout, env=os.environ | {"PATH": path}
         ) as process,
@@ -114,7 +114,7 @@ def test_the_wscat_command_is_answered_with_every_notification(serve: Serve, tmp
 
         wait_until(subscribed)
         truth = world.notifications_between(world.started_at, world.now())
-        # From the first that it was told: it subscribed after those before.
+        # From its first notification on: it subscribed after the earlier ones.
         truth = truth[ids(truth).index(server.notifications[0].event_id) :]
         wait_until(lambda: len(server.notifications) >= len(truth))
         server.stop()

@@ -1,4 +1,4 @@
-"""The synthetic world: the same for the same seed, lively, and honest about what it holds."""
+"""The synthetic world: the same for the same seed, with realistic changes and a correct ground truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from parti_scraper.mockserver.query import Page, RecentQuery
 from tests.support import NOW, ROOT, STILL, ids
 
 MINUTE, HOUR = 60, 3_600
-# One description of all that a world holds, for every process.
+# A description of a whole world, for every process.
 DIGEST = """
 import hashlib, json
 from parti_scraper.mockserver import Options, World
@@ -32,7 +32,7 @@ print(hashlib.sha256(json.dumps(held).encode()).hexdigest())
 
 
 def digest(seed: int, hash_seed: str) -> str:
-    """Return what a world of a seed is in a process of its own."""
+    """Return the description of a seed's world in another process."""
     return subprocess.run(
         [sys.executable, "-c", DIGEST.format(seed=seed)],
         cwd=ROOT,
@@ -44,7 +44,7 @@ def digest(seed: int, hash_seed: str) -> str:
 
 
 def everything(world: World) -> list[dict[str, Any]]:
-    """Return the whole recent set as the route serves it."""
+    """Return the whole recent set as served by the route."""
     return [json.loads(record) for record in world.recent_page(RecentQuery(), Page(0, 1_000_000))]
 
 
@@ -53,7 +53,7 @@ def test_a_seed_gives_the_same_world_in_every_process_and_another_seed_another()
     assert one == again != other
 
 
-def test_what_happens_does_not_depend_on_how_often_one_looks() -> None:
+def test_the_world_does_not_depend_on_how_often_it_is_asked() -> None:
     often, once = World(Options(**STILL)), World(Options(**STILL))
     for _ in range(60):
         often.advance(10)
@@ -64,7 +64,7 @@ def test_what_happens_does_not_depend_on_how_often_one_looks() -> None:
 
 
 @pytest.mark.parametrize("events", [0, 1, 1_234])
-def test_there_are_as_many_livestreams_as_asked_for_and_none_before_or_after_its_time(events: int) -> None:
+def test_there_are_as_many_livestreams_as_given_all_within_the_history(events: int) -> None:
     world = World(Options(now=NOW, speed=0, events=events, years=2))
     records = world.recent_at()
     assert len(set(ids(records))) == len(records) == events
@@ -73,7 +73,7 @@ def test_there_are_as_many_livestreams_as_asked_for_and_none_before_or_after_its
         assert record["event_end_ts"] <= world.started_at
 
 
-def test_what_is_announced_begins_within_eighteen_months_by_start_and_leaves_when_it_does() -> None:
+def test_announced_livestreams_start_within_eighteen_months_and_leave_the_list_then() -> None:
     world = World(Options(now=NOW, speed=0, events=0, scheduled=500))
     records = world.scheduled_at()
     starts = [record["event_start_ts"] for record in records]
@@ -113,7 +113,7 @@ def test_evenings_and_weekends_are_busiest_channels_have_habits_and_a_few_are_gi
     assert sum(record["total_viewers"] == 0 for record in records) > 100
 
 
-def test_every_category_of_the_contract_is_there_and_used_the_nameless_ones_as_well() -> None:
+def test_every_category_of_the_specification_is_used_also_the_nameless_ones() -> None:
     world = World(Options(now=NOW, speed=0, nameless="display_name"))
     categories = world.categories()
     assert len(categories) == 21
@@ -127,17 +127,17 @@ def test_every_category_of_the_contract_is_there_and_used_the_nameless_ones_as_w
 
 
 @pytest.mark.parametrize(("nameless", "name"), [("empty", ""), ("null", None)])
-def test_records_of_nameless_categories_carry_what_the_switch_says(nameless: str, name: str | None) -> None:
+def test_records_of_nameless_categories_have_the_name_of_the_switch(nameless: str, name: str | None) -> None:
     names = [record["category_name"] for record in World(Options(**STILL, nameless=nameless)).recent_at()]
     assert name in names
     assert "Valorant" not in names
 
 
-def test_some_livestreams_have_no_category_where_told_so() -> None:
+def test_some_livestreams_have_no_category_with_the_switch() -> None:
     assert all(record["category_name"] is None for record in World(Options(**STILL, uncategorized=1)).recent_at())
 
 
-def test_titles_hold_everything_that_breaks_programs() -> None:
+def test_titles_have_every_text_that_breaks_programs() -> None:
     titles = {record["event_title"] for record in World(Options(now=NOW, speed=0)).recent_at()}
     for piece in (
         '"',
@@ -178,7 +178,7 @@ def test_streams_that_end_move_from_live_to_recent_and_others_take_their_place()
         assert world.started_at < record["event_end_ts"] <= now
         shared = ("user_id", "user_name", "event_title", "category_name")
         assert all(before[event_id][name] == record[name] for name in shared if event_id in before)
-    # Nobody is on air twice at a time.
+    # No channel has two livestreams at a time.
     assert len({record["user_id"] for record in live}) == len(live)
 
 
@@ -193,7 +193,7 @@ def test_no_stream_is_lost_or_on_both_routes_at_any_moment() -> None:
         seen = live | recent
 
 
-def test_who_starts_is_announced_then_live_and_new_streams_have_new_ids() -> None:
+def test_a_stream_that_starts_is_notified_and_live_with_a_new_id() -> None:
     world = World(Options(**STILL))
     known = set(ids(world.live_at())) | set(ids(world.recent_at()))
     start = world.started_at
@@ -226,7 +226,7 @@ def test_the_clock_runs_at_its_speed_or_stands_still_and_never_runs_back() -> No
         still.advance(-1)
 
 
-def test_the_past_stays_as_it_was_whatever_is_inserted_and_deleted() -> None:
+def test_insertions_and_deletions_do_not_change_the_past() -> None:
     world = World(Options(**STILL))
     start, before = world.started_at, world.recent_at()
     live = world.live_at()
@@ -245,7 +245,7 @@ def test_the_past_stays_as_it_was_whatever_is_inserted_and_deleted() -> None:
     assert world.recent_at() == everything(world)
 
 
-def test_a_livestream_is_inserted_where_it_is_told_to_and_one_that_is_not_there_cannot_be_deleted() -> None:
+def test_a_livestream_is_inserted_at_the_given_end_and_a_missing_one_cannot_be_deleted() -> None:
     world = World(Options(**STILL))
     end = int(world.started_at) - 1_000_000
     record = world.insert_now(end)
@@ -258,13 +258,13 @@ def test_a_livestream_is_inserted_where_it_is_told_to_and_one_that_is_not_there_
 
 
 @pytest.mark.parametrize(("insert_every", "delete_every"), [(1, 0), (0, 1), (3, 2)])
-def test_records_come_and_go_after_every_so_many_requests(insert_every: int, delete_every: int) -> None:
+def test_records_are_inserted_and_deleted_after_every_n_requests(insert_every: int, delete_every: int) -> None:
     world = World(Options(**STILL, insert_every=insert_every, delete_every=delete_every))
     held = set(ids(world.recent_at()))
     before, inserted, deleted = held, set(), set()
     for request in range(1, 31):
         served = set(ids(everything(world)))
-        # The request itself is answered from before the change.
+        # The answer of the request itself is from before the change.
         assert served == held
         held = set(ids(world.recent_at()))
         inserted |= held - served
@@ -275,7 +275,7 @@ def test_records_come_and_go_after_every_so_many_requests(insert_every: int, del
     assert inserted.isdisjoint(before)
 
 
-def test_what_existed_throughout_begins_with_the_first_request() -> None:
+def test_existed_throughout_starts_with_the_first_request() -> None:
     world = World(Options(**STILL))
     early = world.insert_now()["event_id"]
     everything(world)
