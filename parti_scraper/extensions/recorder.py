@@ -296,7 +296,7 @@ class RunRecorder:
             self._day_package(day, self.files).write()
 
     def _day_package(self, day: Day, files: list[datapackage.File]) -> DayPackage:
-        """Judge a day as a run that came to its end, and return its data package."""
+        """Judge a day as a run that ended, and return its data package."""
         counts = Counts(**{name: day.counts[name] for name in COUNTED}, unknown_fields=len(day.quality.unknown))
         ending = Ending(
             finish_reason="finished",

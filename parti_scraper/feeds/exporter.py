@@ -238,7 +238,7 @@ class FeedExporter(feedexport.FeedExporter):
         return self._run.folder.name_of(cast("RunFeedStorage", slot.storage).path)
 
     def in_run_folder(self) -> list[File]:
-        """Return what was stored in the run's folder, but for days that have a data package."""
+        """Return what was stored in the run's folder, except for days that have a data package."""
         stored = [self._file(slot) for slot in self._closed_slots if isinstance(slot.storage, RunFeedStorage)]
         return [*self.earlier(stored), *stored]
 

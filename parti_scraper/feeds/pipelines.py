@@ -100,11 +100,11 @@ class QuarantinePipeline(_Pipeline):
             self._file.flush()
             flushed.add_open(self._file)
         for name, rows in self._rows.items():
-            # Where there are rows and no file, it was deleted meanwhile, which raises.
+            # Where there are rows and no file, it was deleted during the run, which raises.
             flushed.note({name: ((self.run.folder.path / name).stat().st_size, rows)})
 
     def files(self) -> list[File]:
-        """Return the files of the records that were set aside, but for days that have a data package."""
+        """Return the files of the records that were set aside, except for days that have a data package."""
         folder = self.run.folder.path
         return [File(folder / name, RejectedRecord, rows) for name, rows in self._rows.items() if rows]
 

@@ -48,13 +48,13 @@ def describe_run(
     *,
     ended_at: float,
 ) -> dict[str, Any]:
-    """Return the descriptor of a run that came to its end; its files are read for their digests.
+    """Return the descriptor of a run that ended; its files are read for their digests.
 
     Args:
         run: the run; its days have their data packages.
         ending: what bore on the verdict.
         verdict: how it ended.
-        files: what is in its folder, but for those of days.
+        files: what is in its folder, except for those of days.
         feeds: what the user had stored elsewhere.
         ended_at: when, in Unix seconds.
 

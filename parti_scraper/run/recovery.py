@@ -45,7 +45,7 @@ class RunFiles:
 
     Attributes:
         collection: the stem of the names of those with records.
-        can_refetch: what came after the last checkpoint can be asked for again; else every whole line is kept.
+        can_refetch: what came after the last checkpoint can be fetched again; else every whole line is kept.
         by_day: it has a folder for each day.
         feeds: names of those that are to be written now; None where records go elsewhere, or not line by line.
         described: days that have a data package, and that nothing is added to.
@@ -130,8 +130,8 @@ class Resume:
     Attributes:
         steps: what is done to its files, in this order.
         rows: how many each file of records holds then, by name.
-        tail: records that came after the checkpoint and cannot be asked for again, in the order in which they were
-            written. They are in `RECOVERED` and are to be written and counted once more, but for those that the files
+        tail: records that came after the checkpoint and cannot be fetched again, in the order in which they were
+            written. They are in `RECOVERED` and are to be written and counted again, except for those that the files
             hold: a process may have been killed after it had done so.
         quarantined: how many records were set aside after the checkpoint and stay there, by name of the file; they are
             to be counted.
@@ -183,7 +183,7 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Re
         unnoted = (
             name for name in sorted(found) if files.is_quarantine(name) or (is_of_day(name) and files.is_feed(name))
         )
-        return GoOn((*packages, *_cuts(found, noted), *_unnoted(found, noted, unnoted)), rows)
+        return Resume((*packages, *_cuts(found, noted), *_unnoted(found, noted, unnoted)), rows)
     lines = _lines_to_save(files, found)
     quarantines = {name: file for name, file in sorted(found.items()) if files.is_quarantine(name)}
     feeds = {name: size_and_rows for name, size_and_rows in noted.items() if not files.is_quarantine(name)}
@@ -196,7 +196,7 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Re
         *(step for name, file in quarantines.items() for step in _cut_to_lines(name, file)),
     ]
     quarantined = {name: len(file.lines) for name, file in quarantines.items() if file.lines}
-    return GoOn(tuple(steps), rows, tuple(map(json.loads, lines)), quarantined)
+    return Resume(tuple(steps), rows, tuple(map(json.loads, lines)), quarantined)
 
 
 def _obstacle(files: RunFiles, found: Mapping[str, Found], noted: Noted) -> Obstacle | None:
@@ -290,12 +290,12 @@ def carry_out(folder: Path, steps: Iterable[Step]) -> None:
                 os.truncate(folder / name, size)
 
 
-def rows_before(folder: Path, recovered: GoOn, days: Iterable[str] = ()) -> Iterator[Row]:
+def rows_before(folder: Path, recovered: Resume, days: Iterable[str] = ()) -> Iterator[Row]:
     """Yield the records that the run had written at the checkpoint, once the plan was carried out.
 
     Args:
         folder: the run's.
-        recovered: how it goes on.
+        recovered: how it resumes.
         days: those with a data package whose records are wanted too.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from scrapy import signals
