@@ -111,13 +111,14 @@ class FeedExporter(feedexport.FeedExporter):
         day = self._run.folder.day
         if day == self._day:
             return
-        if self._day is not None:
-            self.slots = [self._rotated(slot) for slot in self.slots]
-        self._day = day
-        if day:
-            for slot in self.slots:
-                if isinstance(slot.storage, RunFeedStorage):
-                    slot.start_exporting()
+        is_first, self._day = self._day is None, day
+        if is_first:
+            return
+        self.slots = [self._rotated(slot) for slot in self.slots]
+        for slot in self.slots:
+            if isinstance(slot.storage, RunFeedStorage):
+                # A day without records has its files too.
+                slot.start_exporting()
 
     def _rotated(self, slot: FeedSlot) -> FeedSlot:
         if not isinstance(slot.storage, RunFeedStorage) or slot.file is None:
