@@ -355,7 +355,7 @@ def test_snapshots_go_on_where_they_were_and_all_are_whole(serve: Serve, output:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (None, "{state}/ledger.sqlite is of version 99, not 2: "),
+        (None, "{state}/ledger.sqlite is of version 99, not 3: "),
         (b"not a database" * 100, "{state}/ledger.sqlite is damaged (file is not a database): "),
     ],
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from scrapy.crawler import Crawler
 
-    from parti_scraper.ledger.ledger import Ledger
+    from parti_scraper.ledger.ledger import Ledger, RunEnd
     from parti_scraper.spiders.base import PartiSpider
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Checkpoints:
         plan = recovery.plan(files, recovery.look(folder, files, files_noted), files_noted)
         if noted is not None and isinstance(plan, recovery.GoOn):
             self._id = run.previous.id if run.previous else 0
+            run.ledger.resume(self._id)
             recovery.carry_out(folder, plan.steps)
             self._go_on(noted, plan)
             return
@@ -113,6 +114,7 @@ class Checkpoints:
             self._id = run.ledger.begin(self._record())
         else:
             self._id = run.previous.id
+            run.ledger.resume(self._id)
             run.ledger.forget_progress(self._id)
         recovery.carry_out(folder, plan.steps)
 
@@ -167,9 +169,25 @@ class Checkpoints:
         self._restore_counts(noted, self._noted_categories)
         self._exporter.restore_rows(_rows_of_feeds(files, noted))
 
-    def finish(self, *, complete: bool, truncated: bool) -> None:
+    @property
+    def has_begun(self) -> bool:
+        """Whether the ledger has the run."""
+        return bool(self._id)
+
+    def finish(self, end: RunEnd, *, complete: bool, truncated: bool) -> None:
         """Note that the run has come to its end. Raises LedgerError."""
-        self.run.ledger.finish(self._id, complete=complete, truncated=truncated)
+        self.run.ledger.finish(self._id, end, complete=complete, truncated=truncated)
+
+    def stop(self, end: RunEnd) -> None:
+        """Note how the run ended without having come to its end. Raises LedgerError."""
+        if self._id:
+            self.run.ledger.stop(self._id, end)
+
+    def forget(self) -> None:
+        """Forget that the run was begun, of which nothing is left. Raises LedgerError."""
+        if self._id:
+            self.run.ledger.forget(self._id)
+            self._id = 0
 
     @property
     def _exporter(self) -> FeedExporter | None:
@@ -198,6 +216,7 @@ class Checkpoints:
             None if run.series is None else run.series.id,
             None if run.series is None else run.series.next_since,
             None if run.series is None else run.series.versions_since,
+            run_uuid=identity.run_uuid,
         )
 
     def _flush(self, exporter: FeedExporter | None = None) -> FlushedFiles:

@@ -13,12 +13,12 @@ from scrapy import signals
 from scrapy.exceptions import CloseSpider, NotConfigured
 
 from parti_scraper.api.quality import parse_expect_absent, parse_max_rejected, too_many_set_aside
-from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import LedgerError, UsageError
 from parti_scraper.extensions.checkpoints import Checkpoints, category_of
 from parti_scraper.feeds.exporter import FeedExporter
 from parti_scraper.feeds.pipelines import KEYS
 from parti_scraper.items import RejectedRecord
+from parti_scraper.ledger.ledger import RunEnd
 from parti_scraper.run import datapackage
 from parti_scraper.run.description import describe_run
 from parti_scraper.run.outcome import Ending, ExitCode, Verdict, judge, judge_fields
@@ -112,7 +112,11 @@ class RunRecorder:
             self._cannot_store(f"{error.filename} cannot be written: {error.strerror}")
 
     def _check_finished(self) -> None:
-        self.finished_before = datapackage.read(self.run.folder.path)
+        try:
+            self.finished_before = datapackage.read(self.run.folder.path)
+        except UsageError as error:
+            self.run.problems.refuse(str(error))
+            self._close_at_once("usage_error")
         if self.finished_before:
             self._close_at_once("finished_before")
 
@@ -183,9 +187,20 @@ class RunRecorder:
                 self._remove_folders()
             elif self.verdict.ended:
                 self._describe(ending, self.verdict)
+            if not self.verdict.ended:
+                self._note_stop(self.verdict)
         self._checkpoints.release()
         self._exceptions.close()
         self.crawler.stats.set_value("parti/run/exit_code", int(self.verdict.exit_code))
+
+    @property
+    def left_no_trace(self) -> bool:
+        """Whether the run could not begin, so that nothing on disk says how it ended."""
+        return not self.finished_before and not self._checkpoints.has_begun
+
+    def stopped_at_once(self) -> None:
+        """Note that nothing was waited for when the run was stopped."""
+        self._note_stop(Verdict(ExitCode.STOPPED, "stopped at once", ended=False))
 
     @property
     def _feed_exporter(self) -> FeedExporter | None:
@@ -279,15 +294,25 @@ class RunRecorder:
     def _describe(self, ending: Ending, verdict: Verdict) -> None:
         try:
             files = [*self.files, *self.spider.other_files()]
-            now = timestamp_to_iso(time.time())
-            descriptor = describe_run(self.run, ending, verdict, files, self.feeds, created=now)
+            end = _end_of(verdict)
+            descriptor = describe_run(self.run, ending, verdict, files, self.feeds, ended_at=end.ended_at)
             datapackage.write(self.run.folder.path, descriptor | self.spider.description())
-            self._checkpoints.finish(complete=verdict.complete, truncated=self.run.limit.is_reached)
+            self._checkpoints.finish(end, complete=verdict.complete, truncated=self.run.limit.is_reached)
         except OSError as error:
             problem = f"{datapackage.FILE_NAME} cannot be written: {error.strerror}"
             self.verdict = Verdict(ExitCode.INCOMPLETE, problem, ended=False)
         except LedgerError as error:
             self.verdict = Verdict(ExitCode.INCOMPLETE, str(error))
+
+    def _note_stop(self, verdict: Verdict) -> None:
+        """Note how the run ended, which may go on later; a run whose folder was removed again never began."""
+        has_not_begun = verdict.exit_code in {ExitCode.USAGE, ExitCode.NOT_STARTED}
+        # Where the ledger cannot be written, the verdict says what went wrong before.
+        with contextlib.suppress(LedgerError):
+            if has_not_begun and not self.run.folder.path.exists():
+                self._checkpoints.forget()
+            else:
+                self._checkpoints.stop(_end_of(verdict))
 
     def _remove_folders(self) -> None:
         """Remove the run's folder, and those above it, where the run made them and nobody else uses them."""
@@ -297,6 +322,10 @@ class RunRecorder:
             else:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+
+
+def _end_of(verdict: Verdict) -> RunEnd:
+    return RunEnd(time.time(), int(verdict.exit_code), verdict.reason)
 
 
 def key_of(reason: type[BaseException]) -> str:

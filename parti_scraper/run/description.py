@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from parti_scraper import __version__
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.run import datapackage
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def describe_run(
     files: Sequence[datapackage.File],
     feeds: Sequence[datapackage.Feed],
     *,
-    created: str,
+    ended_at: float,
 ) -> dict[str, Any]:
     """Return the descriptor of a run that came to its end; its files are read for their digests.
 
@@ -31,7 +33,7 @@ def describe_run(
         verdict: how it ended.
         files: what is in its folder.
         feeds: what the user had stored elsewhere.
-        created: the moment, in ISO 8601.
+        ended_at: when it came to its end, in Unix seconds.
     """
     identity = run.identity
     counts = asdict(ending.counts)
@@ -40,9 +42,17 @@ def describe_run(
     descriptor: dict[str, Any] = {
         "name": f"parti-{identity.spider}-{identity.run_id}".lower(),
         "title": f"{run.folder.collection.replace('_', ' ')} of parti.com",
-        "created": created,
+        "created": timestamp_to_iso(ended_at),
+        "format_version": datapackage.FORMAT_VERSION,
+        "project_version": __version__,
         "spider": identity.spider,
         "run_id": identity.run_id,
+        "run_uuid": identity.run_uuid,
+        "started_at": timestamp_to_iso(identity.started_at),
+        "ended_at": timestamp_to_iso(ended_at),
+        # Not below 0 where the clock was put back meanwhile.
+        "duration_seconds": round(max(0.0, ended_at - identity.started_at), 3),
+        "exit_code": int(verdict.exit_code),
         "arguments": identity.arguments.given(),
         "window": run.window_as_json(),
         "host": run.hosts.current,

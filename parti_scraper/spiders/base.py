@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from scrapy import Request, Spider
@@ -104,6 +105,8 @@ class PartiSpider(Spider):
         if previous:
             now, raw = previous.started_at, {**raw, **previous.arguments, "run_id": previous.run_id}
         identity = cls.identify(raw, now)
+        if previous:
+            identity = replace(identity, run_uuid=previous.run_uuid)
         run_folder = cls.folder(folder / identity.run_id)
         run = Run(identity, run_folder, ledger, hosts_from(settings), cls.new_seen(), previous=previous)
         cls.prepare(run, settings)
