@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from scrapy.crawler import Crawler
 
-    from parti_scraper.ledger.ledger import Ledger
+    from parti_scraper.ledger.ledger import Ledger, RunEnd
     from parti_scraper.run.datapackage import File
     from parti_scraper.run.days import Day
     from parti_scraper.run.description import DayPackage
@@ -113,6 +113,7 @@ class Checkpoints:
         plan = recovery.plan(files, recovery.look(folder, files, files_noted), files_noted)
         if noted is not None and isinstance(plan, recovery.Resume):
             self._id = run.previous.id if run.previous else 0
+            run.ledger.resume(self._id)
             recovery.carry_out(folder, plan.steps)
             self._resume(noted, plan)
             return
@@ -126,6 +127,7 @@ class Checkpoints:
             self._id = run.ledger.begin(self._record())
         else:
             self._id = run.previous.id
+            run.ledger.resume(self._id)
             run.ledger.forget_progress(self._id)
         recovery.carry_out(folder, plan.steps)
 
@@ -184,9 +186,25 @@ class Checkpoints:
         self._exporter.restore_rows({name: rows for name, (_, rows) in noted.files.items() if files.is_feed(name)})
         self._restore_quarantine(files, noted)
 
-    def finish(self, *, complete: bool, truncated: bool) -> None:
+    @property
+    def has_begun(self) -> bool:
+        """Whether the ledger has the run."""
+        return bool(self._id)
+
+    def finish(self, end: RunEnd, *, complete: bool, truncated: bool) -> None:
         """Note that the run has ended. Raises LedgerError."""
-        self.run.ledger.finish(self._id, complete=complete, truncated=truncated)
+        self.run.ledger.finish(self._id, end, complete=complete, truncated=truncated)
+
+    def stop(self, end: RunEnd) -> None:
+        """Note how the run was stopped. Raises LedgerError."""
+        if self._id:
+            self.run.ledger.stop(self._id, end)
+
+    def forget(self) -> None:
+        """Forget that the run was begun, of which nothing is left. Raises LedgerError."""
+        if self._id:
+            self.run.ledger.forget(self._id)
+            self._id = 0
 
     @property
     def _exporter(self) -> FeedExporter | None:
@@ -215,6 +233,7 @@ class Checkpoints:
             None if run.series is None else run.series.id,
             None if run.series is None else run.series.next_since,
             None if run.series is None else run.series.versions_since,
+            run_uuid=identity.run_uuid,
         )
 
     def _flush(self, exporter: FeedExporter | None = None) -> FlushedFiles:

@@ -17,6 +17,7 @@ from parti_scraper.exceptions import LedgerError, UsageError
 from parti_scraper.extensions.checkpoints import Checkpoints, category_of
 from parti_scraper.feeds.exporter import FeedExporter
 from parti_scraper.feeds.pipelines import KEYS, QuarantinePipeline
+from parti_scraper.ledger.ledger import RunEnd
 from parti_scraper.run import datapackage
 from parti_scraper.run.description import DayPackage, describe_day, describe_run
 from parti_scraper.run.outcome import COUNTED, Counts, Ending, ExitCode, Verdict, judge, judge_fields
@@ -109,7 +110,11 @@ class RunRecorder:
             self._cannot_store(f"{error.filename} cannot be written: {error.strerror}")
 
     def _check_finished(self) -> None:
-        self.finished_before = datapackage.read(self.run.folder.path)
+        try:
+            self.finished_before = datapackage.read(self.run.folder.path)
+        except UsageError as error:
+            self.run.problems.refuse(str(error))
+            self._close_at_once("usage_error")
         if self.finished_before:
             self._close_at_once("finished_before")
 
@@ -176,9 +181,20 @@ class RunRecorder:
                 self._remove_folders()
             elif self.verdict.ended:
                 self._describe(ending, self.verdict)
+            if not self.verdict.ended:
+                self._note_stop(self.verdict)
         self._checkpoints.release()
         self._exceptions.close()
         self.crawler.stats.set_value("parti/run/exit_code", int(self.verdict.exit_code))
+
+    @property
+    def left_no_trace(self) -> bool:
+        """Whether the run could not begin, so that nothing on disk says how it ended."""
+        return not self.finished_before and not self._checkpoints.has_begun
+
+    def stopped_at_once(self) -> None:
+        """Note that nothing was waited for when the run was stopped."""
+        self._note_stop(Verdict(ExitCode.STOPPED, "stopped at once", ended=False))
 
     @property
     def _feed_exporter(self) -> FeedExporter | None:
@@ -271,15 +287,15 @@ class RunRecorder:
 
     def _describe(self, ending: Ending, verdict: Verdict) -> None:
         try:
-            now = time.time()
-            self._describe_days(now)
+            end = _end_of(verdict)
+            self._describe_days(end.ended_at)
             folder = self.run.folder.path
             files = [file for file in self.files if file.path.parent == folder] + self.spider.other_files()
-            descriptor = describe_run(self.run, ending, verdict, files, self.feeds, ended_at=now)
+            descriptor = describe_run(self.run, ending, verdict, files, self.feeds, ended_at=end.ended_at)
             if self.run.days is None:
                 descriptor |= self._observed(self.run.observations)
             datapackage.write(folder, descriptor | self.spider.description())
-            self._checkpoints.finish(complete=verdict.complete, truncated=self.run.limit.is_reached)
+            self._checkpoints.finish(end, complete=verdict.complete, truncated=self.run.limit.is_reached)
         except OSError as error:
             problem = f"{datapackage.FILE_NAME} cannot be written: {error.strerror}"
             self.verdict = Verdict(ExitCode.INCOMPLETE, problem, ended=False)
@@ -312,6 +328,16 @@ class RunRecorder:
     def _observed(self, observations: list[dict[str, Any]]) -> dict[str, Any]:
         return {self.spider.observed: observations} if self.spider.observed else {}
 
+    def _note_stop(self, verdict: Verdict) -> None:
+        """Note how the run ended, which may go on later; a run whose folder was removed again never began."""
+        has_not_begun = verdict.exit_code in {ExitCode.USAGE, ExitCode.NOT_STARTED}
+        # Where the ledger cannot be written, the verdict says what went wrong before.
+        with contextlib.suppress(LedgerError):
+            if has_not_begun and not self.run.folder.path.exists():
+                self._checkpoints.forget()
+            else:
+                self._checkpoints.stop(_end_of(verdict))
+
     def _remove_folders(self) -> None:
         """Remove the folders that the run made: its own, and those above that are empty."""
         for folder in self._made_folders:
@@ -320,6 +346,10 @@ class RunRecorder:
             else:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+
+
+def _end_of(verdict: Verdict) -> RunEnd:
+    return RunEnd(time.time(), int(verdict.exit_code), verdict.reason)
 
 
 def key_of(reason: type[BaseException]) -> str:

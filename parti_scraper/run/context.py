@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
 
 from parti_scraper.api.quality import Quality
 from parti_scraper.api.registry import specified_of
@@ -46,6 +47,7 @@ class Identity:
         raw_arguments: as typed, without what is about the run itself.
         started_at: when it was first started, in Unix seconds.
         job: scrapyd's id of the job; None on the command line.
+        run_uuid: what no other run is called, on any machine; of a run that is finished later, what it was given then.
     """
 
     spider: str
@@ -54,6 +56,7 @@ class Identity:
     raw_arguments: Mapping[str, str]
     started_at: float
     job: str | None = None
+    run_uuid: str = field(default_factory=lambda: str(uuid4()))
 
 
 class RunFolder:
@@ -339,4 +342,5 @@ def default_run_id(job: str | None, now: float) -> str:
     """Return the default name of a run: from scrapyd's id of the job, or from the time in Unix seconds."""
     if job:
         return re.sub(r"[^A-Za-z0-9._-]", "_", job, flags=re.ASCII).lstrip("._-")[:100] or default_run_id(None, now)
-    return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    # So many digits that machines which begin runs every second of a year give no name twice.
+    return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(5)}"

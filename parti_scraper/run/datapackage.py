@@ -16,6 +16,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from parti_scraper.api.registry import SOURCES
+from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 FILE_NAME = "datapackage.json"
 QUARANTINE = "quarantine.jsonl"
+# Of the descriptor; the first format does not name its own.
+FORMAT_VERSION = 2
 
 _TYPES = {bool: "boolean", dict: "object", int: "integer", str: "string"}
 _MEDIA_TYPES = {
@@ -143,11 +146,22 @@ def of_day(resource: Mapping[str, Any], day: str) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """Return the descriptor of a folder, or None where there is none that can be read."""
+    """Return the descriptor of a folder, or None where there is none that can be read.
+
+    Raises:
+        UsageError: it is in a format later than this one, of a run that is neither to be continued nor overwritten.
+    """
+    path = folder / FILE_NAME
     try:
-        descriptor: dict[str, Any] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        descriptor = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if not isinstance(descriptor, dict):
+        return None
+    version = descriptor.get("format_version", 1)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        known = f"version {FORMAT_VERSION} or earlier; another run_id, or a later parti_scraper"
+        raise UsageError(f"{path}: of format version {version!r} (accepted: {known})")
     return descriptor
 
 

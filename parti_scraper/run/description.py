@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from parti_scraper import __version__
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.run import datapackage
 
@@ -105,8 +106,14 @@ def _describe(
         "created": ended_at,
         "started_at": started_at,
         "ended_at": ended_at,
+        "format_version": datapackage.FORMAT_VERSION,
+        "project_version": __version__,
         "spider": identity.spider,
         "run_id": identity.run_id,
+        "run_uuid": identity.run_uuid,
+        # Not below 0 if the clock was set back.
+        "duration_seconds": round(max(0.0, stretch[1] - stretch[0]), 3),
+        "exit_code": int(verdict.exit_code),
         "arguments": identity.arguments.given(),
         "window": run.window_as_json(),
         "host": run.hosts.current,

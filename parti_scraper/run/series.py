@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
+from parti_scraper.ledger.ledger import RunEnd
 from parti_scraper.run import datapackage
 from parti_scraper.run.context import SeriesPlace
 
@@ -49,7 +50,9 @@ def _settle(ledger: Ledger, filters: Mapping[str, Any]) -> Series:
     series = ledger.series(filters)
     for run in ledger.running_in(series.id):
         if package := datapackage.read(Path(run.folder)):
-            ledger.finish(run.id, complete=package["complete"], truncated=package["truncated"])
+            # The first format has no exit code.
+            end = RunEnd(iso_to_timestamp(package["created"]), package.get("exit_code"), package["reason"])
+            ledger.finish(run.id, end, complete=package["complete"], truncated=package["truncated"])
             series = ledger.series(filters)
     return series
 

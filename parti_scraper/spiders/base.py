@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from scrapy import Request, Spider
@@ -95,6 +96,8 @@ class PartiSpider(Spider):
         if previous:
             now, raw = previous.started_at, {**raw, **previous.arguments, "run_id": previous.run_id}
         identity = cls.identify(raw, now)
+        if previous:
+            identity = replace(identity, run_uuid=previous.run_uuid)
         run_folder = RunFolder(folder / identity.run_id, cls.collection, cls.item_class)
         hosts, by_day = hosts_from(settings), cls.has_days(identity.arguments)
         run = Run(identity, run_folder, ledger, hosts, cls.new_seen(), previous=previous, by_day=by_day)
