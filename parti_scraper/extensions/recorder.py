@@ -59,6 +59,8 @@ class RunRecorder:
         self.finished_before: dict[str, Any] | None = None
         self.files: list[datapackage.File] = []
         self.feeds: list[datapackage.Feed] = []
+        # Of these, what is on this machine, whole and described like the files.
+        self._files_elsewhere: list[datapackage.File] = []
         self._expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
         self._max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
         self._checkpoints = Checkpoints(crawler, spider, self._cannot_note)
@@ -244,6 +246,7 @@ class RunRecorder:
         problems, tally = self.run.problems, self.run.tally
         if self._feed_exporter is not None:
             self.files, self.feeds = self._feed_exporter.in_run_folder(), self._feed_exporter.elsewhere()
+            self._files_elsewhere = self._feed_exporter.files_elsewhere()
             if not problems.storage:
                 for loss in self._feed_exporter.losses(tally.written):
                     problems.note_storage(loss)
@@ -278,7 +281,7 @@ class RunRecorder:
 
     def _describe(self, ending: Ending, verdict: Verdict) -> None:
         try:
-            files = [*self.files, *self.spider.other_files()]
+            files = [*self.files, *self.spider.other_files(), *self._files_elsewhere]
             now = timestamp_to_iso(time.time())
             descriptor = describe_run(self.run, ending, verdict, files, self.feeds, created=now)
             datapackage.write(self.run.folder.path, descriptor | self.spider.description())

@@ -6,6 +6,7 @@ See https://datapackage.org. Pure but for reading and writing files.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -25,6 +26,7 @@ FILE_NAME = "datapackage.json"
 _TYPES = {bool: "boolean", dict: "object", int: "integer", str: "string"}
 _MEDIA_TYPES = {
     "csv": "text/csv",
+    "gz": "application/gzip",
     "json": "application/json",
     "jsonl": "application/jsonl",
     "png": "image/png",
@@ -43,7 +45,7 @@ _PRIMARY_KEYS = {source.item_class: source.key for source in SOURCES}
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of records in the folder of the run.
+    """A file of records, in the folder of the run unless it says otherwise.
 
     Attributes:
         path: where it is.
@@ -53,6 +55,7 @@ class File:
         columns: names of the fields in it, and what they are called there; None: all, by their own names.
         encoding: of its text; None where it is none.
         is_table: whether it is plain CSV or JSON Lines, which any reader takes for a table.
+        is_elsewhere: whether it is not in the folder of the run; then its path is absolute.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class File:
     columns: Mapping[str, str] | None = None
     encoding: str | None = "utf-8"
     is_table: bool = True
+    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +107,21 @@ def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> 
 
 
 def describe_all(files: Sequence[File]) -> list[dict[str, Any]]:
-    """Return the Data Resources of files, which are read side by side: the digests take long. Raises OSError."""
+    """Return the Data Resources of files, which are read side by side: the digests take long. Raises OSError.
+
+    Of files of the same name in several folders, those that follow the first have a number after the resource's name.
+    """
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(describe, files))
+        resources = list(threads.map(describe, files))
+    names = {resource["name"] for resource in resources}
+    taken: set[str] = set()
+    for resource in resources:
+        if resource["name"] in taken:
+            numbered = (f"{resource['name']}-{number}" for number in itertools.count(2))
+            resource["name"] = next(name for name in numbered if name not in names)
+            names.add(resource["name"])
+        taken.add(resource["name"])
+    return resources
 
 
 def describe(file: File) -> dict[str, Any]:
@@ -116,7 +132,8 @@ def describe(file: File) -> dict[str, Any]:
         "name": re.sub(r"[^a-z0-9.]+", "-", f"{file.path.stem}-{file.form}".lower()),
         # An empty file is valid JSON Lines, but no table that Frictionless can read.
         "type": "table" if file.is_table and (file.rows or file.form == "csv") else "file",
-        "path": file.path.name,
+        # Data Package knows no way out of its folder but a whole path, which readers take of whom they trust.
+        "path": str(file.path) if file.is_elsewhere else file.path.name,
         "format": file.form,
         "mediatype": _MEDIA_TYPES.get(file.form, "application/octet-stream"),
         **({"encoding": file.encoding} if file.encoding else {}),
