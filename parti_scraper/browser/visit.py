@@ -205,6 +205,7 @@ class Visit:
     Attributes:
         page: the page; until `open` the empty one with which the browser was started.
         opened: what was opened, as shown to users; empty as long as nothing is.
+        headers: of the answer that was the page, their names in small letters.
         clicked: how many categories were clicked.
         calls: what the page has requested.
     """
@@ -219,6 +220,7 @@ class Visit:
         """
         self.page = page
         self.opened = ""
+        self.headers: dict[str, str] = {}
         self.clicked = 0
         self.calls = CallLog(configuration, lambda: self.page.url)
         self._is_stopped = is_stopped
@@ -236,6 +238,7 @@ class Visit:
         answer = await self.page.goto(url, wait_until="commit")
         self.opened = redact_url(url)
         if answer:
+            self.headers = answer.headers
             self.opened = f"{redact_url(answer.url)} (HTTP {answer.status})"
 
     async def _open_tab(self) -> None:

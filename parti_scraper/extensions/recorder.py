@@ -237,6 +237,7 @@ class RunRecorder:
             exceptions=self._exceptions.count,
             gaps=problems.gaps,
             storage=problems.storage,
+            mixed=self.run.source.mixed,
             set_aside=too_many_set_aside(counts.quarantined, quality.readable, self._max_rejected),
             degraded=quality.flaws(self._expect_absent),
         )

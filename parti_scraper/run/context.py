@@ -13,6 +13,8 @@ from parti_scraper.api.quality import Quality
 from parti_scraper.api.registry import specified_of
 from parti_scraper.api.selection import Selection
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.network.source import Source
+from parti_scraper.network.traffic import Traffic
 from parti_scraper.run.problems import Problems
 from parti_scraper.run.rejected import RejectedMarks
 from parti_scraper.run.tally import Tally
@@ -166,6 +168,8 @@ class Run:
         ledger: what runs have done.
         previous: the run as the ledger has it, where this one is to finish it.
         hosts: which host of the API is asked.
+        source: where its data come from.
+        traffic: what it has cost.
         window: the window of time that it is about, in Unix seconds, frozen; None where there is none.
         series: its place among incremental runs; None where it is none of them.
         selection: the filters that the client applies.
@@ -185,6 +189,7 @@ class Run:
         hosts: Hosts,
         seen: Seen,
         *,
+        source: Source | None = None,
         previous: RunRecord | None = None,
     ) -> None:
         """Compose the run; nothing is read or written yet.
@@ -195,12 +200,15 @@ class Run:
             ledger: what runs have done.
             hosts: which host of the API is asked.
             seen: what remembers the records that were written.
+            source: where its data come from; None: that is not known before the first answer.
             previous: the run as the ledger has it, where this one is to finish it.
         """
         self.identity = identity
         self.folder = folder
         self.ledger = ledger
         self.hosts = hosts
+        self.source = source or Source()
+        self.traffic = Traffic()
         self.previous = previous
         self.window: tuple[int, int] | None = None
         self.series: SeriesPlace | None = None
@@ -237,11 +245,15 @@ class Run:
             "failovers": self.hosts.failovers,
             "hosts": self.hosts.as_json(time.monotonic()),
             "quality": self.quality.as_json(),
+            "source": self.source.as_json(),
+            "traffic": self.traffic.as_json(),
         }
 
     def restore(self, progress: Mapping[str, Any]) -> None:
-        """Go on from there; called before anything is requested."""
-        # Earlier versions had no hosts and no quality.
+        """Go on from there; called before anything is requested. Raises UsageError where data would be mixed."""
+        # Earlier versions had no hosts, no quality, no source and no traffic.
+        self.source.restore(progress.get("source"), (progress.get("hosts") or {}).get("served", []))
+        self.traffic.restore(progress.get("traffic", {}))
         self.hosts.restore(progress.get("hosts"), time.monotonic(), progress["failovers"])
         if "quality" in progress:
             self.quality.restore(progress["quality"])

@@ -65,6 +65,7 @@ class Ending:
         exceptions: in callbacks, pipelines and other components.
         gaps: what was not had, a part of a sentence each.
         storage: what could not be stored, likewise.
+        mixed: that made-up and real data were about to be mixed, in a sentence; empty where they were not.
         set_aside: that too many records were, likewise.
         degraded: fields that most records lack, likewise.
     """
@@ -77,6 +78,7 @@ class Ending:
     exceptions: int = 0
     gaps: list[str] = field(default_factory=list)
     storage: list[str] = field(default_factory=list)
+    mixed: str = ""
     set_aside: str | None = None
     degraded: list[str] = field(default_factory=list)
 
@@ -115,6 +117,8 @@ def judge(ending: Ending) -> Verdict:
     if ending.storage:
         # Before the finish reason: a run that cannot store closes itself.
         return Verdict(ExitCode.INCOMPLETE, _listing(ending.storage), ended)
+    if ending.mixed:
+        return Verdict(ExitCode.STOPPED, ending.mixed, ended=False)
     if not ended:
         return Verdict(ExitCode.STOPPED, f"stopped before the end ({ending.finish_reason})", ended)
     if ending.gaps:

@@ -182,6 +182,7 @@ class NotificationsSpider(LiveRouteSpider):
             self.crawler,
             failovers,
             idle_timeout=self.idle_timeout,
+            count_answer=self.run.traffic.answered,
             is_over=self._is_over,
             tick=self._tick,
         )
@@ -271,7 +272,7 @@ class NotificationsSpider(LiveRouteSpider):
         duration = self.arguments.duration
         # By the wall clock: the time counts too during which the run was stopped before it was resumed.
         ended = duration is not None and time.time() >= self.started_at + duration
-        return ended or self.run.limit.is_reached or is_closing(self.crawler)
+        return ended or self.run.limit.is_reached or bool(self.source.mixed) or is_closing(self.crawler)
 
     async def _note(self, *, at_once: bool = False) -> None:
         """Write what is new to the files, within a second of its arrival, and a checkpoint."""
