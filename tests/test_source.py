@@ -183,7 +183,8 @@ def stand_in(script: Script, server: MockServer, says_mock: Callable[[str], bool
 
     def answer(path: str) -> Answer:
         found = get(server, path)
-        kept = {"Content-Type": found.headers.get("content-type", "")}
+        passed = ("content-type", "access-control-allow-origin", "access-control-allow-headers")
+        kept = {name: found.headers.get(name, "") for name in passed}
         return found.status, kept | ({HEADER: MOCK} if says_mock(path) else {}), found.body
 
     return elsewhere(script(answer).base_url)
@@ -253,6 +254,29 @@ def test_real_data_do_not_follow_made_up_data_after_a_failover(crawl: Run, serve
     assert set(ids(run.rows)) <= set(true_ids(server))
 
 
+def test_made_up_data_do_not_follow_real_data_after_one(crawl: Run, serve: Serve, script: Script) -> None:
+    world = serve(**SMALL, down_after=4, down_for=60, down_as="404")
+    real, mock = stand_in(script, world, lambda _path: False), serve(**SMALL)
+    run = crawl("recent", *UNTHROTTLED, env=to(real, elsewhere(mock.base_url)))
+    assert run.code == 3
+    line = f"{elsewhere(mock.base_url)} serves made-up data, and what the run has is real, from {real}: "
+    assert run.stderr.count(line) == 1
+    assert "Traceback" not in run.stderr
+    # Its robots.txt says enough.
+    assert [seen.path for seen in mock.requests] == ["/robots.txt"]
+
+
+def test_a_redirect_says_so_too(crawl: Run, script: Script) -> None:
+    real = elsewhere(script(lambda _path: GAMING).base_url)
+    leads_on = script(lambda path: (302, {HEADER: MOCK, "Location": f"{real}{path}"}, b""))
+    run = crawl("categories", *UNTHROTTLED, "-s", "ROBOTSTXT_OBEY=False", env=to(elsewhere(leads_on.base_url)))
+    assert run.code == 3
+    assert (
+        f"{real} serves real data, and what the run has is made up, from {elsewhere(leads_on.base_url)}: " in run.stderr
+    )
+    assert run.rows == []
+
+
 def test_a_websocket_that_is_a_mock_is_not_listened_to_beside_a_real_api(
     crawl: Run, serve: Serve, script: Script
 ) -> None:
@@ -298,3 +322,16 @@ def test_what_a_browser_brings_says_so_too(crawl: Run, serve: Serve, spider: str
     env = {"PARTI_API_BASE_URLS": host, "PARTI_SITE_URL": host}
     run = crawl(spider, *QUIET, *UNTHROTTLED, "-s", "PARTI_TRANSPORT=browser", "-s", "ROBOTSTXT_OBEY=False", env=env)
     assert (run.code, run.package["source"]) == (0, "mock"), run.stderr
+
+
+@needs_chromium
+def test_a_page_of_a_mock_is_no_place_to_ask_the_real_api_from(crawl: Run, serve: Serve, script: Script) -> None:
+    server = serve(**STILL)
+    site = server.base_url.replace("127.0.0.1", "mock.localhost")
+    real = stand_in(script, server, lambda _path: False).replace("0.0.0.0", "real.localhost")  # noqa: S104
+    env = {"PARTI_API_BASE_URLS": real, "PARTI_SITE_URL": site}
+    options = (*UNTHROTTLED, "-s", "PARTI_TRANSPORT=browser", "-s", "ROBOTSTXT_OBEY=False")
+    run = crawl("categories", *options, env=env)
+    assert run.code == 3
+    assert f"{real} serves real data, and what the run has is made up, from {site}: " in run.stderr
+    assert run.rows == []

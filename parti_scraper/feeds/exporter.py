@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -144,9 +145,11 @@ class FeedExporter(feedexport.FeedExporter):
         """Begin a feed, or a batch of one; its file is not open yet, so that what was there before can be seen."""
         slot = super()._start_new_batch(*args, **kwargs)
         if (path := local_path(slot)) is not None:
-            self._local[slot] = path = path.parent.resolve() / path.name
-            if appends(slot) and path.is_file() and path.stat().st_size:
-                self._appended.add(slot)
+            self._local[slot] = path = Path(os.path.realpath(path.parent), path.name)
+            # Whether it can be written, `obstacles` finds out.
+            with contextlib.suppress(OSError):
+                if appends(slot) and path.stat().st_size:
+                    self._appended.add(slot)
         return slot
 
     def feed_slot_closed(self, slot: FeedSlot) -> None:
@@ -287,11 +290,11 @@ class FeedExporter(feedexport.FeedExporter):
         """
         slots = {slot: path for slot in self._stored_elsewhere() if (path := self._local.get(slot))}
         # Where several feeds were written into one file, none of them is whole.
-        times = Counter(path.resolve() for path in slots.values())
+        times = Counter(map(os.path.realpath, slots.values()))
         return [
             replace(self._file(slot, path), is_elsewhere=True)
             for slot, path in slots.items()
-            if times[path.resolve()] == 1 and slot not in self._appended and _is_file(path)
+            if times[os.path.realpath(path)] == 1 and slot not in self._appended and _is_file(path)
         ]
 
     def _stored_elsewhere(self) -> Iterator[FeedSlot]:
@@ -391,10 +394,13 @@ def _names(settings: BaseSettings, name: str) -> list[str]:
 
 def _is_file(path: Path) -> bool:
     """Tell whether a feed is a file that can be found again: no pipe or device, and not the output of this process."""
-    if not path.is_file() or path.is_relative_to("/proc"):
+    try:
+        found = path.stat()
+    except OSError:
         return False
     # `/dev/stdout` is a file where the output goes into one.
-    return not any(os.path.samestat(path.stat(), os.fstat(number)) for number in range(3))
+    is_output = any(os.path.samestat(found, os.fstat(number)) for number in range(3))
+    return stat.S_ISREG(found.st_mode) and not is_output and not path.is_relative_to("/proc")
 
 
 def _takes_batches(slot: FeedSlot) -> bool:
