@@ -218,7 +218,8 @@ def check_books(crawl: Crawl) -> None:
     kept_back = sum(counts[reason] for reason in ("duplicate", "quarantined", "filtered", "dropped"))
     assert counts["served"] == counts["written"] + kept_back
     rows: dict[str, int] = {}
-    for resource in package["resources"]:
+    in_folder = [resource for resource in package["resources"] if not Path(resource["path"]).is_absolute()]
+    for resource in in_folder:
         kind = "quarantine" if resource["path"].endswith("quarantine.jsonl") else resource["format"]
         rows[kind] = rows.get(kind, 0) + resource.get("rows", counts["written"])
     for kind, number in rows.items():

@@ -57,6 +57,8 @@ class RunRecorder:
         self.finished_before: dict[str, Any] | None = None
         self.files: list[datapackage.File] = []
         self.feeds: list[datapackage.Feed] = []
+        # Of these, what is on this machine, whole and described like the files.
+        self._files_elsewhere: list[datapackage.File] = []
         self._expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
         self._max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
         self._checkpoints = Checkpoints(crawler, spider, self._cannot_note, self._day_package)
@@ -244,6 +246,7 @@ class RunRecorder:
             exceptions=self._exceptions.count,
             gaps=problems.gaps,
             storage=problems.storage,
+            mixed=self.run.source.mixed,
             set_aside=too_many_set_aside(counts.quarantined, quality.readable, self._max_rejected),
             degraded=quality.flaws(self._expect_absent),
         )
@@ -253,6 +256,7 @@ class RunRecorder:
         problems, tally = self.run.problems, self.run.tally
         if self._feed_exporter is not None:
             self.files, self.feeds = self._feed_exporter.in_run_folder(), self._feed_exporter.elsewhere()
+            self._files_elsewhere = self._feed_exporter.files_elsewhere()
             if not problems.storage:
                 for loss in self._feed_exporter.losses(tally.written):
                     problems.note_storage(loss)
@@ -290,7 +294,8 @@ class RunRecorder:
             end = _end_of(verdict)
             self._describe_days(end.ended_at)
             folder = self.run.folder.path
-            files = [file for file in self.files if file.path.parent == folder] + self.spider.other_files()
+            files = [file for file in self.files if file.path.parent == folder]
+            files += [*self.spider.other_files(), *self._files_elsewhere]
             descriptor = describe_run(self.run, ending, verdict, files, self.feeds, ended_at=end.ended_at)
             if self.run.days is None:
                 descriptor |= self._observed(self.run.observations)

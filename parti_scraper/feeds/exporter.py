@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -25,6 +26,7 @@ from parti_scraper.redact import redact_url
 from parti_scraper.run.context import present_run
 from parti_scraper.run.datapackage import Feed, File
 from parti_scraper.scrapy_internals import (
+    appends,
     close_spider,
     exporter_class,
     failed_feeds,
@@ -60,6 +62,9 @@ class FeedExporter(feedexport.FeedExporter):
         self._earlier: dict[str, int] = {}
         # The day that the files belong to, once they are open.
         self._day: str | None = None
+        # Where feeds elsewhere on this machine are, and which of them go on with what was there before.
+        self._local: dict[FeedSlot, Path] = {}
+        self._appended: set[FeedSlot] = set()
         crawler.signals.connect(self.feed_slot_closed, signals.feed_slot_closed)
         crawler.signals.connect(self.items_scraped, items_scraped)
 
@@ -130,6 +135,17 @@ class FeedExporter(feedexport.FeedExporter):
         name = self._name_of(following)
         following.itemcount = self._earlier.pop(name, 0) or self._run.folder.rows_before.get(name, 0)
         return following
+
+    def _start_new_batch(self, *args: Any, **kwargs: Any) -> FeedSlot:
+        """Begin a feed, or a batch of one; its file is not open yet, so that what was there before can be seen."""
+        slot = super()._start_new_batch(*args, **kwargs)
+        if (path := local_path(slot)) is not None:
+            self._local[slot] = path = Path(os.path.realpath(path.parent), path.name)
+            # Whether it can be written, `obstacles` finds out.
+            with contextlib.suppress(OSError):
+                if appends(slot) and path.stat().st_size:
+                    self._appended.add(slot)
+        return slot
 
     def feed_slot_closed(self, slot: FeedSlot) -> None:
         """Remember a feed, or a batch of one, that was closed."""
@@ -240,12 +256,18 @@ class FeedExporter(feedexport.FeedExporter):
 
     def in_run_folder(self) -> list[File]:
         """Return what was stored in the run's folder, except for days that have a data package."""
-        stored = [self._file(slot) for slot in self._closed_slots if isinstance(slot.storage, RunFeedStorage)]
+        stored = [
+            self._file(slot, slot.storage.path)
+            for slot in self._closed_slots
+            if isinstance(slot.storage, RunFeedStorage)
+        ]
         return [*self.earlier(stored), *stored]
 
     def earlier(self, like: Sequence[File] = ()) -> list[File]:
         """Return the files that were closed before, described as others of the same form are."""
-        like = like or [self._file(slot) for slot in self.slots if isinstance(slot.storage, RunFeedStorage)]
+        like = like or [
+            self._file(slot, slot.storage.path) for slot in self.slots if isinstance(slot.storage, RunFeedStorage)
+        ]
         by_suffix = {file.path.suffix: file for file in like}
         folder = self._run.folder.path
         return [
@@ -257,11 +279,8 @@ class FeedExporter(feedexport.FeedExporter):
     def elsewhere(self) -> list[Feed]:
         """Return what was stored elsewhere; the batches of a feed count as one."""
         by_template: defaultdict[str, list[FeedSlot]] = defaultdict(list)
-        for slot in self._closed_slots:
-            # Scrapy counts those that failed by the type of their storage alone.
-            slot_type = type(slot.storage)
-            if slot_type is not RunFeedStorage and not failed_feeds(self.crawler, slot_type.__name__):
-                by_template[slot.uri_template].append(slot)
+        for slot in self._stored_elsewhere():
+            by_template[slot.uri_template].append(slot)
         return [
             Feed(
                 redact_url(slots[0].uri if len(slots) == 1 else template),
@@ -271,20 +290,41 @@ class FeedExporter(feedexport.FeedExporter):
             for template, slots in by_template.items()
         ]
 
-    def _file(self, slot: FeedSlot) -> File:
+    def files_elsewhere(self) -> list[File]:
+        """Return the files on this machine that were stored elsewhere and hold records of this run alone, whole.
+
+        Not among them is what was there before and was appended to, nor what is no file, such as a pipe.
+        """
+        slots = {slot: path for slot in self._stored_elsewhere() if (path := self._local.get(slot))}
+        # Where several feeds were written into one file, none of them is whole.
+        times = Counter(map(os.path.realpath, slots.values()))
+        return [
+            replace(self._file(slot, path), is_elsewhere=True)
+            for slot, path in slots.items()
+            if times[os.path.realpath(path)] == 1 and slot not in self._appended and _is_file(path)
+        ]
+
+    def _stored_elsewhere(self) -> Iterator[FeedSlot]:
+        for slot in self._closed_slots:
+            # Scrapy counts those that failed by the type of their storage alone.
+            slot_type = type(slot.storage)
+            if slot_type is not RunFeedStorage and not failed_feeds(self.crawler, slot_type.__name__):
+                yield slot
+
+    def _file(self, slot: FeedSlot, path: Path) -> File:
         item_class = self._run.folder.item_class
         options = slot.feed_options
+        is_processed = bool(options.get("postprocessing"))
         columns = options["fields"] or [column.name for column in fields(item_class)]
         return File(
-            path=cast("RunFeedStorage", slot.storage).path,
+            path=path,
             item_class=item_class,
             rows=slot.itemcount,
-            form=LINE_FORMATS.get(slot.format, slot.format),
+            # What a file was made into, such as `gz`, only its name says.
+            form=path.suffix[1:].lower() if is_processed else LINE_FORMATS.get(slot.format, slot.format),
             columns=columns if isinstance(columns, dict) else {name: name for name in columns},
-            encoding=options["encoding"],
-            is_table=slot.format in LINE_FORMATS
-            and not options.get("postprocessing")
-            and not options["item_export_kwargs"],
+            encoding=None if is_processed else options["encoding"],
+            is_table=slot.format in LINE_FORMATS and not is_processed and not options["item_export_kwargs"],
         )
 
 
@@ -356,6 +396,17 @@ def _wrong(uri: str, problem: str, value: str, accepted: str, hint: str = "") ->
 
 def _names(settings: BaseSettings, name: str) -> list[str]:
     return [each for each, component in settings.getwithbase(name).items() if component is not None]
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a feed is a file that can be found again: no pipe or device, and not the output of this process."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    # `/dev/stdout` is a file where the output goes into one.
+    is_output = any(os.path.samestat(found, os.fstat(number)) for number in range(3))
+    return stat.S_ISREG(found.st_mode) and not is_output and not path.is_relative_to("/proc")
 
 
 def _takes_batches(slot: FeedSlot) -> bool:

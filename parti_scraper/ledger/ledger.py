@@ -335,7 +335,8 @@ class Ledger:
         rows = self._database.fetch(query, values)
         for folder, spider, run_id, arguments, started_at, since, until, *rest, sealed in rows:
             window = None if since is None else (since, until)
-            yield RunRecord(folder, spider, run_id, json.loads(arguments), started_at, window, *rest, bool(sealed))
+            outcome = (*rest, bool(sealed))
+            yield RunRecord(folder, spider, run_id, json.loads(arguments), started_at, window, *outcome)
 
     def _insert(self, table: str, run: int, rows: Iterable[tuple[Any, ...]]) -> None:
         for row in rows:

@@ -14,6 +14,8 @@ from parti_scraper.api.quality import Quality
 from parti_scraper.api.registry import specified_of
 from parti_scraper.api.selection import Selection
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.network.source import Source
+from parti_scraper.network.traffic import Traffic
 from parti_scraper.run import datapackage
 from parti_scraper.run.datapackage import QUARANTINE
 from parti_scraper.run.days import Days, day_from, day_of
@@ -176,6 +178,8 @@ class Run:
         ledger: what runs have done.
         previous: the unfinished run that this one resumes, from the ledger.
         hosts: which host of the API is asked.
+        source: where its data come from.
+        traffic: how many requests were sent again or refused.
         window: the window of time that it collects, in Unix seconds; None where there is none.
         series: its place among incremental runs; None where it is not incremental.
         selection: the filters that the client applies.
@@ -197,6 +201,7 @@ class Run:
         hosts: Hosts,
         seen: Seen,
         *,
+        source: Source | None = None,
         previous: RunRecord | None = None,
         by_day: bool = False,
     ) -> None:
@@ -208,6 +213,7 @@ class Run:
             ledger: what runs have done.
             hosts: which host of the API is asked.
             seen: what remembers the records that were written.
+            source: where its data come from; None: that is not known before the first answer.
             previous: the run as the ledger has it, where this one is to finish it.
             by_day: it may last for days, and has a folder for each.
         """
@@ -215,6 +221,8 @@ class Run:
         self.folder = folder
         self.ledger = ledger
         self.hosts = hosts
+        self.source = source or Source()
+        self.traffic = Traffic()
         self.previous = previous
         self.window: tuple[int, int] | None = None
         self.series: SeriesPlace | None = None
@@ -297,6 +305,8 @@ class Run:
             "failovers": self.hosts.failovers,
             "hosts": self.hosts.as_json(time.monotonic()),
             "quality": self.quality.as_json(),
+            "source": self.source.as_json(),
+            "traffic": self.traffic.as_json(),
             **({} if self.days is None else self._progress_by_day(self.days)),
         }
 
@@ -306,8 +316,10 @@ class Run:
         return {"days": days.as_json(), "gaps": gaps, "categories": dict(self.tally.categories)}
 
     def restore(self, progress: Mapping[str, Any]) -> None:
-        """Resume from there; called before anything is requested."""
-        # Earlier versions had no hosts and no quality.
+        """Resume from there; called before anything is requested. Raises UsageError if data would be mixed."""
+        # Earlier versions had no hosts, quality, source and traffic.
+        self.source.restore(progress.get("source"), (progress.get("hosts") or {}).get("served", []))
+        self.traffic.restore(progress.get("traffic", {}))
         self.hosts.restore(progress.get("hosts"), time.monotonic(), progress["failovers"])
         if "quality" in progress:
             self.quality.restore(progress["quality"])

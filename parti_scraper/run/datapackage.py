@@ -6,6 +6,7 @@ See https://datapackage.org. Pure except for reading and writing files.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,7 @@ FORMAT_VERSION = 2
 _TYPES = {bool: "boolean", dict: "object", int: "integer", str: "string"}
 _MEDIA_TYPES = {
     "csv": "text/csv",
+    "gz": "application/gzip",
     "json": "application/json",
     "jsonl": "application/jsonl",
     "png": "image/png",
@@ -48,7 +50,7 @@ _PRIMARY_KEYS = {source.item_class: source.key for source in SOURCES}
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of records in the folder of the run.
+    """A file of records, in the folder of the run unless it says otherwise.
 
     Attributes:
         path: where it is.
@@ -58,6 +60,7 @@ class File:
         columns: names of its fields, and what they are called in it; None: all, by their own names.
         encoding: of its text; None where it is not text.
         is_table: whether it is plain CSV or JSON Lines, which any reader takes for a table.
+        is_elsewhere: whether it is not in the folder of the run; then its path is absolute.
     """
 
     path: Path
@@ -67,6 +70,7 @@ class File:
     columns: Mapping[str, str] | None = None
     encoding: str | None = "utf-8"
     is_table: bool = True
+    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +112,21 @@ def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> 
 
 
 def describe_all(files: Sequence[File], folder: Path) -> list[dict[str, Any]]:
-    """Return the Data Resources of files, which are read side by side: the digests take long. Raises OSError."""
+    """Return the Data Resources of files, which are read side by side: the digests take long. Raises OSError.
+
+    Of files of the same name in several folders, those that follow the first have a number after the resource's name.
+    """
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(partial(describe, folder=folder), files))
+        resources = list(threads.map(partial(describe, folder=folder), files))
+    names = {resource["name"] for resource in resources}
+    taken: set[str] = set()
+    for resource in resources:
+        if resource["name"] in taken:
+            numbered = (f"{resource['name']}-{number}" for number in itertools.count(2))
+            resource["name"] = next(name for name in numbered if name not in names)
+            names.add(resource["name"])
+        taken.add(resource["name"])
+    return resources
 
 
 def describe(file: File, folder: Path) -> dict[str, Any]:
@@ -125,7 +141,8 @@ def describe(file: File, folder: Path) -> dict[str, Any]:
         "name": re.sub(r"[^a-z0-9.]+", "-", f"{file.path.stem}-{file.form}".lower()),
         # An empty file is valid JSON Lines, but no table that Frictionless can read.
         "type": "table" if file.is_table and (file.rows or file.form == "csv") else "file",
-        "path": file.path.relative_to(folder).as_posix(),
+        # A data package can name a file outside of its folder only by its absolute path, if the reader trusts it.
+        "path": str(file.path) if file.is_elsewhere else file.path.relative_to(folder).as_posix(),
         "format": file.form,
         "mediatype": _MEDIA_TYPES.get(file.form, "application/octet-stream"),
         **({"encoding": file.encoding} if file.encoding else {}),

@@ -18,6 +18,7 @@ from parti_scraper.exceptions import PageError
 from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.network.retry import RetryMiddleware
 from parti_scraper.network.settings import hosts_from
+from parti_scraper.network.source import Source
 from parti_scraper.plan.identities import Identities
 from parti_scraper.run.arguments import without_run_id
 from parti_scraper.run.context import Identity, Run, RunFolder, default_run_id
@@ -25,7 +26,7 @@ from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.previous import find_previous
 from parti_scraper.scrapy_internals import close_spider
 from parti_scraper.spiders import components
-from parti_scraper.spiders.checks import check_settings
+from parti_scraper.spiders.checks import addresses, check_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Container, Hashable, Iterator, Mapping
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from parti_scraper.api.pages import NormalizedPage
     from parti_scraper.items import Category, Item
     from parti_scraper.network.hosts import Hosts
+    from parti_scraper.network.traffic import Traffic
     from parti_scraper.run import datapackage
     from parti_scraper.run.arguments import Arguments
     from parti_scraper.run.context import Seen
@@ -99,10 +101,24 @@ class PartiSpider(Spider):
         if previous:
             identity = replace(identity, run_uuid=previous.run_uuid)
         run_folder = RunFolder(folder / identity.run_id, cls.collection, cls.item_class)
-        hosts, by_day = hosts_from(settings), cls.has_days(identity.arguments)
-        run = Run(identity, run_folder, ledger, hosts, cls.new_seen(), previous=previous, by_day=by_day)
+        run = Run(
+            identity,
+            run_folder,
+            ledger,
+            hosts_from(settings),
+            cls.new_seen(),
+            source=cls.new_source(settings),
+            previous=previous,
+            by_day=cls.has_days(identity.arguments),
+        )
         cls.prepare(run, settings)
         return run
+
+    @classmethod
+    def new_source(cls, settings: BaseSettings) -> Source:
+        """Return where the data of a run come from, as far as its servers' addresses show it. Raises UsageError."""
+        configured = addresses(settings, cls.uses).values()
+        return Source(is_here=any(urls.is_loopback(url) for each in configured for url in each))
 
     @classmethod
     def identify(cls, raw: Mapping[str, str], now: float) -> Identity:
@@ -211,6 +227,16 @@ class PartiSpider(Spider):
     def hosts(self) -> Hosts:
         """Which host of the API is asked; the middleware looks for it here."""
         return self.run.hosts
+
+    @property
+    def source(self) -> Source:
+        """Where the data come from; what looks at the answers looks for it here."""
+        return self.run.source
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the run has cost; the middleware looks for it here."""
+        return self.run.traffic
 
     # What names of feeds may hold, beside the class attributes:
 

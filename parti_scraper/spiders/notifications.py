@@ -175,6 +175,7 @@ class NotificationsSpider(LiveRouteSpider):
             self.crawler,
             failovers,
             idle_timeout=self.idle_timeout,
+            count_answer=self.run.traffic.answered,
             is_over=self._is_over,
             tick=self._tick,
         )
@@ -279,7 +280,7 @@ class NotificationsSpider(LiveRouteSpider):
         duration = self.arguments.duration
         # By the wall clock, so that the time before a run was resumed counts too.
         ended = duration is not None and time.time() >= self.started_at + duration
-        return ended or self.run.limit.is_reached or is_closing(self.crawler)
+        return ended or self.run.limit.is_reached or bool(self.source.mixed) or is_closing(self.crawler)
 
     async def _note(self, *, at_once: bool = False) -> None:
         """Write what is new to the files, within a second of its arrival, and a checkpoint."""
