@@ -256,25 +256,21 @@ class FeedExporter(feedexport.FeedExporter):
 
     def in_run_folder(self) -> list[File]:
         """Return what was stored in the run's folder, except for days that have a data package."""
-        stored = [
-            self._file(slot, slot.storage.path)
-            for slot in self._closed_slots
-            if isinstance(slot.storage, RunFeedStorage)
-        ]
+        stored = self._files_of(self._closed_slots)
         return [*self.earlier(stored), *stored]
 
     def earlier(self, like: Sequence[File] = ()) -> list[File]:
         """Return the files that were closed before, described as others of the same form are."""
-        like = like or [
-            self._file(slot, slot.storage.path) for slot in self.slots if isinstance(slot.storage, RunFeedStorage)
-        ]
-        by_suffix = {file.path.suffix: file for file in like}
+        by_suffix = {file.path.suffix: file for file in like or self._files_of(self.slots)}
         folder = self._run.folder.path
         return [
             replace(by_suffix[Path(name).suffix], path=folder / name, rows=rows)
             for name, rows in self._earlier.items()
             if Path(name).suffix in by_suffix
         ]
+
+    def _files_of(self, slots: Iterable[FeedSlot]) -> list[File]:
+        return [self._file(slot, slot.storage.path) for slot in slots if isinstance(slot.storage, RunFeedStorage)]
 
     def elsewhere(self) -> list[Feed]:
         """Return what was stored elsewhere; the batches of a feed count as one."""

@@ -276,7 +276,10 @@ class Run:
     def count_day(self) -> None:
         """Bring the account of the current day up to date, where the run has days."""
         if self.days is not None:
-            self.days.count(self.tally.as_json(), self.problems.noted)
+            self.days.count(self._counted(), self.problems.noted)
+
+    def _counted(self) -> dict[str, int]:
+        return {**self.tally.as_json(), **self.traffic.as_json()}
 
     def add_quality(self, page: NormalizedPage[Any], seen: Container[Hashable]) -> None:
         """Count what is wrong with the records of a page, see `Quality`."""
@@ -333,7 +336,7 @@ class Run:
         # Earlier versions had no days: what was counted until then belongs to none.
         if is_known := "days" in progress:
             self.days.restore(progress["days"])
-        self.days.skip({} if is_known else self.tally.as_json(), self.problems.noted)
+        self.days.skip({} if is_known else self._counted(), self.problems.noted)
         self.folder.enter_day(self.days.current.name, {})
 
 

@@ -89,6 +89,7 @@ def describe_day(run: Run, day: Day, ending: Ending, verdict: Verdict, files: Se
     folder = run.folder.path / day.name
     descriptor = _describe(run, day.quality, ending, verdict, (day.started_at, day.ended_at))
     descriptor["day"] = day.name
+    descriptor |= {name: day.counts[name] for name in run.traffic.as_json()}
     return DayPackage(folder, descriptor, [file for file in files if file.path.parent == folder])
 
 
