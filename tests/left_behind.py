@@ -70,17 +70,19 @@ def wrong_runs(spider: Path) -> Iterator[str]:
 
 
 def _wrong_run(run: Path, *, has_ends: bool) -> Iterator[str]:
-    package = run / "datapackage.json"
-    if has_ends and not package.exists():
+    top, days = run / "datapackage.json", sorted(path for path in run.iterdir() if path.is_dir())
+    if has_ends and not top.exists():
         yield "no record of how it ended"
-    days = sorted(path for path in run.iterdir() if path.is_dir())
-    for day in days:
-        if not (day / package.name).exists():
+    if top.exists() and _read(top).get("days", []) != [day.name for day in days]:
+        yield f"has {[day.name for day in days]}, described are {_read(top).get('days')}"
+    for day in days if has_ends or top.exists() else []:
+        if not (day / top.name).exists():
             yield f"{day.name}: not described"
-    if days and package.exists() and _read(package)["days"] != [day.name for day in days]:
-        yield f"days are {_read(package)['days']}, not {[day.name for day in days]}"
-    for described in sorted(run.rglob(package.name)):
-        yield from _wrong_package(described)
+    packages = sorted(run.rglob(top.name))
+    if len({_read(package).get("run_uuid") for package in packages}) > 1:
+        yield "has several run_uuid"
+    for package in packages:
+        yield from _wrong_package(package)
     yield from _wrong_rows(run)
 
 
@@ -97,6 +99,13 @@ def _wrong_package(path: Path) -> Iterator[str]:
         yield f"{name}: does not describe {sorted(there - described)}"
     for resource in package["resources"]:
         yield from (f"{name}: {resource['path']}: {line}" for line in _wrong_resource(path.parent, resource))
+    rows = [row for records in _record_files(path.parent) for row in rows_of(records)]
+    if len(rows) != package["counts"]["written"]:
+        yield f"{name}: {package['counts']['written']} rows were written, {len(rows)} are there"
+    listed = {each["snapshot_id"]: each["channels"] for each in package.get("snapshots", [])}
+    held = Counter(snapshot_id for snapshot_id, _ in {(row.get("snapshot_id"), row.get("user_id")) for row in rows})
+    if listed and listed != held:
+        yield f"{name}: snapshots that are not as they are listed: {sorted(listed.items() ^ held.items())[:4]}"
 
 
 def _wrong_resource(folder: Path, resource: dict[str, Any]) -> Iterator[str]:

@@ -72,6 +72,16 @@ class Simulation:
         """Let so many days pass, and look at what is left."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Look at what is left."""
+        runs = self.output / self.spider
+        self.wrong += left_behind.wrong_runs(runs)
+        self.wrong += self.wrong_rows(runs)
+
+    def wrong_rows(self, runs: Path) -> Iterable[str]:
+        """Return what is wrong with the rows in the folders of the runs, by the truth."""
+        raise NotImplementedError
+
     def crawl(self, run_id: str, arguments: Iterable[str], *acts: Act, fate: str) -> Session:
         """Run the spider until it ends or is ended.
 
@@ -158,18 +168,11 @@ class Lasting(Simulation):
         self._last_session()
         self.check()
 
-    def check(self) -> None:
-        """Look at what is left."""
-        self.world.advance(self.clock.elapsed)
-        # So that all who were on air until now are known.
+    def streams(self) -> list[Stream]:
+        """Return who was on air until now."""
+        self.world.advance(self.clock.elapsed - (self.world.now() - self.clock.start))
         self.world.live_at()
-        runs, streams = self.output / self.spider, list(self.world._timeline.streams)
-        self.wrong += left_behind.wrong_runs(runs)
-        self.wrong += self.wrong_rows(runs, streams)
-
-    def wrong_rows(self, runs: Path, streams: list[Stream]) -> Iterable[str]:
-        """Return what is wrong with the rows of the runs, if these streams are what was true."""
-        raise NotImplementedError
+        return list(self.world._timeline.streams)
 
     def _session(self, until: float) -> None:
         since = self.clock.elapsed
@@ -179,8 +182,10 @@ class Lasting(Simulation):
         acts = [Act(at, fate, moment)]
         if at > until:
             acts, fate = [Act(max(until, since + MINUTE), "stop")], "stop"
-        if self.by_chance.random() < 0.35:
-            acts.append(Act(self.by_chance.uniform(since, acts[0].at), "jump", self.wrong_time()))
+        if self.by_chance.random() < 0.5:
+            jump = self.moment_after(since)
+            jump = jump if jump < acts[0].at else self.by_chance.uniform(since, acts[0].at)
+            acts.append(Act(jump, "jump", self.wrong_time()))
         self.crawl(self.next_run(resumed=0.6), self.arguments, *acts, fate=fate)
 
     def _last_session(self) -> None:
@@ -198,9 +203,9 @@ class LiveSimulation(Lasting):
     arguments = ("interval=5m",)
     options: ClassVar = {"events": 20, "years": 0.01, "live": 5, "start_every": 1_200, "rate_500": 0.02}
 
-    def wrong_rows(self, runs: Path, streams: list[Stream]) -> Iterable[str]:
-        """Return what is wrong with the rows of the runs, if these streams are what was true."""
-        return left_behind.wrong_snapshots(runs, self.sessions, streams, self.clock.start)
+    def wrong_rows(self, runs: Path) -> Iterable[str]:
+        """Return what is wrong with the rows in the folders of the runs, by the truth."""
+        return left_behind.wrong_snapshots(runs, self.sessions, self.streams(), self.clock.start)
 
 
 class NotificationsSimulation(Lasting):
@@ -218,9 +223,9 @@ class NotificationsSimulation(Lasting):
         "rate_500": 0.02,
     }
 
-    def wrong_rows(self, runs: Path, streams: list[Stream]) -> Iterable[str]:
-        """Return what is wrong with the rows of the runs, if these streams are what was true."""
-        return left_behind.wrong_notifications(runs, self.sessions, streams, self.clock.start)
+    def wrong_rows(self, runs: Path) -> Iterable[str]:
+        """Return what is wrong with the rows in the folders of the runs, by the truth."""
+        return left_behind.wrong_notifications(runs, self.sessions, self.streams(), self.clock.start)
 
 
 class RecentSimulation(Simulation):
@@ -239,8 +244,11 @@ class RecentSimulation(Simulation):
         self.clock.error = 0.0
         self._pass_to(self.clock.elapsed + 3 * HOUR)
         self.crawl("run-last", self.arguments, fate="well")
-        self.wrong += left_behind.wrong_runs(self.output / self.spider)
-        self.wrong += left_behind.wrong_versions(self.output / self.spider, self.world.recent_at())
+        self.check()
+
+    def wrong_rows(self, runs: Path) -> Iterable[str]:
+        """Return what is wrong with the rows in the folders of the runs, by the truth."""
+        return left_behind.wrong_versions(runs, self.world.recent_at())
 
     def _pass_to(self, elapsed: float) -> None:
         self.clock.move(elapsed)
@@ -294,7 +302,7 @@ def main() -> int:
 def report(played: Iterable[tuple[Simulation, float]]) -> Iterator[str]:
     """Yield the lines of a table of what was done, and below it what is wrong."""
     yield f"{'spider':14}{'days':>6}{'took':>8}{'runs':>6}{'crawls':>8}  ended by"
-    wrong = []
+    wrong: list[str] = []
     for simulation, seconds in played:
         sessions = simulation.sessions
         fates = ", ".join(f"{fate} {count}" for fate, count in sorted(Counter(each.fate for each in sessions).items()))
@@ -302,7 +310,9 @@ def report(played: Iterable[tuple[Simulation, float]]) -> Iterator[str]:
         days = simulation.clock.elapsed / DAY
         yield f"{simulation.spider:14}{days:6.1f}{seconds:7.0f}s{runs:6}{len(sessions):8}  {fates}"
         wrong += [f"{simulation.spider}: {line}" for line in simulation.wrong]
-    yield f"{len(wrong)} things are wrong{':' if wrong else ''}"
+        concerned = {line.partition(":")[0] for line in simulation.wrong}
+        wrong += [f"  {each}" for each in sessions if each.run_id in concerned]
+    yield "Wrong is, with the crawls of the runs concerned:" if wrong else "Nothing is wrong"
     yield from wrong
 
 
