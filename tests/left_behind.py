@@ -158,7 +158,7 @@ def wrong_snapshots(spider: Path, sessions: Sequence[Session], streams: list[Str
             possible = _moments_of(rows, by_run[run.name], start)
             held = {row["event_id"] for row in rows}
             true = [moment for moment in possible if held == _on_air(streams, start + moment)]
-            is_cut = name == [*snapshots][-1] and not _has_ended(run)
+            is_cut = name == [*snapshots][-1] and not has_ended(run)
             if not (true or (is_cut and any(held < _on_air(streams, start + moment) for moment in possible))):
                 yield f"{run.name}: {name} of {_time(rows[0])} is not who was live: {sorted(held)}"
             moments.append(true or possible)
@@ -173,7 +173,7 @@ def _snapshots(run: Path) -> dict[str, list[dict[str, Any]]]:
     return dict(sorted(snapshots.items(), key=lambda each: int(each[0].rpartition("-")[2])))
 
 
-def _has_ended(run: Path) -> bool:
+def has_ended(run: Path) -> bool:
     """Tell whether a run came to its own end."""
     package = _read(run / "datapackage.json")
     return bool(package) and package.get("exit_code", 0) is not None
@@ -224,7 +224,7 @@ def wrong_versions(spider: Path, truth: list[dict[str, Any]]) -> Iterator[str]:
     rows = []
     for run in sorted(spider.iterdir()):
         # One that was not was superseded: the runs after it have its records too.
-        if _has_ended(run):
+        if has_ended(run):
             rows += [row for path in _record_files(run) for row in rows_of(path)]
     versions = Counter((row["event_id"], row["total_viewers"]) for row in rows)
     twice = [version for version, count in versions.items() if count > 1]

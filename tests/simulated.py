@@ -129,12 +129,12 @@ class Simulation:
 
     # What happens by chance:
 
-    def next_run(self, *, resumed: float) -> str:
-        """Return the name of the run to go on with: the last one, with this probability, where it is unfinished."""
-        last = f"run-{self._run:04}"
-        finished = (self.output / self.spider / last / "datapackage.json").exists()
-        if self._run and not finished and self.by_chance.random() < resumed:
-            return last
+    def next_run(self, *, resumed: float, of: int) -> str:
+        """Return the name of a new run, or with a probability of an unfinished one among so many of the last."""
+        last = [f"run-{number:04}" for number in range(max(self._run - of, 0) + 1, self._run + 1)]
+        unfinished = [name for name in last if not left_behind.has_ended(self.output / self.spider / name)]
+        if unfinished and self.by_chance.random() < resumed:
+            return self.by_chance.choice(unfinished)
         self._run += 1
         return f"run-{self._run:04}"
 
@@ -186,7 +186,7 @@ class Lasting(Simulation):
             jump = self.moment_after(since)
             jump = jump if jump < acts[0].at else self.by_chance.uniform(since, acts[0].at)
             acts.append(Act(jump, "jump", self.wrong_time()))
-        self.crawl(self.next_run(resumed=0.6), self.arguments, *acts, fate=fate)
+        self.crawl(self.next_run(resumed=0.6, of=3), self.arguments, *acts, fate=fate)
 
     def _last_session(self) -> None:
         """Run once more, long after everything, by a clock that is right: what was left is taken care of."""
@@ -271,7 +271,7 @@ class RecentSimulation(Simulation):
         fate = self.by_chance.choice(["well", "well", "well", "crash", "full"])
         moment = self.by_chance.randrange(2, 12)
         acts = [] if fate == "well" else [Act(self.clock.elapsed, fate, moment)]
-        self.crawl(self.next_run(resumed=0.4), self.arguments, *acts, fate=fate)
+        self.crawl(self.next_run(resumed=0.4, of=1), self.arguments, *acts, fate=fate)
 
 
 SIMULATIONS = {each.spider: each for each in (LiveSimulation, NotificationsSimulation, RecentSimulation)}
