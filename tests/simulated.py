@@ -116,6 +116,10 @@ class Simulation:
             process.join()
         return process.exitcode or 0
 
+    def _catch_up(self) -> None:
+        """Let the world be at the time that was reached."""
+        self.world.advance(max(self.clock.elapsed - (self.world.now() - self.clock.start), 0.0))
+
     @property
     def _said(self) -> int:
         return len(self.log.read_text(encoding="utf-8")) if self.log.exists() else 0
@@ -170,7 +174,7 @@ class Lasting(Simulation):
 
     def streams(self) -> list[Stream]:
         """Return who was on air until now."""
-        self.world.advance(self.clock.elapsed - (self.world.now() - self.clock.start))
+        self._catch_up()
         self.world.live_at()
         return list(self.world._timeline.streams)
 
@@ -252,7 +256,7 @@ class RecentSimulation(Simulation):
 
     def _pass_to(self, elapsed: float) -> None:
         self.clock.move(elapsed)
-        self.world.advance(self.clock.elapsed - (self.world.now() - self.clock.start))
+        self._catch_up()
 
     def _change(self) -> None:
         """Let livestreams come late and change, in this world as in those of the crawls."""
