@@ -89,9 +89,12 @@ class LiveSpider(LiveRouteSpider):
         if not self.snapshots:
             yield from self._snapshot()
             return
-        self._first_at -= time.time() - self.started_at
+        elapsed = time.time() - self.started_at
         if self._schedule is not None:
             self._schedule = replace(self._schedule, tick=self.snapshots - 1)
+            # Where the clock was set back meanwhile, the next one is not put off until it has caught up.
+            elapsed = max(elapsed, self._schedule.tick * self._schedule.interval)
+        self._first_at -= elapsed
         self._schedule_snapshot()
 
     def progress(self) -> dict[str, Any]:
