@@ -271,7 +271,7 @@ def test_one_that_was_deleted_meanwhile_is_missing_and_the_others_are_described(
     _, stderr = running.process.communicate(timeout=TIMEOUT)
     run = Crawl(running.process.wait(), "", stderr, output, "recent", "run")
     assert run.code == 4
-    assert run.package["reason"] == f"the feed {gone} was deleted meanwhile"
+    assert run.package["reason"] == f"the feed {gone} was deleted during the run"
     assert list(described(run)) == [str(kept)]
     assert_valid(run)
 

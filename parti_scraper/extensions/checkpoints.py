@@ -107,9 +107,10 @@ class Checkpoints:
         run = self.run
         self._ledger = run.ledger.again()
         noted = None if run.previous is None else run.ledger.last_checkpoint(run.previous.id)
-        files = self._files(noted)
         folder = run.folder.path
-        files_noted = None if noted is None else noted.files
+        reopened = recovery.reopened(folder, _described(noted))
+        files = self._files(noted, frozenset(map(recovery.day_in, reopened)))
+        files_noted = None if noted is None else noted.files | reopened
         plan = recovery.plan(files, recovery.look(folder, files, files_noted), files_noted)
         if noted is not None and isinstance(plan, recovery.Resume):
             self._id = run.previous.id if run.previous else 0
@@ -137,14 +138,15 @@ class Checkpoints:
         if exporter is None:
             return
         self.run.count_day()
+        day = self.run.folder.day
         if not exporter.is_all_in_run_folder:
             exporter.flush()
-            self._worker.begin(partial(self._bring_to_disk, self._flush(), None, self._packages()))
+            self._worker.begin(partial(self._bring_to_disk, self._flush(), None, self._packages(), day))
             return
         flushed = self._flush(exporter)
         self._noted_categories = self.run.tally.categories
         packages = self._packages()
-        self._worker.begin(partial(self._bring_to_disk, flushed, self._checkpoint(flushed.sizes), packages))
+        self._worker.begin(partial(self._bring_to_disk, flushed, self._checkpoint(flushed.sizes), packages, day))
 
     async def noted(self) -> None:
         """Wait until the last checkpoint is noted. Raises LedgerError, OSError: it cannot be."""
@@ -210,7 +212,7 @@ class Checkpoints:
     def _exporter(self) -> FeedExporter | None:
         return self.crawler.get_extension(FeedExporter)
 
-    def _files(self, noted: Checkpoint | None) -> recovery.RunFiles:
+    def _files(self, noted: Checkpoint | None, reopened: frozenset[str] = frozenset()) -> recovery.RunFiles:
         folder, exporter = self.run.folder, self._exporter
         is_resumable = exporter is not None and exporter.is_all_in_run_folder
         return recovery.RunFiles(
@@ -218,7 +220,8 @@ class Checkpoints:
             can_refetch=self.spider.can_refetch,
             by_day=self.run.days is not None,
             feeds=frozenset(exporter.names_in_run_folder()) if exporter and is_resumable else None,
-            described=frozenset(noted.progress.get("days", {}).get("described", ()) if noted else ()),
+            described=_described(noted) - reopened,
+            reopened=reopened,
         )
 
     def _record(self) -> RunRecord:
@@ -248,12 +251,17 @@ class Checkpoints:
             raise
         return flushed
 
-    def _bring_to_disk(self, flushed: FlushedFiles, checkpoint: Checkpoint | None, packages: list[DayPackage]) -> None:
+    def _bring_to_disk(
+        self, flushed: FlushedFiles, checkpoint: Checkpoint | None, packages: list[DayPackage], day: str
+    ) -> None:
         """Bring the records to the disk, then note that they are there, then describe days: in the thread."""
         assert self._ledger is not None  # noqa: S101 - `begin`
         flushed.sync()
         if checkpoint is not None:
             self._ledger.checkpoint(self._id, checkpoint)
+        if self.run.days is not None:
+            # Of a day that has been reopened, which is known now.
+            (self.run.folder.path / day / FILE_NAME).unlink(missing_ok=True)
         for package in packages:
             package.write()
 
@@ -354,7 +362,7 @@ class Checkpoints:
     def _days_before(self, noted: Checkpoint) -> list[str]:
         """Return the days with a data package whose records are to be remembered."""
         oldest = day_of(time.time() - self.spider.remembered)
-        return sorted(day for day in noted.progress.get("days", {}).get("described", ()) if day >= oldest)
+        return sorted(day for day in _described(noted) if day >= oldest)
 
     def _publish(self) -> None:
         """Set the stats, which Scrapy counts from the start of the process, to the run's."""
@@ -367,6 +375,10 @@ class Checkpoints:
         stats.set_value("parti/incremental/changed", tally.changed)
         stats.set_value("parti/spider/pages", tally.pages)
         stats.set_value("parti/spider/served", tally.served)
+
+
+def _described(noted: Checkpoint | None) -> frozenset[str]:
+    return frozenset(noted.progress.get("days", {}).get("described", ()) if noted else ())
 
 
 def category_of(item: Any) -> str:

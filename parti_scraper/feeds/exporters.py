@@ -272,7 +272,7 @@ class RunFeedStorage:
     def open(self, spider: Spider) -> IO[bytes]:
         """Open the file: anew, but for a run that goes on where it was stopped."""
         self._path = self.path
-        self._path.parent.mkdir(exist_ok=True)
+        self._folder.make_current()
         return self._path.open("ab" if self._folder.appends else "wb")
 
     def mark_torn(self) -> None:

@@ -125,7 +125,7 @@ class QuarantinePipeline(_Pipeline):
         if folder.quarantine != self._path:
             self._close()
             self._path = folder.quarantine
-            self._path.parent.mkdir(exist_ok=True)
+            folder.make_current()
             self._file = self._path.open("ab" if folder.appends else "wb")
             self._rows.setdefault(name, folder.rows_before.get(name, 0))
         assert self._file is not None  # noqa: S101 - it was opened with its path

@@ -96,6 +96,11 @@ class RunFolder:
         """Whether files that are there already are continued."""
         return self.is_resumed or bool(self.day)
 
+    def make_current(self) -> None:
+        """Make the folder of the day. Raises OSError."""
+        if self.day:
+            self.current.mkdir(exist_ok=True)
+
     def name_of(self, path: Path) -> str:
         """Return the name of a file in the folder, with the day in front where it belongs to one."""
         return path.relative_to(self.path).as_posix()
@@ -105,15 +110,9 @@ class RunFolder:
         return not self.day or name in known
 
     def enter_day(self, day: str, rows_before: Mapping[str, int]) -> None:
-        """Write to the folder of a day from now on.
-
-        Args:
-            day: such as 2026-11-27; it is not over any more where it was.
-            rows_before: see the attribute.
-        """
+        """Write to the folder of a day, such as 2026-11-27, from now on; for `rows_before` see the attribute."""
         self.day = day
         self.rows_before = rows_before
-        (self.current / datapackage.FILE_NAME).unlink(missing_ok=True)
 
     def resume(self) -> None:
         self.is_resumed = True

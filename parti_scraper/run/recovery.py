@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from parti_scraper.run.datapackage import FILE_NAME, QUARANTINE, sync_folder
+from parti_scraper.run.datapackage import FILE_NAME, QUARANTINE, read, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -48,7 +48,8 @@ class RunFiles:
         can_refetch: what came after the last checkpoint can be fetched again; else every whole line is kept.
         by_day: it has a folder for each day.
         feeds: names of those that are to be written now; None where records go elsewhere, or not line by line.
-        described: days that have a data package, and that nothing is added to.
+        described: days that have a data package, to which nothing was added since.
+        reopened: days with a data package to which records were added since, as the clock was set back.
     """
 
     collection: str
@@ -56,6 +57,7 @@ class RunFiles:
     by_day: bool
     feeds: frozenset[str] | None
     described: frozenset[str] = frozenset()
+    reopened: frozenset[str] = frozenset()
 
     def is_feed(self, name: str) -> bool:
         """Tell whether a file in the folder is one of records that were written, by this session or another."""
@@ -66,8 +68,13 @@ class RunFiles:
         return self._is_own(name) and PurePosixPath(name).name == QUARANTINE
 
     def is_package(self, name: str) -> bool:
-        """Tell whether a file in the folder is the data package of a day."""
-        return is_of_day(name) and self._is_own(name) and PurePosixPath(name).name == FILE_NAME
+        """Tell whether a file in the folder is the data package of a day that is not to have one."""
+        is_of_day = bool(day_in(name)) and not self.is_reopened(name)
+        return is_of_day and self._is_own(name) and PurePosixPath(name).name == FILE_NAME
+
+    def is_reopened(self, name: str) -> bool:
+        """Tell whether a file belongs to a day that was reopened; without what was added its data package is right."""
+        return day_in(name) in self.reopened
 
     def has_tail(self, name: str) -> bool:
         """Tell whether the part of a file after the checkpoint is kept."""
@@ -76,13 +83,13 @@ class RunFiles:
         return self.is_quarantine(name) or name == RECOVERED or (self.is_feed(name) and name.endswith(".jsonl"))
 
     def _is_own(self, name: str) -> bool:
-        day = name.rpartition("/")[0]
+        day = day_in(name)
         return not day or (self.by_day and bool(_DAY.fullmatch(day)) and day not in self.described)
 
 
-def is_of_day(name: str) -> bool:
-    """Tell whether a file belongs to a day of the run."""
-    return "/" in name
+def day_in(name: str) -> str:
+    """Return the day that a file of the run belongs to; empty if it belongs to none."""
+    return name.rpartition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,22 +184,25 @@ def plan(files: RunFiles, found: Mapping[str, Found], noted: Noted | None) -> Re
         # Of earlier days nothing can be fetched again.
         has_days = files.by_day and any(rows for _, rows in noted.values())
         return _start_over(files, found, obstacle, loses_records=has_days or bool(files.described))
-    rows = {name: count for name, (_, count) in noted.items() if files.is_feed(name)}
+    rows = {name: count for name, (_, count) in noted.items() if files.is_feed(name) and not files.is_reopened(name)}
     packages = _unnoted(found, noted, filter(files.is_package, sorted(found)))
     if files.can_refetch:
         unnoted = (
-            name for name in sorted(found) if files.is_quarantine(name) or (is_of_day(name) and files.is_feed(name))
+            name for name in sorted(found) if files.is_quarantine(name) or (day_in(name) and files.is_feed(name))
         )
         return Resume((*packages, *_cuts(found, noted), *_unnoted(found, noted, unnoted)), rows)
     lines = _lines_to_save(files, found)
-    quarantines = {name: file for name, file in sorted(found.items()) if files.is_quarantine(name)}
-    feeds = {name: size_and_rows for name, size_and_rows in noted.items() if not files.is_quarantine(name)}
+    quarantines = {
+        name: file for name, file in sorted(found.items()) if files.is_quarantine(name) and not files.is_reopened(name)
+    }
+    others = {name: size_and_rows for name, size_and_rows in noted.items() if name not in quarantines}
+    unnoted = (name for name in sorted(found) if files.is_feed(name) or files.is_reopened(name))
     steps: list[Step] = [
         # Before any file is cut.
         *([Save(lines)] if lines else []),
         *packages,
-        *_unnoted(found, noted, filter(files.is_feed, sorted(found))),
-        *_cuts(found, feeds),
+        *_unnoted(found, noted, unnoted),
+        *_cuts(found, others),
         *(step for name, file in quarantines.items() for step in _cut_to_lines(name, file)),
     ]
     quarantined = {name: len(file.lines) for name, file in quarantines.items() if file.lines}
@@ -252,7 +262,7 @@ def roll_back(names: Iterable[str], noted: Noted, files: RunFiles) -> tuple[Step
     """
     return tuple(
         Remove(name)
-        if name not in noted and (files.is_quarantine(name) or is_of_day(name))
+        if name not in noted and (files.is_quarantine(name) or day_in(name))
         else Cut(name, noted.get(name, _NOTHING)[0])
         for name in names
     )
@@ -283,11 +293,25 @@ def carry_out(folder: Path, steps: Iterable[Step]) -> None:
                 _save(folder, lines)
             case Remove(name):
                 (folder / name).unlink(missing_ok=True)
-                if is_of_day(name):
+                if day_in(name):
                     with contextlib.suppress(OSError):  # It may hold others.
                         (folder / name).parent.rmdir()
             case Cut(name, size):
                 os.truncate(folder / name, size)
+
+
+def reopened(folder: Path, described: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return the files of days with a data package that hold more than it says, as they were when it was written."""
+    noted: dict[str, tuple[int, int]] = {}
+    for day in described:
+        package = read(folder / day)
+        files = {
+            f"{day}/{each['path']}": (each["bytes"], each.get("rows", 0))
+            for each in (package["resources"] if package else [])
+        }
+        if any(_size(folder / name) > size for name, (size, _) in files.items()):
+            noted |= files
+    return noted
 
 
 def rows_before(folder: Path, recovered: Resume, days: Iterable[str] = ()) -> Iterator[Row]:
