@@ -8,7 +8,9 @@ import re
 import signal
 import sqlite3
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import frictionless
 import pytest
@@ -181,6 +183,40 @@ def test_each_day_has_a_folder_of_its_own_that_is_described_once_it_is_over(
     ]
     assert frictionless.validate(str(folder / "datapackage.json")).valid
     check_books(run)
+
+
+def test_a_feed_elsewhere_continues_through_midnight_and_each_day_is_described(
+    serve: Serve, output: Path, tmp_path: Path
+) -> None:
+    server = serve(**STARTING)
+    now = time.time()
+    clock = (now // 86_400 + 1) * 86_400 - now - 3
+    feed = tmp_path / "mine.jsonl"
+    arguments = ["notifications", "-a", "run_id=run", "-O", str(feed), *QUIET]
+    process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", clock=clock)
+    folder = output / "notifications/run"
+    wait_until(lambda: bool(list(folder.glob("*/datapackage.json"))))
+    while len({row["received_at"][:10] for row in whole_lines(feed)}) < 2:
+        server.world.advance(3)
+        wait_until(lambda: started(server) <= {row["event_id"] for row in whole_lines(feed)})
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "log").read_text(encoding="utf-8")
+    run = ended(output)
+    rows = read_lines(feed)
+    assert len({row["event_id"] for row in rows}) == len(rows) == run.package["counts"]["written"]
+    assert [each["path"] for each in run.package["resources"]] == [str(feed)]
+    by_day = Counter(row["received_at"][:10] for row in rows)
+    assert len(by_day) == 2
+    for day, number in by_day.items():
+        package = json.loads((folder / day / "datapackage.json").read_text(encoding="utf-8"))
+        assert package["resources"] == []
+        assert package["counts"]["written"] == number
+
+
+def whole_lines(path: Path) -> list[Any]:
+    """Return the records of a file that is being written; the last line may be incomplete."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 
 def test_listening_continues_without_the_http_routes(serve: Serve, output: Path) -> None:
