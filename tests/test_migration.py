@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import time
@@ -11,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import frictionless
 import pytest
 
 from parti_scraper.api.times import timestamp_to_iso
@@ -19,7 +21,7 @@ from parti_scraper.ledger.uuids import run_uuid_of
 from parti_scraper.mockserver import MockServer
 from parti_scraper.run.datapackage import read
 from tests import forked
-from tests.support import Crawl, Serve, check_books, environment_of, ids
+from tests.support import Crawl, Serve, check_books, environment_of, ids, wait_until
 
 GOLDEN = Path(__file__).parent / "golden"
 # The versions; in their ledgers, `/ledger-1` and so on stands in place of PARTI_OUTPUT_DIR.
@@ -118,3 +120,38 @@ def test_incremental_runs_after_it_write_only_what_is_new(serve: Serve, later: L
     gaming = {record["event_id"] for record in made if record["category_name"] == "Gaming"}
     run = later(server, 5, "more-gaming", incremental="true", categories="Gaming")
     assert (run.code, len(run.rows), set(ids(run.rows))) == (0, len(gaming), gaming)
+
+
+def test_a_killed_listener_of_format_1_resumes_and_its_days_get_folders(
+    output: Path, tmp_path: Path, serve: Serve
+) -> None:
+    state = output.with_name("state")
+    shutil.copytree(GOLDEN / "runs-1" / "state", state)
+    shutil.copytree(GOLDEN / "runs-1" / "output", output)
+    connection = sqlite3.connect(state / "ledger.sqlite")
+    with connection:
+        connection.execute("UPDATE run SET folder = replace(folder, '/golden-runs', ?)", (str(tmp_path.absolute()),))
+        (folder,) = connection.execute("SELECT folder FROM run WHERE run_id = 'killed' AND spider = 'notifications'")
+    connection.close()
+    assert Path(*folder) == output / "notifications/killed"
+    before = (Path(*folder) / "live_notifications.2026-11-27.jsonl").read_bytes()
+    server = serve(events=30, live=12)
+    command = ["notifications", "-a", "run_id=killed", "--loglevel", "WARNING"]
+    process = forked.crawl(command, environment_of(output, server), tmp_path / "log")
+    wait_until(lambda: bool(list(Path(*folder).glob("*/live_notifications.jsonl"))))
+    wait_until(lambda: len(heard_by(output)) >= 12)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "log").read_text(encoding="utf-8")
+    run = Crawl(0, "", "", output, "notifications", "killed")
+    check_books(run)
+    assert (run.folder / "live_notifications.2026-11-27.jsonl").read_bytes().startswith(before)
+    assert len(set(ids(run.rows))) == len(run.rows) == run.package["counts"]["written"]
+    assert {each["path"].split("/")[0] for each in run.package["resources"]} >= {"live_notifications.2026-11-27.jsonl"}
+    assert frictionless.validate(str(run.folder / "datapackage.json")).valid
+
+
+def heard_by(output: Path) -> set[int]:
+    """Return the livestreams in the day folders of the run, whole lines only."""
+    paths = (output / "notifications/killed").glob("*/live_notifications.jsonl")
+    return {json.loads(line)["event_id"] for path in paths for line in path.read_bytes().split(b"\n")[:-1]}
