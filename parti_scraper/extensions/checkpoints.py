@@ -137,7 +137,7 @@ class Checkpoints:
         exporter = self._exporter
         if exporter is None:
             return
-        self.run.count_day()
+        self.run.count_day(time.time())
         day = self.run.folder.day
         if not exporter.is_all_in_run_folder:
             exporter.flush()
@@ -163,7 +163,7 @@ class Checkpoints:
         exporter = self._exporter
         if not self.spider.can_checkpoint:
             return
-        self.run.count_day()
+        self.run.count_day(time.time())
         if exporter is not None and exporter.is_all_in_run_folder:
             files = {file.path.name: (file.path.stat().st_size, file.rows) for file in exporter.in_run_folder()}
             flushed = self._flush()

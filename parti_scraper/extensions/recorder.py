@@ -311,8 +311,7 @@ class RunRecorder:
         """Write the data packages of the days that have none. Raises OSError."""
         if self.run.days is None:
             return
-        self.run.count_day()
-        self.run.days.current.ended_at = now
+        self.run.count_day(now)
         for day in (*self.run.days.over, self.run.days.current):
             self._day_package(day, self.files).write()
 

@@ -264,7 +264,7 @@ class Run:
         """
         if self.days is None or not self.days.is_over(now):
             return
-        self.count_day()
+        self.count_day(now)
         name = day_of(now)
         described = datapackage.read(self.folder.path / name) if name in self.days.described else None
         specified = specified_of(self.folder.item_class)
@@ -272,10 +272,10 @@ class Run:
         resources = described["resources"] if described else []
         self.folder.enter_day(name, {f"{name}/{each['path']}": each["rows"] for each in resources if "rows" in each})
 
-    def count_day(self) -> None:
-        """Bring the account of the current day up to date, where the run has days."""
+    def count_day(self, now: float) -> None:
+        """Bring the account of the current day up to date, where the run has days; `now` is in Unix seconds."""
         if self.days is not None:
-            self.days.count(self._counted(), self.problems.noted)
+            self.days.count(self._counted(), self.problems.noted, now)
 
     def _counted(self) -> dict[str, int]:
         return {**self.tally.as_json(), **self.traffic.as_json()}

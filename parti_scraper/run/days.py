@@ -77,6 +77,8 @@ class Days:
         # What was counted, and how many gaps there were, at the last call of `count`.
         self._counted: dict[str, int] = {}
         self._gaps = 0
+        # Whether this process has been there on the current day.
+        self._was_there = True
         self.current = self._new(now)
         self.over: list[Day] = []
         self.described: dict[str, int] = {}
@@ -90,13 +92,19 @@ class Days:
         """Tell whether a moment belongs to another day than the current one."""
         return day_of(now) != self.current.name
 
-    def count(self, counted: Mapping[str, int], gaps: Sequence[str]) -> None:
+    def count(self, counted: Mapping[str, int], gaps: Sequence[str], now: float) -> None:
         """Add to the current day what came since the last call.
 
         Args:
             counted: what was counted since the run began; no count ever becomes less.
             gaps: all that is missing from the run.
+            now: Unix seconds; if that is later than the day, the run has just left it.
         """
+        if day_of(now) == self.current.name:
+            self.current.ended_at, self._was_there = now, True
+        elif self._was_there:
+            # Not when the clock was set back, nor if the run was stopped before the day ended.
+            self.current.ended_at = max(self.current.ended_at, min(now, _end_of(self.current.name)))
         self.current.counts.update({key: number - self._counted.get(key, 0) for key, number in counted.items()})
         self.current.gaps += gaps[self._gaps :]
         self.skip(counted, gaps)
@@ -113,13 +121,13 @@ class Days:
             now: Unix seconds.
             before: the day as it was described, where it was.
         """
-        self.current.ended_at = now
         self.over.append(self.current)
         name = day_of(now)
         left = next((day for day in self.over if day.name == name), before)
         self.over = [day for day in self.over if day.name != name]
         self.described.pop(name, None)
         self.current = left or self._new(now)
+        self._was_there = True
 
     def has_described(self, day: Day) -> None:
         """Note that a day that is over has a data package."""
@@ -136,11 +144,12 @@ class Days:
         }
 
     def restore(self, days: Mapping[str, Any]) -> None:
-        """Go on from what `as_json` returned."""
+        """Continue from what `as_json` returned."""
         self.current = self._read(days["current"])
         self.over = [self._read(each) for each in days["over"]]
         self.described = dict(days["described"])
         self._counted = dict(days["counted"])
+        self._was_there = False
 
     def _new(self, now: float) -> Day:
         return Day(day_of(now), now, now, Quality(self._specified))
@@ -151,8 +160,12 @@ class Days:
         return Day(**{**day, "quality": quality, "counts": Counter(day["counts"])})
 
 
+def _end_of(name: str) -> float:
+    return iso_to_timestamp(f"{name}T00:00:00Z") + 86_400
+
+
 def day_from(described: Mapping[str, Any], specified: Sequence[str]) -> Day:
-    """Return a day as its data package describes it, to go on with it."""
+    """Return a day as its data package describes it, to continue it."""
     quality = Quality(specified)
     counts = described["counts"]
     readable = counts["served"] - counts["quarantined"]
