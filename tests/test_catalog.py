@@ -405,46 +405,43 @@ def test_whether_a_run_is_at_work_is_known_by_its_lock(output: Path) -> None:
 class Schedule:
     """Crawls of one run, at noon of one day after the other."""
 
-    def __init__(self, spider: str, output: Path, server: MockServer, **arguments: Any) -> None:
-        self._server = server
+    def __init__(self, spider: str, output: Path, server: MockServer, ledger: Ledger, **arguments: Any) -> None:
         self.folder = output / spider / "run"
-        self.ledger_folder = output.with_name("state")
-        self.log = output.with_name("log")
+        self._output, self._server, self._ledger = output, server, ledger
+        self._log = output.with_name("log")
         self._typed = typed_of(spider, "run", arguments, QUIET)[1:]
-        self._env = environment_of(output, server)
         self._noon = (time.time() // 86_400 + 1.5) * 86_400
 
     def day(self, number: int) -> str:
         """Return one of the days, from 0."""
         return timestamp_to_iso(self._noon + number * 86_400)[:10]
 
-    def crawl(self, number: int, signal_number: signal.Signals) -> None:
-        """Crawl on a day until more of its records are noted, then send a signal that ends or kills the run."""
+    def crawl(self, number: int, signal_number: signal.Signals) -> list[Entry]:
+        """Crawl on a day until more of its records are noted, and send a signal; return the entries of the run."""
         before = self._rows_of(self.day(number))
         # So that somebody has gone live since the day before.
         self._server.world.advance(3)
         ahead = self._noon + number * 86_400 - time.time()
-        process = forked.crawl(self._typed, self._env, self.log, clock=ahead)
+        env = environment_of(self._output, self._server)
+        process = forked.crawl(self._typed, env, self._log, clock=ahead)
         wait_until(lambda: process.exitcode is not None or self._is_noted(number, before))
-        assert process.exitcode is None, self.log.read_text(encoding="utf-8")
+        assert process.exitcode is None, self._log.read_text(encoding="utf-8")
         os.kill(process.pid or 0, signal_number)
         process.join()
         # Of notifications, something may still be missing when it ends.
         expected = {-signal_number} if signal_number == signal.SIGKILL else {0, 4}
-        assert process.exitcode in expected, self.log.read_text(encoding="utf-8")
+        assert process.exitcode in expected, self._log.read_text(encoding="utf-8")
+        found = entries(self._output, ledger=self._ledger)
+        return [each for each in found if each.location.startswith(str(self.folder))]
 
     def _is_noted(self, number: int, before: int) -> bool:
         over = [self.folder / self.day(each) / "datapackage.json" for each in range(number)]
         return self._rows_of(self.day(number)) > before and all(path.exists() for path in over)
 
     def _rows_of(self, day: str) -> int:
-        ledger = Ledger.existing(self.ledger_folder)
-        if ledger is None:
-            return 0
-        with closing(ledger):
-            record = ledger.find(self.folder)
-            noted = ledger.last_checkpoint(record.id) if record else None
-            return sum(rows for name, (_, rows) in (noted.files if noted else {}).items() if name.startswith(day))
+        record = self._ledger.find(self.folder)
+        noted = self._ledger.last_checkpoint(record.id) if record else None
+        return sum(rows for name, (_, rows) in (noted.files if noted else {}).items() if name.startswith(day))
 
 
 def check_files(found: Entry) -> None:
@@ -459,55 +456,61 @@ def check_files(found: Entry) -> None:
             assert file.rows == found.counts["quarantined" if file.kind == "quarantine" else "written"]
 
 
-@pytest.mark.parametrize(("spider", "arguments"), [("live", {"interval": "0.2"}), ("notifications", {})])
-def test_days_of_a_run_are_listed_while_it_lasts_after_it_was_killed_and_when_it_is_over(
-    output: Path, serve: Serve, spider: str, arguments: dict[str, str]
-) -> None:
-    schedule = Schedule(spider, output, serve(**STARTING), **arguments)
+def check_days(days: list[Entry], spider: str) -> None:
+    """Check that each day has its own files, as they are."""
     collection = KINDS[spider].collection
-    names = [f"{collection}.csv", f"{collection}.jsonl"]
-    known, over = [], Status.FINISHED
-    for number, (signal_number, status) in enumerate(
-        [(signal.SIGKILL, Status.UNFINISHED), (signal.SIGKILL, Status.UNFINISHED), (signal.SIGTERM, Status.FINISHED)]
-    ):
-        schedule.crawl(number, signal_number)
-        with closing(Ledger(schedule.ledger_folder)) as ledger:
-            run, *days = entries(output, ledger=ledger)
-        assert [each.status for each in (run, *days)] == [status, *[over] * number, status]
-        assert run.days == tuple(each.day for each in days) == tuple(map(schedule.day, range(number + 1)))
-        assert run.files == ()
-        for day in days:
-            assert sorted(file.name for file in day.files if file.kind == collection) == names
-            assert (day.started_at or "")[:10] == day.day
-            check_files(day)
-        for name in ("served", "written", "duplicate", "quarantined"):
-            assert sum(day.counts[name] for day in days) == run.counts[name]
-        assert {each.source for each in (run, *days)} == {"mock"}
-        known += [each.run_uuid for each in (run, *days)]
+    for day in days:
+        assert (day.started_at or "")[:10] == day.day
+        assert [file.name for file in day.files if file.kind == collection and file.form == "jsonl"] == [
+            f"{collection}.jsonl"
+        ]
+        check_files(day)
+
+
+def test_days_of_a_run_are_listed_while_it_lasts_after_it_was_killed_and_when_it_is_over(
+    output: Path, serve: Serve
+) -> None:
+    known = []
+    with closing(Ledger(output.with_name("state"))) as ledger:
+        schedule = Schedule("live", output, serve(**STARTING), ledger, interval="0.2")
+        for number, (signal_number, status) in enumerate(
+            [
+                (signal.SIGKILL, Status.UNFINISHED),
+                (signal.SIGKILL, Status.UNFINISHED),
+                (signal.SIGTERM, Status.FINISHED),
+            ]
+        ):
+            run, *days = schedule.crawl(number, signal_number)
+            assert [each.status for each in (run, *days)] == [status, *[Status.FINISHED] * number, status]
+            assert run.days == tuple(each.day for each in days) == tuple(map(schedule.day, range(number + 1)))
+            assert run.files == ()
+            check_days(days, "live")
+            for name in ("served", "written", "duplicate", "quarantined"):
+                assert sum(day.counts[name] for day in days) == run.counts[name]
+            assert {each.source for each in (run, *days)} == {"mock"}
+            known += [each.run_uuid for each in (run, *days)]
     assert len(set(known)) == 1
-    assert [bool(each.snapshots() if spider == "live" else each.listened()) for each in (run, days[-1])] == [
-        False,
-        True,
-    ]
+    assert [bool(each.snapshots()) for each in (run, *days)] == [False, True, True, True]
 
 
 def test_files_of_the_first_version_belong_to_the_run_that_goes_on_with_days(left: Path, serve: Serve) -> None:
-    schedule = Schedule("notifications", left / "output", serve(**STARTING))
-    schedule.folder.with_name("killed").rename(schedule.folder)
-    with closing(sqlite3.connect(left / "state/ledger.sqlite")) as ledger, ledger:
+    runs = left / "output/notifications"
+    (runs / "killed").rename(runs / "run")
+    with closing(sqlite3.connect(left / "state/ledger.sqlite")) as connection, connection:
         change = "UPDATE run SET folder = ?, run_id = 'run' WHERE spider = 'notifications' AND run_id = 'killed'"
-        ledger.execute(change, (str(schedule.folder),))
-    schedule.crawl(0, signal.SIGKILL)
+        connection.execute(change, (str(runs / "run"),))
     with closing(Ledger(left / "state")) as ledger:
-        unfinished = [each for each in entries(left / "output", ledger=ledger) if each.run_id == "run"]
-    schedule.crawl(0, signal.SIGTERM)
-    finished = [each for each in entries(left / "output") if each.run_id == "run"]
+        schedule = Schedule("notifications", left / "output", serve(**STARTING), ledger)
+        unfinished = schedule.crawl(0, signal.SIGKILL)
+        finished = schedule.crawl(1, signal.SIGTERM)
     names = LEFT["notifications", "killed"][3].keys()
-    for run, day in (unfinished, finished):
+    for (run, *days), number in ((unfinished, 1), (finished, 2)):
         assert sorted(file.name for file in run.files) == sorted(names)
         assert [(file.kind, file.rows) for file in run.files] == [("live_notifications", 3)] * 2
-        assert (day.day, day.run_uuid) == (schedule.day(0), run.run_uuid)
-        check_files(day)
+        assert run.days == tuple(each.day for each in days) == tuple(map(schedule.day, range(number)))
+        assert {each.run_uuid for each in days} == {run.run_uuid}
+        check_days(days, "notifications")
+    assert (finished[0].listened(), bool(finished[-1].listened())) == ((), True)
 
 
 def test_feeds_of_the_user_are_not_files_of_the_run(output: Path, tmp_path: Path, serve: Serve, crawl: Run) -> None:
