@@ -33,6 +33,7 @@ from parti_scraper.mockserver import MockServer
 from parti_scraper.run import catalog
 from parti_scraper.run.catalog import Catalog
 from parti_scraper.run.datapackage import Feed, of_day
+from parti_scraper.run.days import Days
 from parti_scraper.run.entries import KINDS, CatalogError, Entry, File, Snapshot, Span, Status, Window
 from parti_scraper.spiders.categories import CategoriesSpider
 from parti_scraper.spiders.live import LiveSpider
@@ -314,6 +315,20 @@ def test_a_run_with_days_that_goes_on_has_those_that_are_over_and_the_one_that_i
     assert (run.exit_code, run.reason, run.ended_at) == (3, "stopped", "2026-09-21T14:13:21Z")
     assert (day.day, day.counts, day.exit_code) == (DAYS[1], {}, None)
     assert day.files == (File("live_channels.jsonl", "jsonl", "live_channels", 1, 3),)
+
+
+def test_a_day_that_is_written_again_after_it_was_described_has_its_whole_files(output: Path, tmp_path: Path) -> None:
+    folder = with_days(output)
+    (folder / "datapackage.json").unlink()
+    (folder / DAYS[0] / "datapackage.json").unlink()
+    (folder / DAYS[0] / "live_channels.jsonl").write_bytes(b"{}\n")
+    days = Days((), 0)
+    days.described[DAYS[0]] = 1
+    with closing(Ledger(tmp_path / "state")) as ledger:
+        number = ledger.begin(RunRecord(str(folder), "live", "run", {"interval": "5m"}, 1_790_000_000))
+        ledger.checkpoint(number, Checkpoint({"days": days.as_json()}, {}, {}))
+        _, day, _ = entries(output, ledger=ledger)
+    assert day.files == (File("live_channels.jsonl", "jsonl", "live_channels", None, 3),)
 
 
 def test_a_day_whose_data_package_is_gone_is_named(output: Path) -> None:

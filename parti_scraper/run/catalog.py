@@ -37,7 +37,7 @@ from parti_scraper.run.recovery import RECOVERED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from parti_scraper.ledger.ledger import Checkpoint, Ledger, RunRecord
+    from parti_scraper.ledger.ledger import Ledger, RunRecord
 
 # How many folders of runs are looked up in the cache at once.
 _AT_ONCE = 1_000
@@ -107,11 +107,6 @@ class _Listing:
     folders: list[str] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
-
-    @property
-    def names(self) -> list[str]:
-        """All names except those of folders."""
-        return sorted([*self.sizes, *self.others], key=os.fsencode)
 
 
 class _Reader:
@@ -247,37 +242,30 @@ class _Unfinished:
         self.is_known = record is not None
         self._location, self._kind = location, KINDS[spider]
         self._noted = ledger.last_checkpoint(record.id) if ledger and record else None
-        self._days: Mapping[str, Any] = self._noted.progress.get("days", {}) if self._noted else {}
-        self._facts: dict[str, Any] = {"spider": spider, "run_id": name}
-        self._end: dict[str, Any] = {}
-        if record is not None:
-            self._facts |= self._facts_of(record) | _source(self._noted)
-            self._end = _end_of(record)
+        self._progress: Mapping[str, Any] = self._noted.progress if self._noted else {}
+        self._days: Mapping[str, Any] = self._progress.get("days", {})
+        self._facts = {"spider": spider, "run_id": name} | (self._facts_of(record) if record else {})
+        self._end = _end_of(record) if record else {}
 
     def entry(self, sizes: Mapping[str, int], days: Sequence[str]) -> Entry:
         """Return the entry of the run; `sizes` are the bytes of the files in its folder, by name."""
-        account = {}
-        if (noted := self._noted) is not None:
-            counts = noted.counts | noted.progress.get("traffic", {})
-            account = _account(counts, noted.progress.get("quality", {}))
-        known = self._facts | self._end | account
+        counts = (self._noted.counts if self._noted else {}) | self._progress.get("traffic", {})
+        known = self._facts | self._end | _account(counts, self._progress.get("quality", {}))
         files = self._files(sizes)
         return Entry(self._location, Status.UNFINISHED, days=tuple(days), files=files, **known)
 
     def entry_of_day(self, day: str, sizes: Mapping[str, int]) -> Entry:
         """Return the entry of a day without a data package; `sizes` as above."""
-        account = {}
-        if (noted := self._noted_day(day)) is not None:
-            account = _account(noted["counts"], noted["quality"])
-            account["started_at"] = timestamp_to_iso(noted["started_at"])
-        known = self._facts | account
-        files = self._files(sizes, day)
+        known, files = self._facts | self._noted_day(day), self._files(sizes, day)
         return Entry(f"{self._location}/{day}", Status.UNFINISHED, day=day, files=files, **known)
 
-    def _noted_day(self, day: str) -> Mapping[str, Any] | None:
-        """Return the account of a day at the last checkpoint, see `run.days.Day.as_json`."""
-        noted = [self._days["current"], *self._days["over"]] if self._days else []
-        return next((each for each in noted if each["name"] == day), None)
+    def _noted_day(self, day: str) -> dict[str, Any]:
+        """Return the fields that the last checkpoint has of a day, see `run.days.Day.as_json`."""
+        for each in [self._days["current"], *self._days["over"]] if self._days else []:
+            if each["name"] == day:
+                began = {"started_at": timestamp_to_iso(each["started_at"])}
+                return began | _account(each["counts"], each["quality"])
+        return {}
 
     def _files(self, sizes: Mapping[str, int], day: str = "") -> tuple[File, ...]:
         """Return the files of records, as far as they are noted.
@@ -301,22 +289,18 @@ class _Unfinished:
         arguments = dict(record.arguments)
         with suppress(UsageError):  # Another version may have understood them.
             arguments = self._kind.arguments.parse(arguments, record.spider, record.started_at).given()
+        host = self._noted.host if self._noted else ""
+        # Checkpoints of earlier versions have no source.
+        source = self._progress.get("source", {}).get("kind") or (source_of(host) if host else None)
         return {
             "run_id": record.run_id,
             "run_uuid": record.run_uuid,
             "started_at": timestamp_to_iso(record.started_at),
             "arguments": arguments,
             "window": record.window and Window(*map(timestamp_to_iso, record.window)),
+            "host": host or None,
+            "source": source,
         }
-
-
-def _source(noted: Checkpoint | None) -> dict[str, Any]:
-    """Return the fields `host` and `source` of an entry."""
-    if noted is None or not noted.host:
-        return {}
-    # Checkpoints of earlier versions do not have it.
-    source = noted.progress.get("source", {}).get("kind")
-    return {"host": noted.host, "source": source or source_of(noted.host)}
 
 
 def _end_of(record: RunRecord) -> dict[str, Any]:
@@ -359,7 +343,7 @@ def _may_be_a_run(name: str, spider: str, listing: _Listing) -> bool:
 
 def _strays(location: str, listing: _Listing, spider: str) -> Iterator[Entry]:
     """Yield an entry for everything that is no folder, where only folders should be."""
-    for name in listing.names:
+    for name in sorted([*listing.sizes, *listing.others], key=os.fsencode):
         reason = "no folder" if name in listing.sizes else "no folder; links are not followed"
         yield Entry(os.path.join(location, name), Status.FOREIGN, reason, spider=spider)  # noqa: PTH118 - as above
 

@@ -263,10 +263,6 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 # Data packages:
 
 
-class _UnfitError(Exception):
-    """A data package contradicts its folder or itself."""
-
-
 class _Resource(msgspec.Struct):
     path: str
     format: str = ""
@@ -343,7 +339,7 @@ def entry_of(body: bytes, location: str, spider: str, name: str, day: str | None
         descriptor = _descriptors.decode(body)
         _check(descriptor, spider, day)
         return _entry(descriptor, location)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _UnfitError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return Entry(location, Status.UNREADABLE, f"{datapackage.FILE_NAME}: {one_line(error)}", **known)
 
 
@@ -362,23 +358,19 @@ def source_of(host: str | None) -> str:
 
 
 def _check(descriptor: _Descriptor, spider: str, day: str | None) -> None:
-    """Raise _UnfitError if a data package does not belong in this folder, or names files outside of it."""
+    """Raise ValueError if a data package does not belong in this folder, or names files outside of it."""
     if descriptor.spider != spider:
-        raise _UnfitError(f"it is of the spider {descriptor.spider!r}")
+        raise ValueError(f"it is of the spider {descriptor.spider!r}")
     if descriptor.day != day:
-        raise _UnfitError(f"it is of the day {descriptor.day!r}")
+        raise ValueError(f"it is of the day {descriptor.day!r}")
     if not all(map(DAY.fullmatch, descriptor.days)) or len(set(descriptor.days)) < len(descriptor.days):
-        raise _UnfitError("its `days` are no days")
+        raise ValueError("its `days` are no days")
     for resource in descriptor.resources:
         folder, _, name = resource.path.rpartition("/")
         is_here = name not in {"", ".", ".."} and "\0" not in name and (not folder or folder in descriptor.days)
-        if not is_here and not _is_elsewhere(resource):
-            raise _UnfitError(f"it names the file {resource.path!r}, which is not in its folder")
-
-
-def _is_elsewhere(resource: _Resource) -> bool:
-    """Tell whether it is one of the user's own feeds."""
-    return resource.path.startswith("/")
+        # An absolute path is one of the user's own feeds.
+        if not is_here and not resource.path.startswith("/"):
+            raise ValueError(f"it names the file {resource.path!r}, which is not in its folder")
 
 
 def _entry(descriptor: _Descriptor, location: str) -> Entry:
