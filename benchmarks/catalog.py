@@ -15,6 +15,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from parti_scraper import __version__
 from parti_scraper.items import Livestream
 from parti_scraper.run import datapackage
 from parti_scraper.run.catalog import Catalog
@@ -57,10 +58,14 @@ def _package(run_id: str) -> dict[str, Any]:
     }
     names = ("pages", "served", "written", "duplicate", "quarantined", "filtered", "dropped", "new", "changed")
     return {
-        "format_version": 2,
+        "format_version": datapackage.FORMAT_VERSION,
+        "project_version": __version__,
         "run_uuid": "9b2f5a1e-7c1e-4c0e-9a52-6d7c2e3f4a5b",
         "source": "parti.com",
         "created": "2026-11-27T00:00:10Z",
+        "started_at": "2026-11-27T00:00:00Z",
+        "ended_at": "2026-11-27T00:00:10Z",
+        "duration_seconds": 9.876,
         "spider": "recent",
         "run_id": run_id,
         "arguments": {"incremental": True},
@@ -74,6 +79,9 @@ def _package(run_id: str) -> dict[str, Any]:
         "truncated": False,
         "reason": None,
         "exit_code": 0,
+        "failovers": [],
+        "retries": 1,
+        "rate_limited": 0,
         "resources": [file | {"path": f"livestreams.{form}", "format": form} for form in ("jsonl", "csv")],
     }
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import tempfile
 import threading
@@ -25,10 +26,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parti_scraper.ledger.ledger import Checkpoint, Ledger, RunRecord
+from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.ledger.ledger import SUPERSEDED, Checkpoint, Ledger, RunEnd, RunRecord
 from parti_scraper.ledger.locks import Lock
+from parti_scraper.mockserver import MockServer
 from parti_scraper.run import catalog
 from parti_scraper.run.catalog import Catalog
+from parti_scraper.run.datapackage import Feed, of_day
+from parti_scraper.run.days import Days
 from parti_scraper.run.entries import KINDS, CatalogError, Entry, File, Snapshot, Span, Status, Window
 from parti_scraper.spiders.categories import CategoriesSpider
 from parti_scraper.spiders.live import LiveSpider
@@ -36,7 +41,9 @@ from parti_scraper.spiders.notifications import NotificationsSpider
 from parti_scraper.spiders.recent import RecentSpider
 from parti_scraper.spiders.scheduled import ScheduledSpider
 from parti_scraper.spiders.site import SiteSpider
-from tests.support import read_csv, read_lines
+from tests import forked
+from tests.listening import STARTING
+from tests.support import QUIET, Run, Serve, environment_of, read_csv, read_lines, typed_of, wait_until
 
 GOLDEN = Path(__file__).parent / "golden" / "runs-1"
 # In the ledger, in place of the folder.
@@ -254,11 +261,11 @@ def test_the_arguments_of_an_unfinished_run_are_as_in_a_data_package(output: Pat
     folder.mkdir(parents=True)
     with closing(Ledger(tmp_path / "state")) as ledger:
         typed = {"categories": "Gaming,7", "incremental": "true"}
-        ledger.begin(RunRecord(str(folder), "recent", "run", typed, 1_790_000_000.5, (1, 2), state="superseded"))
+        ledger.begin(RunRecord(str(folder), "recent", "run", typed, 1_790_000_000.5, (1, 2), state=SUPERSEDED))
         found = entry(output, ledger=ledger)
     assert found.arguments == {"categories": ["Gaming", "7"], "incremental": True}
     assert (found.status, found.files) == (Status.UNFINISHED, ())
-    assert found.reason == "a later run has written what it was to write"
+    assert found.reason == "a later run has written its records"
 
 
 # --- Format 2 --------------------------------------------------------------------------------------------------
@@ -266,15 +273,14 @@ def test_the_arguments_of_an_unfinished_run_are_as_in_a_data_package(output: Pat
 
 def with_days(output: Path, **more: Any) -> Path:
     """Write a run with two days, and return its folder."""
-    folder = output / "live/run"
+    folder, resources = output / "live/run", []
     for number, day in enumerate(DAYS, 1):
-        resources = [
-            {"path": "live_channels.jsonl", "format": "jsonl", "rows": number, "bytes": 10, "hash": "sha256:ab"}
-        ]
+        resource = {"name": "x", "path": "live_channels.jsonl", "format": "jsonl"}
+        resource |= {"rows": number, "bytes": 10, "hash": "sha256:ab"}
         counts = {"written": number}
-        write(folder / day, package("live", day=day, exit_code=None, counts=counts, resources=resources))
-    days = [{"path": f"{day}/datapackage.json", "format": "json", "bytes": 10, "hash": "sha256:cd"} for day in DAYS]
-    write(folder, package("live", days=DAYS[::-1], resources=days, **more))
+        write(folder / day, package("live", day=day, counts=counts, resources=[resource]))
+        resources.append(of_day(resource, day))
+    write(folder, package("live", days=DAYS[::-1], resources=resources, **more))
     return folder
 
 
@@ -303,17 +309,33 @@ def test_a_run_with_days_that_goes_on_has_those_that_are_over_and_the_one_that_i
         number = ledger.begin(RunRecord(str(folder), "live", "run", {"interval": "5m"}, 1_790_000_000))
         files = {f"{DAYS[1]}/live_channels.jsonl": (3, 1), f"{DAYS[0]}/live_channels.jsonl": (10, 1)}
         ledger.checkpoint(number, Checkpoint({}, {"written": 2}, files))
+        ledger.stop(number, RunEnd(1_790_000_001, 3, "stopped"))
         run, _, day = entries(output, ledger=ledger)
     assert (run.days, run.files, run.counts, run.arguments) == (DAYS, (), {"written": 2}, {"interval": 300.0})
-    assert (day.day, day.counts, day.run_uuid) == (DAYS[1], {}, run.run_uuid)
+    assert (run.exit_code, run.reason, run.ended_at) == (3, "stopped", "2026-09-21T14:13:21Z")
+    assert (day.day, day.counts, day.exit_code) == (DAYS[1], {}, None)
     assert day.files == (File("live_channels.jsonl", "jsonl", "live_channels", 1, 3),)
+
+
+def test_a_day_that_is_written_again_after_it_was_described_has_its_whole_files(output: Path, tmp_path: Path) -> None:
+    folder = with_days(output)
+    (folder / "datapackage.json").unlink()
+    (folder / DAYS[0] / "datapackage.json").unlink()
+    (folder / DAYS[0] / "live_channels.jsonl").write_bytes(b"{}\n")
+    days = Days((), 0)
+    days.described[DAYS[0]] = 1
+    with closing(Ledger(tmp_path / "state")) as ledger:
+        number = ledger.begin(RunRecord(str(folder), "live", "run", {"interval": "5m"}, 1_790_000_000))
+        ledger.checkpoint(number, Checkpoint({"days": days.as_json()}, {}, {}))
+        _, day, _ = entries(output, ledger=ledger)
+    assert day.files == (File("live_channels.jsonl", "jsonl", "live_channels", None, 3),)
 
 
 def test_a_day_whose_data_package_is_gone_is_named(output: Path) -> None:
     folder = with_days(output)
     (folder / DAYS[0] / "datapackage.json").unlink()
     _, gone, _ = entries(output)
-    assert (gone.day, gone.status, gone.reason) == (DAYS[0], Status.UNREADABLE, "its data package is not there")
+    assert (gone.day, gone.status, gone.reason) == (DAYS[0], Status.UNREADABLE, "its data package does not exist")
 
 
 @pytest.mark.parametrize(
@@ -322,6 +344,7 @@ def test_a_day_whose_data_package_is_gone_is_named(output: Path) -> None:
         ({"exit_code": None, "complete": False, "reason": "killed"}, Status.SEALED),
         ({"exit_code": 3, "complete": False, "reason": "stopped before the end (shutdown)"}, Status.SEALED),
         ({"exit_code": 4, "complete": False, "reason": "a gap"}, Status.FINISHED),
+        ({"exit_code": 4, "complete": True, "reason": "degraded: x"}, Status.FINISHED),
         ({"exit_code": 0}, Status.FINISHED),
     ],
 )
@@ -331,6 +354,13 @@ def test_a_run_that_was_sealed_is_told_from_one_that_ended(
     write(output / "recent/run", package(**ending))
     found = entry(output)
     assert (found.status, found.exit_code, found.reason) == (status, ending["exit_code"], ending.get("reason"))
+
+
+def test_of_a_sealed_run_the_days_that_were_over_are_finished(output: Path) -> None:
+    sealed = {"exit_code": None, "complete": False, "reason": "killed"}
+    folder = with_days(output, **sealed)
+    write(folder / DAYS[1], package("live", day=DAYS[1], **sealed))
+    assert [each.status for each in entries(output)] == [Status.SEALED, Status.FINISHED, Status.SEALED]
 
 
 def test_all_that_format_2_says_is_in_the_entry(output: Path) -> None:
@@ -367,7 +397,7 @@ def test_snapshots_and_times_of_listening_are_read_when_they_are_asked_for(outpu
     with pytest.raises(CatalogError, match="Expected"):
         live.snapshots()
     path.unlink()
-    with pytest.raises(CatalogError, match="not there any more"):
+    with pytest.raises(CatalogError, match="does not exist any more"):
         live.package()
 
 
@@ -382,6 +412,128 @@ def test_whether_a_run_is_at_work_is_known_by_its_lock(output: Path) -> None:
     assert (run.is_at_work(), day.is_at_work()) == (False, False)
     shutil.rmtree(folder)
     assert not run.is_at_work()
+
+
+# --- Format 2 as crawls leave it -------------------------------------------------------------------------------
+
+
+class Schedule:
+    """Crawls of one run, at noon of one day after the other."""
+
+    def __init__(self, spider: str, output: Path, server: MockServer, ledger: Ledger, **arguments: Any) -> None:
+        self.folder = output / spider / "run"
+        self._output, self._server, self._ledger = output, server, ledger
+        self._log = output.with_name("log")
+        self._typed = typed_of(spider, "run", arguments, QUIET)[1:]
+        self._noon = (time.time() // 86_400 + 1.5) * 86_400
+
+    def day(self, number: int) -> str:
+        """Return one of the days, from 0."""
+        return timestamp_to_iso(self._noon + number * 86_400)[:10]
+
+    def crawl(self, number: int, signal_number: signal.Signals) -> list[Entry]:
+        """Crawl on a day until more of its records are noted, and send a signal; return the entries of the run."""
+        before = self._rows_of(self.day(number))
+        # So that somebody has gone live since the day before.
+        self._server.world.advance(3)
+        ahead = self._noon + number * 86_400 - time.time()
+        env = environment_of(self._output, self._server)
+        process = forked.crawl(self._typed, env, self._log, clock=ahead)
+        wait_until(lambda: process.exitcode is not None or self._is_noted(number, before))
+        assert process.exitcode is None, self._log.read_text(encoding="utf-8")
+        os.kill(process.pid or 0, signal_number)
+        process.join()
+        # Of notifications, something may still be missing when it ends.
+        expected = {-signal_number} if signal_number == signal.SIGKILL else {0, 4}
+        assert process.exitcode in expected, self._log.read_text(encoding="utf-8")
+        found = entries(self._output, ledger=self._ledger)
+        return [each for each in found if each.location.startswith(str(self.folder))]
+
+    def _is_noted(self, number: int, before: int) -> bool:
+        over = [self.folder / self.day(each) / "datapackage.json" for each in range(number)]
+        return self._rows_of(self.day(number)) > before and all(path.exists() for path in over)
+
+    def _rows_of(self, day: str) -> int:
+        record = self._ledger.find(self.folder)
+        noted = self._ledger.last_checkpoint(record.id) if record else None
+        return sum(rows for name, (_, rows) in (noted.files if noted else {}).items() if name.startswith(day))
+
+
+def check_files(found: Entry) -> None:
+    """Compare the files of an entry with the disk."""
+    for file in found.files:
+        body = (found.folder / file.name).read_bytes()
+        assert (file.bytes or 0) <= len(body)
+        if found.status is Status.FINISHED:
+            assert (file.bytes, file.sha256) == (len(body), hashlib.sha256(body).hexdigest())
+        if file.form == "jsonl":
+            assert body[: file.bytes].count(b"\n") == file.rows
+            assert file.rows == found.counts["quarantined" if file.kind == "quarantine" else "written"]
+
+
+def check_days(days: list[Entry], spider: str) -> None:
+    """Check that each day has its own files, as they are."""
+    collection = KINDS[spider].collection
+    for day in days:
+        assert (day.started_at or "")[:10] == day.day
+        assert [file.name for file in day.files if file.kind == collection and file.form == "jsonl"] == [
+            f"{collection}.jsonl"
+        ]
+        check_files(day)
+
+
+def test_days_of_a_run_are_listed_while_it_lasts_after_it_was_killed_and_when_it_is_over(
+    output: Path, serve: Serve
+) -> None:
+    known = []
+    with closing(Ledger(output.with_name("state"))) as ledger:
+        schedule = Schedule("live", output, serve(**STARTING), ledger, interval="0.2")
+        for number, (signal_number, status) in enumerate(
+            [
+                (signal.SIGKILL, Status.UNFINISHED),
+                (signal.SIGKILL, Status.UNFINISHED),
+                (signal.SIGTERM, Status.FINISHED),
+            ]
+        ):
+            run, *days = schedule.crawl(number, signal_number)
+            assert [each.status for each in (run, *days)] == [status, *[Status.FINISHED] * number, status]
+            assert run.days == tuple(each.day for each in days) == tuple(map(schedule.day, range(number + 1)))
+            assert run.files == ()
+            check_days(days, "live")
+            for name in ("served", "written", "duplicate", "quarantined"):
+                assert sum(day.counts[name] for day in days) == run.counts[name]
+            assert {each.source for each in (run, *days)} == {"mock"}
+            known += [each.run_uuid for each in (run, *days)]
+    assert len(set(known)) == 1
+    assert [bool(each.snapshots()) for each in (run, *days)] == [False, True, True, True]
+
+
+def test_files_of_the_first_version_belong_to_the_run_that_goes_on_with_days(left: Path, serve: Serve) -> None:
+    runs = left / "output/notifications"
+    (runs / "killed").rename(runs / "run")
+    with closing(sqlite3.connect(left / "state/ledger.sqlite")) as connection, connection:
+        change = "UPDATE run SET folder = ?, run_id = 'run' WHERE spider = 'notifications' AND run_id = 'killed'"
+        connection.execute(change, (str(runs / "run"),))
+    with closing(Ledger(left / "state")) as ledger:
+        schedule = Schedule("notifications", left / "output", serve(**STARTING), ledger)
+        unfinished = schedule.crawl(0, signal.SIGKILL)
+        finished = schedule.crawl(1, signal.SIGTERM)
+    names = LEFT["notifications", "killed"][3].keys()
+    for (run, *days), number in ((unfinished, 1), (finished, 2)):
+        assert sorted(file.name for file in run.files) == sorted(names)
+        assert [(file.kind, file.rows) for file in run.files] == [("live_notifications", 3)] * 2
+        assert run.days == tuple(each.day for each in days) == tuple(map(schedule.day, range(number)))
+        assert {each.run_uuid for each in days} == {run.run_uuid}
+        check_days(days, "notifications")
+    assert (finished[0].listened(), bool(finished[-1].listened())) == ((), True)
+
+
+def test_feeds_of_the_user_are_not_files_of_the_run(output: Path, tmp_path: Path, serve: Serve, crawl: Run) -> None:
+    feed = tmp_path / "mine.csv"
+    crawl("categories", "-O", str(feed), server=serve())
+    found = entry(output)
+    assert (found.status, found.files) == (Status.FINISHED, ())
+    assert found.feeds == (Feed(str(feed), "csv", len(read_csv(feed))),)
 
 
 # --- What is no run, or no longer -----------------------------------------------------------------------------
@@ -409,7 +561,11 @@ def test_whether_a_run_is_at_work_is_known_by_its_lock(output: Path) -> None:
         package(format_version=0),
         package(format_version="2"),
         package(resources=[{"path": "../../secret"}]),
-        package(resources=[{"path": "/etc/passwd"}]),
+        package(resources=[{"path": "."}]),
+        package(resources=[{"path": "a/livestreams.jsonl"}], days=[DAYS[0]]),
+        package(resources=[{"path": f"{DAYS[0]}/.."}], days=[DAYS[0]]),
+        package(resources=[{"path": f"{DAYS[0]}/../livestreams.jsonl"}], days=[DAYS[0]]),
+        package(feeds=[{"uri": "s3://bucket/key"}]),
         package(resources=[{"path": f"{DAYS[0]}/datapackage.json"}]),
         package(resources=[{"path": "livestreams.jsonl", "rows": -1}]),
         package(snapshots=[{}]),

@@ -1,8 +1,8 @@
-"""What the catalog has read before: one SQLite file, which may be deleted or damaged at any time and is made again.
+"""What the catalog has read before: an SQLite file that may be deleted or damaged at any time, and is made again.
 
-A row holds all that was read in the folder of a run: each data package's size and time of change, and its entry. It is
-right by itself, or it is not used: it has a checksum, and the entries name their folders. So nothing has to be kept
-in step, whatever processes write at the same time.
+A row has all that was read in the folder of a run: the size and time of change of each data package, and its entry.
+Rows do not depend on each other: each has a checksum, and entries name their folders. So several processes may write at
+the same time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,13 +20,12 @@ from parti_scraper import __version__
 from parti_scraper.run.entries import Entry, File
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
 FILE_NAME = "catalog.sqlite"
-# Seconds to wait for another process; whoever waits in vain does without.
+# Seconds to wait for another process, before doing without the file.
 _BUSY_TIMEOUT = 1.0
-# To be raised when data packages come to be read otherwise between two versions of the project.
+# To be raised if data packages are read in another way within one version of the project.
 _READING = 1
 _TABLES = """
 CREATE TABLE folder (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
@@ -33,7 +33,9 @@ CREATE TABLE run (
     folder INTEGER NOT NULL, name BLOB NOT NULL, read BLOB NOT NULL, PRIMARY KEY (folder, name)
 ) WITHOUT ROWID
 """
+# Bytes.
 _CHECKSUM = 4
+_MEMORY = ":memory:"
 # No name of a file sorts after it.
 _LAST = b"\xff" * 256
 
@@ -49,7 +51,7 @@ class Package(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What was read in the folder of a run: its own data package, if it had one, and those of its days."""
+    """What was read in the folder of a run: its own data package, if there is one, and those of its days."""
 
     own: Package | None = None
     days: tuple[Package, ...] = ()
@@ -61,112 +63,102 @@ NOTHING = Read()
 
 
 class Cache:
-    """What was read before. Nothing that goes wrong with it is an error: then nothing was read before."""
+    """What was read before. No failure of the file is an error; it only means that nothing was read before."""
 
-    def __init__(self, connection: sqlite3.Connection | None, path: Path | None = None) -> None:
-        """Use a database with the tables, or none."""
-        self._connection = connection
+    def __init__(self, path: Path | None) -> None:
+        """Open a file, and make it anew if it cannot be used; None: no file."""
         self._path = path
-        self._writes = connection is not None
-
-    @classmethod
-    def open(cls, path: Path | None) -> Self:
-        """Open a file, and make it where there is none that can be used; None: no file."""
-        if path is None:
-            return cls(None)
-        for _ in range(2):
-            try:
-                return cls(_connect(path), path)
-            except sqlite3.Error as error:
-                if not _is_damage(error):
-                    break
-                _remove(path)
-        return cls(None)
+        self._writes = path is not None
+        self._connection = self._open()
 
     def close(self) -> None:
         """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection, self._writes = None, False
+        self._connection.close()
 
     def read_before(self, parent: str, after: str, last: str | None) -> dict[str, Read]:
-        """Return what was read before in the folders of runs, by their names, where it is whole.
+        """Return what was read before in the folders of runs, by their names; damaged rows are empty.
 
         Args:
             parent: path of the folder that they are in.
-            after: names that sort after this one, as bytes.
-            last: the last of them; None: all.
+            after: only names that sort after this one, as bytes.
+            last: only names up to this one; None: all.
         """
         query = (
             "SELECT name, read FROM run WHERE folder = (SELECT id FROM folder WHERE path = ?) "
             "AND name > ? AND name <= ?"
         )
         bounds = (os.fsencode(parent), os.fsencode(after), _LAST if last is None else os.fsencode(last))
-        with self._tolerant(self.close):
-            if self._connection is not None:
-                rows = self._connection.execute(query, bounds).fetchall()
-                return {os.fsdecode(name): _decode(read) for name, read in rows}
-        return {}
+        found: dict[str, Read] = {}
+        with self._tolerant(is_read=True):
+            rows = self._connection.execute(query, bounds).fetchall()
+            found |= {os.fsdecode(name): _decode(read) for name, read in rows}
+        return found
 
     def note(self, parent: str, changed: Mapping[str, Read]) -> None:
-        """Note what was read in the folders of runs; nothing: it is forgotten."""
+        """Note what was read in the folders of runs; those with `NOTHING` are forgotten."""
         if not changed or not self._writes:
             return
         path = os.fsencode(parent)
-        with self._tolerant(self._stop_writing), self._transaction() as connection:
+        with self._tolerant(), _transaction(self._connection) as connection:
             connection.execute("INSERT OR IGNORE INTO folder (path) VALUES (?)", (path,))
             (folder,) = connection.execute("SELECT id FROM folder WHERE path = ?", (path,)).fetchone()
-            for name, read in changed.items():
-                row = (folder, os.fsencode(name))
-                connection.execute("DELETE FROM run WHERE folder = ? AND name = ?", row)
-                encoded = _encode(read)
-                if encoded is not None:
-                    connection.execute("INSERT INTO run VALUES (?, ?, ?)", (*row, encoded))
+            rows = [(folder, os.fsencode(name), _encode(read)) for name, read in changed.items()]
+            connection.executemany("DELETE FROM run WHERE folder = ? AND name = ?", [row[:2] for row in rows])
+            connection.executemany("INSERT INTO run VALUES (?, ?, ?)", [row for row in rows if row[2]])
 
     def forget_gone(self) -> None:
-        """Forget the folders that are not there any more."""
-        if self._connection is None or not self._writes:
+        """Forget the folders that do not exist any more."""
+        if not self._writes:
             return
-        with self._tolerant(self._stop_writing):
+        with self._tolerant():
             folders = self._connection.execute("SELECT id, path FROM folder").fetchall()
             gone = [(folder,) for folder, path in folders if not os.path.isdir(path)]  # noqa: PTH112 - it is bytes
             if gone:
-                with self._transaction() as connection:
+                with _transaction(self._connection) as connection:
                     connection.executemany("DELETE FROM run WHERE folder = ?", gone)
                     connection.executemany("DELETE FROM folder WHERE id = ?", gone)
 
-    def _stop_writing(self) -> None:
-        self._writes = False
-
     @contextlib.contextmanager
-    def _tolerant(self, give_up: Callable[[], None]) -> Iterator[None]:
-        """Give up where the file cannot be used now; where it is damaged, remove it for the next time."""
+    def _tolerant(self, *, is_read: bool = False) -> Iterator[None]:
+        """Go on without the file if it cannot be read, and read only if it cannot be written; remove it if damaged."""
         try:
             yield
         except (sqlite3.Error, TypeError, ValueError) as error:
-            if not isinstance(error, sqlite3.Error) or _is_damage(error):
+            self._writes = False
+            is_damaged = not isinstance(error, sqlite3.Error) or _is_damage(error)
+            if is_read or is_damaged:
                 self.close()
-                if self._path is not None:
-                    _remove(self._path)
-            else:
-                give_up()
+                self._connection = _connect(_MEMORY)
+            if is_damaged:
+                self._remove()
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        assert self._connection is not None  # noqa: S101 - asked before
-        with _transaction(self._connection):
-            yield self._connection
+    def _open(self) -> sqlite3.Connection:
+        for _ in range(2 if self._path else 0):
+            try:
+                return _connect(str(self._path))
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    break
+                self._remove()
+        self._writes = False
+        return _connect(_MEMORY)
+
+    def _remove(self) -> None:
+        """Remove the file, and what SQLite left beside it."""
+        for suffix in ("-journal", "-wal", "-shm", ""):
+            with contextlib.suppress(OSError):
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open the file; tables of another version are made anew. Raises sqlite3.Error."""
+def _connect(path: str) -> sqlite3.Connection:
+    """Open a file; tables of another version are replaced. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
-        # Several rows to a page; of no effect once there are tables.
+        # Several rows to a page; has no effect once there are tables.
         connection.execute("PRAGMA page_size = 16384")
-        # What a crash takes is read again.
+        # What a crash destroys is read again.
         connection.execute("PRAGMA synchronous = OFF")
-        if connection.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+        if not _is_current(connection):
             with _transaction(connection):
                 _make(connection)
     except BaseException:
@@ -175,9 +167,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _is_current(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA user_version").fetchone() == (_VERSION,))
+
+
 def _make(connection: sqlite3.Connection) -> None:
-    if connection.execute("PRAGMA user_version").fetchone() == (_VERSION,):
-        return  # By another process, meanwhile.
+    if _is_current(connection):  # Another process has made them in the meantime.
+        return
     for kind, name in connection.execute("SELECT type, name FROM sqlite_schema WHERE sql IS NOT NULL").fetchall():
         connection.execute(f'DROP {kind} IF EXISTS "{name.replace(chr(34), chr(34) * 2)}"')
     for statement in _TABLES.split(";"):
@@ -186,10 +182,10 @@ def _make(connection: sqlite3.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        yield
+        yield connection
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -198,7 +194,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Tell whether the file is no good; else another process is at it, the disk is full, or it may not be written."""
+    """Tell whether the file is damaged, not locked by another process, on a full disk, or without permission."""
     passing = {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
@@ -212,15 +208,8 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in passing
 
 
-def _remove(path: Path) -> None:
-    """Remove the file, and what SQLite has left beside it."""
-    for suffix in ("-journal", "-wal", "-shm", ""):
-        with contextlib.suppress(OSError):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
 def _encode(read: Read) -> bytes | None:
-    """Return what stands in a row; None for nothing, and for what cannot be encoded, such as endless numbers."""
+    """Return the content of a row; None if there is nothing, or if it cannot be encoded, such as very large numbers."""
     if read == NOTHING:
         return None
     try:
@@ -231,7 +220,7 @@ def _encode(read: Read) -> bytes | None:
 
 
 def _decode(row: bytes) -> Read:
-    """Return what stands in a row; nothing where it is not whole."""
+    """Return what a row says; `NOTHING` if it is damaged."""
     encoded = memoryview(row)[_CHECKSUM:]
     if int.from_bytes(row[:_CHECKSUM], "big") != zlib.crc32(encoded):
         return NOTHING
@@ -242,7 +231,7 @@ def _decode(row: bytes) -> Read:
 
 
 def _version() -> int:
-    """Return a number that another version of the project does not have, nor one whose entries have other fields."""
+    """Return a number that differs for other versions of the project, and for entries with other fields."""
     fields = [each.__struct_fields__ for each in (Read, Package, Entry, File)]
     return zlib.crc32(repr((_READING, __version__, fields)).encode()) & 0x7FFF_FFFF
 

@@ -1,18 +1,24 @@
-"""What the catalog says of a run, or of a day of one."""
+"""What the catalog says of a run, or of a day of one, and how that is read from data packages of every format.
+
+Format 1 has no `format_version` and says less than format 2; what follows from the rest is added.
+"""
 
 from __future__ import annotations
 
-import uuid
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from parti_scraper.exceptions import PartiError
+from parti_scraper.api import urls
+from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.items import ApiCall, Category, LiveChannel, LiveNotification, Livestream, ScheduledLivestream
 from parti_scraper.ledger.locks import Lock
+from parti_scraper.ledger.uuids import run_uuid_of
+from parti_scraper.network.source import MOCK, REAL
 from parti_scraper.run import datapackage
 from parti_scraper.run.arguments import (
     Arguments,
@@ -23,11 +29,17 @@ from parti_scraper.run.arguments import (
     ScheduledArguments,
     SiteArguments,
 )
+from parti_scraper.run.outcome import ExitCode, judge_fields
 
 if TYPE_CHECKING:
     from parti_scraper.items import Item
 
-QUARANTINE = "quarantine"
+DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_QUARANTINE = datapackage.QUARANTINE.partition(".")[0]
+_DIGEST = "sha256:"
+_NOT_A_LINE = re.compile(r"\s+")
+
+_Number = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class CatalogError(PartiError):
@@ -38,9 +50,9 @@ class Status(StrEnum):
     """What there is of a run, or of a day of one.
 
     Members:
-        FINISHED: it came to its end, or the day was over, and has a data package.
-        SEALED: it was killed or stopped, and got its data package later.
-        UNFINISHED: it has none: it is going on, or was killed or stopped.
+        FINISHED: the run or the day is over, and has a data package.
+        SEALED: it was killed or stopped, and got its data package later. The run may still be resumed.
+        UNFINISHED: it has no data package: it is running, or was killed or stopped.
         UNREADABLE: its data package is damaged, or its folder cannot be read.
         FOREIGN: no run of this project.
         TOO_NEW: it was made by a later version of this project.
@@ -59,31 +71,39 @@ class Kind:
     """What the runs of a spider are.
 
     Attributes:
-        collection: the stem of the names of their record files.
+        item_class: the kind of their records.
         arguments: how their arguments are parsed.
     """
 
-    collection: str
+    item_class: type[Item]
     arguments: type[Arguments]
 
+    @property
+    def collection(self) -> str:
+        """The stem of the names of the record files."""
+        return self.item_class.collection
 
-def _kind(item_class: type[Item], arguments: type[Arguments]) -> Kind:
-    return Kind(item_class.collection, arguments)
+    def of_file(self, name: str) -> str | None:
+        """Return what a file with this name holds: the collection or `quarantine`; None for any other file."""
+        stem, _, rest = name.partition(".")
+        if stem == self.collection and rest.rpartition(".")[2] in {"jsonl", "csv"}:
+            return self.collection
+        return _QUARANTINE if name == datapackage.QUARANTINE else None
 
 
-# The folders of runs are in folders with these names.
+# By the name of the spider, which is also the name of the folder that its runs are in.
 KINDS = {
-    "categories": _kind(Category, CategoriesArguments),
-    "live": _kind(LiveChannel, LiveArguments),
-    "notifications": _kind(LiveNotification, NotificationsArguments),
-    "recent": _kind(Livestream, RecentArguments),
-    "scheduled": _kind(ScheduledLivestream, ScheduledArguments),
-    "site": _kind(ApiCall, SiteArguments),
+    "categories": Kind(Category, CategoriesArguments),
+    "live": Kind(LiveChannel, LiveArguments),
+    "notifications": Kind(LiveNotification, NotificationsArguments),
+    "recent": Kind(Livestream, RecentArguments),
+    "scheduled": Kind(ScheduledLivestream, ScheduledArguments),
+    "site": Kind(ApiCall, SiteArguments),
 }
 
 
 class Window(msgspec.Struct, frozen=True, gc=False):
-    """A window of time, both bounds in ISO 8601; both belong to it."""
+    """A window of time: its first and last moment, in ISO 8601."""
 
     since: str
     until: str
@@ -94,13 +114,12 @@ class File(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         name: in the folder of the entry.
-        form: what it is written in: jsonl, csv, or another.
-        kind: what it holds: a collection such as `livestreams`, or `quarantine`; None where it holds no records, or
-            not as this project writes them by itself.
-        rows: how many records; None where nothing says so.
-        bytes: how long it is; of an unfinished run, how much of it is good: up to the last checkpoint where the ledger
-            knows it, else all that is there, whose last line may be torn.
-        sha256: of these bytes, in hexadecimal; None where nothing says so.
+        form: its format: jsonl, csv, or another.
+        kind: what it holds: a collection such as `livestreams`, or `quarantine`; None for any other file.
+        rows: how many records; None if unknown.
+        bytes: its size. Of an unfinished run, how much of it may be read: up to the last checkpoint if the ledger has
+            one, otherwise the whole file, whose last line may be torn.
+        sha256: of these bytes, in hexadecimal; None if unknown.
     """
 
     name: str
@@ -112,7 +131,7 @@ class File(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A snapshot of who is live: when it was taken, in ISO 8601, of how many channels, and whether of all."""
+    """A snapshot of the live channels: when it was taken (ISO 8601), how many channels it has, and whether all."""
 
     snapshot_id: str
     started_at: str
@@ -122,56 +141,51 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Span(msgspec.Struct, frozen=True, rename={"since": "from", "until": "to"}):
-    """From when to when a run was connected, in ISO 8601."""
+    """A time in which a run was connected: its start and end, in ISO 8601."""
 
     since: str
     until: str
 
 
-class _Spans(msgspec.Struct):
-    """The parts of a data package that an entry does not hold."""
-
-    snapshots: tuple[Snapshot, ...] = ()
-    listened: tuple[Span, ...] = ()
-
-
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A run, or a day of one. What is not known is None or empty; times are ISO 8601 in UTC, with `Z`.
+    """A run, or a day of one. What is unknown is None or empty; times are ISO 8601 in UTC, with `Z`.
 
-    A run with days has an entry of its own, with `days` and without files, and one for each day with that day's: rows
-    and counts of both are the same ones. A run that was copied has the same `run_uuid` twice.
+    A run with days has an entry with the totals, and one for each day with the day's files and counts. If a run was
+    copied, several entries have the same `run_uuid`.
 
-    It is a Struct, because a hundred thousand of them come from the cache of the catalog in a second.
+    It is a Struct so that the cache can decode a hundred thousand of them in a second.
 
     Attributes:
-        location: path of the folder that the files are in, absolute; see `folder`.
+        location: absolute path of the folder that the files are in; see `folder`.
         status: what there is of it.
-        reason: why it is not complete, or not readable, or not ours; a line.
-        spider: its name; empty where the entry is not of a spider's folder.
+        reason: why it is not complete, not readable, or not a run; one line.
+        spider: its name; empty if the folder is not in that of a spider.
         run_id: the name of the run; empty likewise.
-        day: such as 2026-11-27; None for a whole run.
-        days: those that the run has entries for.
-        run_uuid: what distinguishes it from all other runs, wherever they were made.
-        format_version: of the data package; 0 where there is none.
-        version: of this project, that made it.
+        day: such as 2026-11-27; None for the run itself.
+        days: the days of a run, sorted; each has an entry.
+        run_uuid: unique on all machines.
+        format_version: of the data package; 0 if there is none.
+        version: of this project, when it wrote the data package.
         source: `parti.com` or `mock`.
         host: scheme and host of the API.
-        started_at: when it was begun.
-        ended_at: when it ended.
+        started_at: when it began.
+        ended_at: when it ended or was stopped.
         duration_seconds: how long it took.
         arguments: those that differ from the defaults, as JSON has them.
-        window: what the run is about, frozen.
-        exit_code: of `scrapy crawl`; None where there was none.
-        complete: whether it holds all that was asked for.
+        window: the window of time that it collects.
+        exit_code: of `scrapy crawl`; None if there was none.
+        complete: whether it has everything that was asked for.
         degraded: fields that most records lack, a part of a sentence each.
         truncated: whether `max_records` was reached.
-        counts: what became of the records, by the names of `run.outcome.Counts`, and `new` and `changed`.
-        retries: requests that were made once more.
-        rate_limited: answers with status 429.
-        unknown_fields: of the API, in how many records.
-        unreadable_fields: of the records, in how many.
-        files: what is in the folder; not there any more where it is pruned.
-        pruned: its record files were removed on purpose.
+        counts: what became of the records, by the names of `run.outcome.Counts`, and `new` and `changed`. Of an
+            unfinished run: at the last checkpoint.
+        retries: how many requests were sent again.
+        rate_limited: how many answers had status 429.
+        unknown_fields: fields of the API that no item declares, and in how many records.
+        unreadable_fields: fields that could not be read, and in how many records.
+        files: the files in this folder. If `pruned`, record files among them were removed.
+        feeds: what the user had stored elsewhere.
+        pruned: whether its record files were removed on purpose.
     """
 
     location: str
@@ -201,6 +215,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     unknown_fields: dict[str, int] = {}
     unreadable_fields: dict[str, int] = {}
     files: tuple[File, ...] = ()
+    feeds: tuple[datapackage.Feed, ...] = ()
     pruned: bool = False
 
     @property
@@ -210,21 +225,24 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def package(self) -> dict[str, Any]:
         """Return the whole data package, read from the disk. Raises CatalogError."""
-        descriptor = datapackage.read(self.folder)
-        if not isinstance(descriptor, dict):
-            raise CatalogError(f"{self.folder / datapackage.FILE_NAME} is not there any more, or cannot be read")
+        try:
+            descriptor = datapackage.read(self.folder)
+        except UsageError as error:
+            raise CatalogError(str(error)) from None
+        if descriptor is None:
+            raise CatalogError(f"{self.folder / datapackage.FILE_NAME} does not exist any more, or cannot be read")
         return descriptor
 
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """Return the snapshots that a data package of the spider `live` lists. Raises CatalogError."""
-        return self._spans().snapshots
+        """Return the snapshots of a day, or of a run of `live` without days. Raises CatalogError."""
+        return self._observed().snapshots
 
     def listened(self) -> tuple[Span, ...]:
-        """Return when a run of the spider `notifications` was connected. Raises CatalogError."""
-        return self._spans().listened
+        """Return when a run of `notifications` was connected on a day. Raises CatalogError."""
+        return self._observed().listened
 
     def is_at_work(self) -> bool:
-        """Tell whether a process is at work on the run, which is locked for a moment if none is."""
+        """Tell whether a process works on the run. If none does, the run is locked for a moment."""
         folder = self.folder.parent if self.day else self.folder
         try:
             lock = Lock.take(folder)
@@ -235,28 +253,164 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         lock.release()
         return False
 
-    def _spans(self) -> _Spans:
+    def _observed(self) -> _Observed:
         try:
-            return msgspec.convert(self.package(), _Spans)
+            return msgspec.convert(self.package(), _Observed)
         except msgspec.ValidationError as error:
             raise CatalogError(f"{self.folder / datapackage.FILE_NAME}: {error}") from None
 
 
-def kind_of_file(name: str, collection: str) -> str | None:
-    """Return what a file of that name holds, in the folder of a run whose record files have that stem."""
-    stem, _, rest = name.partition(".")
-    form = rest.rpartition(".")[2]
-    if stem == collection and form in {"jsonl", "csv"}:
-        return collection
-    return QUARANTINE if name == f"{QUARANTINE}.jsonl" else None
+# Data packages:
 
 
-def derived_uuid(spider: str, run_id: str, moment: str) -> str:
-    """Return the `run_uuid` of a run that has none of its own.
+class _Resource(msgspec.Struct):
+    path: str
+    format: str = ""
+    rows: _Number | None = None
+    bytes: _Number | None = None
+    hash: str = ""
+
+
+class _Version(msgspec.Struct):
+    format_version: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class _Observed(_Version):
+    snapshots: tuple[Snapshot, ...] = ()
+    listened: tuple[Span, ...] = ()
+
+
+class _Descriptor(_Observed, kw_only=True):
+    """What is read of a data package."""
+
+    spider: str
+    run_id: str
+    created: str
+    arguments: dict[str, Any]
+    counts: dict[str, int]
+    complete: bool
+    resources: list[_Resource]
+    feeds: tuple[datapackage.Feed, ...] = ()
+    host: str | None = None
+    window: Window | None = None
+    unknown_fields: dict[str, int] = {}
+    unreadable_fields: dict[str, int] = {}
+    degraded: tuple[str, ...] = ()
+    truncated: bool = False
+    reason: str | None = None
+    # Since format 2:
+    run_uuid: str | None = None
+    source: str | None = None
+    project_version: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    duration_seconds: float | None = None
+    exit_code: int | None = None
+    retries: _Number | None = None
+    rate_limited: _Number | None = None
+    day: str | None = None
+    days: tuple[str, ...] = ()
+    pruned: bool = False
+
+
+# Fields that entries have under the same name.
+_SAME = [name for name in Entry.__struct_fields__ if name in _Descriptor.__struct_fields__]
+_descriptors = msgspec.json.Decoder(_Descriptor)
+_versions = msgspec.json.Decoder(_Version)
+
+
+def entry_of(body: bytes, location: str, spider: str, name: str, day: str | None = None) -> Entry:
+    """Return the entry for a data package, whatever its bytes are.
 
     Args:
-        spider: its name.
-        run_id: the name of the run.
-        moment: in ISO 8601, when its data package was created; where it has none, when it was begun.
+        body: the data package.
+        location: path of its folder.
+        spider: the name of the folder that the run's folder is in.
+        name: the name of the run's folder.
+        day: the day that the folder is of; None for the run's own.
     """
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"parti:{spider}/{run_id}/{moment}"))
+    known: dict[str, Any] = {"spider": spider, "run_id": name, "day": day}
+    try:
+        version = _versions.decode(body).format_version
+        if version > datapackage.FORMAT_VERSION:
+            ours = f"this one reads up to {datapackage.FORMAT_VERSION}"
+            reason = f"made by a later version of this project (format {version}, {ours})"
+            return Entry(location, Status.TOO_NEW, reason, format_version=version, **known)
+        descriptor = _descriptors.decode(body)
+        _check(descriptor, spider, day)
+        return _entry(descriptor, location)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return Entry(location, Status.UNREADABLE, f"{datapackage.FILE_NAME}: {one_line(error)}", **known)
+
+
+def one_line(error: Exception) -> str:
+    """Return the text of an error as one line that can be stored."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return _NOT_A_LINE.sub(" ", text).encode("utf-8", "replace").decode() or type(error).__name__
+
+
+def source_of(host: str | None) -> str:
+    """Return the source of records, as far as the host's address shows it."""
+    try:
+        return MOCK if host and urls.is_loopback(host) else REAL
+    except ValueError:  # It is no address.
+        return REAL
+
+
+def _check(descriptor: _Descriptor, spider: str, day: str | None) -> None:
+    """Raise ValueError if a data package does not belong in this folder, or names files outside of it."""
+    if descriptor.spider != spider:
+        raise ValueError(f"it is of the spider {descriptor.spider!r}")
+    if descriptor.day != day:
+        raise ValueError(f"it is of the day {descriptor.day!r}")
+    if not all(map(DAY.fullmatch, descriptor.days)) or len(set(descriptor.days)) < len(descriptor.days):
+        raise ValueError("its `days` are no days")
+    for resource in descriptor.resources:
+        folder, _, name = resource.path.rpartition("/")
+        is_here = name not in {"", ".", ".."} and "\0" not in name and (not folder or folder in descriptor.days)
+        # An absolute path is one of the user's own feeds.
+        if not is_here and not resource.path.startswith("/"):
+            raise ValueError(f"it names the file {resource.path!r}, which is not in its folder")
+
+
+def _entry(descriptor: _Descriptor, location: str) -> Entry:
+    each = descriptor
+    same = {name: getattr(each, name) for name in _SAME}
+    derived = {
+        "days": tuple(sorted(each.days)),
+        "run_uuid": each.run_uuid or run_uuid_of(each.spider, each.run_id, each.created),
+        "version": each.project_version,
+        "source": each.source or source_of(each.host),
+        "ended_at": each.ended_at or each.created,
+        "exit_code": _exit_code_of_format_1(each) if each.format_version == 1 else each.exit_code,
+        "files": _files(each),
+    }
+    return Entry(location, _status(each), **same | derived)
+
+
+def _status(descriptor: _Descriptor) -> Status:
+    """Tell a sealed run or day from one that is over, which always has an exit code and was not stopped."""
+    is_sealed = descriptor.format_version > 1 and descriptor.exit_code in {None, ExitCode.STOPPED}
+    return Status.SEALED if is_sealed else Status.FINISHED
+
+
+def _exit_code_of_format_1(descriptor: _Descriptor) -> int:
+    """Derive the exit code; runs that were stopped had no data package in format 1."""
+    return int(judge_fields(list(descriptor.degraded)).exit_code if descriptor.complete else ExitCode.INCOMPLETE)
+
+
+def _files(descriptor: _Descriptor) -> tuple[File, ...]:
+    """Return the files in the folder itself, without those of days."""
+    kind = KINDS[descriptor.spider]
+    return tuple(
+        File(
+            each.path,
+            each.format,
+            kind.of_file(each.path),
+            each.rows,
+            each.bytes,
+            each.hash.removeprefix(_DIGEST) if each.hash.startswith(_DIGEST) else None,
+        )
+        for each in descriptor.resources
+        if "/" not in each.path
+    )
