@@ -106,12 +106,12 @@ def _facts(record: RunRecord, noted: Checkpoint | None) -> dict[str, Any]:
         "source": source_of(host) if host else None,
         "host": host,
         "started_at": began,
-        "arguments": _arguments(record),
+        "arguments": arguments_of(record),
         "window": record.window and Window(*map(timestamp_to_iso, record.window)),
     }
 
 
-def _arguments(record: RunRecord) -> dict[str, Any]:
+def arguments_of(record: RunRecord) -> dict[str, Any]:
     """Return the arguments as a data package has them; as typed where they are not understood any more."""
     kind = KINDS.get(record.spider)
     try:
