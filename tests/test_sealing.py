@@ -388,6 +388,21 @@ def test_of_a_folder_with_a_day_that_was_over_its_run_is_known(tmp_path: Path) -
     assert run.package["days"] == ["2026-11-01", "2026-11-02"]
 
 
+def test_what_was_to_be_written_again_stays_a_file_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "notifications/run"
+    folder.mkdir(parents=True)
+    lines = b'{"event_id": 1}\n{"event_id": 2}\n'
+    (folder / "recovered.jsonl").write_bytes(lines)
+    (folder / "recovered.tmp").write_bytes(lines[:-3])
+    assert seal_folder(folder, time.time() + 2 * HOUR)
+    package = Crawl(0, "", "", tmp_path, "notifications", "run").package
+    (resource,) = package["resources"]
+    assert (resource["path"], resource["rows"], package["counts"]["written"]) == ("recovered.jsonl", 2, 0)
+    assert (folder / "recovered.jsonl").read_bytes() == lines
+    assert not (folder / "recovered.tmp").exists()
+    assert list(left_behind.wrong_runs(folder.parent)) == []
+
+
 def test_what_is_no_run_is_not_sealed(tmp_path: Path) -> None:
     folder = tmp_path / "notes/mine"
     folder.mkdir(parents=True)

@@ -215,14 +215,14 @@ class _Closed:
         written: how many records there are.
         quarantined: how many were set aside.
         changed_at: when a file was changed last, in Unix seconds; None where there is none.
-        unnoted: the rows that came after the last checkpoint, where they are needed.
+        snapshots: those in the files of the spider `live`, as far as the ledger has not noted them.
     """
 
     files: list[File] = field(default_factory=list)
     written: int = 0
     quarantined: int = 0
     changed_at: float | None = None
-    unnoted: list[dict[str, Any]] = field(default_factory=list)
+    snapshots: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Sealing:
@@ -332,11 +332,7 @@ class _Sealing:
         if self._item_class is not LiveChannel:
             return {self._observed: list(listed)}
         known = {each["snapshot_id"] for each in listed}
-        rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in closed.unnoted:
-            if row["snapshot_id"] not in known:
-                rows[row["snapshot_id"]].append(row)
-        return {self._observed: [*listed, *(_cut_snapshot(name, each) for name, each in rows.items())]}
+        return {self._observed: [*listed, *(each for each in closed.snapshots if each["snapshot_id"] not in known)]}
 
     # The files:
 
@@ -355,13 +351,13 @@ class _Sealing:
         }
         of_records = {name: number for name, number in rows.items() if name not in {QUARANTINE, RECOVERED}}
         in_lines = [number for name, number in of_records.items() if name.endswith(".jsonl")]
-        unnoted = [wholes[name] for name in of_records if name.endswith(".jsonl") and self._item_class is LiveChannel]
+        of_live = [wholes[name] for name in of_records if name.endswith(".jsonl") and self._item_class is LiveChannel]
         return _Closed(
             [self._file(path, rows.get(path.name, 0)) for path in paths],
             sum(in_lines or of_records.values()),
             rows.get(QUARANTINE, 0),
             max((path.stat().st_mtime for path in paths), default=None),
-            [row for whole in unnoted for row in _rows(whole.path, whole.start if is_noted else 0)],
+            [each for whole in of_live for each in _snapshots(whole.path, whole.start if is_noted else 0)],
         )
 
     def _is_ours(self, name: str) -> bool:
@@ -403,22 +399,23 @@ def _counts(noted: Mapping[str, int], closed: _Closed, quality: Quality) -> Coun
     return replace(counts, served=counts.accounted_for)
 
 
-def _cut_snapshot(snapshot_id: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    moments = [row["observed_at"] for row in rows]
-    return {
-        "snapshot_id": snapshot_id,
-        "started_at": min(moments),
-        "ended_at": max(moments),
-        "channels": len({row["user_id"] for row in rows}),
-        "complete": False,
-    }
-
-
-def _rows(path: Path, start: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows of JSON Lines from a byte on."""
+def _snapshots(path: Path, start: int) -> Iterator[dict[str, Any]]:
+    """Yield the snapshots in JSON Lines from a byte on, none of which is proved to be complete."""
+    moments: defaultdict[str, set[str]] = defaultdict(set)
+    channels: defaultdict[str, set[int]] = defaultdict(set)
     with path.open("rb") as lines:
         lines.seek(start)
-        yield from map(json.loads, lines)
+        for row in map(json.loads, lines):
+            moments[row["snapshot_id"]].add(row["observed_at"])
+            channels[row["snapshot_id"]].add(row["user_id"])
+    for snapshot_id, at in moments.items():
+        yield {
+            "snapshot_id": snapshot_id,
+            "started_at": min(at),
+            "ended_at": max(at),
+            "channels": len(channels[snapshot_id]),
+            "complete": False,
+        }
 
 
 def _columns(path: Path) -> list[str]:
