@@ -176,7 +176,7 @@ def _snapshots(run: Path) -> dict[str, list[dict[str, Any]]]:
 def has_ended(run: Path) -> bool:
     """Tell whether a run came to its own end."""
     package = _read(run / "datapackage.json")
-    return bool(package) and package.get("exit_code", 0) is not None
+    return bool(package) and not package.get("sealed")
 
 
 def _moments_of(rows: list[dict[str, Any]], sessions: Iterable[Session], start: float) -> list[float]:

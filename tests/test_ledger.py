@@ -138,20 +138,27 @@ def test_how_a_run_ended_is_noted_once(ledger: Ledger, *, complete: bool, end: R
     assert ending_of(ledger) == (state, end.ended_at, end.exit_code, end.reason)
 
 
-def test_a_run_that_was_stopped_can_go_on_and_then_counts_as_running(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_can_go_on_and_then_counts_as_running(ledger: Ledger) -> None:
     number = ledger.begin(run_of())
     ledger.checkpoint(number, noted())
     ledger.stop(number, RunEnd(NOW + 1.0, 3, "1 exception, see the log"))
     assert ending_of(ledger) == ("running", NOW + 1.0, 3, "1 exception, see the log")
     assert ledger.last_checkpoint(number) is not None
-    connection = sqlite3.connect(tmp_path / "state" / FILE_NAME)
-    with connection:
-        connection.execute("UPDATE run SET sealed = 1")
-    connection.close()
+    ledger.seal(number)
     assert [run.sealed for run in ledger.running("recent")] == [True]
     ledger.resume(number)
     assert ending_of(ledger) == ("running", None, None, None)
     assert [run.sealed for run in ledger.running("recent")] == [False]
+
+
+def test_runs_that_did_not_finish_are_to_be_sealed_once(ledger: Ledger) -> None:
+    series = ledger.series(FILTERS)
+    superseded, left = ledger.begin(run_of(series)), ledger.begin(run_of(series, "two"))
+    ledger.finish(ledger.begin(run_of(name="three")), END, complete=True, truncated=False)
+    assert [run.id for run in ledger.left_unsealed("recent")] == [left, superseded]
+    assert list(ledger.left_unsealed("live")) == []
+    ledger.seal(left)
+    assert [run.id for run in ledger.left_unsealed(None)] == [superseded]
 
 
 def test_a_run_that_left_nothing_is_forgotten_with_its_notes(ledger: Ledger) -> None:
@@ -396,7 +403,7 @@ def test_a_run_of_a_ledger_of_version_1_resumes_and_moves_its_series(tmp_path: P
     run = RunRecord(
         "/output/recent/one", "recent", "one", {"since": "7d"}, NOW, window, 1, NOW, NOW - 100, id=1, run_uuid=run_uuid
     )
-    assert list(ledger.running("recent")) == [run]
+    assert list(ledger.running("recent")) == [replace(run, host="http://host")]
     assert ledger.last_checkpoint(1) == Checkpoint(
         {"walks": []}, COUNTS, {"x.jsonl": (10, 2)}, "http://host", rejected=[b"mark"]
     )

@@ -36,6 +36,7 @@ from parti_scraper.run.arguments import check_words
 from parti_scraper.run.failed_starts import note_failed_start
 from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
 from parti_scraper.run.problems import LoggedExceptions
+from parti_scraper.run.sealing import seal
 from parti_scraper.run.summary import Left, how_to_finish, printable, summarize
 from parti_scraper.spiders.base import PartiSpider
 
@@ -135,6 +136,8 @@ class Command(crawl.Command):
                 # Since it was checked.
                 self.exitcode = self._say_unstarted(args[0], opts.spargs, _code_of(changed), printable(str(changed)))
                 return
+            # Not before it is known which run goes on.
+            seal(run.ledger, run.identity.spider, time.time(), but=run.folder.path)
         exceptions = LoggedExceptions()
         crawling: Any = self.crawler_process.crawl(crawler, **({"run": run} if run else opts.spargs))
         self.crawler_process.start()

@@ -111,11 +111,13 @@ class Checkpoints:
         reopened = recovery.reopened(folder, _described(noted))
         files = self._files(noted, frozenset(map(recovery.day_in, reopened)))
         files_noted = None if noted is None else noted.files | reopened
-        plan = recovery.plan(files, recovery.look(folder, files, files_noted), files_noted)
+        found = recovery.look(folder, files, files_noted)
+        sealed = recovery.sealed_packages(folder, files, found)
+        plan = recovery.plan(files, {name: each for name, each in found.items() if name not in sealed}, files_noted)
         if noted is not None and isinstance(plan, recovery.Resume):
             self._id = run.previous.id if run.previous else 0
             run.ledger.resume(self._id)
-            recovery.carry_out(folder, plan.steps)
+            recovery.carry_out(folder, [*recovery.unseal(sealed), *plan.steps])
             self._resume(noted, plan)
             return
         assert isinstance(plan, recovery.StartOver)  # noqa: S101 - there is no checkpoint
@@ -130,7 +132,7 @@ class Checkpoints:
             self._id = run.previous.id
             run.ledger.resume(self._id)
             run.ledger.forget_progress(self._id)
-        recovery.carry_out(folder, plan.steps)
+        recovery.carry_out(folder, [*recovery.unseal(sealed), *plan.steps])
 
     def take(self) -> None:
         """Start a checkpoint, which a thread brings to the disk; the one before must be noted. Raises OSError."""
@@ -237,6 +239,7 @@ class Checkpoints:
             None if run.series is None else run.series.next_since,
             None if run.series is None else run.series.versions_since,
             run_uuid=identity.run_uuid,
+            host=run.hosts.current,
         )
 
     def _flush(self, exporter: FeedExporter | None = None) -> FlushedFiles:

@@ -113,7 +113,7 @@ class RunRecorder:
 
     def _check_finished(self) -> None:
         try:
-            self.finished_before = datapackage.read(self.run.folder.path)
+            self.finished_before = datapackage.read_finished(self.run.folder.path)
         except UsageError as error:
             self.run.problems.refuse(str(error))
             self._close_at_once("usage_error")

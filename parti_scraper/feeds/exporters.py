@@ -18,10 +18,11 @@ from scrapy import exporters
 
 from parti_scraper.items import Item
 from parti_scraper.run.context import present_run, run_of
+from parti_scraper.run.cutting import whole_records
 from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from io import BytesIO
 
     from scrapy import Spider
@@ -225,18 +226,7 @@ def close_on_disk(file: IO[bytes], form: str, *, is_torn: bool = False) -> None:
     finally:
         if is_torn and form in LINE_FORMATS:
             with Path(file.name).open("r+b") as cut_off:
-                cut_off.truncate(_whole_records(cut_off, quoted=form == "csv"))
-
-
-def _whole_records(lines: Iterable[bytes], *, quoted: bool) -> int:
-    """Return how many bytes are whole records; in CSV, a line end inside quotes ends none."""
-    position = end = quotes = 0
-    for line in lines:
-        position += len(line)
-        quotes += line.count(b'"') if quoted else 0
-        if line.endswith(b"\n") and quotes % 2 == 0:
-            end = position
-    return end
+                cut_off.truncate(max(whole_records(cut_off, quoted=form == "csv"), default=0))
 
 
 class RunFeedStorage:

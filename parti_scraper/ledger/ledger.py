@@ -24,7 +24,7 @@ FILE_NAME = "ledger.sqlite"
 SUPERSEDED = "superseded"
 _OF_A_RUN = ("rejected", "written")
 _COLUMNS = "folder, spider, run_id, arguments, started_at, since, until, series, next_since, versions_since, state"
-_OUTCOME = "id, run_uuid, ended_at, exit_code, reason, sealed"
+_OUTCOME = "id, run_uuid, ended_at, exit_code, reason, host, sealed"
 _FAILED_STARTS_KEPT = 1_000
 
 
@@ -47,6 +47,7 @@ class RunRecord:
             stored it: then its data package says when, and what follows.
         exit_code: the exit code then.
         reason: why that is not 0, one line.
+        host: scheme and host of the API, as last noted.
         sealed: whether its folder was closed for it after it was killed or stopped.
     """
 
@@ -65,6 +66,7 @@ class RunRecord:
     ended_at: float | None = None
     exit_code: int | None = None
     reason: str | None = None
+    host: str | None = None
     sealed: bool = False
 
 
@@ -165,6 +167,11 @@ class Ledger:
         """Return the unfinished runs of a series, the last one first."""
         return self._runs("series = ? AND state = 'running'", series)
 
+    def left_unsealed(self, spider: str | None) -> Iterator[RunRecord]:
+        """Return the runs of a spider, or of all, that did not finish and are not sealed; some may be at work."""
+        of_spider, values = ("", ()) if spider is None else (" AND spider = ?", (spider,))
+        return self._runs(f"state IN ('running', '{SUPERSEDED}') AND sealed = 0{of_spider}", *values)
+
     def begin(self, run: RunRecord) -> int:
         """Store a new run, in place of any other of this folder; return its id.
 
@@ -179,9 +186,10 @@ class Ledger:
                     self._database.execute("UPDATE run SET state = ? WHERE id = ?", (SUPERSEDED, old.id))
             begun = (run.folder, run.spider, run.run_id, json.dumps(dict(run.arguments)), run.started_at)
             window = run.window or (None, None)
-            values = (*begun, *window, run.series, run.next_since, run.versions_since, run.state, run.run_uuid)
+            of_series = (run.series, run.next_since, run.versions_since)
+            values = (*begun, *window, *of_series, run.state, run.run_uuid, run.host)
             places = ", ".join("?" * len(values))
-            statement = f"INSERT INTO run ({_COLUMNS}, run_uuid) VALUES ({places})"  # noqa: S608 - names of this module
+            statement = f"INSERT INTO run ({_COLUMNS}, run_uuid, host) VALUES ({places})"  # noqa: S608 - names of this module
             return int(self._database.execute(statement, values).lastrowid or 0)
 
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
@@ -220,6 +228,11 @@ class Ledger:
         """Note how a run ended that was stopped; it may be resumed."""
         with self._database.transaction():
             self._note_end(run, end)
+
+    def seal(self, run: int) -> None:
+        """Note that the folder of a run was closed, which may be resumed all the same."""
+        with self._database.transaction():
+            self._database.execute("UPDATE run SET sealed = 1 WHERE id = ?", (run,))
 
     def forget(self, run: int) -> None:
         """Forget a run that has left nothing."""

@@ -10,13 +10,12 @@ import operator
 import os
 import stat
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api.times import UnparsableError, timestamp_to_iso
-from parti_scraper.exceptions import UsageError
 from parti_scraper.ledger.ledger import SUPERSEDED
 from parti_scraper.run import datapackage
 from parti_scraper.run.catalog_cache import NOTHING, Cache, Package, Read
@@ -27,6 +26,7 @@ from parti_scraper.run.entries import (
     File,
     Status,
     Window,
+    arguments_of,
     entry_of,
     one_line,
     source_of,
@@ -286,9 +286,6 @@ class _Unfinished:
 
     def _facts_of(self, record: RunRecord) -> dict[str, Any]:
         """Return what is known of the run and of each of its days."""
-        arguments = dict(record.arguments)
-        with suppress(UsageError):  # Another version may have understood them.
-            arguments = self._kind.arguments.parse(arguments, record.spider, record.started_at).given()
         host = self._noted.host if self._noted else ""
         # Checkpoints of earlier versions have no source.
         source = self._progress.get("source", {}).get("kind") or (source_of(host) if host else None)
@@ -296,7 +293,7 @@ class _Unfinished:
             "run_id": record.run_id,
             "run_uuid": record.run_uuid,
             "started_at": timestamp_to_iso(record.started_at),
-            "arguments": arguments,
+            "arguments": arguments_of(record),
             "window": record.window and Window(*map(timestamp_to_iso, record.window)),
             "host": host or None,
             "source": source,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FILE_NAME = "datapackage.json"
 QUARANTINE = "quarantine.jsonl"
+# Of the spider `site`: the page that it has opened.
+SCREENSHOT = "screenshot.png"
 # Of the descriptor; the first format does not name its own.
 FORMAT_VERSION = 2
 
@@ -137,16 +139,17 @@ def describe(file: File, folder: Path) -> dict[str, Any]:
     """
     with file.path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    size = file.path.stat().st_size
     resource: dict[str, Any] = {
         "name": re.sub(r"[^a-z0-9.]+", "-", f"{file.path.stem}-{file.form}".lower()),
-        # An empty file is valid JSON Lines, but no table that Frictionless can read.
-        "type": "table" if file.is_table and (file.rows or file.form == "csv") else "file",
+        # An empty file is valid JSON Lines, but no table that Frictionless can read; so is CSV without its header.
+        "type": "table" if file.is_table and (file.rows or (file.form == "csv" and size)) else "file",
         # A data package can name a file outside of its folder only by its absolute path, if the reader trusts it.
         "path": str(file.path) if file.is_elsewhere else file.path.relative_to(folder).as_posix(),
         "format": file.form,
         "mediatype": _MEDIA_TYPES.get(file.form, "application/octet-stream"),
         **({"encoding": file.encoding} if file.encoding else {}),
-        "bytes": file.path.stat().st_size,
+        "bytes": size,
         "hash": f"sha256:{digest}",
     }
     if file.is_table:
@@ -180,6 +183,17 @@ def read(folder: Path) -> dict[str, Any] | None:
         known = f"version {FORMAT_VERSION} or earlier; another run_id, or a later parti_scraper"
         raise UsageError(f"{path}: of format version {version!r} (accepted: {known})")
     return descriptor
+
+
+def read_finished(folder: Path) -> dict[str, Any] | None:
+    """Do as `read`, but for a run that was sealed: it is unfinished, and whoever names it goes on with it."""
+    descriptor = read(folder)
+    return None if descriptor is None or is_sealed(descriptor) else descriptor
+
+
+def is_sealed(descriptor: Mapping[str, Any]) -> bool:
+    """Tell whether the run, or the day, was closed for it after it was killed or stopped."""
+    return bool(descriptor.get("sealed"))
 
 
 def write(folder: Path, descriptor: Mapping[str, Any]) -> Path:

@@ -10,13 +10,65 @@ from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.run import datapackage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from parti_scraper.api.quality import Quality
     from parti_scraper.run.context import Run
     from parti_scraper.run.days import Day
     from parti_scraper.run.outcome import Ending, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a data package says of who the run is.
+
+    Attributes:
+        spider, run_id, run_uuid: what it is called.
+        collection: the stem of the names of the record files.
+        arguments: those that differ from the defaults, as JSON takes them.
+        window: what it is about, as JSON takes it; None where that is no window of time.
+        host: scheme and host of the API; None where it is not known.
+        source: where its data come from.
+        failovers: when it left a host for another, as JSON takes it.
+    """
+
+    spider: str
+    run_id: str
+    run_uuid: str
+    collection: str
+    arguments: Mapping[str, Any]
+    window: Mapping[str, str] | None
+    host: str | None
+    source: str
+    failovers: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a data package says of what became of the run, or of a day of it.
+
+    Attributes:
+        stretch: from when to when it was, in Unix seconds.
+        exit_code: of `scrapy crawl`; None where there was none.
+        counts: what became of the records, by name.
+        traffic: what it has cost, by name.
+        quality: what is wrong with single fields of records.
+        complete: whether every record is there.
+        degraded: fields that most records lack.
+        truncated: whether `max_records` was reached.
+        reason: why it did not end well, one line.
+    """
+
+    stretch: tuple[float, float]
+    exit_code: int | None
+    counts: Mapping[str, int]
+    traffic: Mapping[str, int]
+    quality: Quality
+    complete: bool
+    degraded: list[str]
+    truncated: bool
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +119,7 @@ def describe_run(
     resources = datapackage.describe_all(files, folder)
     if run.days is not None:
         descriptor["days"] = run.days.names
-        for day in run.days.names:
-            package = datapackage.read(folder / day) or {"resources": []}
-            resources += [datapackage.of_day(each, day) for each in package["resources"]]
+        resources += files_of_days(folder, run.days.names)
     descriptor["resources"] = resources
     if feeds:
         descriptor["feeds"] = [asdict(feed) for feed in feeds]
@@ -100,32 +150,66 @@ def _describe(
     counts = asdict(ending.counts)
     if run.series is not None:
         counts |= {"new": run.tally.new, "changed": run.tally.changed}
-    started_at, ended_at = map(timestamp_to_iso, stretch)
+    about = About(
+        identity.spider,
+        identity.run_id,
+        identity.run_uuid,
+        run.folder.collection,
+        identity.arguments.given(),
+        run.window_as_json(),
+        run.hosts.current,
+        run.source.name,
+        run.hosts.failovers,
+    )
+    outcome = Outcome(
+        stretch,
+        int(verdict.exit_code),
+        counts,
+        run.traffic.as_json(),
+        quality,
+        verdict.complete,
+        ending.degraded,
+        run.limit.is_reached,
+        verdict.reason,
+    )
+    return describe(about, outcome)
+
+
+def describe(about: About, outcome: Outcome) -> dict[str, Any]:
+    """Return the descriptor of a run, or of a day of one, but for the files."""
+    since, until = outcome.stretch
+    started_at, ended_at = map(timestamp_to_iso, outcome.stretch)
     return {
-        "name": f"parti-{identity.spider}-{identity.run_id}".lower(),
-        "title": f"{run.folder.collection.replace('_', ' ')} of parti.com",
+        "name": f"parti-{about.spider}-{about.run_id}".lower(),
+        "title": f"{about.collection.replace('_', ' ')} of parti.com",
         "created": ended_at,
         "started_at": started_at,
         "ended_at": ended_at,
         "format_version": datapackage.FORMAT_VERSION,
         "project_version": __version__,
-        "spider": identity.spider,
-        "run_id": identity.run_id,
-        "run_uuid": identity.run_uuid,
+        "spider": about.spider,
+        "run_id": about.run_id,
+        "run_uuid": about.run_uuid,
         # Not below 0 if the clock was set back.
-        "duration_seconds": round(max(0.0, stretch[1] - stretch[0]), 3),
-        "exit_code": int(verdict.exit_code),
-        "arguments": identity.arguments.given(),
-        "window": run.window_as_json(),
-        "host": run.hosts.current,
-        "source": run.source.name,
-        "failovers": run.hosts.failovers,
-        **run.traffic.as_json(),
-        "counts": counts,
-        "unknown_fields": dict(sorted(quality.unknown.items())),
-        "unreadable_fields": dict(sorted(quality.unreadable.items())),
-        "complete": verdict.complete,
-        "degraded": ending.degraded,
-        "truncated": run.limit.is_reached,
-        "reason": verdict.reason,
+        "duration_seconds": round(max(0.0, until - since), 3),
+        "exit_code": outcome.exit_code,
+        "arguments": about.arguments,
+        "window": about.window,
+        "host": about.host,
+        "source": about.source,
+        "failovers": about.failovers,
+        **outcome.traffic,
+        "counts": outcome.counts,
+        "unknown_fields": dict(sorted(outcome.quality.unknown.items())),
+        "unreadable_fields": dict(sorted(outcome.quality.unreadable.items())),
+        "complete": outcome.complete,
+        "degraded": outcome.degraded,
+        "truncated": outcome.truncated,
+        "reason": outcome.reason,
     }
+
+
+def files_of_days(folder: Path, days: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the Data Resources of the days of a run as they stand in its data package. Raises UsageError."""
+    packages = ((day, datapackage.read(folder / day) or {"resources": []}) for day in days)
+    return [datapackage.of_day(each, day) for day, package in packages for each in package["resources"]]

@@ -33,6 +33,7 @@ from parti_scraper.run.outcome import ExitCode, judge_fields
 
 if TYPE_CHECKING:
     from parti_scraper.items import Item
+    from parti_scraper.ledger.ledger import RunRecord
 
 DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _QUARANTINE = datapackage.QUARANTINE.partition(".")[0]
@@ -310,6 +311,7 @@ class _Descriptor(_Observed, kw_only=True):
     rate_limited: _Number | None = None
     day: str | None = None
     days: tuple[str, ...] = ()
+    sealed: bool = False
     pruned: bool = False
 
 
@@ -341,6 +343,14 @@ def entry_of(body: bytes, location: str, spider: str, name: str, day: str | None
         return _entry(descriptor, location)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return Entry(location, Status.UNREADABLE, f"{datapackage.FILE_NAME}: {one_line(error)}", **known)
+
+
+def arguments_of(run: RunRecord) -> dict[str, Any]:
+    """Return the arguments of a run in the ledger as a data package has them."""
+    try:
+        return KINDS[run.spider].arguments.parse(run.arguments, run.spider, run.started_at).given()
+    except UsageError:  # Another version understood them.
+        return dict(run.arguments)
 
 
 def one_line(error: Exception) -> str:
@@ -389,9 +399,7 @@ def _entry(descriptor: _Descriptor, location: str) -> Entry:
 
 
 def _status(descriptor: _Descriptor) -> Status:
-    """Tell a sealed run or day from one that is over, which always has an exit code and was not stopped."""
-    is_sealed = descriptor.format_version > 1 and descriptor.exit_code in {None, ExitCode.STOPPED}
-    return Status.SEALED if is_sealed else Status.FINISHED
+    return Status.SEALED if descriptor.sealed else Status.FINISHED
 
 
 def _exit_code_of_format_1(descriptor: _Descriptor) -> int:

@@ -59,9 +59,9 @@ def find_previous(
 
 
 def is_unfinished(run: RunRecord) -> bool:
-    """Tell whether the folder of a run is there, and has no data package."""
+    """Tell whether the folder of a run is there, and has no data package but one that sealed it."""
     folder = Path(run.folder)
     try:
-        return folder.is_dir() and datapackage.read(folder) is None
+        return folder.is_dir() and datapackage.read_finished(folder) is None
     except UsageError:  # One of a later version.
         return False

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from parti_scraper.run.datapackage import FILE_NAME, QUARANTINE, read, sync_folder
+from parti_scraper.run.datapackage import FILE_NAME, QUARANTINE, is_sealed, read, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -268,6 +268,12 @@ def roll_back(names: Iterable[str], noted: Noted, files: RunFiles) -> tuple[Step
     )
 
 
+def unseal(packages: Iterable[str]) -> tuple[Step, ...]:
+    """Return how a run is opened again that was sealed, with these data packages of days; before all other steps."""
+    # That of the run first: it names those of the days.
+    return (Remove(FILE_NAME), *map(Remove, packages))
+
+
 # From here on, the folder:
 
 
@@ -283,6 +289,16 @@ def look(folder: Path, files: RunFiles, noted: Noted | None) -> dict[str, Found]
         is_kept = noted is not None and files.has_tail(name)
         found[name] = Found(_size(path), _tail(path, offset) if is_kept else b"")
     return found
+
+
+def sealed_packages(folder: Path, files: RunFiles, found: Iterable[str]) -> list[str]:
+    """Return which of the files are data packages of days that were written when the run was sealed.
+
+    Raises:
+        UsageError: one is of a later version of the project.
+    """
+    packages = filter(files.is_package, sorted(found))
+    return [name for name in packages if is_sealed(read((folder / name).parent) or {})]
 
 
 def carry_out(folder: Path, steps: Iterable[Step]) -> None:

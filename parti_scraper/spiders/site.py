@@ -23,6 +23,7 @@ from parti_scraper.network.source import says_so
 from parti_scraper.redact import redact_url
 from parti_scraper.run import datapackage
 from parti_scraper.run.arguments import SiteArguments
+from parti_scraper.run.datapackage import SCREENSHOT
 from parti_scraper.scrapy_internals import is_closing
 from parti_scraper.signals import send_storage_failed
 from parti_scraper.spiders.base import PartiSpider
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCREENSHOT = "screenshot.png"
 # Seconds between two checks whether to end the visit early.
 _WATCH = 0.2
 _NO_CLICK = "no category was clicked"
