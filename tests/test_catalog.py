@@ -341,8 +341,8 @@ def test_a_day_whose_data_package_is_gone_is_named(output: Path) -> None:
 @pytest.mark.parametrize(
     ("ending", "status"),
     [
-        ({"exit_code": None, "complete": False, "reason": "killed"}, Status.SEALED),
-        ({"exit_code": 3, "complete": False, "reason": "stopped before the end (shutdown)"}, Status.SEALED),
+        ({"exit_code": None, "complete": False, "reason": "killed", "sealed": True}, Status.SEALED),
+        ({"exit_code": 4, "complete": False, "reason": "the disk is full", "sealed": True}, Status.SEALED),
         ({"exit_code": 4, "complete": False, "reason": "a gap"}, Status.FINISHED),
         ({"exit_code": 4, "complete": True, "reason": "degraded: x"}, Status.FINISHED),
         ({"exit_code": 0}, Status.FINISHED),
@@ -357,7 +357,7 @@ def test_a_run_that_was_sealed_is_told_from_one_that_ended(
 
 
 def test_of_a_sealed_run_the_days_that_were_over_are_finished(output: Path) -> None:
-    sealed = {"exit_code": None, "complete": False, "reason": "killed"}
+    sealed = {"exit_code": None, "complete": False, "reason": "killed", "sealed": True}
     folder = with_days(output, **sealed)
     write(folder / DAYS[1], package("live", day=DAYS[1], **sealed))
     assert [each.status for each in entries(output)] == [Status.SEALED, Status.FINISHED, Status.SEALED]
