@@ -4,8 +4,8 @@ All work with Scrapy 2.19, the one minor version that `pyproject.toml` allows; f
 `tests/test_scrapy_internals.py` names those that it breaks. What a subclass of one of Scrapy's classes overrides, or
 reads of itself, stays in that subclass:
 
-- `feeds/exporter.py`, of `FeedExporter`: `slots`, `filters`, `item_scraped`, `close_spider`, and the attributes of
-  `FeedSlot` without an underscore.
+- `feeds/exporter.py`, of `FeedExporter`: `slots`, `filters`, `item_scraped`, `close_spider`, `_start_new_batch`, and
+  the attributes of `FeedSlot` without an underscore.
 - `feeds/exporters.py`, of `CsvItemExporter`: `stream`, `fields_to_export`, `_kwargs`, `_headers_not_written`,
   `_write_headers_and_set_fields_to_export`.
 - `feeds/batching.py`, of `CoreStats`: `stats`. `feeds/log_formatter.py`: names of loggers.
@@ -155,6 +155,11 @@ def takes_every_item(accepts: ItemFilter) -> bool:
 def local_path(slot: FeedSlot) -> Path | None:
     """Return where a feed is stored on this machine; or one that cannot be written would cost all records."""
     return Path(slot.storage.path) if isinstance(slot.storage, feedexport.FileFeedStorage) else None
+
+
+def appends(slot: FeedSlot) -> bool:
+    """Tell whether a feed goes on with what is in its file; or records of others would be taken for this run's."""
+    return isinstance(slot.storage, feedexport.FileFeedStorage) and slot.storage.write_mode == "ab"
 
 
 def failed_feeds(crawler: Crawler, storage: str) -> int:

@@ -26,7 +26,15 @@ from parti_scraper.spiders import recent
 ROOT = Path(__file__).parent.parent
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.preloaded", "tests.forked"])
+PRELOADED = ("tests.preloaded", "tests.forked")
+
+
+def preload(*modules: str) -> None:
+    """Have modules imported before anything is forked; of no effect once something was."""
+    _context.set_forkserver_preload([*PRELOADED, *modules])
+
+
+preload()
 
 
 # Log lines at the start and the end of a slow moment.
@@ -46,6 +54,7 @@ class Trouble:
         full_at: the disk is full from this moment on.
         slow_at: this moment takes a second, and the log says so.
         eager: it takes a checkpoint every ten pages, without a minimal time between them.
+        before: is called in the process before anything else of the command.
     """
 
     clock: float = 0
@@ -53,6 +62,7 @@ class Trouble:
     full_at: int = 0
     slow_at: int = 0
     eager: bool = False
+    before: Callable[[], None] | None = None
 
 
 def crawl(arguments: list[str], env: Mapping[str, str], log: Path, **trouble: Any) -> BaseProcess:
@@ -148,12 +158,15 @@ def _run(typed: list[str], env: dict[str, str], printed: Sequence[Path], trouble
     if trouble.eager:
         recent.CHECKPOINT_SECONDS = 0
     if trouble.crash_at or trouble.full_at or trouble.slow_at:
-        _make_trouble(trouble)
+        make_trouble(trouble)
+    if trouble.before:
+        trouble.before()
     execute()
     sys.exit()
 
 
-def _make_trouble(trouble: Trouble) -> None:
+def make_trouble(trouble: Trouble) -> None:
+    """Let this process go through it; its moments are counted from now on."""
     moments = itertools.count(1)
 
     def troubled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -47,7 +47,7 @@ def settle(server: MockServer, running: Listening) -> None:
 def heard(output: Path) -> list[dict[str, Any]]:
     """Return the whole lines of the files."""
     rows = []
-    for path in sorted((output / "notifications/run").glob("live_notifications.*.jsonl")):
+    for path in sorted((output / "notifications/run").glob("*/live_notifications.jsonl")):
         rows += [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     return rows
 

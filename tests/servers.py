@@ -26,7 +26,7 @@ from tests.support import STILL
 SMALL: dict[str, Any] = STILL | {"seed": 4, "events": 150, "live": 10, "page_cap": 15}
 # A dead host is given up after a second instead of a minute.
 IMPATIENT = {"PARTI_RETRY_PATIENCE": "1"}
-# For lists of hosts that are not all on this machine.
+# For hosts that are not on this machine, or do not seem to be.
 UNTHROTTLED = ("-s", "AUTOTHROTTLE_ENABLED=False", "-s", "DOWNLOAD_DELAY=0.001")
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -106,6 +106,11 @@ def closed_port() -> str:
     with closing(socket.socket()) as unused:
         unused.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+def elsewhere(base_url: str) -> str:
+    """Return an address of a server on this machine that does not say where it is."""
+    return base_url.replace("127.0.0.1", "0.0.0.0")  # noqa: S104 - nobody listens there
 
 
 def to(*base_urls: str) -> dict[str, str]:

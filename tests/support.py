@@ -121,18 +121,22 @@ class Crawl:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The records of the JSON Lines file."""
-        paths = sorted(path for path in self.folder.glob("*.jsonl") if path.name != "quarantine.jsonl")
+        paths = [path for path in self.files("*.jsonl") if path.name != "quarantine.jsonl"]
         return [row for path in paths for row in read_lines(path)]
 
     @property
     def csv_rows(self) -> list[dict[str, str]]:
         """The records of the CSV file."""
-        return [row for path in sorted(self.folder.glob("*.csv")) for row in read_csv(path)]
+        return [row for path in self.files("*.csv") for row in read_csv(path)]
 
     @property
     def quarantine(self) -> list[dict[str, Any]]:
         """The records that were set aside."""
-        return read_lines(self.folder / "quarantine.jsonl")
+        return [row for path in self.files("quarantine.jsonl") for row in read_lines(path)]
+
+    def files(self, pattern: str) -> list[Path]:
+        """Return the files of the run, those of its days included."""
+        return sorted(path for depth in ("", "*/") for path in self.folder.glob(depth + pattern))
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -214,8 +218,9 @@ def check_books(crawl: Crawl) -> None:
     kept_back = sum(counts[reason] for reason in ("duplicate", "quarantined", "filtered", "dropped"))
     assert counts["served"] == counts["written"] + kept_back
     rows: dict[str, int] = {}
-    for resource in package["resources"]:
-        kind = "quarantine" if resource["path"] == "quarantine.jsonl" else resource["format"]
+    in_folder = [resource for resource in package["resources"] if not Path(resource["path"]).is_absolute()]
+    for resource in in_folder:
+        kind = "quarantine" if resource["path"].endswith("quarantine.jsonl") else resource["format"]
         rows[kind] = rows.get(kind, 0) + resource.get("rows", counts["written"])
     for kind, number in rows.items():
         assert number == counts["quarantined" if kind == "quarantine" else "written"]

@@ -64,14 +64,18 @@ def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warni
     for spider, name in FOLDERS.items():
         (folder,) = (output / spider).iterdir()
         assert re.fullmatch(r"demo-20\d{6}T\d{6}Z", folder.name)
-        found = {path.suffix: path for path in folder.iterdir()}
+        if spider == "notifications":
+            day, package = sorted(folder.iterdir())
+            assert re.fullmatch(r"20\d\d-\d\d-\d\d", day.name)
+            assert validate(str(day / "datapackage.json")).valid
+        else:
+            day, package = folder, folder / "datapackage.json"
+        found = {path.suffix: path for path in day.iterdir()}
         assert sorted(found) == [".csv", ".json", ".jsonl"]
-        day = r"\.20\d\d-\d\d-\d\d" if spider == "notifications" else ""
-        assert re.fullmatch(f"{name}{day}", found[".csv"].stem)
+        assert {found[".csv"].stem, found[".jsonl"].stem} == {name}
         rows, cells = read_lines(found[".jsonl"]), read_csv(found[".csv"])
         assert len(rows) == len(cells) > 20
         assert {", ".join(row) for row in (*rows, *cells)} == {COLUMNS[name]}
-        package = folder / "datapackage.json"
         assert validate(str(package)).valid
         assert f"  {found['.csv']}  {len(rows):,} rows\n" in job.stdout
         assert f"  {package}  complete\n" in job.stdout

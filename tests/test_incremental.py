@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -15,6 +16,7 @@ import pytest
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.mockserver import MockServer
 from parti_scraper.mockserver.world import World
+from parti_scraper.run.datapackage import is_sealed
 from tests import forked
 from tests.support import (
     QUIET,
@@ -308,7 +310,7 @@ class Schedule:
 
     def _read_finished(self) -> None:
         for package in sorted(self.output.glob("recent/*/datapackage.json")):
-            if package.parent.name not in self._read:
+            if package.parent.name not in self._read and not is_sealed(json.loads(package.read_bytes())):
                 self._read.add(package.parent.name)
                 self.rows += read_lines(package.parent / "livestreams.jsonl")
 

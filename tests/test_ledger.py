@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,20 @@ from parti_scraper.exceptions import LedgerError, LedgerFormatError
 from parti_scraper.ledger.ledger import (
     FILE_NAME,
     Checkpoint,
+    FailedStart,
     Ledger,
+    RunEnd,
     RunRecord,
 )
 from parti_scraper.ledger.locks import Lock
 from parti_scraper.ledger.series import Series, Version, content_hash
+from parti_scraper.ledger.uuids import run_uuid_of
 
 NOW = 1_800_000_000
+END = RunEnd(NOW + 5.5, 0)
+UUID = "0b9fb8ff-5f0c-4c3a-9d59-0f4f9f3e2b11"
+# What version 2 has left, as it was found then.
+VERSION_2 = Path(__file__).parent / "golden" / "ledger-2.sqlite"
 FILTERS = {"categories": ["7"], "user_id": None}
 TABLES_OF_VERSION_1 = """
 CREATE TABLE series (
@@ -100,12 +110,83 @@ def noted(*written: Version) -> Checkpoint:
 
 
 def test_a_run_is_found_as_it_was_started(ledger: Ledger, tmp_path: Path) -> None:
-    number = ledger.begin(run_of())
+    number = ledger.begin(replace(run_of(), run_uuid=UUID))
     again = Ledger(tmp_path / "state").find(Path("/output/recent/one"))
-    assert again == RunRecord("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, (NOW - 60, NOW), id=number)
+    window = (NOW - 60, NOW)
+    assert again == RunRecord(
+        "/output/recent/one", "recent", "one", {"since": "7d"}, NOW, window, id=number, run_uuid=UUID
+    )
     assert ledger.find(Path("/output/recent/other")) is None
     assert list(ledger.running("recent")) == [again]
     assert list(ledger.running("live")) == []
+
+
+def ending_of(ledger: Ledger, name: str = "one") -> tuple[Any, ...]:
+    """Return the state of a run, and how it ended."""
+    run = ledger.find(Path(f"/output/recent/{name}"))
+    assert run is not None
+    return run.state, run.ended_at, run.exit_code, run.reason
+
+
+@pytest.mark.parametrize(("complete", "end"), [(True, END), (False, RunEnd(NOW + 1.0, 4, "a page is missing"))])
+def test_how_a_run_ended_is_noted_once(ledger: Ledger, *, complete: bool, end: RunEnd) -> None:
+    number = ledger.begin(run_of())
+    assert ending_of(ledger) == ("running", None, None, None)
+    ledger.finish(number, end, complete=complete, truncated=False)
+    ledger.finish(number, RunEnd(NOW + 99, 4, "later"), complete=complete, truncated=False)
+    state = "complete" if complete else "incomplete"
+    assert ending_of(ledger) == (state, end.ended_at, end.exit_code, end.reason)
+
+
+def test_a_run_that_was_stopped_can_go_on_and_then_counts_as_running(ledger: Ledger) -> None:
+    number = ledger.begin(run_of())
+    ledger.checkpoint(number, noted())
+    ledger.stop(number, RunEnd(NOW + 1.0, 3, "1 exception, see the log"))
+    assert ending_of(ledger) == ("running", NOW + 1.0, 3, "1 exception, see the log")
+    assert ledger.last_checkpoint(number) is not None
+    ledger.seal(number)
+    assert [run.sealed for run in ledger.running("recent")] == [True]
+    ledger.resume(number)
+    assert ending_of(ledger) == ("running", None, None, None)
+    assert [run.sealed for run in ledger.running("recent")] == [False]
+
+
+def test_runs_that_did_not_finish_are_to_be_sealed_once(ledger: Ledger) -> None:
+    series = ledger.series(FILTERS)
+    superseded, left = ledger.begin(run_of(series)), ledger.begin(run_of(series, "two"))
+    ledger.finish(ledger.begin(run_of(name="three")), END, complete=True, truncated=False)
+    assert [run.id for run in ledger.left_unsealed("recent")] == [left, superseded]
+    assert list(ledger.left_unsealed("live")) == []
+    ledger.seal(left)
+    assert [run.id for run in ledger.left_unsealed(None)] == [superseded]
+
+
+def test_a_run_that_left_nothing_is_forgotten_with_its_notes(ledger: Ledger) -> None:
+    number = ledger.begin(run_of())
+    ledger.checkpoint(number, noted(Version(1, NOW, b"x")))
+    ledger.forget(number)
+    assert list(ledger.running("recent")) == []
+    # The number is given again, to a run that has written nothing.
+    again = ledger.begin(run_of(ledger.series(FILTERS), "two"))
+    ledger.finish(again, END, complete=True, truncated=False)
+    assert (again, ledger.known(1, 1)) == (number, None)
+
+
+def test_of_the_runs_that_were_not_begun_the_last_thousand_are_kept(ledger: Ledger) -> None:
+    def failed(number: int) -> FailedStart:
+        return FailedStart("live", None, {"limit": str(number)}, NOW + number, 2, "argument `limit`: too large")
+
+    for number in range(1_003):
+        ledger.note_failed_start(failed(number))
+    assert list(ledger.failed_starts()) == [failed(number) for number in reversed(range(3, 1_003))]
+    assert list(ledger.failed_starts(NOW + 1_001)) == [failed(1_002), failed(1_001)]
+
+
+def test_a_run_that_was_given_no_uuid_has_the_same_one_on_every_machine() -> None:
+    called = run_uuid_of("recent", "one", "2027-01-15T08:00:00Z")
+    assert called == "a27af0bc-efd8-5643-9eab-682ddbe66c52"
+    others = {run_uuid_of("live", "one", "2027-01-15T08:00:00Z"), run_uuid_of("recent", "one", "2027-01-15T08:00:01Z")}
+    assert called not in others
 
 
 def test_a_checkpoint_is_restored_with_all_marks_until_the_run_starts_over(ledger: Ledger) -> None:
@@ -142,7 +223,7 @@ def test_the_start_moves_over_what_is_proved_complete(
     series = ledger.series(FILTERS)
     assert (series.until, ledger.known(series.id, 2)) == (None, None)
     for _ in range(2):
-        ledger.finish(number, complete=complete, truncated=truncated)
+        ledger.finish(number, END, complete=complete, truncated=truncated)
     series = ledger.series(FILTERS)
     assert series.until == until
     assert ledger.known(series.id, 2) == b"new"
@@ -156,7 +237,7 @@ def test_the_start_never_moves_back(ledger: Ledger) -> None:
         number = ledger.begin(
             run_of(ledger.series(FILTERS), name, next_since=next_since, versions_since=next_since - 100)
         )
-        ledger.finish(number, complete=True, truncated=False)
+        ledger.finish(number, END, complete=True, truncated=False)
     assert ledger.series(FILTERS) == Series(1, NOW, NOW - 100)
 
 
@@ -168,7 +249,7 @@ def series_after(ledger: Ledger, now: int, *written: Version, name: str = "ahead
     series = ledger.series(FILTERS)
     number = ledger.begin(run_of(series, name, next_since=now, versions_since=now - 100))
     ledger.checkpoint(number, noted(*written))
-    ledger.finish(number, complete=True, truncated=False)
+    ledger.finish(number, END, complete=True, truncated=False)
     return ledger.series(FILTERS)
 
 
@@ -199,7 +280,7 @@ def test_a_series_that_lost_its_versions_by_a_wrong_clock_starts_over(ledger: Le
 def test_deleted_versions_do_not_come_back(ledger: Ledger) -> None:
     series_after(ledger, NOW, Version(1, NOW - 150, b"one"), Version(2, NOW - 1, b"two"), name="one")
     number = ledger.begin(run_of(ledger.series(FILTERS), "two", next_since=NOW + 10, versions_since=NOW - 500))
-    ledger.finish(number, complete=True, truncated=False)
+    ledger.finish(number, END, complete=True, truncated=False)
     assert ledger.series(FILTERS).since(500) == NOW - 101
 
 
@@ -211,7 +292,7 @@ def test_a_run_supersedes_an_unfinished_one_of_its_series(ledger: Ledger) -> Non
     found = ledger.find(Path("/output/recent/left"))
     assert found is not None
     assert found.state == "superseded"
-    ledger.finish(left, complete=True, truncated=False)
+    ledger.finish(left, END, complete=True, truncated=False)
     assert (ledger.series(FILTERS).until, ledger.known(1, 1)) == (None, None)
     assert {run.id for run in ledger.running("recent")} >= {other}
 
@@ -299,9 +380,17 @@ def schema_of(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     return columns
 
 
-def test_opening_a_ledger_of_version_1_gives_it_the_tables_of_a_new_one(tmp_path: Path) -> None:
+def version_2(folder: Path) -> None:
+    """Put a ledger of version 2 there."""
+    shutil.copy(VERSION_2, folder / FILE_NAME)
+
+
+@pytest.mark.parametrize("make", [version_1, version_2])
+def test_a_ledger_of_an_earlier_version_has_the_tables_of_a_new_one_once_it_was_opened(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
     (tmp_path / "old").mkdir()
-    version_1(tmp_path / "old")
+    make(tmp_path / "old")
     for name in ("old", "old", "new"):
         Ledger(tmp_path / name).close()
     assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
@@ -310,17 +399,21 @@ def test_opening_a_ledger_of_version_1_gives_it_the_tables_of_a_new_one(tmp_path
 def test_a_run_of_a_ledger_of_version_1_resumes_and_moves_its_series(tmp_path: Path) -> None:
     ledger = Ledger(version_1(tmp_path))
     window = (NOW - 160, NOW)
-    run = RunRecord("/output/recent/one", "recent", "one", {"since": "7d"}, NOW, window, 1, NOW, NOW - 100, id=1)
-    assert list(ledger.running("recent")) == [run]
+    run_uuid = run_uuid_of("recent", "one", "2027-01-15T08:00:00Z")
+    run = RunRecord(
+        "/output/recent/one", "recent", "one", {"since": "7d"}, NOW, window, 1, NOW, NOW - 100, id=1, run_uuid=run_uuid
+    )
+    assert list(ledger.running("recent")) == [replace(run, host="http://host")]
     assert ledger.last_checkpoint(1) == Checkpoint(
         {"walks": []}, COUNTS, {"x.jsonl": (10, 2)}, "http://host", rejected=[b"mark"]
     )
     assert ledger.series(FILTERS) == Series(1, NOW - 60, NOW - 160)
     assert ledger.known(1, 8) == b"eight"
     finished = ledger.find(Path("/output/live/two"))
-    assert finished == RunRecord("/output/live/two", "live", "two", {}, 1.5, state="complete", id=2)
+    run_uuid = run_uuid_of("live", "two", "1970-01-01T00:00:01Z")
+    assert finished == RunRecord("/output/live/two", "live", "two", {}, 1.5, state="complete", id=2, run_uuid=run_uuid)
     ledger.checkpoint(1, noted(Version(10, NOW, b"ten")))
-    ledger.finish(1, complete=True, truncated=False)
+    ledger.finish(1, END, complete=True, truncated=False)
     assert ledger.series(FILTERS) == Series(1, NOW, NOW - 100)
     assert [ledger.known(1, event_id) for event_id in (8, 9, 10)] == [b"eight", b"nine", b"ten"]
 
@@ -373,7 +466,7 @@ def test_a_ledger_of_version_1_is_not_migrated_while_a_run_uses_it(tmp_path: Pat
     before = schema_of(version_1(tmp_path, str(tmp_path / "run")))
     lock = Lock.take(tmp_path / "run")
     assert lock is not None
-    line = "is of version 1, not 2, and the run `one` is at work with it: wait until it has ended, or stop it"
+    line = "is of version 1, not 3, and the run `one` is at work with it: wait until it has ended, or stop it"
     with pytest.raises(LedgerFormatError, match=line):
         Ledger(tmp_path)
     assert schema_of(tmp_path) == before
@@ -382,11 +475,11 @@ def test_a_ledger_of_version_1_is_not_migrated_while_a_run_uses_it(tmp_path: Pat
     assert schema_of(tmp_path) != before
 
 
-@pytest.mark.parametrize("version", [3, 99, -1])
+@pytest.mark.parametrize("version", [4, 99, -1])
 def test_a_ledger_of_an_unknown_version_is_refused(tmp_path: Path, version: int) -> None:
     Ledger(tmp_path).close()
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    with pytest.raises(LedgerFormatError, match=f"is of version {version}, not 2: move it away"):
+    with pytest.raises(LedgerFormatError, match=f"is of version {version}, not 3: move it away"):
         Ledger(tmp_path)

@@ -30,6 +30,7 @@ from tests.servers import (
     Script,
     api_requests,
     closed_port,
+    elsewhere,
     json_answer,
     to,
 )
@@ -274,16 +275,17 @@ def test_if_a_host_cannot_be_reached_the_next_one_is_asked(
 ) -> None:
     if first.isdigit():
         gone = script(lambda _path: (int(first), {"Content-Type": "text/html"}, b"<html>gone</html>"))
-        left = gone.base_url
+        left = elsewhere(gone.base_url)
     else:
-        left = "http://nowhere.invalid" if first == "unknown" else closed_port()
+        left = "http://nowhere.invalid" if first == "unknown" else elsewhere(closed_port())
     server, unused = serve(**SMALL), serve(**SMALL)
-    run = crawl("recent", *UNTHROTTLED, env=to(left, server.base_url, unused.base_url))
+    host = elsewhere(server.base_url)
+    run = crawl("recent", *UNTHROTTLED, env=to(left, host, elsewhere(unused.base_url)))
     assert run.code == 0
     assert sorted_ids(run.rows) == true_ids(server)
-    assert run.package["host"] == server.base_url
-    assert run.package["failovers"] == [{"from": left, "to": server.base_url, "reason": reason}]
-    assert f"WARNING: {reason} from {left}: continuing with {server.base_url}" in run.stderr
+    assert run.package["host"] == host
+    assert run.package["failovers"] == [{"from": left, "to": host, "reason": reason}]
+    assert f"WARNING: {reason} from {left}: continuing with {host}" in run.stderr
     assert unused.requests == []
     assert "Traceback" not in run.stderr
 

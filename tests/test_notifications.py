@@ -8,8 +8,11 @@ import re
 import signal
 import sqlite3
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import frictionless
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +29,7 @@ from tests.support import (
     Run,
     RunningCrawl,
     Serve,
+    check_books,
     environment_of,
     read_lines,
     requests,
@@ -118,9 +122,13 @@ def test_an_invalid_notification_is_set_aside_and_the_live_route_has_the_channel
     server = serve(**STARTING, ws_malformed=0.3)
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3", "-s", "PARTI_MAX_REJECTED=1")
     wait_until(lambda: live(server) <= heard_ids(output))
-    quarantine = output / "notifications/run/quarantine.jsonl"
+    folder = output / "notifications/run"
     kinds = ("not a JSON object", "event_id: missing")
-    while not quarantine.exists() or not all(kind in quarantine.read_text(encoding="utf-8") for kind in kinds):
+
+    def set_aside() -> str:
+        return "".join(path.read_text(encoding="utf-8") for path in folder.glob("*/quarantine.jsonl"))
+
+    while not all(kind in set_aside() for kind in kinds):
         server.world.advance(6)
         time.sleep(0.01)
     wait_until(lambda: live(server) <= heard_ids(output))
@@ -143,7 +151,9 @@ def test_a_silent_connection_is_opened_again_without_a_warning(serve: Serve, out
     assert running.stderr.startswith("notifications run: complete: ")
 
 
-def test_each_day_has_its_own_files(serve: Serve, output: Path, tmp_path: Path) -> None:
+def test_each_day_has_a_folder_of_its_own_that_is_described_once_it_is_over(
+    serve: Serve, output: Path, tmp_path: Path
+) -> None:
     server = serve(**STARTING)
     now = time.time()
     midnight = (now // 86_400 + 1) * 86_400
@@ -151,19 +161,66 @@ def test_each_day_has_its_own_files(serve: Serve, output: Path, tmp_path: Path) 
     process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", clock=midnight - now - 4)
     wait_until(lambda: live(server) <= heard_ids(output))
     folder = output / "notifications/run"
-    while len(list(folder.glob("*.jsonl"))) < 2:
+    while not list(folder.glob("*/datapackage.json")):
         server.world.advance(3)
         wait_until(lambda: started(server) <= heard_ids(output))
+    server.world.advance(3)
+    wait_until(lambda: started(server) <= heard_ids(output))
+    assert not (folder / "datapackage.json").exists()
     process.terminate()
     process.join()
     assert process.exitcode == 0, (tmp_path / "log").read_text(encoding="utf-8")
     run = ended(output)
-    days = sorted({row["received_at"][:10] for row in run.rows})
-    names = [f"live_notifications.{day}.{form}" for day in days for form in ("csv", "jsonl")]
-    assert sorted(path.name for path in folder.iterdir()) == ["datapackage.json", *names]
-    assert sorted(resource["path"] for resource in run.package["resources"]) == names
-    for day in days:
-        assert {row["received_at"][:10] for row in read_lines(folder / f"live_notifications.{day}.jsonl")} == {day}
+    assert sorted(path.name for path in folder.iterdir()) == [*run.package["days"], "datapackage.json"]
+    assert len(run.package["days"]) == 2
+    for day in run.package["days"]:
+        package = json.loads((folder / day / "datapackage.json").read_text(encoding="utf-8"))
+        rows = read_lines(folder / day / "live_notifications.jsonl")
+        assert {row["received_at"][:10] for row in rows} == {day} == {package["day"]}
+        assert package["counts"]["written"] == len(rows) == package["resources"][0]["rows"]
+        assert package["complete"]
+        (stretch,) = package["listened"]
+        assert package["started_at"] <= stretch["from"] <= stretch["to"] <= package["ended_at"]
+        assert frictionless.validate(str(folder / day / "datapackage.json")).valid
+    assert [each["path"] for each in run.package["resources"]] == [
+        f"{day}/live_notifications.{form}" for day in run.package["days"] for form in ("jsonl", "csv")
+    ]
+    assert frictionless.validate(str(folder / "datapackage.json")).valid
+    check_books(run)
+
+
+def test_a_feed_elsewhere_continues_through_midnight_and_each_day_is_described(
+    serve: Serve, output: Path, tmp_path: Path
+) -> None:
+    server = serve(**STARTING)
+    now = time.time()
+    clock = (now // 86_400 + 1) * 86_400 - now - 3
+    feed = tmp_path / "mine.jsonl"
+    arguments = ["notifications", "-a", "run_id=run", "-O", str(feed), *QUIET]
+    process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", clock=clock)
+    folder = output / "notifications/run"
+    wait_until(lambda: bool(list(folder.glob("*/datapackage.json"))))
+    while len({row["received_at"][:10] for row in whole_lines(feed)}) < 2:
+        server.world.advance(3)
+        wait_until(lambda: started(server) <= {row["event_id"] for row in whole_lines(feed)})
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "log").read_text(encoding="utf-8")
+    run = ended(output)
+    rows = read_lines(feed)
+    assert len({row["event_id"] for row in rows}) == len(rows) == run.package["counts"]["written"]
+    assert [each["path"] for each in run.package["resources"]] == [str(feed)]
+    by_day = Counter(row["received_at"][:10] for row in rows)
+    assert len(by_day) == 2
+    for day, number in by_day.items():
+        package = json.loads((folder / day / "datapackage.json").read_text(encoding="utf-8"))
+        assert package["resources"] == []
+        assert package["counts"]["written"] == number
+
+
+def whole_lines(path: Path) -> list[Any]:
+    """Return the records of a file that is being written; the last line may be incomplete."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 
 def test_listening_continues_without_the_http_routes(serve: Serve, output: Path) -> None:
@@ -183,7 +240,7 @@ def test_received_notifications_are_never_deleted(serve: Serve, output: Path, tm
     running = Listening(output, server)
     wait_until(lambda: live(server) <= heard_ids(output))
     running.stop(signal.SIGKILL)
-    (path,) = (output / "notifications/run").glob("*.jsonl")
+    (path,) = (output / "notifications/run").glob("*/*.jsonl")
     before = path.read_bytes()
     for options, env in (
         (("-o", f"{tmp_path}/mine.jsonl"), {}),

@@ -35,13 +35,16 @@ from parti_scraper.run.recovery import (
 )
 
 QUARANTINE = "quarantine.jsonl"
+DESCRIBED = "2026-10-31"
 # A run of the recent route: its pages can be fetched again.
-PAGES = RunFiles(
-    "streams", QUARANTINE, can_refetch=True, rotates=False, feeds=frozenset({"streams.jsonl", "streams.csv"})
-)
+PAGES = RunFiles("streams", can_refetch=True, by_day=False, feeds=frozenset({"streams.jsonl", "streams.csv"}))
 # A run that listens: notifications cannot be fetched again, and each day has its own files.
 HEARD = RunFiles(
-    "streams", QUARANTINE, can_refetch=False, rotates=True, feeds=frozenset({"streams.3.jsonl", "streams.3.csv"})
+    "streams",
+    can_refetch=False,
+    by_day=True,
+    feeds=frozenset({"2026-11-03/streams.jsonl", "2026-11-03/streams.csv"}),
+    described=frozenset({DESCRIBED}),
 )
 # Files that are not the run's, though some look like it.
 FOREIGN = {
@@ -53,9 +56,15 @@ FOREIGN = {
     "datapackage.json.tmp": b"{",
     "pages/streams.jsonl": b'{"id": -3}\n',
     "pages/recovered.jsonl": b'{"id": -4}\n',
+    "2026-11-01/notes.txt": b"mine\n",
+    "2026-11-1/streams.jsonl": b'{"id": -5}\n',
+    # A day that was described before.
+    f"{DESCRIBED}/streams.jsonl": b'{"id": -6}\n',
+    f"{DESCRIBED}/quarantine.jsonl": b"{}\n",
+    f"{DESCRIBED}/datapackage.json": b"{}\n",
 }
 TWO = {"streams.jsonl": (20, 2), "streams.csv": (30, 2)}
-DAYS = {"streams.1.jsonl": (20, 2), "streams.1.csv": (30, 2)}
+DAYS = {"2026-11-01/streams.jsonl": (20, 2), "2026-11-01/streams.csv": (30, 2)}
 AS_NOTED = {name: Found(size) for name, (size, _) in TWO.items()}
 
 
@@ -84,37 +93,41 @@ def test_other_files_of_the_collection_stay_if_it_can_be_fetched_again() -> None
 
 
 def test_a_file_whose_name_only_starts_like_the_runs_own_is_not_one_of_them() -> None:
-    found = {"streams.1.jsonl": Found(20), "streams.1.csv": Found(30), "streams-2.jsonl": Found(10, b'{"id": 3}\n')}
+    found = {
+        "2026-11-01/streams.jsonl": Found(20),
+        "2026-11-01/streams.csv": Found(30),
+        "streams-2.jsonl": Found(10, b'{"id": 3}\n'),
+    }
     assert plan(HEARD, found, DAYS).steps == ()
     assert plan(replace(HEARD, can_refetch=True), {"streams-2.jsonl": Found(10)}, None).steps == ()
 
 
 def test_records_that_cannot_be_fetched_again_are_saved_before_the_files_are_cut() -> None:
     found = {
-        "streams.1.jsonl": Found(36, b'{"id": 3}\n{"id"'),
-        "streams.1.csv": Found(40),
-        "streams.2.jsonl": Found(10, b'{"id": 4}\n'),
-        "streams.2.csv": Found(9),
+        "2026-11-01/streams.jsonl": Found(36, b'{"id": 3}\n{"id"'),
+        "2026-11-01/streams.csv": Found(40),
+        "2026-11-02/streams.jsonl": Found(10, b'{"id": 4}\n'),
+        "2026-11-02/streams.csv": Found(9),
         QUARANTINE: Found(19, b'"b"\n"c"\n"d'),
         RECOVERED: Found(10, b'{"id": 2}\n'),
     }
     assert plan(HEARD, found, DAYS | {QUARANTINE: (8, 2)}) == Resume(
         (
             Save((b'{"id": 2}', b'{"id": 3}', b'{"id": 4}')),
-            Remove("streams.2.csv"),
-            Remove("streams.2.jsonl"),
-            Cut("streams.1.jsonl", 20),
-            Cut("streams.1.csv", 30),
+            Remove("2026-11-02/streams.csv"),
+            Remove("2026-11-02/streams.jsonl"),
+            Cut("2026-11-01/streams.jsonl", 20),
+            Cut("2026-11-01/streams.csv", 30),
             Cut(QUARANTINE, 17),
         ),
-        {"streams.1.jsonl": 2, "streams.1.csv": 2},
+        {"2026-11-01/streams.jsonl": 2, "2026-11-01/streams.csv": 2},
         ({"id": 2}, {"id": 3}, {"id": 4}),
-        quarantined=2,
+        quarantined={QUARANTINE: 2},
     )
 
 
 def test_a_saved_line_that_is_not_cut_yet_is_written_once() -> None:
-    found = {"streams.1.jsonl": Found(40, b'{"id": 3}\n{"id": 4}\n'), "streams.1.csv": Found(30)}
+    found = {"2026-11-01/streams.jsonl": Found(40, b'{"id": 3}\n{"id": 4}\n'), "2026-11-01/streams.csv": Found(30)}
     saved = Found(20, b'{"id": 3}\n{"id": 4}\n')
     going_on = plan(HEARD, found | {RECOVERED: saved}, DAYS)
     assert isinstance(going_on, Resume)
@@ -122,12 +135,18 @@ def test_a_saved_line_that_is_not_cut_yet_is_written_once() -> None:
 
 
 def test_a_quarantine_without_a_checkpoint_that_cannot_be_fetched_again_is_counted_whole() -> None:
-    found = {"streams.1.jsonl": Found(20), "streams.1.csv": Found(30), QUARANTINE: Found(8, b'"a"\n"b"\n')}
-    assert plan(HEARD, found, DAYS) == Resume((), {"streams.1.jsonl": 2, "streams.1.csv": 2}, quarantined=2)
+    found = {
+        "2026-11-01/streams.jsonl": Found(20),
+        "2026-11-01/streams.csv": Found(30),
+        QUARANTINE: Found(8, b'"a"\n"b"\n'),
+    }
+    assert plan(HEARD, found, DAYS) == Resume(
+        (), {"2026-11-01/streams.jsonl": 2, "2026-11-01/streams.csv": 2}, quarantined={QUARANTINE: 2}
+    )
 
 
 def test_a_whole_line_that_is_no_json_is_an_error_before_any_change() -> None:
-    found = {"streams.1.jsonl": Found(24, b"abc\n"), "streams.1.csv": Found(30)}
+    found = {"2026-11-01/streams.jsonl": Found(24, b"abc\n"), "2026-11-01/streams.csv": Found(30)}
     with pytest.raises(ValueError, match="Expecting value"):
         plan(HEARD, found, DAYS)
 
@@ -160,9 +179,9 @@ def test_fewer_feeds_than_before_are_no_reason_to_begin_from_the_start() -> None
 
 
 def test_a_file_that_had_nothing_at_the_checkpoint_may_be_missing(tmp_path: Path) -> None:
-    noted = {"streams.3.jsonl": (0, 0), "streams.3.csv": (0, 0)}
+    noted = {"2026-11-03/streams.jsonl": (0, 0), "2026-11-03/streams.csv": (0, 0)}
     going_on = plan(HEARD, look(tmp_path, HEARD, noted), noted)
-    assert going_on == Resume((), {"streams.3.jsonl": 0, "streams.3.csv": 0})
+    assert going_on == Resume((), {"2026-11-03/streams.jsonl": 0, "2026-11-03/streams.csv": 0})
     carry_out(tmp_path, going_on.steps)
     assert isinstance(going_on, Resume)
     assert list(rows_before(tmp_path, going_on)) == []
@@ -170,20 +189,20 @@ def test_a_file_that_had_nothing_at_the_checkpoint_may_be_missing(tmp_path: Path
 
 
 def test_empty_files_have_no_records_to_lose() -> None:
-    over = plan(HEARD, {"streams.3.jsonl": Found(0), QUARANTINE: Found(4)}, None)
+    over = plan(HEARD, {"2026-11-03/streams.jsonl": Found(0), QUARANTINE: Found(4)}, None)
     assert over == StartOver(
-        Obstacle.NOTHING_NOTED, loses_records=False, steps=(Remove("streams.3.jsonl"), Remove(QUARANTINE))
+        Obstacle.NOTHING_NOTED, loses_records=False, steps=(Remove("2026-11-03/streams.jsonl"), Remove(QUARANTINE))
     )
 
 
 @pytest.mark.parametrize("quarantined", [0, 1])
 def test_half_written_data_are_rolled_back_to_the_checkpoint(tmp_path: Path, quarantined: int) -> None:
-    noted = {"streams.1.jsonl": (4, 1)} | ({QUARANTINE: (2, quarantined)} if quarantined else {})
-    written = {"streams.1.jsonl": b"one\ntwo\n", "streams.2.jsonl": b"three\n", QUARANTINE: b"a\nb\n"}
+    noted = {"2026-11-01/streams.jsonl": (4, 1)} | ({QUARANTINE: (2, quarantined)} if quarantined else {})
+    written = {"2026-11-01/streams.jsonl": b"one\ntwo\n", "2026-11-02/streams.jsonl": b"three\n", QUARANTINE: b"a\nb\n"}
     with folder_of(written | FOREIGN) as folder:
-        steps = roll_back(written, noted, QUARANTINE)
+        steps = roll_back(written, noted, HEARD)
         carry_out(folder, steps)
-        left = {"streams.1.jsonl": b"one\n", "streams.2.jsonl": b""} | ({QUARANTINE: b"a\n"} if quarantined else {})
+        left = {"2026-11-01/streams.jsonl": b"one\n"} | ({QUARANTINE: b"a\n"} if quarantined else {})
         assert content_of(folder) == left | FOREIGN
 
 
@@ -199,6 +218,7 @@ class Stopped:
     noted: dict[str, tuple[int, int]]
     whole: list[Any]
     set_aside: list[bytes]
+    quarantine: str = QUARANTINE
 
 
 @st.composite
@@ -211,20 +231,25 @@ def stopped_runs(draw: Callable[[Any], Any], files: RunFiles) -> Stopped:
         rows = [{"id": next(identities), "text": draw(st.text(max_size=3))} for _ in range(draw(st.integers(0, 3)))]
         return [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
 
-    days = ["streams.1", "streams.2", "streams.3"] if files.rotates else ["streams"]
+    days = ["2026-11-01/streams", "2026-11-02/streams", "2026-11-03/streams"] if files.by_day else ["streams"]
     for name in (f"{day}{suffix}" for day in days for suffix in (".jsonl", ".csv")):
-        is_noted = not files.rotates or draw(st.booleans())
+        is_noted = not files.by_day or draw(st.booleans())
         before, after = lines() if is_noted else [], lines()
         stopped.content[name] = b"".join([*before, *after, draw(st.sampled_from([b"", b'{"id": 1', b'"']))])
         if is_noted:
             stopped.noted[name] = (sum(map(len, before)), len(before))
         if name.endswith(".jsonl"):
             stopped.whole += map(json.loads, before + ([] if files.can_refetch else after))
+    if files.by_day:
+        stopped.quarantine = draw(st.sampled_from([QUARANTINE, f"2026-11-02/{QUARANTINE}"]))
+        if draw(st.booleans()):
+            # Sealed, or described after the checkpoint.
+            stopped.content["2026-11-02/datapackage.json"] = b"{}"
     before, after = lines() if draw(st.booleans()) else [], lines()
     if before or after:
-        stopped.content[QUARANTINE] = b"".join([*before, *after, draw(st.sampled_from([b"", b"{"]))])
+        stopped.content[stopped.quarantine] = b"".join([*before, *after, draw(st.sampled_from([b"", b"{"]))])
     if before:
-        stopped.noted[QUARANTINE] = (sum(map(len, before)), len(before))
+        stopped.noted[stopped.quarantine] = (sum(map(len, before)), len(before))
     stopped.set_aside = before + ([] if files.can_refetch else after)
     if not files.can_refetch and draw(st.booleans()):
         # Of a recovery that was killed after it had written any number of them.
@@ -288,15 +313,16 @@ def test_no_whole_line_that_cannot_be_fetched_again_is_lost(stopped: Stopped) ->
         carry_out(folder, going_on.steps)
         left = content_of(folder)
         saved = left.pop(RECOVERED, b"")
-        assert left.pop(QUARANTINE, b"") == b"".join(stopped.set_aside)
-        feeds = stopped.noted.keys() - {QUARANTINE}
+        assert left.pop(stopped.quarantine, b"") == b"".join(stopped.set_aside)
+        feeds = stopped.noted.keys() - {stopped.quarantine}
         assert left == {name: noted_part(stopped, name) for name in feeds} | FOREIGN
         assert b"".join(map(encode, going_on.tail)) == saved
         before = list(rows_before(folder, going_on))
         assert sorted_rows([*before, *(row for row in going_on.tail if row not in before)]) == sorted_rows(
             stopped.whole
         )
-        assert going_on.quarantined == len(stopped.set_aside) - stopped.noted.get(QUARANTINE, (0, 0))[1]
+        number = len(stopped.set_aside) - stopped.noted.get(stopped.quarantine, (0, 0))[1]
+        assert going_on.quarantined == ({stopped.quarantine: number} if number else {})
 
 
 def sorted_rows(rows: list[Any]) -> list[Any]:
@@ -336,13 +362,18 @@ def test_a_run_that_is_killed_repeatedly_during_recovery_ends_with_each_record_o
         written = [line for name in left if is_own(name) for line in left[name].splitlines()]
         # A record that only an earlier recovery had was written once, too.
         assert sorted_rows(list(map(json.loads, written))) == sorted_rows(stopped.whole)
-        assert left.get(QUARANTINE, b"") == b"".join(stopped.set_aside)
+        assert left.get(stopped.quarantine, b"") == b"".join(stopped.set_aside)
         assert {name: left[name] for name in FOREIGN} == FOREIGN
 
 
 def is_own(name: str) -> bool:
     """Return whether a file has records of the run as JSON Lines."""
-    return name.startswith("streams.") and name.endswith(".jsonl")
+    return is_feed(name) and name.endswith(".jsonl")
+
+
+def is_feed(name: str) -> bool:
+    """Return whether a file has records of the run."""
+    return name not in FOREIGN and Path(name).stem == "streams"
 
 
 def recover(folder: Path, stopped: Stopped, moments: int) -> None:
@@ -354,7 +385,9 @@ def recover(folder: Path, stopped: Stopped, moments: int) -> None:
     moments -= len(going_on.steps)
     before = list(rows_before(folder, going_on))
     rows = [row for row in going_on.tail if row not in before]
-    path = folder / "streams.3.jsonl"
+    name = "2026-11-03/streams.jsonl"
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
     with path.open("ab") as file:
         file.writelines(map(encode, rows[:moments]))
         if moments < len(rows):
@@ -362,10 +395,10 @@ def recover(folder: Path, stopped: Stopped, moments: int) -> None:
             return
     moments -= len(rows)
     if moments > 0:
-        size, count = stopped.noted.get(path.name, (0, 0))
-        stopped.noted[path.name] = (size + sum(map(len, map(encode, rows))), count + len(rows))
-        if QUARANTINE in stopped.content:
-            stopped.noted[QUARANTINE] = ((folder / QUARANTINE).stat().st_size, len(stopped.set_aside))
+        size, count = stopped.noted.get(name, (0, 0))
+        stopped.noted[name] = (size + sum(map(len, map(encode, rows))), count + len(rows))
+        if stopped.quarantine in stopped.content:
+            stopped.noted[stopped.quarantine] = ((folder / stopped.quarantine).stat().st_size, len(stopped.set_aside))
     if moments > 1:
         forget_tail(folder)
 
@@ -378,13 +411,15 @@ def test_a_run_that_starts_over_removes_its_files_except_those_that_cannot_be_fe
     files = replace(files, feeds=None) if obstacle == "elsewhere" else files
     noted = None if obstacle == "nothing noted" else dict(stopped.noted)
     if noted is not None and obstacle == "shorter":
-        noted["streams.4.csv"] = (1, 1)
+        noted["2026-11-04/streams.csv" if files.by_day else "streams.xml"] = (1, 1)
     with folder_of(stopped.content | FOREIGN) as folder:
         over = plan(files, look(folder, files, noted), noted)
         assert isinstance(over, StartOver)
         carry_out(folder, over.steps)
-        feeds = {name: written for name, written in stopped.content.items() if name.startswith("streams.")}
-        assert over.loses_records == (not can_refetch and any(feeds.values()))
+        feeds = [written for name, written in stopped.content.items() if is_feed(name)]
+        has_packages = any(name.endswith("datapackage.json") for name in stopped.content)
+        has_days = files.by_day and (has_packages if noted is None else bool(files.described))
+        assert over.loses_records == (has_days or (not can_refetch and any(feeds)))
         left = stopped.content if over.loses_records else {RECOVERED: stopped.content.get(RECOVERED)}
         assert content_of(folder) == {name: written for name, written in left.items() if written is not None} | FOREIGN
 

@@ -351,7 +351,7 @@ def test_snapshots_are_resumed_and_all_are_whole(serve: Serve, output: Path) -> 
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (None, "{state}/ledger.sqlite is of version 99, not 2: "),
+        (None, "{state}/ledger.sqlite is of version 99, not 3: "),
         (b"not a database" * 100, "{state}/ledger.sqlite is damaged (file is not a database): "),
     ],
 )

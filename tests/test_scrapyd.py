@@ -367,7 +367,7 @@ def test_the_schedule_does_not_pile_up(scrapyd: Scrapyd, serve: Serve) -> None:
     typed = ("live", "interval=1", f"setting=PARTI_API_BASE_URLS={server.base_url}")
     first = scrapyd.schedule(*typed)
     assert first.returncode == 0, first.stderr
-    job = re.fullmatch(r"live: scheduled as job (20\d{6}T\d{6}Z-live)\n", first.stdout)
+    job = re.fullmatch(r"live: scheduled as job (20\d{6}T\d{6}Z-live-[0-9a-f]{10})\n", first.stdout)
     assert job
     wait_until(lambda: len(server.requests) >= 2)
     assert scrapyd.schedule(*typed).stdout == f"live: job {job[1]} is running; nothing was scheduled\n"

@@ -191,6 +191,22 @@ MOCK, REAL = "http://127.0.0.1:9", "https://api.parti.test"
             ),
         ),
         (
+            "categories",
+            {"PARTI_API_BASE_URLS": f"{MOCK},{REAL}"},
+            (
+                f"setting `PARTI_API_BASE_URLS`: some on this machine, others elsewhere: '{MOCK},{REAL}' "
+                "(accepted: all on this machine, or all elsewhere)"
+            ),
+        ),
+        (
+            "notifications",
+            {"PARTI_WS_URL": "wss://ws.parti.test/,ws://127.0.0.1:9/"},
+            (
+                "setting `PARTI_WS_URL`: some on this machine, others elsewhere: "
+                "'wss://ws.parti.test/,ws://127.0.0.1:9/' (accepted: all on this machine, or all elsewhere)"
+            ),
+        ),
+        (
             "notifications",
             {"PARTI_WS_URL": "ws://127.0.0.1:9/,nonsense"},
             (

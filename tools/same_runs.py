@@ -295,6 +295,8 @@ class Observed:
             resource["hash"] = resource["hash"].replace(digest, "OF THE FILE")
             if resource["format"] == "png":
                 del resource["bytes"]
+        for name in {"run_uuid", "duration_seconds"} & package.keys():
+            package[name] = "OF THE RUN"
         if self._case.certain >= Certain.RECORDS:
             for name in ("pages", "served", "duplicate", "filtered"):
                 package["counts"][name] = "UNCERTAIN"

@@ -68,8 +68,10 @@ def check_same_machine(settings: Mapping[str, Sequence[str]]) -> None:
     """
     first = ""
     for name, urls in settings.items():
-        # The addresses of one setting are those of one API, so one of them decides.
         here = any(map(is_loopback, urls))
+        if here != all(map(is_loopback, urls)):
+            problem, accepted = "some on this machine, others elsewhere", "all on this machine, or all elsewhere"
+            raise UsageError.of("setting", name, problem, ",".join(urls), accepted)
         first = first or name
         if here != any(map(is_loopback, settings[first])):
             where, other = ("on this machine", "elsewhere") if here else ("elsewhere", "on this machine")

@@ -31,6 +31,7 @@ from parti_scraper.browser.requests import Network
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.network.errors import SitePageError, is_challenge
 from parti_scraper.network.http import HttpDownloadHandler
+from parti_scraper.network.source import refuse, says_so, takes_answer
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -112,12 +113,14 @@ class Tab:
         lost: why it can no longer be used; empty as long as it can.
         loads: how often the page was loaded.
         is_open: whether the last attempt to load it succeeded.
+        headers: of the last answer that was its page, or led to it.
     """
 
     def __init__(self, options: dict[str, Any], site_url: str) -> None:
         self.lost = ""
         self.loads = 0
         self.is_open = False
+        self.headers: dict[str, str] = {}
         self._site_url = site_url
         self._chromium = Chromium({**options, "args": [*options["args"], "--blink-settings=imagesEnabled=false"]})
         self._page: Page | None = None
@@ -264,7 +267,7 @@ class Tab:
 
     def _request_ended(self, exchange: Exchange) -> None:
         if exchange.kind == "Document" and exchange.frame == self._frame:
-            self._status = exchange.status
+            self._status, self.headers = exchange.status, exchange.headers
 
 
 class BrowserDownloadHandler(HttpDownloadHandler):
@@ -294,6 +297,9 @@ class BrowserDownloadHandler(HttpDownloadHandler):
             return await super().download_request(request)
         await self.wait_for_turn(request)
         tab = await self._open_tab()
+        says_mock = says_so(tab.headers)
+        if not takes_answer(self.crawler, self._site_url, says_mock=says_mock, has_data=False):
+            refuse(self.crawler, request)
         began, loads = time.monotonic(), tab.loads
         response = await self._fetch(tab, request)
         # AutoThrottle reads it.

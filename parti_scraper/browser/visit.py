@@ -198,6 +198,7 @@ class Visit:
     Attributes:
         page: the page; before `open`, the empty one of the started browser.
         opened: what was opened, as shown to users; empty before that.
+        headers: of the answer that was the page, their names in small letters.
         clicked: how many categories were clicked.
         calls: what the page has requested.
     """
@@ -206,6 +207,7 @@ class Visit:
         """Start the visit from an empty page, and its time; `is_stopped` returns whether to end it early."""
         self.page = page
         self.opened = ""
+        self.headers: dict[str, str] = {}
         self.clicked = 0
         self.calls = CallLog(configuration, lambda: self.page.url)
         self._is_stopped = is_stopped
@@ -223,6 +225,7 @@ class Visit:
         answer = await self.page.goto(url, wait_until="commit")
         self.opened = redact_url(url)
         if answer:
+            self.headers = answer.headers
             self.opened = f"{redact_url(answer.url)} (HTTP {answer.status})"
 
     async def _open_tab(self) -> None:

@@ -33,12 +33,16 @@ from parti_scraper.extensions.recorder import RunRecorder
 from parti_scraper.feeds.exporter import check_feeds, check_formats, check_names
 from parti_scraper.feeds.log_formatter import log_lists_at_debug
 from parti_scraper.run.arguments import check_words
+from parti_scraper.run.failed_starts import note_failed_start
 from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
 from parti_scraper.run.problems import LoggedExceptions
+from parti_scraper.run.sealing import seal
 from parti_scraper.run.summary import Left, how_to_finish, printable, summarize
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from scrapy import Spider
     from scrapy.crawler import Crawler, CrawlerProcessBase
     from scrapy.settings import Settings
@@ -106,14 +110,18 @@ class Command(crawl.Command):
             if self.settings["LOG_FILE"]:
                 Path(self.settings["LOG_FILE"]).open("a").close()
         except (ScrapyUsageError, UsageError) as error:
-            self._exit_with(ExitCode.USAGE, str(error))
+            self._refuse(args, typed, ExitCode.USAGE, str(error))
         except NothingToFinish as nothing:
-            self._exit_with(ExitCode.COMPLETE, str(nothing))
-        except (BrowserError, LedgerError) as error:
-            self._exit_with(_code_of(error), str(error))
+            sys.exit(self._say(ExitCode.COMPLETE, str(nothing)))
+        except BrowserError as error:
+            self._refuse(args, typed, _code_of(error), str(error))
+        except LedgerError as error:
+            # Nor could it be noted there.
+            sys.exit(self._say(_code_of(error), str(error)))
         except OSError as error:
             # The file of --pidfile or of the log.
-            self._exit_with(ExitCode.NOT_STARTED, f"{error.filename} cannot be written: {error.strerror}")
+            line = f"{error.filename} cannot be written: {error.strerror}"
+            self._refuse(args, typed, ExitCode.NOT_STARTED, line)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Run the spider; sets the exit code."""
@@ -126,18 +134,21 @@ class Command(crawl.Command):
                 run = crawler.spidercls.new_run(crawler.settings, opts.spargs)
             except PartiError as changed:
                 # Since it was checked.
-                self.exitcode = self._say(_code_of(changed), printable(str(changed)))
+                self.exitcode = self._say_unstarted(args[0], opts.spargs, _code_of(changed), printable(str(changed)))
                 return
+            # Not before it is known which run goes on.
+            seal(run.ledger, run.identity.spider, time.time(), but=run.folder.path)
         exceptions = LoggedExceptions()
         crawling: Any = self.crawler_process.crawl(crawler, **({"run": run} if run else opts.spargs))
         self.crawler_process.start()
         error = crawling.exception() if crawling.done() and not crawling.cancelled() else None
         if error is not None:
-            self.exitcode = self._conclude_unstarted(error)
+            self.exitcode = self._conclude_unstarted(crawler, opts.spargs, error)
         elif run is None:
             self.exitcode = self._conclude_foreign(crawler, exceptions.count)
         else:
-            self.exitcode = self._conclude(run, crawler.get_extension(RunRecorder), time.monotonic() - started)
+            recorder = crawler.get_extension(RunRecorder)
+            self.exitcode = self._conclude(run, opts.spargs, recorder, time.monotonic() - started)
         # At the end of the process, a garbage collection would take longer than storing the feeds.
         gc.freeze()
 
@@ -193,23 +204,28 @@ class Command(crawl.Command):
         loader = get_spider_loader(self.settings)
         return {name: loader.load(name) for name in loader.list()}
 
-    def _conclude_unstarted(self, error: BaseException) -> ExitCode:
+    def _conclude_unstarted(self, crawler: Crawler, raw: Mapping[str, str], error: BaseException) -> ExitCode:
         """Say why the spider could not be started, and return the exit code."""
         # For Scrapy's own errors, this is the only traceback.
         logger.debug("The traceback of the next error", exc_info=error)
         what = "" if isinstance(error, PartiError) else f"The spider could not be started: {type(error).__name__}: "
-        return self._say(_code_of(error), printable(f"{what}{error}"))
+        return self._say_unstarted(crawler.spidercls.name, raw, _code_of(error), printable(f"{what}{error}"))
 
-    def _conclude(self, run: Run, recorder: RunRecorder | None, seconds: float) -> ExitCode:
+    def _conclude(self, run: Run, raw: Mapping[str, str], recorder: RunRecorder | None, seconds: float) -> ExitCode:
         """Say how the run ended, and return the exit code."""
         if recorder is None or recorder.verdict is None:  # after a second signal, which waits for nothing
             identity = run.identity
             line = f"{identity.spider} {identity.run_id}: STOPPED at once; {how_to_finish(identity)}"
+            if recorder is not None:
+                recorder.stopped_at_once()
             return self._say(ExitCode.STOPPED, line)
         left = Left(recorder.files, recorder.feeds, recorder.spider.remarks())
         finished_before = recorder.finished_before is not None
         summary = summarize(run, recorder.verdict, left, seconds, finished_before=finished_before)
-        return self._say(recorder.verdict.exit_code, summary)
+        code = self._say(recorder.verdict.exit_code, summary)
+        if recorder.left_no_trace and code is not ExitCode.STOPPED:
+            note_failed_start(self.settings, run.identity.spider, raw, code, recorder.verdict.reason or "")
+        return code
 
     def _conclude_foreign(self, crawler: Crawler, exceptions: int) -> ExitCode:
         """Return the code for a spider that is not the project's, from what Scrapy reports; there is no summary."""
@@ -229,8 +245,24 @@ class Command(crawl.Command):
             return self._say(verdict.exit_code, f"{crawler.spidercls.name}: {verdict.reason}")
         return verdict.exit_code
 
-    def _exit_with(self, code: ExitCode, line: str) -> NoReturn:
+    def _refuse(self, words: list[str], typed: list[str], code: ExitCode, line: str) -> NoReturn:
+        """Say why nothing is started, and exit; note it where it is plain which spider was meant."""
+        spiders = [word for word in words if self._is_own(word)]
+        if len(spiders) == 1:
+            raw = {name: value for name, _, value in (each.partition("=") for each in typed)}
+            sys.exit(self._say_unstarted(spiders[0], raw, code, line))
         sys.exit(self._say(code, line))
+
+    def _is_own(self, name: str) -> bool:
+        spider = self._spiders().get(name)
+        return spider is not None and issubclass(spider, PartiSpider)
+
+    def _say_unstarted(self, spider: str, raw: Mapping[str, str], code: ExitCode, line: str) -> ExitCode:
+        """Say why a run was not begun, and note it. Returns the code."""
+        self._say(code, line)
+        if code is not ExitCode.COMPLETE and self._is_own(spider):
+            note_failed_start(self.settings, spider, raw, code, line)
+        return code
 
     def _say(self, code: ExitCode, text: str) -> ExitCode:
         """Print how it ended, at any log level, and log it where the log is a file. Returns the code."""
@@ -253,6 +285,10 @@ class Command(crawl.Command):
 
 def _code_of(error: BaseException) -> ExitCode:
     """Return the code for an error that kept the spider from starting."""
+    if isinstance(error, NothingToFinish):
+        return ExitCode.COMPLETE
+    if isinstance(error, UsageError):
+        return ExitCode.USAGE
     cannot_store = isinstance(error, LedgerError) and not isinstance(error, LedgerFormatError)
     return ExitCode.INCOMPLETE if cannot_store else ExitCode.NOT_STARTED
 

@@ -13,15 +13,14 @@ from scrapy import signals
 from scrapy.exceptions import CloseSpider, NotConfigured
 
 from parti_scraper.api.quality import parse_expect_absent, parse_max_rejected, too_many_set_aside
-from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import LedgerError, UsageError
 from parti_scraper.extensions.checkpoints import Checkpoints, category_of
 from parti_scraper.feeds.exporter import FeedExporter
-from parti_scraper.feeds.pipelines import KEYS
-from parti_scraper.items import RejectedRecord
+from parti_scraper.feeds.pipelines import KEYS, QuarantinePipeline
+from parti_scraper.ledger.ledger import RunEnd
 from parti_scraper.run import datapackage
-from parti_scraper.run.description import describe_run
-from parti_scraper.run.outcome import Ending, ExitCode, Verdict, judge, judge_fields
+from parti_scraper.run.description import DayPackage, describe_day, describe_run
+from parti_scraper.run.outcome import COUNTED, Counts, Ending, ExitCode, Verdict, judge, judge_fields
 from parti_scraper.run.problems import LoggedExceptions
 from parti_scraper.scrapy_internals import close_spider
 from parti_scraper.signals import checkpoint, items_dropped, items_scraped, send_storage_failed, storage_failed
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from scrapy.exceptions import DropItem
 
     from parti_scraper.items import Item
+    from parti_scraper.run.days import Day
 
 
 class RunRecorder:
@@ -57,9 +57,11 @@ class RunRecorder:
         self.finished_before: dict[str, Any] | None = None
         self.files: list[datapackage.File] = []
         self.feeds: list[datapackage.Feed] = []
+        # Of these, what is on this machine, whole and described like the files.
+        self._files_elsewhere: list[datapackage.File] = []
         self._expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
         self._max_rejected = parse_max_rejected(settings["PARTI_MAX_REJECTED"])
-        self._checkpoints = Checkpoints(crawler, spider, self._cannot_note)
+        self._checkpoints = Checkpoints(crawler, spider, self._cannot_note, self._day_package)
         self._made_folders: list[Path] = []
         self._exceptions = LoggedExceptions()
         self._finish_reason = ""
@@ -110,7 +112,11 @@ class RunRecorder:
             self._cannot_store(f"{error.filename} cannot be written: {error.strerror}")
 
     def _check_finished(self) -> None:
-        self.finished_before = datapackage.read(self.run.folder.path)
+        try:
+            self.finished_before = datapackage.read_finished(self.run.folder.path)
+        except UsageError as error:
+            self.run.problems.refuse(str(error))
+            self._close_at_once("usage_error")
         if self.finished_before:
             self._close_at_once("finished_before")
 
@@ -177,9 +183,20 @@ class RunRecorder:
                 self._remove_folders()
             elif self.verdict.ended:
                 self._describe(ending, self.verdict)
+            if not self.verdict.ended:
+                self._note_stop(self.verdict)
         self._checkpoints.release()
         self._exceptions.close()
         self.crawler.stats.set_value("parti/run/exit_code", int(self.verdict.exit_code))
+
+    @property
+    def left_no_trace(self) -> bool:
+        """Whether the run could not begin, so that nothing on disk says how it ended."""
+        return not self.finished_before and not self._checkpoints.has_begun
+
+    def stopped_at_once(self) -> None:
+        """Note that nothing was waited for when the run was stopped."""
+        self._note_stop(Verdict(ExitCode.STOPPED, "stopped at once", ended=False))
 
     @property
     def _feed_exporter(self) -> FeedExporter | None:
@@ -229,6 +246,7 @@ class RunRecorder:
             exceptions=self._exceptions.count,
             gaps=problems.gaps,
             storage=problems.storage,
+            mixed=self.run.source.mixed,
             set_aside=too_many_set_aside(counts.quarantined, quality.readable, self._max_rejected),
             degraded=quality.flaws(self._expect_absent),
         )
@@ -238,11 +256,12 @@ class RunRecorder:
         problems, tally = self.run.problems, self.run.tally
         if self._feed_exporter is not None:
             self.files, self.feeds = self._feed_exporter.in_run_folder(), self._feed_exporter.elsewhere()
+            self._files_elsewhere = self._feed_exporter.files_elsewhere()
             if not problems.storage:
                 for loss in self._feed_exporter.losses(tally.written):
                     problems.note_storage(loss)
-        if tally.quarantined:
-            self.files.append(datapackage.File(self.run.folder.quarantine, RejectedRecord, tally.quarantined))
+        if (quarantine := self.crawler.get_item_pipeline(QuarantinePipeline)) is not None:
+            self.files += quarantine.files()
         gone = [file.path for file in self.files if not file.path.exists()]
         if gone:
             if not problems.storage:
@@ -272,16 +291,56 @@ class RunRecorder:
 
     def _describe(self, ending: Ending, verdict: Verdict) -> None:
         try:
-            files = [*self.files, *self.spider.other_files()]
-            now = timestamp_to_iso(time.time())
-            descriptor = describe_run(self.run, ending, verdict, files, self.feeds, created=now)
-            datapackage.write(self.run.folder.path, descriptor | self.spider.description())
-            self._checkpoints.finish(complete=verdict.complete, truncated=self.run.limit.is_reached)
+            end = _end_of(verdict)
+            self._describe_days(end.ended_at)
+            folder = self.run.folder.path
+            files = [file for file in self.files if file.path.parent == folder]
+            files += [*self.spider.other_files(), *self._files_elsewhere]
+            descriptor = describe_run(self.run, ending, verdict, files, self.feeds, ended_at=end.ended_at)
+            if self.run.days is None:
+                descriptor |= self._observed(self.run.observations)
+            datapackage.write(folder, descriptor | self.spider.description())
+            self._checkpoints.finish(end, complete=verdict.complete, truncated=self.run.limit.is_reached)
         except OSError as error:
             problem = f"{datapackage.FILE_NAME} cannot be written: {error.strerror}"
             self.verdict = Verdict(ExitCode.INCOMPLETE, problem, ended=False)
         except LedgerError as error:
             self.verdict = Verdict(ExitCode.INCOMPLETE, str(error))
+
+    def _describe_days(self, now: float) -> None:
+        """Write the data packages of the days that have none. Raises OSError."""
+        if self.run.days is None:
+            return
+        self.run.count_day(now)
+        for day in (*self.run.days.over, self.run.days.current):
+            self._day_package(day, self.files).write()
+
+    def _day_package(self, day: Day, files: list[datapackage.File]) -> DayPackage:
+        """Judge a day as a run that ended, and return its data package."""
+        counts = Counts(**{name: day.counts[name] for name in COUNTED}, unknown_fields=len(day.quality.unknown))
+        ending = Ending(
+            finish_reason="finished",
+            counts=counts,
+            gaps=day.gaps,
+            set_aside=too_many_set_aside(counts.quarantined, day.quality.readable, self._max_rejected),
+            degraded=sorted({*day.degraded, *day.quality.flaws(self._expect_absent)}),
+        )
+        package = describe_day(self.run, day, ending, judge(ending), files)
+        package.descriptor.update(self._observed(day.observations))
+        return package
+
+    def _observed(self, observations: list[dict[str, Any]]) -> dict[str, Any]:
+        return {self.spider.observed: observations} if self.spider.observed else {}
+
+    def _note_stop(self, verdict: Verdict) -> None:
+        """Note how the run ended, which may go on later; a run whose folder was removed again never began."""
+        has_not_begun = verdict.exit_code in {ExitCode.USAGE, ExitCode.NOT_STARTED}
+        # Where the ledger cannot be written, the verdict says what went wrong before.
+        with contextlib.suppress(LedgerError):
+            if has_not_begun and not self.run.folder.path.exists():
+                self._checkpoints.forget()
+            else:
+                self._checkpoints.stop(_end_of(verdict))
 
     def _remove_folders(self) -> None:
         """Remove the folders that the run made: its own, and those above that are empty."""
@@ -291,6 +350,10 @@ class RunRecorder:
             else:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+
+
+def _end_of(verdict: Verdict) -> RunEnd:
+    return RunEnd(time.time(), int(verdict.exit_code), verdict.reason)
 
 
 def key_of(reason: type[BaseException]) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -25,6 +26,7 @@ from parti_scraper.redact import redact_url
 from parti_scraper.run.context import present_run
 from parti_scraper.run.datapackage import Feed, File
 from parti_scraper.scrapy_internals import (
+    appends,
     close_spider,
     exporter_class,
     failed_feeds,
@@ -58,6 +60,11 @@ class FeedExporter(feedexport.FeedExporter):
         self._closed_slots: list[FeedSlot] = []
         # Rows by name of the files of earlier days and sessions.
         self._earlier: dict[str, int] = {}
+        # The day that the files belong to, once they are open.
+        self._day: str | None = None
+        # Where feeds elsewhere on this machine are, and which of them go on with what was there before.
+        self._local: dict[FeedSlot, Path] = {}
+        self._appended: set[FeedSlot] = set()
         crawler.signals.connect(self.feed_slot_closed, signals.feed_slot_closed)
         crawler.signals.connect(self.items_scraped, items_scraped)
 
@@ -66,30 +73,23 @@ class FeedExporter(feedexport.FeedExporter):
         if self._failed:
             return
         with self._closing_on_failure():
-            self._rotate(item)
+            self.rotate()
             super().item_scraped(item, spider)
 
     def items_scraped(self, items: Sequence[Any]) -> None:
-        """Export the records of a batch, at once if every feed can."""
-        if not self._take_at_once(items):
+        """Export the records of a batch: at once, where every feed takes them all as they are."""
+        if not (are_plain(items) and all(map(_takes_batches, self.slots))):
             for item in items:
                 self.item_scraped(item, cast("Spider", self.crawler.spider))
             return
         if self._failed:
             return
         with self._closing_on_failure():
+            self.rotate()
             for slot in self.slots:
                 slot.start_exporting()
                 cast("CsvItemExporter | JsonLinesItemExporter", slot.exporter).export_items(items)
                 slot.itemcount += len(items)
-
-    def _take_at_once(self, items: Sequence[Any]) -> bool:
-        folder = self._run.folder
-        return (
-            are_plain(items)
-            and all(map(_takes_batches, self.slots))
-            and all(folder.file_suffix_for(item) == folder.suffix for item in items)
-        )
 
     @contextlib.contextmanager
     def _closing_on_failure(self) -> Iterator[None]:
@@ -111,27 +111,41 @@ class FeedExporter(feedexport.FeedExporter):
         # Not before it is used: `scrapy shell` has no spider yet.
         return present_run(self.crawler)
 
-    def _rotate(self, item: Any) -> None:
-        """Close the files in the run's folder and open others, if the record belongs there."""
-        suffix = self._run.folder.file_suffix_for(item)
-        if suffix == self._run.folder.suffix:
+    def rotate(self) -> None:
+        """Close the files of a day that is over, and begin those of another. Raises OSError."""
+        day = self._run.folder.day
+        if day == self._day:
             return
-        for slot in self.slots:
-            if isinstance(slot.storage, RunFeedStorage) and slot.file is not None:
-                slot.finish_exporting()
-                slot.storage.store(slot.file)
-                self._earlier[self._name_of(slot)] = slot.itemcount
-        self._run.folder.rotate(suffix)
+        is_first, self._day = self._day is None, day
+        if is_first:
+            return
         self.slots = [self._rotated(slot) for slot in self.slots]
+        for slot in self.slots:
+            if isinstance(slot.storage, RunFeedStorage):
+                # A day without records has its files too.
+                slot.start_exporting()
 
     def _rotated(self, slot: FeedSlot) -> FeedSlot:
-        if not isinstance(slot.storage, RunFeedStorage):
+        if not isinstance(slot.storage, RunFeedStorage) or slot.file is None:
             return slot
+        slot.finish_exporting()
+        slot.storage.store(slot.file)
+        self._earlier[self._name_of(slot)] = slot.itemcount
         following = next_file(self, slot)
-        following.itemcount = self._earlier.pop(self._name_of(following), 0)
-        if following.itemcount:
-            following.start_exporting()
+        name = self._name_of(following)
+        following.itemcount = self._earlier.pop(name, 0) or self._run.folder.rows_before.get(name, 0)
         return following
+
+    def _start_new_batch(self, *args: Any, **kwargs: Any) -> FeedSlot:
+        """Begin a feed, or a batch of one; its file is not open yet, so that what was there before can be seen."""
+        slot = super()._start_new_batch(*args, **kwargs)
+        if (path := local_path(slot)) is not None:
+            self._local[slot] = path = Path(os.path.realpath(path.parent), path.name)
+            # Whether it can be written, `obstacles` finds out.
+            with contextlib.suppress(OSError):
+                if appends(slot) and path.stat().st_size:
+                    self._appended.add(slot)
+        return slot
 
     def feed_slot_closed(self, slot: FeedSlot) -> None:
         """Remember a feed, or a batch of one, that was closed."""
@@ -168,9 +182,11 @@ class FeedExporter(feedexport.FeedExporter):
             rows[slot.uri_template] += slot.itemcount
         for name, number in self._earlier.items():
             rows[f"run:%(collection)s{Path(name).suffix}"] += number
+        described = 0 if self._run.days is None else sum(self._run.days.described.values())
         for template, accepts in self.filters.items():
-            if takes_every_item(accepts) and rows[template] != written:
-                yield f"the feed {redact_url(template)} holds {rows[template]} of {written} records"
+            number = rows[template] + (described if template.startswith("run:") else 0)
+            if takes_every_item(accepts) and number != written:
+                yield f"the feed {redact_url(template)} holds {number} of {written} records"
 
     @property
     def is_all_in_run_folder(self) -> bool:
@@ -188,18 +204,31 @@ class FeedExporter(feedexport.FeedExporter):
             # Else Scrapy would open a file only with its next row.
             if self._name_of(slot) in rows:
                 slot.start_exporting()
+        self._day = self._run.folder.day
         self.restore_rows(rows)
 
     def restore_rows(self, rows: Mapping[str, int]) -> None:
-        """Set how many rows each file holds, also those of earlier sessions and days."""
+        """Set how many rows each file holds, those of sessions and days before included."""
+        # Of days that were entered since, the run knows no more.
+        is_known = self._run.folder.has_file
+        self._closed_slots = [slot for slot in self._closed_slots if is_known(self._name_of(slot), rows)]
         names = set()
         for slot in [*self._closed_slots, *self.slots]:
             slot.itemcount = rows.get(self._name_of(slot), 0)
             names.add(self._name_of(slot))
         self._earlier = {name: number for name, number in rows.items() if name not in names}
 
+    def settle(self, day: str) -> None:
+        """Forget the files of a day that has a data package."""
+        self._earlier = {name: rows for name, rows in self._earlier.items() if not name.startswith(f"{day}/")}
+
     def flush_into(self, flushed: FlushedFiles) -> None:
-        """Flush the feeds in the run's folder, and add their files. Raises OSError: they cannot be written."""
+        """Hand all records of the feeds in the run's folder to the system, and add their files.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        self.rotate()
         self.flush()
         folder = self._run.folder.path
         rows = dict(self._earlier)
@@ -223,25 +252,31 @@ class FeedExporter(feedexport.FeedExporter):
                 slot.file.flush()
 
     def _name_of(self, slot: FeedSlot) -> str:
-        return cast("RunFeedStorage", slot.storage).path.name
+        return self._run.folder.name_of(cast("RunFeedStorage", slot.storage).path)
 
     def in_run_folder(self) -> list[File]:
-        """Return what was stored in the run's folder."""
-        stored = [self._file(slot) for slot in self._closed_slots if isinstance(slot.storage, RunFeedStorage)]
-        earlier = []
-        for name, rows in self._earlier.items():
-            like = [file for file in stored if file.path.suffix == Path(name).suffix]
-            earlier += [replace(file, path=file.path.with_name(name), rows=rows) for file in like[:1]]
-        return [*earlier, *stored]
+        """Return what was stored in the run's folder, except for days that have a data package."""
+        stored = self._files_of(self._closed_slots)
+        return [*self.earlier(stored), *stored]
+
+    def earlier(self, like: Sequence[File] = ()) -> list[File]:
+        """Return the files that were closed before, described as others of the same form are."""
+        by_suffix = {file.path.suffix: file for file in like or self._files_of(self.slots)}
+        folder = self._run.folder.path
+        return [
+            replace(by_suffix[Path(name).suffix], path=folder / name, rows=rows)
+            for name, rows in self._earlier.items()
+            if Path(name).suffix in by_suffix
+        ]
+
+    def _files_of(self, slots: Iterable[FeedSlot]) -> list[File]:
+        return [self._file(slot, slot.storage.path) for slot in slots if isinstance(slot.storage, RunFeedStorage)]
 
     def elsewhere(self) -> list[Feed]:
         """Return what was stored elsewhere; the batches of a feed count as one."""
         by_template: defaultdict[str, list[FeedSlot]] = defaultdict(list)
-        for slot in self._closed_slots:
-            # Scrapy counts those that failed by the type of their storage alone.
-            slot_type = type(slot.storage)
-            if slot_type is not RunFeedStorage and not failed_feeds(self.crawler, slot_type.__name__):
-                by_template[slot.uri_template].append(slot)
+        for slot in self._stored_elsewhere():
+            by_template[slot.uri_template].append(slot)
         return [
             Feed(
                 redact_url(slots[0].uri if len(slots) == 1 else template),
@@ -251,20 +286,41 @@ class FeedExporter(feedexport.FeedExporter):
             for template, slots in by_template.items()
         ]
 
-    def _file(self, slot: FeedSlot) -> File:
+    def files_elsewhere(self) -> list[File]:
+        """Return the files on this machine that were stored elsewhere and hold records of this run alone, whole.
+
+        Not among them is what was there before and was appended to, nor what is no file, such as a pipe.
+        """
+        slots = {slot: path for slot in self._stored_elsewhere() if (path := self._local.get(slot))}
+        # Where several feeds were written into one file, none of them is whole.
+        times = Counter(map(os.path.realpath, slots.values()))
+        return [
+            replace(self._file(slot, path), is_elsewhere=True)
+            for slot, path in slots.items()
+            if times[os.path.realpath(path)] == 1 and slot not in self._appended and _is_file(path)
+        ]
+
+    def _stored_elsewhere(self) -> Iterator[FeedSlot]:
+        for slot in self._closed_slots:
+            # Scrapy counts those that failed by the type of their storage alone.
+            slot_type = type(slot.storage)
+            if slot_type is not RunFeedStorage and not failed_feeds(self.crawler, slot_type.__name__):
+                yield slot
+
+    def _file(self, slot: FeedSlot, path: Path) -> File:
         item_class = self._run.folder.item_class
         options = slot.feed_options
+        is_processed = bool(options.get("postprocessing"))
         columns = options["fields"] or [column.name for column in fields(item_class)]
         return File(
-            path=cast("RunFeedStorage", slot.storage).path,
+            path=path,
             item_class=item_class,
             rows=slot.itemcount,
-            form=LINE_FORMATS.get(slot.format, slot.format),
+            # What a file was made into, such as `gz`, only its name says.
+            form=path.suffix[1:].lower() if is_processed else LINE_FORMATS.get(slot.format, slot.format),
             columns=columns if isinstance(columns, dict) else {name: name for name in columns},
-            encoding=options["encoding"],
-            is_table=slot.format in LINE_FORMATS
-            and not options.get("postprocessing")
-            and not options["item_export_kwargs"],
+            encoding=None if is_processed else options["encoding"],
+            is_table=slot.format in LINE_FORMATS and not is_processed and not options["item_export_kwargs"],
         )
 
 
@@ -336,6 +392,17 @@ def _wrong(uri: str, problem: str, value: str, accepted: str, hint: str = "") ->
 
 def _names(settings: BaseSettings, name: str) -> list[str]:
     return [each for each, component in settings.getwithbase(name).items() if component is not None]
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a feed is a file that can be found again: no pipe or device, and not the output of this process."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    # `/dev/stdout` is a file where the output goes into one.
+    is_output = any(os.path.samestat(found, os.fstat(number)) for number in range(3))
+    return stat.S_ISREG(found.st_mode) and not is_output and not path.is_relative_to("/proc")
 
 
 def _takes_batches(slot: FeedSlot) -> bool:

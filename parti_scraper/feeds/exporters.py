@@ -18,10 +18,11 @@ from scrapy import exporters
 
 from parti_scraper.items import Item
 from parti_scraper.run.context import present_run, run_of
+from parti_scraper.run.cutting import whole_records
 from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from io import BytesIO
 
     from scrapy import Spider
@@ -225,18 +226,7 @@ def close_on_disk(file: IO[bytes], form: str, *, is_torn: bool = False) -> None:
     finally:
         if is_torn and form in LINE_FORMATS:
             with Path(file.name).open("r+b") as cut_off:
-                cut_off.truncate(_whole_records(cut_off, quoted=form == "csv"))
-
-
-def _whole_records(lines: Iterable[bytes], *, quoted: bool) -> int:
-    """Return how many bytes are whole records; in CSV, a line end inside quotes ends none."""
-    position = end = quotes = 0
-    for line in lines:
-        position += len(line)
-        quotes += line.count(b'"') if quoted else 0
-        if line.endswith(b"\n") and quotes % 2 == 0:
-            end = position
-    return end
+                cut_off.truncate(max(whole_records(cut_off, quoted=form == "csv"), default=0))
 
 
 class RunFeedStorage:
@@ -250,8 +240,8 @@ class RunFeedStorage:
         self._crawler = crawler
         # The name alone: all files are directly in the folder, with the data package that describes them.
         self._name = Path(uri.removeprefix("run:"))
-        # Set when the file is opened; the run's suffix may change later.
-        self._suffix: str | None = None
+        # Set once the file is open: later ones may be those of another day.
+        self._path: Path | None = None
         self._format: str = (feed_options or {}).get("format", "")
         self.is_torn = False
 
@@ -266,14 +256,14 @@ class RunFeedStorage:
 
     @property
     def path(self) -> Path:
-        """Where the file is: with the suffix in its name, where the run rotates its files."""
-        suffix = self._folder.suffix if self._suffix is None else self._suffix
-        return self._folder.path / f"{self._name.stem}{suffix}{self._name.suffix}"
+        """Where the file is: of a run with days, in the folder of the day on which it was opened."""
+        return self._path or self._folder.current / self._name
 
     def open(self, spider: Spider) -> IO[bytes]:
-        """Open the file: a new one, or to append where the run continues its files."""
-        self._suffix = self._folder.suffix
-        return self.path.open("ab" if self._folder.appends else "wb")
+        """Open the file: anew, but for a run that goes on where it was stopped."""
+        self._path = self.path
+        self._folder.make_current()
+        return self._path.open("ab" if self._folder.appends else "wb")
 
     def mark_torn(self) -> None:
         """Note that a part of a record may have been written."""

@@ -13,9 +13,13 @@ from parti_scraper.feeds.exporters import close_on_disk, encode_line
 from parti_scraper.items import LiveChannel, Livestream, RejectedRecord, RepeatedRecord
 from parti_scraper.ledger.series import Version, content_hash
 from parti_scraper.run.context import run_of
+from parti_scraper.run.datapackage import QUARANTINE, File
 from parti_scraper.signals import send_storage_failed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from scrapy.crawler import Crawler
 
     from parti_scraper.feeds.disk import FlushedFiles
@@ -63,7 +67,10 @@ class QuarantinePipeline(_Pipeline):
     def __init__(self, crawler: Crawler, run: Run) -> None:
         super().__init__(crawler, run)
         self._file: IO[bytes] | None = None
+        self._path: Path | None = None
         self._reasons: set[str] = set()
+        # By the names of the files: one, or one a day.
+        self._rows: dict[str, int] = {}
 
     def process_item(self, item: Item | RejectedRecord) -> Item:
         if not isinstance(item, RejectedRecord):
@@ -82,28 +89,56 @@ class QuarantinePipeline(_Pipeline):
         raise BadRecord(item.reason)
 
     def flush_into(self, flushed: FlushedFiles) -> None:
-        """Flush the file, if there is one, and add it. Raises OSError: it cannot be written, or was deleted."""
-        if self._file is not None and not self._file.closed:
+        """Hand the file to the system, and add it, where there is one.
+
+        Raises:
+            OSError: it cannot be written, or was deleted.
+        """
+        if self._path != self.run.folder.quarantine:
+            self._close()
+        elif self._file is not None and not self._file.closed:
             self._file.flush()
             flushed.add_open(self._file)
-        path = self.run.folder.quarantine
-        rows = self.run.tally.quarantined
-        # With rows, a file that does not exist was deleted during the run, which raises.
-        if rows or path.exists():
-            flushed.note({path.name: (path.stat().st_size, rows)})
+        for name, rows in self._rows.items():
+            # Where there are rows and no file, it was deleted during the run, which raises.
+            flushed.note({name: ((self.run.folder.path / name).stat().st_size, rows)})
+
+    def files(self) -> list[File]:
+        """Return the files of the records that were set aside, except for days that have a data package."""
+        folder = self.run.folder.path
+        return [File(folder / name, RejectedRecord, rows) for name, rows in self._rows.items() if rows]
+
+    def restore_rows(self, rows: Mapping[str, int]) -> None:
+        """Set how many rows each file holds, those of sessions and days before included."""
+        self._rows = {name: number for name, number in rows.items() if number}
+
+    def settle(self, day: str) -> None:
+        """Forget the file of a day that has a data package."""
+        self._rows.pop(f"{day}/{QUARANTINE}", None)
 
     def close_spider(self) -> None:
+        self._close()
+
+    def _write(self, line: bytes) -> None:
+        folder = self.run.folder
+        name = folder.name_of(folder.quarantine)
+        if folder.quarantine != self._path:
+            self._close()
+            self._path = folder.quarantine
+            folder.make_current()
+            self._file = self._path.open("ab" if folder.appends else "wb")
+            self._rows.setdefault(name, folder.rows_before.get(name, 0))
+        assert self._file is not None  # noqa: S101 - it was opened with its path
+        self._file.write(line)
+        self._rows[name] += 1
+
+    def _close(self) -> None:
         if self._file is None:
             return
         try:
             close_on_disk(self._file, "jsonlines")
         except OSError as error:
-            send_storage_failed(self.crawler, str(self.run.folder.quarantine), error)
-
-    def _write(self, line: bytes) -> None:
-        if self._file is None:
-            self._file = self.run.folder.quarantine.open("ab" if self.run.folder.is_resumed else "wb")
-        self._file.write(line)
+            send_storage_failed(self.crawler, str(self._path), error)
 
 
 class SelectionPipeline(_Pipeline):

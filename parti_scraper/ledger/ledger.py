@@ -24,6 +24,8 @@ FILE_NAME = "ledger.sqlite"
 SUPERSEDED = "superseded"
 _OF_A_RUN = ("rejected", "written")
 _COLUMNS = "folder, spider, run_id, arguments, started_at, since, until, series, next_since, versions_since, state"
+_OUTCOME = "id, run_uuid, ended_at, exit_code, reason, host, sealed"
+_FAILED_STARTS_KEPT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,13 @@ class RunRecord:
         versions_since: after this run, the versions of livestreams that ended earlier are deleted; Unix seconds.
         state: running, complete, incomplete or superseded.
         id: in the ledger; 0 before it was begun.
+        run_uuid: unique on all machines.
+        ended_at: when it ended or was stopped, in Unix seconds; None while it runs, if it was killed, and if version 2
+            stored it: then its data package says when, and what follows.
+        exit_code: the exit code then.
+        reason: why that is not 0, one line.
+        host: scheme and host of the API, as last noted.
+        sealed: whether its folder was closed for it after it was killed or stopped.
     """
 
     folder: str
@@ -53,6 +62,48 @@ class RunRecord:
     versions_since: int | None = None
     state: str = "running"
     id: int = 0
+    run_uuid: str = ""
+    ended_at: float | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    host: str | None = None
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended.
+
+    Attributes:
+        ended_at: when, in Unix seconds.
+        exit_code: the exit code; None where it is not known.
+        reason: why it is not 0, one line.
+    """
+
+    ended_at: float
+    exit_code: int | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedStart:
+    """A run that was asked for and not begun, so that it has no folder.
+
+    Attributes:
+        spider: the name of the spider.
+        run_id: the name of the run; None where it was given none yet.
+        arguments: as typed but for secrets, without `run_id`.
+        at: when, in Unix seconds.
+        exit_code: the exit code.
+        reason: why, one line.
+    """
+
+    spider: str
+    run_id: str | None
+    arguments: Mapping[str, str]
+    at: float
+    exit_code: int
+    reason: str
 
 
 @dataclass(slots=True)
@@ -116,24 +167,29 @@ class Ledger:
         """Return the unfinished runs of a series, the last one first."""
         return self._runs("series = ? AND state = 'running'", series)
 
+    def left_unsealed(self, spider: str | None) -> Iterator[RunRecord]:
+        """Return the runs of a spider, or of all, that did not finish and are not sealed; some may be at work."""
+        of_spider, values = ("", ()) if spider is None else (" AND spider = ?", (spider,))
+        return self._runs(f"state IN ('running', '{SUPERSEDED}') AND sealed = 0{of_spider}", *values)
+
     def begin(self, run: RunRecord) -> int:
         """Store a new run, in place of any other of this folder; return its id.
 
         An unfinished incremental run of the same series is superseded: both would write the same records.
         """
         with self._database.transaction():
-            for old in self._database.execute("SELECT id FROM run WHERE folder = ?", (run.folder,)).fetchall():
-                self._clear(*old)
-                self._database.execute("DELETE FROM run WHERE id = ?", old)
+            for (old_id,) in self._database.execute("SELECT id FROM run WHERE folder = ?", (run.folder,)).fetchall():
+                self._delete(old_id)
             if run.series is not None:
                 for old in self.running_in(run.series):
                     self._clear(old.id)
                     self._database.execute("UPDATE run SET state = ? WHERE id = ?", (SUPERSEDED, old.id))
             begun = (run.folder, run.spider, run.run_id, json.dumps(dict(run.arguments)), run.started_at)
             window = run.window or (None, None)
-            values = (*begun, *window, run.series, run.next_since, run.versions_since, run.state)
+            of_series = (run.series, run.next_since, run.versions_since)
+            values = (*begun, *window, *of_series, run.state, run.run_uuid, run.host)
             places = ", ".join("?" * len(values))
-            statement = f"INSERT INTO run ({_COLUMNS}) VALUES ({places})"  # noqa: S608 - names of this module
+            statement = f"INSERT INTO run ({_COLUMNS}, run_uuid, host) VALUES ({places})"  # noqa: S608 - names of this module
             return int(self._database.execute(statement, values).lastrowid or 0)
 
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
@@ -155,19 +211,42 @@ class Ledger:
             return Checkpoint(json.loads(progress), json.loads(counts), files, host, rejected=marks)
         return None
 
+    def resume(self, run: int) -> None:
+        """Note that a run goes on: how it ended before counts no more."""
+        with self._database.transaction():
+            self._database.execute(
+                "UPDATE run SET ended_at = NULL, exit_code = NULL, reason = NULL, sealed = 0 WHERE id = ?", (run,)
+            )
+
     def forget_progress(self, run: int) -> None:
         """Let a run start again from its beginning, with the same arguments and window."""
         with self._database.transaction():
             self._clear(run)
             self._database.execute("UPDATE run SET progress = NULL WHERE id = ?", (run,))
 
-    def finish(self, run: int, *, complete: bool, truncated: bool) -> None:
-        """Store that a run has ended, and what it has written of its series. A second call changes nothing."""
+    def stop(self, run: int, end: RunEnd) -> None:
+        """Note how a run ended that was stopped; it may be resumed."""
+        with self._database.transaction():
+            self._note_end(run, end)
+
+    def seal(self, run: int) -> None:
+        """Note that the folder of a run was closed, which may be resumed all the same."""
+        with self._database.transaction():
+            self._database.execute("UPDATE run SET sealed = 1 WHERE id = ?", (run,))
+
+    def forget(self, run: int) -> None:
+        """Forget a run that has left nothing."""
+        with self._database.transaction():
+            self._delete(run)
+
+    def finish(self, run: int, end: RunEnd, *, complete: bool, truncated: bool) -> None:
+        """Note that a run has ended, and what it has written of its series. A second call changes nothing."""
         state = "complete" if complete else "incomplete"
         with self._database.transaction():
             execute = self._database.execute
             if not execute("UPDATE run SET state = ? WHERE id = ? AND state = 'running'", (state, run)).rowcount:
                 return
+            self._note_end(run, end)
             execute("UPDATE run SET progress = NULL WHERE id = ?", (run,))
             execute("DELETE FROM rejected WHERE run = ?", (run,))
             query = "SELECT series, next_since, versions_since FROM run WHERE id = ?"
@@ -179,6 +258,33 @@ class Ledger:
             execute("DELETE FROM written WHERE run = ?", (run,))
             if complete and not truncated and next_since is not None:
                 self._move(series, next_since, versions_since)
+
+    # Runs that were not begun:
+
+    def note_failed_start(self, failed: FailedStart) -> None:
+        """Note a run that was asked for and not begun; of many, the last ones are kept."""
+        values = (
+            failed.spider,
+            failed.run_id,
+            json.dumps(dict(failed.arguments)),
+            failed.at,
+            failed.exit_code,
+            failed.reason,
+        )
+        with self._database.transaction():
+            insert = (
+                "INSERT INTO failed_start (spider, run_id, arguments, at, exit_code, reason) VALUES (?, ?, ?, ?, ?, ?)"
+            )
+            last = int(self._database.execute(insert, values).lastrowid or 0)
+            self._database.execute("DELETE FROM failed_start WHERE id <= ?", (last - _FAILED_STARTS_KEPT,))
+
+    def failed_starts(self, since: float = 0) -> Iterator[FailedStart]:
+        """Return the runs that were not begun since a moment, in Unix seconds, the last one first."""
+        query = (
+            "SELECT spider, run_id, arguments, at, exit_code, reason FROM failed_start WHERE at >= ? ORDER BY id DESC"
+        )
+        for spider, run_id, arguments, *rest in self._database.fetch(query, (since,)):
+            yield FailedStart(spider, run_id, json.loads(arguments), *rest)
 
     # Series:
 
@@ -238,15 +344,27 @@ class Ledger:
         return None if row[0] is None else int(row[0])
 
     def _runs(self, where: str, *values: Any) -> Iterator[RunRecord]:
-        query = f"SELECT {_COLUMNS}, id FROM run WHERE {where} ORDER BY id DESC"  # noqa: S608 - names of this module
-        for folder, spider, run_id, arguments, started_at, since, until, *rest in self._database.fetch(query, values):
+        query = f"SELECT {_COLUMNS}, {_OUTCOME} FROM run WHERE {where} ORDER BY id DESC"  # noqa: S608 - see above
+        rows = self._database.fetch(query, values)
+        for folder, spider, run_id, arguments, started_at, since, until, *rest, sealed in rows:
             window = None if since is None else (since, until)
-            yield RunRecord(folder, spider, run_id, json.loads(arguments), started_at, window, *rest)
+            outcome = (*rest, bool(sealed))
+            yield RunRecord(folder, spider, run_id, json.loads(arguments), started_at, window, *outcome)
 
     def _insert(self, table: str, run: int, rows: Iterable[tuple[Any, ...]]) -> None:
         for row in rows:
             places = ", ".join("?" * (len(row) + 1))
             self._database.execute(f"INSERT INTO {table} VALUES ({places})", (run, *row))  # noqa: S608 - names of this module
+
+    def _note_end(self, run: int, end: RunEnd) -> None:
+        self._database.execute(
+            "UPDATE run SET ended_at = ?, exit_code = ?, reason = ? WHERE id = ?",
+            (end.ended_at, end.exit_code, end.reason, run),
+        )
+
+    def _delete(self, run: int) -> None:
+        self._clear(run)
+        self._database.execute("DELETE FROM run WHERE id = ?", (run,))
 
     def _clear(self, run: int) -> None:
         for table in _OF_A_RUN:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.ledger.uuids import run_uuid_of
 
 if TYPE_CHECKING:
     import sqlite3
 
-_TABLES = """
+_FAILED_START = """
+CREATE TABLE failed_start ( -- of those that left no run
+    id INTEGER PRIMARY KEY,
+    spider TEXT NOT NULL,
+    run_id TEXT,
+    arguments TEXT NOT NULL, -- as typed but for secrets, JSON
+    at REAL NOT NULL,
+    exit_code INTEGER NOT NULL,
+    reason TEXT NOT NULL     -- one line
+)"""
+_TABLES = f"""
 CREATE TABLE series (
     id INTEGER PRIMARY KEY,
     filters TEXT NOT NULL UNIQUE,
@@ -35,10 +49,16 @@ CREATE TABLE run (
     host TEXT,
     progress TEXT,           -- of the last checkpoint, JSON
     counts TEXT,             -- by the keys of `run.tally.Tally`
-    files TEXT
+    files TEXT,
+    run_uuid TEXT NOT NULL DEFAULT '',
+    ended_at REAL,           -- null while it runs, and after it was killed
+    exit_code INTEGER,
+    reason TEXT,
+    sealed INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE rejected (run INTEGER NOT NULL, mark BLOB NOT NULL);
 CREATE TABLE written (run INTEGER NOT NULL, event_id INTEGER NOT NULL, ended INTEGER, hash BLOB NOT NULL);
+{_FAILED_START};
 """
 
 # The stats in which version 1 stored its counts.
@@ -92,7 +112,33 @@ def _counts_from_version_1(stats: dict[str, int]) -> dict[str, int]:
     return counts
 
 
+def _from_2_to_3(connection: sqlite3.Connection) -> None:
+    """Say of each run who it is; how earlier ones ended stands in their data packages alone."""
+    for column in (
+        "run_uuid TEXT NOT NULL DEFAULT ''",
+        "ended_at REAL",
+        "exit_code INTEGER",
+        "reason TEXT",
+        "sealed INTEGER NOT NULL DEFAULT 0",
+    ):
+        connection.execute(f"ALTER TABLE run ADD COLUMN {column}")
+    connection.execute(_FAILED_START)
+    for run, folder, spider, run_id, started_at in connection.execute(
+        "SELECT id, folder, spider, run_id, started_at FROM run"
+    ).fetchall():
+        run_uuid = run_uuid_of(spider, run_id, _created(Path(folder)) or timestamp_to_iso(started_at))
+        connection.execute("UPDATE run SET run_uuid = ? WHERE id = ?", (run_uuid, run))
+
+
+def _created(folder: Path) -> str | None:
+    """Return when the data package of a run was written, where there is one; as versions before 3 wrote them."""
+    try:
+        return str(json.loads((folder / "datapackage.json").read_text(encoding="utf-8"))["created"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 # One for each version except the last, to the next one; a change of the tables adds another.
-_STEPS = (_from_1_to_2,)
+_STEPS = (_from_1_to_2, _from_2_to_3)
 # In PRAGMA user_version; a later one is refused.
 VERSION = len(_STEPS) + 1

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PREFIX = "/parti_v2/profile/"
+# In every answer, so that nobody takes what is made up for data of the site.
+SOURCE_HEADER = ("X-Parti-Source", "mock")
 _CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, OPTIONS",
@@ -117,6 +119,7 @@ class Site:
     def application(self) -> web.Application:
         """Return the aiohttp application; call it in the event loop that will run it."""
         application = web.Application(middlewares=[self._observe, _preflight])
+        application.on_response_prepare.append(_say_so)
         application.on_response_prepare.append(self._allow_origin)
         application.on_shutdown.append(self.notifier.shut_down)
         routes = {
@@ -274,6 +277,11 @@ class Site:
             response.headers.update(
                 {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
             )
+
+
+async def _say_so(_request: web.Request, response: web.StreamResponse) -> None:
+    name, value = SOURCE_HEADER
+    response.headers[name] = value
 
 
 @web.middleware

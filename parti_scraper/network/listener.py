@@ -143,6 +143,11 @@ class Listener:
         """The address that is connected to, or tried next."""
         return self._addresses.current
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
+
     def connected(self, now: float) -> tuple[str, str] | None:
         """Record a connection; return the address used before and why it was left, or None if it is the same."""
         self._connection = _Connection(now, now)

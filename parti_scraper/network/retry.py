@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
     from parti_scraper.network.hosts import Hosts
+    from parti_scraper.network.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ class _Spider(Protocol):
     @property
     def hosts(self) -> Hosts:
         """The hosts of the API."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What its run has cost."""
 
 
 class RetryMiddleware:
@@ -90,6 +95,10 @@ class RetryMiddleware:
     def _hosts(self) -> Hosts:
         # Not kept: in `scrapy shell` there is no spider yet when this is built.
         return cast("_Spider", self._crawler.spider).hosts
+
+    @property
+    def _traffic(self) -> Traffic:
+        return cast("_Spider", self._crawler.spider).traffic
 
     # What the spiders call:
 
@@ -168,6 +177,8 @@ class RetryMiddleware:
 
     def response_downloaded(self, request: Request, response: Response) -> None:
         """Pause the whole host if it asks for it, before the next request is sent."""
+        if self._traffic.answered(response.status):
+            self._crawler.stats.inc_value("parti/retry/rate_limited")
         base_url = meta.base_of(request)
         if not base_url or response.status not in {429, 503}:
             return
@@ -301,6 +312,7 @@ class RetryMiddleware:
         return max(self._settings.delay_at(request.url), _LEAST_WAIT) * 2.0 ** (attempt - 1)
 
     def _count_retry(self, kind: str) -> None:
+        self._traffic.retried()
         self._crawler.stats.inc_value("parti/retry/count")
         self._crawler.stats.inc_value(f"parti/retry/reason_count/{kind.lower().replace(' ', '_')}")
 

@@ -17,6 +17,7 @@ from yarl import URL
 from parti_scraper.api import routes
 from parti_scraper.network.backoff import one_line, parse_retry_after
 from parti_scraper.network.proxies import proxy_of
+from parti_scraper.network.source import says_so, takes_answer
 from parti_scraper.redact import redact_text, redact_url
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_Answered = aiohttp.TraceRequestEndParams | aiohttp.TraceRequestRedirectParams
 # How often a wait checks whether the run is over and whether something else is due, in seconds.
 SLICE = 0.4
 _CONNECT_TIMEOUT = 30.0
@@ -35,6 +37,7 @@ _CONNECT_TIMEOUT = 30.0
 _COURTESY_TIMEOUT = 1.0
 # Bytes; a notification has about a thousand.
 _MAX_MESSAGE = 16 * 1024 * 1024
+_SWITCHING_PROTOCOLS = 101
 _SECONDS_BETWEEN_WARNINGS = 600.0
 # A dead connection is silent, as a good one may be. With these, in seconds except for the count, the kernel detects it
 # within a minute, unless a proxy in between answers instead of the server.
@@ -77,6 +80,7 @@ class WebSocket:
         failovers: list[dict[str, str]],
         *,
         idle_timeout: float,
+        count_answer: Callable[[int], bool],
         is_over: Callable[[], bool],
         tick: Callable[[], Awaitable[None]],
     ) -> None:
@@ -87,6 +91,7 @@ class WebSocket:
             crawler: for the stats.
             failovers: those so far.
             idle_timeout: what is too long, in seconds, for the log.
+            count_answer: called with the status of each answer; returns whether there were too many requests.
             is_over: returns whether to stop.
             tick: called at least every `SLICE` seconds.
         """
@@ -94,6 +99,7 @@ class WebSocket:
         self._listener = listener
         self._crawler = crawler
         self._idle_timeout = idle_timeout
+        self._count_answer = count_answer
         self._is_over = is_over
         self._tick = tick
         self._quiet_until = 0.0
@@ -105,7 +111,10 @@ class WebSocket:
 
     async def messages(self) -> AsyncGenerator[Message]:
         """Stay connected until the run is over; yields what is received."""
-        async with aiohttp.ClientSession() as session:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_redirect.append(self._answered)
+        trace.on_request_end.append(self._answered)
+        async with aiohttp.ClientSession(trace_configs=[trace]) as session:
             while not self._is_over():
                 async for message in self._attempt(session):
                     yield message
@@ -125,6 +134,14 @@ class WebSocket:
             text = str(error).replace(self._listener.address, self.shown_url)
             wait = self._lost(one_line(text) or type(error).__name__, by_us=isinstance(error, _NotTakenError))
         await self._sleep(wait)
+
+    async def _answered(self, _session: object, _context: object, params: _Answered) -> None:
+        """Look at an answer to a handshake, whatever it is, for where it comes from."""
+        response = params.response
+        if self._count_answer(response.status):
+            self._crawler.stats.inc_value("parti/retry/rate_limited")
+        is_open = response.status == _SWITCHING_PROTOCOLS
+        takes_answer(self._crawler, str(params.url), says_mock=says_so(response.headers), has_data=is_open)
 
     async def _connection(self, session: aiohttp.ClientSession) -> AsyncIterator[Message]:
         """Connect, subscribe, and receive until the connection ends or is silent for too long.

@@ -6,25 +6,34 @@ See https://datapackage.org. Pure except for reading and writing files.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from parti_scraper.api.registry import SOURCES
+from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 FILE_NAME = "datapackage.json"
+QUARANTINE = "quarantine.jsonl"
+# Of the spider `site`: the page that it has opened.
+SCREENSHOT = "screenshot.png"
+# Of the descriptor; the first format does not name its own.
+FORMAT_VERSION = 2
 
 _TYPES = {bool: "boolean", dict: "object", int: "integer", str: "string"}
 _MEDIA_TYPES = {
     "csv": "text/csv",
+    "gz": "application/gzip",
     "json": "application/json",
     "jsonl": "application/jsonl",
     "png": "image/png",
@@ -43,7 +52,7 @@ _PRIMARY_KEYS = {source.item_class: source.key for source in SOURCES}
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of records in the folder of the run.
+    """A file of records, in the folder of the run unless it says otherwise.
 
     Attributes:
         path: where it is.
@@ -53,6 +62,7 @@ class File:
         columns: names of its fields, and what they are called in it; None: all, by their own names.
         encoding: of its text; None where it is not text.
         is_table: whether it is plain CSV or JSON Lines, which any reader takes for a table.
+        is_elsewhere: whether it is not in the folder of the run; then its path is absolute.
     """
 
     path: Path
@@ -62,6 +72,7 @@ class File:
     columns: Mapping[str, str] | None = None
     encoding: str | None = "utf-8"
     is_table: bool = True
+    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +113,43 @@ def table_schema(item_class: type, columns: Mapping[str, str] | None = None) -> 
     return schema
 
 
-def describe_all(files: Sequence[File]) -> list[dict[str, Any]]:
-    """Return the Data Resources of files, read in parallel since the digests take long. Raises OSError."""
+def describe_all(files: Sequence[File], folder: Path) -> list[dict[str, Any]]:
+    """Return the Data Resources of files, which are read side by side: the digests take long. Raises OSError.
+
+    Of files of the same name in several folders, those that follow the first have a number after the resource's name.
+    """
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(describe, files))
+        resources = list(threads.map(partial(describe, folder=folder), files))
+    names = {resource["name"] for resource in resources}
+    taken: set[str] = set()
+    for resource in resources:
+        if resource["name"] in taken:
+            numbered = (f"{resource['name']}-{number}" for number in itertools.count(2))
+            resource["name"] = next(name for name in numbered if name not in names)
+            names.add(resource["name"])
+        taken.add(resource["name"])
+    return resources
 
 
-def describe(file: File) -> dict[str, Any]:
-    """Return the Data Resource of a file, its bytes and SHA-256 read from the disk. Raises OSError."""
+def describe(file: File, folder: Path) -> dict[str, Any]:
+    """Return the Data Resource of a file, its bytes and SHA-256 read from the disk; paths are relative to the folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with file.path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    size = file.path.stat().st_size
     resource: dict[str, Any] = {
         "name": re.sub(r"[^a-z0-9.]+", "-", f"{file.path.stem}-{file.form}".lower()),
-        # An empty file is valid JSON Lines, but no table that Frictionless can read.
-        "type": "table" if file.is_table and (file.rows or file.form == "csv") else "file",
-        "path": file.path.name,
+        # An empty file is valid JSON Lines, but no table that Frictionless can read; so is CSV without its header.
+        "type": "table" if file.is_table and (file.rows or (file.form == "csv" and size)) else "file",
+        # A data package can name a file outside of its folder only by its absolute path, if the reader trusts it.
+        "path": str(file.path) if file.is_elsewhere else file.path.relative_to(folder).as_posix(),
         "format": file.form,
         "mediatype": _MEDIA_TYPES.get(file.form, "application/octet-stream"),
         **({"encoding": file.encoding} if file.encoding else {}),
-        "bytes": file.path.stat().st_size,
+        "bytes": size,
         "hash": f"sha256:{digest}",
     }
     if file.is_table:
@@ -131,13 +160,40 @@ def describe(file: File) -> dict[str, Any]:
     return resource
 
 
+def of_day(resource: Mapping[str, Any], day: str) -> dict[str, Any]:
+    """Return a Data Resource of the data package of a day as it stands in that of the run."""
+    return {**resource, "name": f"{day}-{resource['name']}", "path": f"{day}/{resource['path']}"}
+
+
 def read(folder: Path) -> dict[str, Any] | None:
-    """Return the descriptor of a folder, or None where there is none that can be read."""
+    """Return the descriptor of a folder, or None where there is none that can be read.
+
+    Raises:
+        UsageError: it is in a format later than this one, of a run that is neither to be continued nor overwritten.
+    """
+    path = folder / FILE_NAME
     try:
-        descriptor: dict[str, Any] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        descriptor = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if not isinstance(descriptor, dict):
+        return None
+    version = descriptor.get("format_version", 1)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        known = f"version {FORMAT_VERSION} or earlier; another run_id, or a later parti_scraper"
+        raise UsageError(f"{path}: of format version {version!r} (accepted: {known})")
     return descriptor
+
+
+def read_finished(folder: Path) -> dict[str, Any] | None:
+    """Do as `read`, but for a run that was sealed: it is unfinished, and whoever names it goes on with it."""
+    descriptor = read(folder)
+    return None if descriptor is None or is_sealed(descriptor) else descriptor
+
+
+def is_sealed(descriptor: Mapping[str, Any]) -> bool:
+    """Tell whether the run, or the day, was closed for it after it was killed or stopped."""
+    return bool(descriptor.get("sealed"))
 
 
 def write(folder: Path, descriptor: Mapping[str, Any]) -> Path:

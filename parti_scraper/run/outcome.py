@@ -5,7 +5,7 @@ Pure, and never built on counts that depend on the log level.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
 
@@ -53,6 +53,10 @@ class Counts:
         return self.served == self.accounted_for
 
 
+# The counts of a tally among them.
+COUNTED = tuple(each.name for each in fields(Counts) if each.name != "unknown_fields")
+
+
 @dataclass(slots=True)
 class Ending:
     """Everything that the verdict depends on.
@@ -65,6 +69,7 @@ class Ending:
         exceptions: how many there were in callbacks, pipelines and other components.
         gaps: what is missing; each a part of a sentence, as all below.
         storage: what could not be stored.
+        mixed: that made-up and real data were about to be mixed; a sentence, empty if they were not.
         set_aside: that too many records were set aside.
         degraded: fields that most records lack.
     """
@@ -77,6 +82,7 @@ class Ending:
     exceptions: int = 0
     gaps: list[str] = field(default_factory=list)
     storage: list[str] = field(default_factory=list)
+    mixed: str = ""
     set_aside: str | None = None
     degraded: list[str] = field(default_factory=list)
 
@@ -115,6 +121,8 @@ def judge(ending: Ending) -> Verdict:
     if ending.storage:
         # Before the finish reason: a run that cannot store closes itself.
         return Verdict(ExitCode.INCOMPLETE, _listing(ending.storage), ended)
+    if ending.mixed:
+        return Verdict(ExitCode.STOPPED, ending.mixed, ended=False)
     if not ended:
         return Verdict(ExitCode.STOPPED, f"stopped before the end ({ending.finish_reason})", ended)
     if ending.gaps:

@@ -31,7 +31,8 @@ def find_previous(
         now: Unix seconds.
 
     Raises:
-        UsageError: an argument differs from that of the run, or cannot be parsed.
+        UsageError: an argument differs from that of the run, or cannot be parsed, or a later version of the project
+            wrote the run.
         NothingToFinish: `run_id=last`, and no run is unfinished.
     """
     spider = folder.name
@@ -45,8 +46,9 @@ def find_previous(
         )
         if run is None:
             raise NothingToFinish(f"{spider}: no run is unfinished; nothing was requested")
-    elif run_id and ledger:
-        run = ledger.find(folder / run_id)
+    elif run_id:
+        datapackage.read(folder / run_id)
+        run = ledger.find(folder / run_id) if ledger else None
     if run is None or not is_unfinished(run):
         return None
     if run.state == SUPERSEDED:
@@ -57,6 +59,9 @@ def find_previous(
 
 
 def is_unfinished(run: RunRecord) -> bool:
-    """Tell whether the folder of a run is there, and has no data package."""
+    """Tell whether the folder of a run is there, and has no data package but one that sealed it."""
     folder = Path(run.folder)
-    return folder.is_dir() and datapackage.read(folder) is None
+    try:
+        return folder.is_dir() and datapackage.read_finished(folder) is None
+    except UsageError:  # One of a later version.
+        return False

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from parti_scraper.redact import redact_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 logger = logging.getLogger(__name__)
 
@@ -13,19 +17,25 @@ class Problems:
     """What keeps a run from being complete, or from starting.
 
     Attributes:
-        gaps: what is missing from the data set; each a part of a sentence.
-        storage: what could not be stored, in the same form; the first is the cause of the others.
+        noted: what is missing from the data set, a part of a sentence each.
+        storage: what could not be stored, likewise; the first is the cause of the others.
         usage_error: a wrong argument that only the API could show.
         start_error: why nothing can be requested, which only the first request could show.
         remarks: other lines for the summary.
     """
 
     def __init__(self) -> None:
-        self.gaps: list[str] = []
+        self.noted: list[str] = []
+        self._presumed: list[str] = []
         self.storage: list[str] = []
         self.usage_error: str | None = None
         self.start_error: str | None = None
         self.remarks: list[str] = []
+
+    @property
+    def gaps(self) -> list[str]:
+        """What is missing from the data set, or presumed to be."""
+        return [*self._presumed, *self.noted]
 
     @property
     def keeps_nothing(self) -> bool:
@@ -36,14 +46,18 @@ class Problems:
         # The API may have redirected to an address with a token.
         gap = redact_text(gap)
         logger.error("Not complete: %s", gap)
-        self.gaps.append(gap)
+        self.noted.append(gap)
 
     def presume_gap(self, gap: str) -> None:
-        """Note a gap that counts unless `disprove_gap` is called before the end."""
-        self.gaps.append(gap)
+        """Note a gap that is one unless `disprove_gap` is called for it before the end."""
+        self._presumed.append(gap)
 
     def disprove_gap(self, gap: str) -> None:
-        self.gaps.remove(gap)
+        self._presumed.remove(gap)
+
+    def restore(self, noted: Iterable[str]) -> None:
+        """Go on with the gaps that earlier sessions of the run noted."""
+        self.noted[:0] = noted
 
     def note_storage(self, problem: str) -> None:
         self.storage.append(problem)

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
+from parti_scraper.ledger.ledger import RunEnd
 from parti_scraper.run import datapackage
 from parti_scraper.run.context import SeriesPlace
 
@@ -48,10 +49,17 @@ def _settle(ledger: Ledger, filters: Mapping[str, Any]) -> Series:
     """Return the series, after finishing runs of it that were killed between their data package and their last note."""
     series = ledger.series(filters)
     for run in ledger.running_in(series.id):
-        if package := datapackage.read(Path(run.folder)):
-            ledger.finish(run.id, complete=package["complete"], truncated=package["truncated"])
+        if package := datapackage.read_finished(Path(run.folder)):
+            finish_described(ledger, run.id, package)
             series = ledger.series(filters)
     return series
+
+
+def finish_described(ledger: Ledger, run: int, package: Mapping[str, Any]) -> None:
+    """Note in the ledger that a run has ended, as its data package says. Raises LedgerError."""
+    # The first format has no exit code.
+    end = RunEnd(iso_to_timestamp(package["created"]), package.get("exit_code"), package["reason"])
+    ledger.finish(run, end, complete=package["complete"], truncated=package["truncated"])
 
 
 def _lower(run: Run, series: Series, now: int) -> Series:

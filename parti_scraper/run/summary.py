@@ -129,6 +129,9 @@ def _stored(run: Run, left: Left) -> list[str]:
     lines = []
     if run.series is not None:
         lines.append(f"  {run.tally.new:,} new and {run.tally.changed:,} changed since the incremental runs before")
+    if run.days is not None and len(run.days.names) > 1:
+        # Only the files that were written last are listed.
+        lines.append(f"  {run.folder.path}  {len(run.days.names)} days, {number_of(run.tally.written, 'rows')}")
     lines += [
         f"  {file.path}  {number_of(file.rows, 'rows')}, {file.path.stat().st_size:,} bytes" for file in left.files
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from scrapy import Request, Spider
@@ -17,6 +18,7 @@ from parti_scraper.exceptions import PageError
 from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.network.retry import RetryMiddleware
 from parti_scraper.network.settings import hosts_from
+from parti_scraper.network.source import Source
 from parti_scraper.plan.identities import Identities
 from parti_scraper.run.arguments import without_run_id
 from parti_scraper.run.context import Identity, Run, RunFolder, default_run_id
@@ -24,11 +26,10 @@ from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.previous import find_previous
 from parti_scraper.scrapy_internals import close_spider
 from parti_scraper.spiders import components
-from parti_scraper.spiders.checks import check_settings
+from parti_scraper.spiders.checks import addresses, check_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Container, Hashable, Iterator, Mapping
-    from pathlib import Path
 
     from scrapy.crawler import Crawler
     from scrapy.http import Response
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from parti_scraper.api.pages import NormalizedPage
     from parti_scraper.items import Category, Item
     from parti_scraper.network.hosts import Hosts
+    from parti_scraper.network.traffic import Traffic
     from parti_scraper.run import datapackage
     from parti_scraper.run.arguments import Arguments
     from parti_scraper.run.context import Seen
@@ -55,6 +57,10 @@ class PartiSpider(Spider):
     collection: ClassVar[str]
     # Whether what came since the last checkpoint can be fetched again; else every whole line is kept.
     can_refetch: ClassVar[bool] = True
+    # For how long a record is remembered after it was written, in seconds, where the run has a folder for each day.
+    remembered: ClassVar[float] = 0
+    # What the data package calls the times at which it looked.
+    observed: ClassVar[str] = ""
     # Settings that name other servers than those of the API.
     uses: ClassVar[tuple[str, ...]] = ()
 
@@ -92,10 +98,27 @@ class PartiSpider(Spider):
         if previous:
             now, raw = previous.started_at, {**raw, **previous.arguments, "run_id": previous.run_id}
         identity = cls.identify(raw, now)
-        run_folder = cls.folder(folder / identity.run_id)
-        run = Run(identity, run_folder, ledger, hosts_from(settings), cls.new_seen(), previous=previous)
+        if previous:
+            identity = replace(identity, run_uuid=previous.run_uuid)
+        run_folder = RunFolder(folder / identity.run_id, cls.collection, cls.item_class)
+        run = Run(
+            identity,
+            run_folder,
+            ledger,
+            hosts_from(settings),
+            cls.new_seen(),
+            source=cls.new_source(settings),
+            previous=previous,
+            by_day=cls.has_days(identity.arguments),
+        )
         cls.prepare(run, settings)
         return run
+
+    @classmethod
+    def new_source(cls, settings: BaseSettings) -> Source:
+        """Return where the data of a run come from, as far as its servers' addresses show it. Raises UsageError."""
+        configured = addresses(settings, cls.uses).values()
+        return Source(is_here=any(urls.is_loopback(url) for each in configured for url in each))
 
     @classmethod
     def identify(cls, raw: Mapping[str, str], now: float) -> Identity:
@@ -139,9 +162,9 @@ class PartiSpider(Spider):
     # Hooks:
 
     @classmethod
-    def folder(cls, path: Path) -> RunFolder:
-        """Return the folder of a run."""
-        return RunFolder(path, cls.collection, cls.item_class)
+    def has_days(cls, _arguments: Arguments) -> bool:
+        """Tell whether a run with these arguments may last for days, and has a folder for each."""
+        return False
 
     @classmethod
     def new_seen(cls) -> Seen:
@@ -205,6 +228,16 @@ class PartiSpider(Spider):
         """Which host of the API is asked; the middleware looks for it here."""
         return self.run.hosts
 
+    @property
+    def source(self) -> Source:
+        """Where the data come from; what looks at the answers looks for it here."""
+        return self.run.source
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the run has cost; the middleware looks for it here."""
+        return self.run.traffic
+
     # What names of feeds may hold, beside the class attributes:
 
     @property
@@ -258,7 +291,7 @@ class PartiSpider(Spider):
         """Count a page and its records; `seen` holds the identities of earlier records."""
         self.count_page()
         self.count_served(page.served)
-        self.run.quality.add(page, seen, self.run.selection.takes)
+        self.run.add_quality(page, seen)
 
     def count_page(self) -> None:
         self.run.tally.add("pages")

@@ -32,7 +32,7 @@ def check_settings(settings: BaseSettings, uses: tuple[str, ...]) -> None:
     components.check(settings)
     check_retry_settings(settings)
     check_proxies(settings)
-    _check_same_machine(settings, uses)
+    urls.check_same_machine(addresses(settings, uses))
     if settings["PARTI_TRANSPORT"] == "browser":
         check_browser(settings)
     for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
@@ -42,17 +42,21 @@ def check_settings(settings: BaseSettings, uses: tuple[str, ...]) -> None:
     _check_batching(settings)
 
 
-def _check_same_machine(settings: BaseSettings, uses: tuple[str, ...]) -> None:
-    """Check that all servers that the spider uses are on this machine, or all elsewhere. Raises UsageError."""
+def addresses(settings: BaseSettings, uses: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return the addresses of all servers that a spider uses, by setting; arguments as in `check_settings`.
+
+    Raises:
+        UsageError: one is wrong.
+    """
     names = {"PARTI_API_BASE_URLS", *uses}
     if settings["PARTI_TRANSPORT"] == "browser":
         names.add("PARTI_SITE_URL")
-    addresses = {
+    found = {
         "PARTI_API_BASE_URLS": urls.parse_base_urls(settings["PARTI_API_BASE_URLS"]),
         "PARTI_WS_URL": urls.parse_ws_urls(settings["PARTI_WS_URL"]),
         "PARTI_SITE_URL": (urls.check_site_url(settings["PARTI_SITE_URL"]),),
     }
-    urls.check_same_machine({name: each for name, each in addresses.items() if name in names})
+    return {name: each for name, each in found.items() if name in names}
 
 
 def _check_batching(settings: BaseSettings) -> None:

@@ -44,6 +44,8 @@ _DOWNLOADER_MIDDLEWARES = {
     # Scrapy's gives up on a compressed body that was cut short.
     "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
     "parti_scraper.network.http.DecompressionMiddleware": 590,
+    # It sees redirects and what comes from the cache.
+    "parti_scraper.network.source.SourceMiddleware": 940,
     # After all of Scrapy's, the last of which is the cache at 900, so that none sees the token.
     "parti_scraper.network.token.TokenMiddleware": 950,
     # Cookies are disabled; loading it would import requests, which takes a tenth of the start.
@@ -82,7 +84,10 @@ _LOG_FORMATTER = "parti_scraper.feeds.log_formatter.LogFormatter"
 _RETRY_TIMES = 60
 # What the promises of a run depend on: the rest only saves time, or shows progress.
 _NEEDED = {
-    "DOWNLOADER_MIDDLEWARES": ("parti_scraper.network.retry.RetryMiddleware",),
+    "DOWNLOADER_MIDDLEWARES": (
+        "parti_scraper.network.retry.RetryMiddleware",
+        "parti_scraper.network.source.SourceMiddleware",
+    ),
     "EXTENSIONS": tuple(name for name in _EXTENSIONS if not name.endswith("Progress")),
     "ITEM_PIPELINES": tuple(_ITEM_PIPELINES),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from scrapy import signals
@@ -16,6 +15,7 @@ from parti_scraper.api.build import Context
 from parti_scraper.api.registry import LIVE_CHANNELS
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.items import LiveChannel
+from parti_scraper.plan.passes import Passes
 from parti_scraper.plan.schedule import SnapshotTimer
 from parti_scraper.run.arguments import LiveArguments
 from parti_scraper.spiders.paged import LiveRouteSpider, Walk
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.api.pages import NormalizedPage
     from parti_scraper.plan.plan import PageQuery
+    from parti_scraper.run.arguments import Arguments
     from parti_scraper.run.context import Run
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class LiveSpider(LiveRouteSpider):
     arguments_class = LiveArguments
     item_class = LiveChannel
     collection = LiveChannel.collection
+    observed = "snapshots"
 
     arguments: LiveArguments
 
@@ -56,6 +58,7 @@ class LiveSpider(LiveRouteSpider):
         interval, duration = self.arguments.interval, self.arguments.duration
         self._schedule = None if interval is None else SnapshotTimer(interval, duration)
         self._first_at = 0.0
+        self._snapshot_began = 0.0
         self._timer: CallLaterResult | None = None
 
     @classmethod
@@ -65,6 +68,15 @@ class LiveSpider(LiveRouteSpider):
         crawler.signals.connect(spider.stay_open, signals.spider_idle)
         crawler.signals.connect(spider.cancel_timer, signals.spider_closed)
         return spider
+
+    @classmethod
+    def has_days(cls, arguments: Arguments) -> bool:
+        """Tell whether snapshots are taken at intervals."""
+        return isinstance(arguments, LiveArguments) and arguments.interval is not None
+
+    @property
+    def _snapshot_id(self) -> str:
+        return f"{self.run_id}-{self.snapshots}"
 
     @property
     def until_stopped(self) -> bool:
@@ -77,9 +89,12 @@ class LiveSpider(LiveRouteSpider):
         if not self.snapshots:
             yield from self._snapshot()
             return
-        self._first_at -= time.time() - self.started_at
+        elapsed = time.time() - self.started_at
         if self._schedule is not None:
             self._schedule = replace(self._schedule, tick=self.snapshots - 1)
+            # Where the clock was set back meanwhile, the next one is not put off until it has caught up.
+            elapsed = max(elapsed, self._schedule.tick * self._schedule.interval)
+        self._first_at -= elapsed
         self._schedule_snapshot()
 
     def progress(self) -> dict[str, Any]:
@@ -100,25 +115,46 @@ class LiveSpider(LiveRouteSpider):
         """Tell after each page whether a snapshot has ended."""
         return not self._walks_left
 
-    def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveChannel]:
-        context = Context(timestamp_to_iso(time.time()), self.index, walk.snapshot_id, query.slice.offset)
+    def normalize(
+        self, response: Response, walk: Walk, query: PageQuery, received_at: str
+    ) -> NormalizedPage[LiveChannel]:
+        context = Context(received_at, self.index, walk.snapshot_id, query.slice.offset)
         return LIVE_CHANNELS.normalize(response.body, response.url, context)
 
     def walk_ended(self, walk: Walk) -> None:
         """Wait for the next snapshot, once the walks of this one have all ended."""
         self._walks_left -= 1
-        if not self._walks_left and not self.run.limit.is_reached:
+        if self._walks_left:
+            return
+        self._observe()
+        if not self.run.limit.is_reached:
             self._schedule_snapshot()
+
+    def _observe(self) -> None:
+        """Note the snapshot, whose walks have all ended."""
+        plans = [walk.plan for walk in self.walks]
+        self.run.observe(
+            {
+                "snapshot_id": self._snapshot_id,
+                "started_at": timestamp_to_iso(self._snapshot_began),
+                "ended_at": timestamp_to_iso(time.time()),
+                "channels": sum(plan.count for plan in plans if isinstance(plan, Passes)),
+                "complete": not (self.run.limit.is_reached or any(plan.gaps for plan in plans)),
+            }
+        )
 
     def _snapshot(self) -> Iterator[Request]:
         self.snapshots += 1
+        self._snapshot_began = time.time()
         self._walks_left = 0
         self.walks.clear()
         self.crawler.stats.inc_value("parti/live/snapshots")
-        snapshot_id = f"{self.run_id}-{self.snapshots}"
         # All are counted before the first can end.
-        walks = [self.begin_walk(Walk(categories, self.plan(categories), snapshot_id)) for categories in self.groups]
-        yield from chain(*walks)
+        begun = [
+            self.begin_walk(Walk(categories, self.plan(categories), self._snapshot_id)) for categories in self.groups
+        ]
+        for requests in begun:
+            yield from requests
 
     def begin_walk(self, walk: Walk) -> Iterator[Request]:
         self._walks_left += 1

@@ -26,14 +26,12 @@ from parti_scraper.network.settings import RetrySettings
 from parti_scraper.network.websocket import SLICE, WebSocket
 from parti_scraper.redact import redact_url
 from parti_scraper.run.arguments import NotificationsArguments
-from parti_scraper.run.context import RunFolder
 from parti_scraper.scrapy_internals import is_closing
 from parti_scraper.spiders.base import describe_failure
 from parti_scraper.spiders.paged import LiveRouteSpider, Walk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
-    from pathlib import Path
 
     from scrapy.http import Response
     from scrapy.settings import BaseSettings
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from parti_scraper.items import Category
     from parti_scraper.network.websocket import Message
     from parti_scraper.plan.plan import PageQuery
+    from parti_scraper.run.arguments import Arguments
     from parti_scraper.run.context import Run, Seen
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,11 @@ logger = logging.getLogger(__name__)
 _CATEGORIES_TIMEOUT = 5.0
 # How long a livestream is remembered after it was last seen, in seconds; the limit keeps memory from growing.
 _REMEMBERED = 7 * 86_400.0
-# Fields that may describe an error that comes in place of a notification.
+# Between two checkpoints while nothing is heard, in seconds: how long it has listened is known so far after a kill.
+_SECONDS_BETWEEN_NOTES = 60.0
+# What may pass between two looks at the connection, in seconds.
+_LONGEST_SLICE = 60.0
+# Fields in which an error that comes in place of a notification may say what it is.
 _ERROR_FIELDS = ("error", "errors", "message", "detail", "reason")
 # A gap until the run has listened to its end.
 _NEVER_LISTENED = "the run never listened to the WebSocket"
@@ -103,6 +106,8 @@ class NotificationsSpider(LiveRouteSpider):
     item_class = LiveNotification
     collection = LiveNotification.collection
     can_refetch = False
+    remembered = _REMEMBERED
+    observed = "listened"
     uses = ("PARTI_WS_URL",)
 
     arguments: NotificationsArguments
@@ -110,7 +115,9 @@ class NotificationsSpider(LiveRouteSpider):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._noted_at = 0.0
-        # Whether anything came since the last checkpoint; the first one is due at once.
+        # When it was connected last.
+        self._listened_at: float | None = None
+        # Whether anything came since the last checkpoint; the first one is due at once, so that no line is lost.
         self._is_new = True
         self._messages = 0
         # How many channels of the current fill had no notification.
@@ -127,10 +134,9 @@ class NotificationsSpider(LiveRouteSpider):
             proxy_of(url)
 
     @classmethod
-    def folder(cls, path: Path) -> RunFolder:
-        """Return the folder of a run, with files for each day."""
-        today = _day_of(timestamp_to_iso(time.time()))
-        return RunFolder(path, cls.collection, cls.item_class, lambda item: _day_of(item.received_at), today)
+    def has_days(cls, _arguments: Arguments) -> bool:
+        """Tell that it may last for days."""
+        return True
 
     @classmethod
     def new_seen(cls) -> Seen:
@@ -169,6 +175,7 @@ class NotificationsSpider(LiveRouteSpider):
             self.crawler,
             failovers,
             idle_timeout=self.idle_timeout,
+            count_answer=self.run.traffic.answered,
             is_over=self._is_over,
             tick=self._tick,
         )
@@ -209,7 +216,7 @@ class NotificationsSpider(LiveRouteSpider):
         await self._wait_for_categories()
         async with contextlib.aclosing(self.websocket.messages()) as messages:
             async for message in messages:
-                for record in self._received(message):
+                for record in self._received(message, timestamp_to_iso(await self.enter_day())):
                     yield record
                 # The batch ends here: the next message may take long.
                 yield None
@@ -223,16 +230,16 @@ class NotificationsSpider(LiveRouteSpider):
             # Otherwise the run would last until the requests for them are given up.
             raise CloseSpider("finished")
 
-    def _received(self, message: Message) -> Iterator[Any]:
-        """Yield the record of a message, or a rejected one if it has none."""
+    def _received(self, message: Message, received_at: str) -> Iterator[Any]:
+        """Yield the record in a message, or a rejected one if there is none."""
         if message.problem:
             yield RejectedRecord(message.problem, self.websocket.shown_url, self._messages, None)
             self._count_message()
             return
-        context = Context(timestamp_to_iso(time.time()), self.index, offset=self._messages)
+        context = Context(received_at, self.index, offset=self._messages)
         page = LIVE_NOTIFICATIONS.normalize_message(message.text, self.websocket.shown_url, context)
         self._count_message()
-        self.run.quality.add(page, self.run.seen)
+        self.run.add_quality(page, self.run.seen)
         if page.items:
             is_new = any(item.identity not in self.run.seen for item in page.items)
             self.listener.heard(time.monotonic(), is_new=is_new)
@@ -249,21 +256,37 @@ class NotificationsSpider(LiveRouteSpider):
         self.count_served(1)
 
     async def _tick(self) -> None:
-        """Write a checkpoint and ask the live route, if either is due."""
+        """Note that it listens, write a checkpoint and ask the live route, if either is due."""
+        self._note_listening()
+        day = self.run.folder.day
+        await self.enter_day()
+        if self.run.folder.day != day:
+            self._note_listening()
+            # The day that is over is described with the next checkpoint.
+            self._is_new = True
         await self._note()
         if self.listener.fills.is_due(time.monotonic()) and not self._is_over():
             self._fill()
+
+    def _note_listening(self) -> None:
+        now = time.time()
+        if self.listener.is_connected:
+            since = now if self._listened_at is None else self._listened_at
+            # A machine that slept did not listen, nor does it while its clock is set.
+            self.run.listened(since if 0 <= now - since < _LONGEST_SLICE else now, now)
+        self._listened_at = now if self.listener.is_connected else None
 
     def _is_over(self) -> bool:
         duration = self.arguments.duration
         # By the wall clock, so that the time before a run was resumed counts too.
         ended = duration is not None and time.time() >= self.started_at + duration
-        return ended or self.run.limit.is_reached or is_closing(self.crawler)
+        return ended or self.run.limit.is_reached or bool(self.source.mixed) or is_closing(self.crawler)
 
     async def _note(self, *, at_once: bool = False) -> None:
         """Write what is new to the files, within a second of its arrival, and a checkpoint."""
         now = time.monotonic()
-        if not self._is_new or (now - self._noted_at < SLICE and not at_once):
+        is_due = now - self._noted_at >= (SLICE if self._is_new else _SECONDS_BETWEEN_NOTES)
+        if not is_due and not at_once:
             return
         self._noted_at, self._is_new = now, False
         async with self._one_page:
@@ -288,8 +311,10 @@ class NotificationsSpider(LiveRouteSpider):
                 return
             await asyncio.sleep(SLICE / 8)
 
-    def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[LiveNotification]:
-        context = Context(timestamp_to_iso(time.time()), self.index, source="live")
+    def normalize(
+        self, response: Response, walk: Walk, query: PageQuery, received_at: str
+    ) -> NormalizedPage[LiveNotification]:
+        context = Context(received_at, self.index, source="live")
         page = LIVE_NOTIFICATIONS.normalize(response.body, response.url, context)
         self._unheard += sum(item.identity not in self.run.seen for item in page.items)
         return page
@@ -323,10 +348,6 @@ class NotificationsSpider(LiveRouteSpider):
             offset = time.time() - time.monotonic()
             since, until = (timestamp_to_iso(moment + offset) for moment in (missed.since, missed.until))
             self.run.problems.note_gap(f"not connected from {since} to {until}: {missed.reason}")
-
-
-def _day_of(moment: str) -> str:
-    return f".{moment[:10]}"
 
 
 def _error_in(record: Any) -> str:

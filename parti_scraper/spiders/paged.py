@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,14 @@ from parti_scraper.api.categories import ALL, CategoryIndex, resolve_categories,
 from parti_scraper.api.pages import NormalizedPage
 from parti_scraper.api.routes import NAN, LiveQuery
 from parti_scraper.api.selection import Selection, select_categories
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.exceptions import PageError, UsageError
 from parti_scraper.network.meta import OPTIONAL
 from parti_scraper.plan.page_size import PageSize
 from parti_scraper.plan.passes import Passes
 from parti_scraper.plan.plan import Key, Page
 from parti_scraper.run.arguments import DEFAULT_LIMIT
-from parti_scraper.signals import checkpoint
+from parti_scraper.signals import checkpoint, send_storage_failed
 from parti_scraper.spiders.base import PartiSpider, describe_failure, request_of
 
 if TYPE_CHECKING:
@@ -98,8 +101,8 @@ class PagedSpider(PartiSpider):
         """Return the address of a page."""
         raise NotImplementedError
 
-    def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[Any]:
-        """Return the records of a page. Raises PageError."""
+    def normalize(self, response: Response, walk: Walk, query: PageQuery, received_at: str) -> NormalizedPage[Any]:
+        """Return the records of a page that came at a moment, in ISO 8601. Raises PageError."""
         raise NotImplementedError
 
     def walk_ended(self, walk: Walk) -> None:
@@ -159,10 +162,10 @@ class PagedSpider(PartiSpider):
         if not walk.in_flight:
             yield from self.end_walk(walk)
 
-    def read(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[Any] | Request:
-        """Return the records of a page, or a retry where the answer is not a page."""
+    def read(self, response: Response, walk: Walk, query: PageQuery, moment: float) -> NormalizedPage[Any] | Request:
+        """Return the records of a page, or the request that asks again where the answer is no page."""
         try:
-            page = self.normalize(response, walk, query)
+            page = self.normalize(response, walk, query, timestamp_to_iso(moment))
         except PageError as error:
             return self.retry.retry(request_of(response), str(error))
         self.retry.succeeded(request_of(response))
@@ -174,7 +177,7 @@ class PagedSpider(PartiSpider):
         One page at a time: between two pages, the files hold whole pages, so the counts of a checkpoint are right.
         """
         async with self._one_page:
-            page = self.read(response, walk, query)
+            page = self.read(response, walk, query, await self.enter_day())
             if not isinstance(page, NormalizedPage):
                 yield page
                 return
@@ -199,8 +202,8 @@ class PagedSpider(PartiSpider):
             yield request
 
     def parse_control(self, response: Response, walk: Walk, query: PageQuery) -> Iterator[Request]:
-        """Process a page that only shows whether the server has any records; they are not collected."""
-        page = self.read(response, walk, query)
+        """Take a page that only shows whether the server serves anything; its records are not collected."""
+        page = self.read(response, walk, query, time.time())
         if not isinstance(page, NormalizedPage):
             yield page
             return
@@ -222,14 +225,28 @@ class PagedSpider(PartiSpider):
 
         Where a pipeline of the user's takes long, the counts do not balance in time, and the checkpoint is left out.
         """
+        if await self._are_through():
+            await self.crawler.signals.send_catch_log_async(checkpoint)
+
+    async def enter_day(self) -> float:
+        """Return the moment, in Unix seconds, once the run is at its day: what is on its way belongs to the last."""
+        while self.run.days is not None and self.run.days.is_over(time.time()):
+            await self._are_through()
+            try:
+                self.run.enter_day(time.time())
+            except OSError as error:
+                send_storage_failed(self.crawler, "a record", error)
+                break
+        return time.time()
+
+    async def _are_through(self) -> bool:
+        """Wait until all records have come through the pipelines, but not for long; tell whether they have."""
         through = asyncio.Event()
         self.run.tally.call_when_balanced(through.set)
         if not through.is_set():
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(through.wait(), _LONGEST_WAIT)
-            except TimeoutError:
-                return
-        await self.crawler.signals.send_catch_log_async(checkpoint)
+        return through.is_set()
 
     def page_failed(self, failure: Failure) -> Iterator[Any]:
         """Continue after a request that failed for good."""

@@ -151,9 +151,11 @@ class RecentSpider(PagedSpider):
         since, until = self.window
         return max(min(since, routes.FIRST_TS) - 1, 0), max(until, routes.LAST_TS)
 
-    def normalize(self, response: Response, walk: Walk, query: PageQuery) -> NormalizedPage[Livestream]:
+    def normalize(
+        self, response: Response, walk: Walk, query: PageQuery, received_at: str
+    ) -> NormalizedPage[Livestream]:
         """Return the livestreams of a page. Raises PageError."""
-        page = LIVESTREAMS.normalize(response.body, response.url, Context(timestamp_to_iso(time.time()), self.index))
+        page = LIVESTREAMS.normalize(response.body, response.url, Context(received_at, self.index))
         first, last = self._credible
         for ends in (page.ends, page.rejected_ends):
             ends[:] = [end if end is None or first <= end <= last else None for end in ends]

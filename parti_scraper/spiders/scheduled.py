@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api import routes
 from parti_scraper.api.build import Context
 from parti_scraper.api.registry import CATEGORIES, SCHEDULED_LIVESTREAMS
-from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.items import ScheduledLivestream
 from parti_scraper.plan.passes import Passes
 from parti_scraper.run.arguments import ScheduledArguments
@@ -58,10 +56,10 @@ class ScheduledSpider(PagedSpider):
             return routes.categories_url(base_url)
         return routes.scheduled_url(base_url, query.slice.offset, query.slice.limit)
 
-    def normalize(self, response: Response, _walk: Walk, query: PageQuery) -> NormalizedPage[Any]:
+    def normalize(self, response: Response, _walk: Walk, query: PageQuery, received_at: str) -> NormalizedPage[Any]:
         """Return the livestreams of a page, of a control page the categories. Raises PageError."""
         source = CATEGORIES if query.control else SCHEDULED_LIVESTREAMS
-        context = Context(timestamp_to_iso(time.time()), self.index)
+        context = Context(received_at, self.index)
         return source.normalize(response.body, response.url, context)
 
     def belongs(self, _walk: Walk, _item: Any) -> bool:

@@ -19,9 +19,11 @@ from parti_scraper.browser.chromium import CONTEXT_OPTIONS, check_browser, first
 from parti_scraper.browser.visit import AT_ONCE, MOST_CALLS, MOST_REPEATS, Visit
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.items import ApiCall
+from parti_scraper.network.source import says_so
 from parti_scraper.redact import redact_url
 from parti_scraper.run import datapackage
 from parti_scraper.run.arguments import SiteArguments
+from parti_scraper.run.datapackage import SCREENSHOT
 from parti_scraper.scrapy_internals import is_closing
 from parti_scraper.signals import send_storage_failed
 from parti_scraper.spiders.base import PartiSpider
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCREENSHOT = "screenshot.png"
 # Seconds between two checks whether to end the visit early.
 _WATCH = 0.2
 _NO_CLICK = "no category was clicked"
@@ -166,6 +167,8 @@ class SiteSpider(PartiSpider):
         except (Error, IgnoreRequest) as error:
             self._not_opened(error)
             return
+        # A page of the site holds no data: it cannot show that a server is no mock.
+        self.source.takes(self.page_url, says_mock=says_so(visit.headers), has_data=False)
         self.count_page()
         try:
             await self._look_around(visit)
