@@ -36,6 +36,7 @@ from tests.support import (
 
 STILL: dict[str, Any] = {"now": NOW, "speed": 0, "live": 20}
 RUN = ["recent", "-a", "run_id=run", *QUIET]
+COLLECTIONS = {"live": "live_channels", "notifications": "live_notifications"}
 KILLS = int(os.environ.get("PARTI_TEST_KILLS", "12"))
 
 Fork = Callable[..., Any]
@@ -346,6 +347,25 @@ def test_snapshots_are_resumed_and_all_are_whole(serve: Serve, output: Path) -> 
     assert all(users == everyone for users in found.values())
     assert [row["snapshot_id"] for row in run.csv_rows] == [row["snapshot_id"] for row in run.rows]
     check_books(run)
+
+
+@pytest.mark.parametrize("spider", ["live", "notifications"])
+def test_a_run_with_days_that_a_limit_of_scrapys_stopped_resumes(
+    spider: str, crawl: Run, serve: Serve, output: Path
+) -> None:
+    server = serve(**STILL)
+    arguments = {"interval": "0.2", "duration": "4"} if spider == "live" else {"duration": "4"}
+    first = crawl(spider, "-s", "CLOSESPIDER_TIMEOUT=1", server=server, **arguments)
+    assert first.code == 3, first.stderr
+    assert not (first.folder / "datapackage.json").exists()
+    (today,) = (path.name for path in first.folder.iterdir() if path.is_dir())
+    before = (first.folder / today / f"{COLLECTIONS[spider]}.jsonl").read_bytes()
+    assert before
+    again = crawl(spider, server=server, **arguments)
+    assert again.code == 0, again.stderr
+    assert (again.folder / today / f"{COLLECTIONS[spider]}.jsonl").read_bytes().startswith(before)
+    keys = [(row.get("snapshot_id"), row["user_id"], row["event_id"]) for row in again.rows]
+    assert len(set(keys)) == len(keys) == len(again.csv_rows)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,8 @@ class Checkpoints:
             return
         self.run.count_day(time.time())
         if exporter is not None and exporter.is_all_in_run_folder:
-            files = {file.path.name: (file.path.stat().st_size, file.rows) for file in exporter.in_run_folder()}
+            name_of = self.run.folder.name_of
+            files = {name_of(file.path): (file.path.stat().st_size, file.rows) for file in exporter.in_run_folder()}
             flushed = self._flush()
             flushed.sync()
             self._note(files | flushed.sizes)

@@ -30,6 +30,7 @@ from parti_scraper.run.arguments import (
     SiteArguments,
 )
 from parti_scraper.run.outcome import ExitCode, judge_fields
+from parti_scraper.run.recovery import RECOVERED
 
 if TYPE_CHECKING:
     from parti_scraper.items import Item
@@ -87,7 +88,7 @@ class Kind:
     def of_file(self, name: str) -> str | None:
         """Return what a file with this name holds: the collection or `quarantine`; None for any other file."""
         stem, _, rest = name.partition(".")
-        if stem == self.collection and rest.rpartition(".")[2] in {"jsonl", "csv"}:
+        if (stem == self.collection and rest.rpartition(".")[2] in {"jsonl", "csv"}) or name == RECOVERED:
             return self.collection
         return _QUARANTINE if name == datapackage.QUARANTINE else None
 
