@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from parti_scraper.redact import redact_typed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,13 +32,22 @@ class UsageError(PartiError, ValueError):
             kind: what was wrong: `argument`, `setting` or `feed`.
             name: its name, as typed.
             problem: what is wrong with it, such as "not a whole number".
-            value: the value, as typed; quoted, so that it stays on the line.
+            value: the value, as typed; see `quoted`.
             accepted: what would have been right.
             hint: see `did_you_mean`.
         """
-        if len(value) > _LONGEST_VALUE:
-            value = value[:_LONGEST_VALUE] + "…"
-        return cls(f"{kind} `{name}`: {problem}: {value!r} (accepted: {accepted}){hint}")
+        return cls(f"{kind} `{name}`: {problem}: {quoted(value, name)} (accepted: {accepted}){hint}")
+
+
+def quoted(text: str, name: str = "") -> str:
+    """Return what was typed as errors show it: on one line, cut if it is long, and without secrets.
+
+    Args:
+        text: a value, or another word of a command.
+        name: the name of the value, if the text is one.
+    """
+    shown = redact_typed(text, name)
+    return repr(shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + "…")
 
 
 def did_you_mean(name: str, known: Iterable[str], similarity: float = 0.6) -> str:

@@ -49,6 +49,8 @@ _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 # User and password of an address, also of one that names no scheme.
 _USER = re.compile(r"((?:^|:)//)[^/\s]*@")
+# The same in what a user typed, where more is taken for a secret: a password with a slash, an address without a scheme.
+_TYPED_USER = re.compile(r"(?<=//)\S*@|(?<![^\s,])(?!\S*?//)[^\s,]+:\S*@")
 _IN_QUERY, _IN_PATH = re.compile(r"([&;?])"), re.compile(r"([&;~])")
 # A word of a text; and what an address has that has something to hide.
 _WORD = re.compile(r"""[^\s"'<>]+""")
@@ -149,6 +151,21 @@ def redact_text(text: str) -> str:
         return text
     text = _WORD.sub(lambda word: redact_url(word[0]) if _IS_ADDRESS.search(word[0]) else word[0], text)
     return _JWT.sub("", text)
+
+
+def redact_typed(text: str, name: str = "") -> str:
+    """Return what a user typed as an error may show it: `***` for the value of a name that is that of a secret.
+
+    Args:
+        text: a value, or a word such as `--token=abc`.
+        name: the name of the value, if the text is one.
+    """
+    before, mark, _ = text.partition("=")
+    if is_secret_name(name):
+        return "***"
+    if mark and is_secret_name(before.lstrip("-")):
+        return f"{before}=***"
+    return redact_text(_TYPED_USER.sub("", text))
 
 
 def redact_unparsed(text: str) -> str:

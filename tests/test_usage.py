@@ -24,7 +24,7 @@ NUMBER = "(accepted: a number)"
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ((), f"one spider at a time, not 0 ({ALL})"),
+        ((), f"the spider is missing ({ALL})"),
         (("recent", "live"), f"one spider at a time, not 2 ({ALL})"),
         (("recnet",), f"unknown spider: 'recnet' ({ALL}); did you mean `recent`?"),
         (

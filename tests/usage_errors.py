@@ -137,8 +137,15 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
             ("file:///etc/passwd", "not the address of a page"),
             ("https://x:99999/", "not the address of a page"),
             ("https://parti.com/a b", "not the address of a page"),
-            ("https://me:secret@parti.com/", "an address with a user's name, which would be stored"),
         )
+    ),
+    (
+        "site",
+        {"url": "https://me:secret@parti.com/"},
+        (
+            "argument `url`: an address with a user's name, which would be stored: 'https://parti.com/' "
+            "(accepted: such as https://parti.com/categories)"
+        ),
     ),
     (
         "recent",

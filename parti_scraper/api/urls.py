@@ -24,13 +24,8 @@ def parse_base_urls(text: str) -> tuple[str, ...]:
     urls = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
     for url in urls or ("",):
         if not _is_base_url(url):
-            raise UsageError.of(
-                "setting",
-                "PARTI_API_BASE_URLS",
-                "not a scheme and host",
-                url,
-                f"comma-separated, such as {BASE_URLS[0]}",
-            )
+            accepted = f"comma-separated, such as {BASE_URLS[0]}"
+            raise UsageError.of("setting", "PARTI_API_BASE_URLS", _wrong_base_url(url), url, accepted)
     return urls
 
 
@@ -53,7 +48,7 @@ def check_site_url(url: str) -> str:
     """Return the value of `PARTI_SITE_URL`. Raises UsageError where it is not `http(s)://host[:port]`."""
     base_url = url.strip().rstrip("/")
     if not _is_base_url(base_url):
-        raise UsageError.of("setting", "PARTI_SITE_URL", "not a scheme and host", url, f"such as {SITE_URL}")
+        raise UsageError.of("setting", "PARTI_SITE_URL", _wrong_base_url(url), url, f"such as {SITE_URL}")
     return base_url
 
 
@@ -116,6 +111,11 @@ def _is_ws_url(url: str) -> bool:
     except ValueError:
         return False
     return valid and not re.search(r"[\s\x00-\x1f]", url)
+
+
+def _wrong_base_url(url: str) -> str:
+    """Return what is wrong with an address. The user's name is not shown, so it is said that there is one."""
+    return "a user's name, not only a scheme and host" if "@" in url else "not a scheme and host"
 
 
 def _is_base_url(url: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from scrapy.spiderloader import get_spider_loader
 
-from parti_scraper.exceptions import did_you_mean
+from parti_scraper.exceptions import did_you_mean, quoted
 from parti_scraper.program import program
 from parti_scraper.scrapy_internals import commands, on_unknown_command
 
@@ -22,7 +22,7 @@ def report_unknown(settings: BaseSettings, name: str, inproject: bool) -> None:
     typed = f"{program()} crawl {name}"
     # The name of a spider comes first, as the likeliest mistake; a name that is only similar, after similar commands.
     hint = did_you_mean(typed, crawls, 1.0) or did_you_mean(name, known) or did_you_mean(typed, crawls, 0.9)
-    print(f"unknown command: {name!r} (accepted: {', '.join(sorted(known))}){hint}", file=sys.stderr)
+    print(f"unknown command: {quoted(name)} (accepted: {', '.join(sorted(known))}){hint}", file=sys.stderr)
 
 
 # Scrapy imports this package to list the commands, before it looks for the one that was typed.

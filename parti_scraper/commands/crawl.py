@@ -28,10 +28,12 @@ from parti_scraper.exceptions import (
     PartiError,
     UsageError,
     did_you_mean,
+    quoted,
 )
 from parti_scraper.extensions.recorder import RunRecorder
 from parti_scraper.feeds.exporter import check_feeds, check_formats, check_names
 from parti_scraper.feeds.log_formatter import log_lists_at_debug
+from parti_scraper.redact import is_secret_name
 from parti_scraper.run.arguments import check_words
 from parti_scraper.run.failed_starts import note_failed_start
 from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
@@ -162,9 +164,11 @@ class Command(crawl.Command):
         check_words([word for word in args if word not in spiders], arguments, settings, flags)
         _check_objects(settings)
         if len(args) != 1:
-            raise UsageError(f"one spider at a time, not {len(args)} (accepted: {accepted})")
+            problem = f"one spider at a time, not {len(args)}" if args else "the spider is missing"
+            raise UsageError(f"{problem} (accepted: {accepted})")
         if not names:
-            raise UsageError(f"unknown spider: {args[0]!r} (accepted: {accepted}){did_you_mean(args[0], spiders)}")
+            hint = did_you_mean(args[0], spiders)
+            raise UsageError(f"unknown spider: {quoted(args[0])} (accepted: {accepted}){hint}")
         return spiders[names[0]]
 
     def _check_settings(self, opts: argparse.Namespace) -> None:
@@ -172,7 +176,10 @@ class Command(crawl.Command):
         for name, text in arglist_to_dict(opts.set).items():
             if name.startswith("PARTI_") and name not in _known_names():
                 accepted, hint = ", ".join(_known_names()), did_you_mean(name, _known_names())
-                raise UsageError.of("setting", name, "not known", text, accepted, hint=hint)
+                # It may hold what was meant for the setting of a similar name.
+                is_secret = hint and hint == did_you_mean(name, filter(is_secret_name, _known_names()))
+                shown = "***" if is_secret else text
+                raise UsageError.of("setting", name, "not known", shown, accepted, hint=hint)
             getter, problem, accepted = _KINDS.get(type(getattr(default_settings, name, None)), ("get", "", ""))
             try:
                 getattr(self.settings, getter)(name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from scrapy.commands import ScrapyCommand
 from scrapy.spiderloader import get_spider_loader
 
+from parti_scraper.exceptions import quoted
 from parti_scraper.program import program
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.spiders.base import PartiSpider
@@ -31,7 +32,7 @@ class Command(ScrapyCommand):
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         if args:
             accepted = "no arguments; all spiders are described"
-            print(f"{program()} spiders: unknown argument: {args[0]!r} (accepted: {accepted})", file=sys.stderr)
+            print(f"{program()} spiders: unknown argument: {quoted(args[0])} (accepted: {accepted})", file=sys.stderr)
             self.exitcode = ExitCode.USAGE
             return
         assert self.settings is not None  # noqa: S101 - set by Scrapy

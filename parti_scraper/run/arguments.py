@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 from parti_scraper.api.categories import parse_categories
 from parti_scraper.api.routes import CATEGORIES_PAGE, FIRST_TS, SITE_URL
 from parti_scraper.api.times import LENGTHS, TIMES, UnparsableError, first_second, last_second, length, timestamp_to_iso
-from parti_scraper.exceptions import UsageError, did_you_mean
+from parti_scraper.exceptions import UsageError, did_you_mean, quoted
 from parti_scraper.program import program
+from parti_scraper.redact import is_secret_name, redact_typed
 from parti_scraper.run.parsers import Parser, choice, flag, folder_name, page_url, whole_number
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def check_words(
 
     def show(name: str, value: str) -> str:
         value = value or ("true" if flags.get(name) else next(iter(values), "VALUE"))
+        value = "VALUE" if is_secret_name(name) else redact_typed(value)
         return f"-{'s' if name.isupper() else 'a'} {name}={value}"
 
     for text in arguments:
@@ -69,10 +71,10 @@ def check_words(
         name = name if name.isupper() else name.replace("-", "_")
         if name in flags or (is_whole and not word.startswith("-")):
             hint = "" if name in flags else did_you_mean(name, flags)
-            raise UsageError(f"not an option: {word!r} (accepted: {show(name, value)}){hint}")
+            raise UsageError(f"not an option: {quoted(word)} (accepted: {show(name, value)}){hint}")
         if word.startswith("-"):
             hint = did_you_mean(name, flags)
-            raise UsageError(f"unknown option: {word!r} (accepted: see {program()} crawl --help){hint}")
+            raise UsageError(f"unknown option: {quoted(word)} (accepted: see {program()} crawl --help){hint}")
 
 
 def _categories_argument() -> Any:

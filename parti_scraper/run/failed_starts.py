@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from typing import TYPE_CHECKING
 
 from parti_scraper.exceptions import PartiError
 from parti_scraper.ledger.ledger import FailedStart, Ledger
-from parti_scraper.redact import is_secret_name, redact, redact_unparsed
+from parti_scraper.redact import redact, redact_unparsed
 from parti_scraper.run.arguments import LAST, without_run_id
 from parti_scraper.run.context import default_run_id
 from parti_scraper.run.folders import state_dir
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scrapy.settings import BaseSettings
-
-# A name and the value that was typed, in the grammar of `UsageError.of`.
-_TYPED = re.compile(r"""`([^`]+)`(: [^:]*: )('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 
 
 def note_failed_start(settings: BaseSettings, spider: str, raw: Mapping[str, str], exit_code: int, reason: str) -> None:
@@ -44,7 +40,7 @@ def note_failed_start(settings: BaseSettings, spider: str, raw: Mapping[str, str
         redact(without_run_id(typed)),
         now,
         exit_code,
-        _without_secrets(printable(reason)),
+        redact_unparsed(printable(reason)),
     )
     with contextlib.suppress(PartiError):
         ledger = Ledger(state_dir(settings, raw))
@@ -55,9 +51,3 @@ def note_failed_start(settings: BaseSettings, spider: str, raw: Mapping[str, str
 def _encodable(text: str) -> str:
     """Return a text that can be stored: Python takes from the command line what is no UTF-8."""
     return text.encode(errors="replace").decode()
-
-
-def _without_secrets(reason: str) -> str:
-    """Return an error without the value of what is called as secrets are: a wrong argument is quoted in it."""
-    shown = _TYPED.sub(lambda typed: f"`{typed[1]}`{typed[2]}***" if is_secret_name(typed[1]) else typed[0], reason)
-    return redact_unparsed(shown)
