@@ -20,7 +20,7 @@ def main() -> None:
     os.environ["SCRAPY_SETTINGS_MODULE"] = "parti_scraper.settings"
     if sys.argv[1:] == ["--version"]:
         sys.argv[1:] = ["version"]
-    if all(word.startswith("-") for word in sys.argv[1:]):
+    if sys.argv[1:] == ["help"] or all(word.startswith("-") for word in sys.argv[1:]):
         print(_overview())
         sys.exit()
     name_in_usage(program())

@@ -179,7 +179,8 @@ def test_the_help_names_the_program_that_was_called(environment: Path, working_f
     assert (overview.returncode, overview.stderr) == (0, "")
     assert overview.stdout.startswith(f"usage: {name} COMMAND ")
     assert "  spiders      Describe the spiders and their arguments\n" in overview.stdout
-    assert run(environment, working_folder, "--help", name=name).stdout == overview.stdout
+    for typed in ("--help", "help"):
+        assert run(environment, working_folder, typed, name=name).stdout == overview.stdout
     # A command of the project, and one of Scrapy, which sets its help in another way.
     assert (
         f"usage: {name} crawl [options] <spider>" in run(environment, working_folder, "crawl", "-h", name=name).stdout

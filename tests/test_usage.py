@@ -49,6 +49,14 @@ NUMBER = "(accepted: a number)"
         (("recent", "-s", "since=7d"), "setting `since`: not a setting: '7d' (accepted: -a since=7d)"),
         (("recent", "-since=7d"), "setting `ince`: not a setting: '7d' (accepted: a name in capital letters)"),
         (("recent", "-s", "FEEDS={x"), "setting `FEEDS`: not a JSON object: '{x' (accepted: such as {\"name\": 1})"),
+        (("recent", "-a"), "scrapy crawl: argument -a: expected one argument"),
+        (
+            ("live", "-s", "PARTI_INCREMENTAL_OVERLAP=2days"),
+            (
+                "setting `PARTI_INCREMENTAL_OVERLAP`: not a length of time: '2days' "
+                "(accepted: seconds, or 90s, 5m, 24h, 7d, 2w); did you mean `2d`?"
+            ),
+        ),
         (("live", "-s", "LOG_LEVEL"), "Invalid -s value, use -s NAME=VALUE"),
         (("categories", "-s", "DOWNLOAD_DELAY=abc"), f"setting `DOWNLOAD_DELAY`: not a number: 'abc' {NUMBER}"),
         (
@@ -290,6 +298,7 @@ def test_the_help_has_every_argument_of_every_spider_and_the_exit_codes(scrapy: 
     for name, arguments in SPIDERS.items():
         group = text[text.index(f"spider {name}:") :]
         assert all(f"-a {argument}=VALUE" in group for argument, _ in arguments.help())
+    assert "Attributes:" not in text
     assert all(str(code.value) in Command().long_desc() for code in ExitCode)
 
 

@@ -48,7 +48,17 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
     (
         "recent",
         {"since": "yesterdayish"},
-        f"argument `since`: not a date or an age: 'yesterdayish' (accepted: {TIMES})",
+        f"argument `since`: not a date or an age: 'yesterdayish' (accepted: {TIMES}); did you mean `yesterday`?",
+    ),
+    (
+        "recent",
+        {"until": "7 Days"},
+        f"argument `until`: not a date or an age: '7 Days' (accepted: {TIMES}); did you mean `7d`?",
+    ),
+    (
+        "live",
+        {"interval": "5min"},
+        f"argument `interval`: not a length of time: '5min' (accepted: {LENGTHS}); did you mean `5m`?",
     ),
     ("recent", {"until": ""}, f"argument `until`: not a date or an age: '' (accepted: {TIMES})"),
     ("recent", {"since": "2026-02-30"}, f"argument `since`: not a date or an age: '2026-02-30' (accepted: {TIMES})"),

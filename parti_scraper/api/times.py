@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from parti_scraper.api.values import refuse
-from parti_scraper.exceptions import RecordError, UsageError
+from parti_scraper.exceptions import RecordError, UsageError, did_you_mean
 
 DAY = 86_400
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
@@ -25,6 +25,8 @@ TIMES = "2026-01-31, 2026-01-31T12:00Z, 1769860800, 7d, 2w, today, yesterday"
 
 _LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw]?)", re.ASCII)
 _AGE = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+# What people write instead.
+_IN_WORDS = re.compile(r"(\d{1,9}) ?(s|m|h|d|w|sec|second|min|minute|hr|hour|day|week)s?", re.ASCII | re.IGNORECASE)
 # How many days before the current one each of these is.
 _NAMED_DAYS = {"today": 0, "yesterday": 1}
 # Of the API, with more digits than any time has, leading zeros included.
@@ -114,14 +116,14 @@ def parse_length(setting: str, text: str) -> float:
     try:
         return length(text, 0)
     except UnparsableError as problem:
-        raise UsageError.of("setting", setting, str(problem), text, LENGTHS) from None
+        raise UsageError.of("setting", setting, str(problem), text, LENGTHS, hint=problem.hint) from None
 
 
 def length(text: str, _now: float) -> float:
     """Return the seconds of a length of time. Raises UnparsableError."""
     match = _LENGTH.fullmatch(text)
     if not match:
-        raise UnparsableError("not a length of time")
+        raise UnparsableError("not a length of time", _meant(text))
     seconds = float(match[1]) * UNITS[match[2] or "s"]
     if not seconds:
         raise UnparsableError("not longer than nothing")
@@ -159,11 +161,18 @@ def _iso_8601(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise UnparsableError("not a date or an age") from None
+        raise UnparsableError("not a date or an age", _meant(text, *_NAMED_DAYS)) from None
     try:
         return _in_utc(moment).timestamp()
     except (OverflowError, ValueError):
         raise UnparsableError("a time before 1970 or after 9999") from None
+
+
+def _meant(text: str, *words: str) -> str:
+    """Return the hint for a time or length in another form, or for a word that is similar to one of these."""
+    age = _IN_WORDS.fullmatch(text)
+    meant = f"{age[1]}{age[2][0].lower()}" if age else ""
+    return did_you_mean(meant, [meant]) if meant else did_you_mean(text, words)
 
 
 def _is_day(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from scrapy.spiderloader import get_spider_loader
 
@@ -12,6 +12,8 @@ from parti_scraper.program import program
 from parti_scraper.scrapy_internals import commands, on_unknown_command
 
 if TYPE_CHECKING:
+    import argparse
+
     from scrapy.settings import BaseSettings
 
 
@@ -23,6 +25,16 @@ def report_unknown(settings: BaseSettings, name: str, inproject: bool) -> None:
     # The name of a spider comes first, as the likeliest mistake; a name that is only similar, after similar commands.
     hint = did_you_mean(typed, crawls, 1.0) or did_you_mean(name, known) or did_you_mean(typed, crawls, 0.9)
     print(f"unknown command: {quoted(name)} (accepted: {', '.join(sorted(known))}){hint}", file=sys.stderr)
+
+
+def report_in_one_line(parser: argparse.ArgumentParser, command: str) -> None:
+    """Have a parser print its errors in one line; the usual ones have the usage before them."""
+
+    def refuse(message: str) -> NoReturn:
+        print(f"{program()} {command}: {message}", file=sys.stderr)
+        sys.exit(2)
+
+    parser.error = refuse  # type: ignore[method-assign]
 
 
 # Scrapy imports this package to list the commands, before it looks for the one that was typed.

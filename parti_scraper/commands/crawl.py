@@ -20,6 +20,7 @@ from scrapy.settings import default_settings
 from scrapy.spiderloader import get_spider_loader
 from scrapy.utils.conf import arglist_to_dict
 
+from parti_scraper.commands import report_in_one_line
 from parti_scraper.exceptions import (
     BrowserError,
     LedgerError,
@@ -78,11 +79,12 @@ class Command(crawl.Command):
         super().add_options(parser)
         # Scrapy's own underlines a line of help that ends with a colon, as a heading.
         parser.formatter_class = argparse.HelpFormatter
+        report_in_one_line(parser, "crawl")
         if {"-h", "--help"}.intersection(sys.argv):
             for name, spider in sorted(self._spiders().items()):
                 if not issubclass(spider, PartiSpider):
                     continue
-                group = parser.add_argument_group(f"spider {name}", (spider.__doc__ or "").strip())
+                group = parser.add_argument_group(f"spider {name}", (spider.__doc__ or "").strip().partition("\n")[0])
                 for argument, description in spider.arguments_class.help():
                     # For argparse these are positional arguments, which it only prints here.
                     group.add_argument(f"{name}.{argument}", metavar=f"-a {argument}=VALUE", help=description)

@@ -7,12 +7,13 @@ import errno
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError
 
 from parti_scraper import mockserver
+from parti_scraper.commands import report_in_one_line
 from parti_scraper.exceptions import did_you_mean
 from parti_scraper.mockserver.options import Flag, OptionError, Options, refuse, switches
 from parti_scraper.program import program
@@ -45,8 +46,9 @@ class Command(ScrapyCommand):
         super().add_options(parser)
         # Scrapy's own underlines a line of help that ends with a colon, as a heading.
         parser.formatter_class = argparse.HelpFormatter
-        # The usual one prints the long usage before the error.
-        parser.error = _refuse  # type: ignore[method-assign]
+        # A switch whose name is cut off may be a slip for another one.
+        parser.allow_abbrev = False
+        report_in_one_line(parser, "mockserver")
         group = parser.add_argument_group(title="Mock server")
         group.add_argument("--port", metavar="N", help=f"port on 127.0.0.1; 0: any free one (default: {_DEFAULT_PORT})")
         for switch in switches():
@@ -95,11 +97,6 @@ def serve(options: Options, port: int) -> int:
     finally:
         server.stop()
     return 0
-
-
-def _refuse(message: str) -> NoReturn:
-    print(f"{program()} mockserver: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _port(text: str | None) -> int:

@@ -73,6 +73,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(serve: Serve, scrapy: Scrapy)
         (("--port", "http"), "option `port`: not a port: 'http' (accepted: 0 to 65535)"),
         (("--nan", "none", "--speeed", "3"), "unknown switch or argument: --speeed 3; did you mean `--speed`?"),
         (("recent",), "unknown switch or argument: recent"),
+        (("--rate-42", "0.1"), "unknown switch or argument: --rate-42 0.1; did you mean `--rate-429`?"),
         (("--seed",), "argument --seed: expected one argument"),
     ],
 )
