@@ -305,6 +305,16 @@ def test_the_reason_of_a_wait_is_named_while_nothing_is_sent() -> None:
     assert hosts.waits_for(2.0, 31.0) is None
 
 
+def test_a_single_failure_is_named_in_the_singular() -> None:
+    hosts = Hosts([A], 10)
+    hosts.failed(A, "timeout", 1, 0.0)
+    hosts.failed(A, "timeout", 2, 11.0)
+    assert f"gave up on {A} after 2 failures in 11 s " in hosts.explain()
+    hosts = Hosts([A], 0)
+    hosts.failed(A, "timeout", 1, 0.0)
+    assert f"gave up on {A} after 1 failure in 0 s " in hosts.explain()
+
+
 def test_why_a_host_was_given_up_is_one_readable_sentence() -> None:
     hosts = Hosts(["https://api.example"], 60)
     for now, kind in ((100, "HTTP 500"), (130, "timeout"), (161, "timeout")):

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from parti_scraper.mockserver import MockServer, Options
 from parti_scraper.run.datapackage import FILE_NAME
 from parti_scraper.run.outcome import ExitCode
+from parti_scraper.wording import number_of
 
 # Each with its arguments, without the name of the run.
 SPIDERS: dict[str, tuple[str, ...]] = {
@@ -93,7 +94,7 @@ def _report(folder: Path, code: int) -> None:
         return
     described = json.loads(package.read_text(encoding="utf-8"))
     for resource in described["resources"]:
-        print(f"  {folder / resource['path']}  {resource['rows']:,} rows")
+        print(f"  {folder / resource['path']}  {number_of(resource['rows'], 'rows')}")
     print(f"  {package}  " + ("complete" if described["complete"] else f"NOT COMPLETE: {described['reason']}"))
 
 

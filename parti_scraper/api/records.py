@@ -12,6 +12,7 @@ import msgspec
 
 from parti_scraper.exceptions import PageError
 from parti_scraper.redact import MAX_DEPTH, NESTED_TOO_DEEP
+from parti_scraper.wording import number_of
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # The tokens that give JSON its structure: brackets, commas, and texts, since these may contain the others. A lone
@@ -48,7 +49,7 @@ def parse_page(body: bytes) -> list[Any]:
     if page is None:
         return []
     if not isinstance(page, list):
-        raise PageError(f"the answer is no list of records but {kind_of(page)} ({len(body)} bytes)")
+        raise PageError(f"the answer is no list of records but {kind_of(page)} ({number_of(len(body), 'bytes')})")
     return page
 
 
@@ -62,7 +63,7 @@ def _parse_patiently(body: bytes) -> list[Any]:
         return [_parse(element) for element in _split(text)]
     except ValueError as error:
         what = "a web page" if text.startswith(b"<") else "broken JSON" if text else "empty"
-        raise PageError(f"the answer is no list of records but {what} ({len(body)} bytes)") from error
+        raise PageError(f"the answer is no list of records but {what} ({number_of(len(body), 'bytes')})") from error
 
 
 def _split(body: bytes) -> list[bytes]:

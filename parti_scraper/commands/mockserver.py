@@ -17,6 +17,7 @@ from parti_scraper.commands import report_in_one_line
 from parti_scraper.exceptions import did_you_mean
 from parti_scraper.mockserver.options import Flag, OptionError, Options, refuse, switches
 from parti_scraper.program import program
+from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
     from parti_scraper.mockserver import MockServer
@@ -109,8 +110,8 @@ def _port(text: str | None) -> int:
 
 def _greeting(server: MockServer, options: Options) -> str:
     return (
-        f"Parti API mock server: {server.base_url}  (seed {options.seed}, {options.events:,} ended livestreams, "
-        f"{options.live} live; stop with Ctrl-C)\n"
+        f"Parti API mock server: {server.base_url}  (seed {options.seed}, "
+        f"{number_of(options.events, 'ended livestreams')}, {options.live} live; stop with Ctrl-C)\n"
         f"Use it: PARTI_API_BASE_URLS={server.base_url} PARTI_WS_URL={server.ws_url} "
         f"PARTI_SITE_URL={server.base_url} {program()} crawl recent"
     )

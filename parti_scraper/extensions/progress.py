@@ -13,8 +13,8 @@ from scrapy.utils.asyncio import create_looping_call
 from tqdm import tqdm
 
 from parti_scraper.network.retry import RetryMiddleware
-from parti_scraper.run.summary import number_of
 from parti_scraper.scrapy_internals import root_handler
+from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler

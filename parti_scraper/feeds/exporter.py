@@ -37,6 +37,7 @@ from parti_scraper.scrapy_internals import (
     takes_every_item,
 )
 from parti_scraper.signals import items_scraped, send_storage_failed
+from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -186,7 +187,7 @@ class FeedExporter(feedexport.FeedExporter):
         for template, accepts in self.filters.items():
             number = rows[template] + (described if template.startswith("run:") else 0)
             if takes_every_item(accepts) and number != written:
-                yield f"the feed {redact_url(template)} holds {number} of {written} records"
+                yield f"the feed {redact_url(template)} holds {number:,} of {number_of(written, 'records')}"
 
     @property
     def is_all_in_run_folder(self) -> bool:

@@ -260,7 +260,7 @@ class RunFeedStorage:
         return self._path or self._folder.current / self._name
 
     def open(self, spider: Spider) -> IO[bytes]:
-        """Open the file: anew, but for a run that goes on where it was stopped."""
+        """Open the file: empty, except for a run that is resumed."""
         self._path = self.path
         self._folder.make_current()
         return self._path.open("ab" if self._folder.appends else "wb")

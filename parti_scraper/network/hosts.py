@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from parti_scraper.network.backoff import advice, listing, one_line
+from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -229,7 +230,7 @@ class Hosts:
         """Return in one sentence why all were given up, and what to try."""
         failed = {url: host for url in self.urls if (host := self.host(url)).failures}
         reasons = "; ".join(
-            f"gave up on {url} after {host.failures.total()} failures in "
+            f"gave up on {url} after {number_of(host.failures.total(), 'failures')} in "
             f"{(self.given_up_at or 0.0) - (host.failing_since or 0.0):.0f} s without a single page "
             f"({listing(host.failures)}{f'; the last: {host.detail}' if host.detail else ''})"
             for url, host in failed.items()

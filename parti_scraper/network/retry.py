@@ -32,6 +32,7 @@ from parti_scraper.network.errors import NO_ANSWER, kind_of_exception, kind_of_r
 from parti_scraper.network.hosts import TRIES, UNREACHABLE
 from parti_scraper.network.settings import RetrySettings
 from parti_scraper.scrapy_internals import is_closing
+from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -150,7 +151,7 @@ class RetryMiddleware:
         if attempts.number > self._most_retries and self._hosts.is_exhausted(attempts.since):
             self._crawler.stats.inc_value("parti/retry/gave_up")
             raise IgnoreRequest(
-                f"failed {attempts.number} times ({listing(attempts.kinds)}) while others succeeded; "
+                f"failed {number_of(attempts.number, 'times')} ({listing(attempts.kinds)}) while others succeeded; "
                 f"{advice(attempts.kinds, self._settings.transport)}"
             )
         await self.wait_for_turn(request, attempts.not_before)

@@ -10,6 +10,7 @@ from parti_scraper.plan.ends import MAX_ATTEMPTS, USUAL_PAGE, EndProbe, Verdict,
 from parti_scraper.plan.overlap import Paging
 from parti_scraper.plan.plan import Key, Page, PageQuery, Purpose, Slice, is_refusal, with_smaller_limit
 from parti_scraper.plan.walker import Ended, Incomplete, PageTooSmall
+from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -235,7 +236,8 @@ class Passes:
         if self._ended_empty:
             return [self._probe.control_query()]
         if self._missing:
-            return self._give_up(f"{len(self._seen)} records were seen, and there are {self._missing} more")
+            known = number_of(len(self._seen) + self._missing, "records")
+            return self._give_up(f"only {len(self._seen):,} of {known} could be seen")
         return []
 
     def _controlled(self, page: Page) -> list[PageQuery]:
@@ -246,7 +248,8 @@ class Passes:
         if verdict is not Verdict.SERVES:
             return self._give_up(doubt(verdict, "records").reason)
         if self._seen or self._expected:
-            return self._give_up(f"the list is empty, and has held {len(self._seen) or self._expected} records")
+            held = number_of(len(self._seen) or self._expected, "records")
+            return self._give_up(f"the list is empty, and has held {held}")
         return []
 
     def _give_up(self, reason: str) -> list[PageQuery]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parti_scraper.program import program
 from parti_scraper.run.outcome import ExitCode
+from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,11 +30,6 @@ _LONGEST_NAME = 60
 def printable(text: str) -> str:
     """Return the text without characters that would move a terminal's cursor or break the line."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
-
-
-def number_of(number: int, plural: str) -> str:
-    """Return a number with its noun, which is given in the plural."""
-    return f"{number:,} {plural if number != 1 else re.sub('ies$', 'y', plural).removesuffix('s')}"
 
 
 @dataclass(frozen=True, slots=True)
