@@ -150,6 +150,14 @@ def test_a_terminal_shows_what_a_run_waits_for(script: Script, output: Path, col
         assert {len(line.rstrip()) for line in waiting} == {columns - 1}
 
 
+def test_a_terminal_shows_which_host_does_not_answer(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, latency=3.0)
+    sent = on_a_terminal("categories", environment_of(output, server), 100)
+    host = server.base_url.removeprefix("http://")
+    assert f"waiting 2 s for {host}]" in sent
+    assert f"waiting 0 s for {host}]" not in sent
+
+
 def test_without_a_terminal_log_lines_show_the_progress(crawl: Run, serve: Serve) -> None:
     server = serve(**STILL, latency=0.1)
     run = crawl("recent", "-s", "LOGSTATS_INTERVAL=0.1", server=server)

@@ -34,7 +34,7 @@ class _AboveTheLine:
 
 
 class _Line(tqdm):  # type: ignore[type-arg] # it is used without an iterable
-    """Records, pages and speed; while nothing is sent, how long the pause is and why, in place of the speed."""
+    """Records, pages and speed; in place of the speed, what the run waits for, and how long."""
 
     _waits_for: str | None = None
 

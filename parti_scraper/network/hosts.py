@@ -32,7 +32,7 @@ _MIN_FAILURES = 2
 # While another host serves pages, one that was left is tried again only after a rest as long as it has been failing.
 _SHORTEST_REST, _LONGEST_REST = 1.0, 300.0
 # A wait of fewer seconds is not shown.
-_SHORTEST_SHOWN = 1.0
+SHORTEST_SHOWN = 1.0
 # Why a host that was left is used again.
 _RETURN = "an earlier host may be back"
 
@@ -215,7 +215,7 @@ class Hosts:
         host = self.host(self.current)
         # While the host serves other requests, a single one that waits does not matter.
         until = host.paused_until if host.failing_since is None else max(not_before, host.paused_until)
-        if until - now < _SHORTEST_SHOWN:
+        if until - now < SHORTEST_SHOWN:
             return None
         return f"{until - now:.0f} s: {host.last_failure} from {urlsplit(self.current).netloc}"
 

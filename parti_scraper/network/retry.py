@@ -11,8 +11,10 @@ import random
 import time
 from dataclasses import replace
 from math import inf
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol, Self, cast
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from scrapy import signals
 from scrapy.exceptions import IgnoreRequest
@@ -29,7 +31,7 @@ from parti_scraper.network.backoff import (
     parse_retry_after,
 )
 from parti_scraper.network.errors import NO_ANSWER, kind_of_exception, kind_of_response
-from parti_scraper.network.hosts import TRIES, UNREACHABLE
+from parti_scraper.network.hosts import SHORTEST_SHOWN, TRIES, UNREACHABLE
 from parti_scraper.network.settings import RetrySettings
 from parti_scraper.scrapy_internals import is_closing
 from parti_scraper.wording import number_of
@@ -83,6 +85,9 @@ class RetryMiddleware:
         self._paused = 0.0
         # When the waiting requests are to be sent, apart from a pause of the host.
         self._waiting: list[float] = []
+        # When each request was sent that is not answered yet, and when the last answer or failure came.
+        self._sent: WeakKeyDictionary[Request, float] = WeakKeyDictionary()
+        self._last_heard = -inf
         self._next_log_line = 0.0
 
     @classmethod
@@ -133,13 +138,27 @@ class RetryMiddleware:
             self._note_failover(failover.reason, is_new=failover.is_new)
 
     def waits_for(self) -> str | None:
-        """Return how long nothing is sent, and why; see `Hosts`."""
-        return self._hosts.waits_for(min(self._waiting), time.monotonic()) if self._waiting else None
+        """Return how long nothing is sent, and why, see `Hosts`; or how long no host has answered, and which."""
+        now = time.monotonic()
+        if self._waiting and (paused := self._hosts.waits_for(min(self._waiting), now)):
+            return paused
+        request, since = min(self._sent.items(), key=itemgetter(1), default=(None, now))
+        silence = now - max(since, self._last_heard)
+        if request is None or silence < SHORTEST_SHOWN:
+            return None
+        return f"{silence:.0f} s for {urlsplit(request.url).netloc}"
 
     # What Scrapy calls:
 
     async def process_request(self, request: Request) -> Request | None:
         """Delay the request until it may be sent. Raises IgnoreRequest if it may never be."""
+        instead = await self._delay(request)
+        if instead is None:
+            self._sent[request] = time.monotonic()
+        return instead
+
+    async def _delay(self, request: Request) -> Request | None:
+        """Return, when the request may be sent, another one if that is to be sent instead."""
         if meta.is_robots(request):
             timeout = request.meta.get("download_timeout", _ROBOTS_TIMEOUT)
             request.meta["download_timeout"] = min(timeout, _ROBOTS_TIMEOUT)
@@ -178,6 +197,7 @@ class RetryMiddleware:
 
     def response_downloaded(self, request: Request, response: Response) -> None:
         """Pause the whole host if it asks for it, before the next request is sent."""
+        self._heard(request)
         if self._traffic.answered(response.status):
             self._crawler.stats.inc_value("parti/retry/rate_limited")
         base_url = meta.base_of(request)
@@ -196,6 +216,7 @@ class RetryMiddleware:
 
     def process_exception(self, request: Request, exception: Exception) -> Request | None:
         """Retry if the network failed."""
+        self._heard(request)
         kind = kind_of_exception(exception)
         if kind is None or meta.is_control(request):
             return None
@@ -247,6 +268,10 @@ class RetryMiddleware:
             raise IgnoreRequest(f"{self._hosts.current} was given up")
         self._explained.add(given_up_at)
         raise IgnoreRequest(self._hosts.explain())
+
+    def _heard(self, request: Request) -> None:
+        self._sent.pop(request, None)
+        self._last_heard = time.monotonic()
 
     # Retries:
 
