@@ -1,6 +1,6 @@
-"""`scrapy crawl` outside of any project: an entry point of the installed package.
+"""`scrapy` outside of any project, where only `parti` knows this one: an entry point of the installed package.
 
-In other projects of the environment the command works as usual; in this one, `commands.crawl` takes its place.
+In other projects of the environment everything works as usual; in this one, `commands` takes its place.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from scrapy.commands import crawl
 from scrapy.utils.project import inside_project
 
+from parti_scraper.exceptions import quoted
+from parti_scraper.scrapy_internals import on_unknown_command_outside
+
 if TYPE_CHECKING:
     import argparse
 
@@ -20,7 +23,17 @@ class Command(crawl.Command):
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
         if not inside_project():
-            accepted = "`scrapy crawl` in the project's folder, or `parti crawl` in any"
-            print(f"no scrapy.cfg here or in a folder above (accepted: {accepted})", file=sys.stderr)
+            _report("no scrapy.cfg here or in a folder above", " crawl")
             sys.exit(2)
         super().process_options(args, opts)
+
+
+def _report(problem: str, command: str = "") -> None:
+    accepted = f"`scrapy{command}` in the project's folder, or `parti{command}` in any"
+    print(f"{problem} (accepted: {accepted})", file=sys.stderr)
+
+
+# Scrapy imports this to list the commands, before it looks for the one that was typed.
+on_unknown_command_outside(
+    lambda name: _report(f"unknown command: {quoted(name)}, and no scrapy.cfg here or in a folder above")
+)

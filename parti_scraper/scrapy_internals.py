@@ -52,6 +52,19 @@ def on_unknown_command(report: Callable[[BaseSettings, str, bool], None]) -> Non
     cmdline._print_unknown_command = report  # type: ignore[assignment] # noqa: SLF001 - see above
 
 
+def on_unknown_command_outside(report: Callable[[str], None]) -> None:
+    """Have a function called for a word that is no command outside of any project; or nothing would name `parti`."""
+    usual = cmdline._print_unknown_command  # noqa: SLF001 - see above
+
+    def print_unknown(settings: BaseSettings, name: str, inproject: bool) -> None:
+        if inproject:
+            usual(settings, name, inproject)
+        else:
+            report(name)
+
+    on_unknown_command(print_unknown)
+
+
 def name_in_usage(program: str) -> None:
     """Have the usage of commands name this program; or it would name `scrapy`, which works in the project alone."""
 

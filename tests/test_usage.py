@@ -168,7 +168,7 @@ def test_an_unknown_command_is_one_line(scrapy: Scrapy, typed: tuple[str, ...], 
     assert (run.returncode, run.stdout, run.stderr) == (2, "", line)
 
 
-def test_outside_of_a_project_crawl_says_in_one_line_what_to_type(tmp_path: Path) -> None:
+def test_outside_of_a_project_scrapy_says_in_one_line_what_to_type(tmp_path: Path) -> None:
     # As with an installed package: Scrapy finds the command by the entry point.
     metadata = tmp_path / "installed" / "parti_scraper-0.dist-info"
     metadata.mkdir(parents=True)
@@ -178,14 +178,24 @@ def test_outside_of_a_project_crawl_says_in_one_line_what_to_type(tmp_path: Path
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: parti_scraper\nVersion: 0\n", encoding="utf-8")
     env = environment_of(tmp_path / "output", None, {"PYTHONPATH": f"{metadata.parent}:{ROOT}"})
 
-    def crawl(folder: Path) -> tuple[int, str, str]:
-        command = [*SCRAPY, "crawl", "recnet"]
+    def scrapy(folder: Path, *typed: str) -> tuple[int, str, str]:
+        command = [*SCRAPY, *typed]
         run = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", check=False)
         return run.returncode, run.stdout, run.stderr
 
     accepted = "`scrapy crawl` in the project's folder, or `parti crawl` in any"
-    assert crawl(tmp_path) == (2, "", f"no scrapy.cfg here or in a folder above (accepted: {accepted})\n")
-    assert crawl(ROOT) == (2, "", f"unknown spider: 'recnet' ({ALL}); did you mean `recent`?\n")
+    nowhere = "no scrapy.cfg here or in a folder above"
+    assert scrapy(tmp_path, "crawl", "recnet") == (2, "", f"{nowhere} (accepted: {accepted})\n")
+    assert scrapy(ROOT, "crawl", "recnet") == (2, "", f"unknown spider: 'recnet' ({ALL}); did you mean `recent`?\n")
+    line = f"unknown command: 'recent', and {nowhere} (accepted: {accepted.replace(' crawl', '')})\n"
+    assert scrapy(tmp_path, "recent") == (2, "", line)
+    # Another project of the same environment, whose errors are Scrapy's.
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "scrapy.cfg").write_text("[settings]\ndefault = other_settings\n", encoding="utf-8")
+    (other / "other_settings.py").write_text("BOT_NAME = 'other'\n", encoding="utf-8")
+    code, printed, _ = scrapy(other, "recent")
+    assert (code, printed.count("Unknown command: recent")) == (2, 1)
 
 
 FORMATS = "json, jsonlines, jsonl, jl, csv, xml, marshal, pickle"
