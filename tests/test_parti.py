@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import urllib.request
 import venv
 import zipfile
@@ -39,7 +40,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     project = folder / "project"
     shutil.copytree(ROOT / "parti_scraper", project / "parti_scraper", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    (project / "tests").mkdir()
+    (project / "tests" / "test_wheel.py").touch()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, project)
     options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder))
     call(sys.executable, "-m", "pip", "wheel", *options, project)
@@ -240,3 +243,12 @@ def test_the_wheel_is_the_package_with_all_its_files(wheel: Path) -> None:
     package = (path for path in (ROOT / "parti_scraper").rglob("*") if "__pycache__" not in path.parts)
     assert names == {path.relative_to(ROOT).as_posix() for path in package if path.is_file()}
     assert wheel.name.startswith(f"parti_scraper-{parti_scraper.__version__}-")
+
+
+def test_the_source_distribution_is_the_package_and_what_builds_it(wheel: Path) -> None:
+    build = "from setuptools import build_meta; print(build_meta.build_sdist('..'))"
+    built = subprocess.run([sys.executable, "-c", build], cwd=wheel.parent / "project", capture_output=True, check=True)
+    with tarfile.open(wheel.parent / built.stdout.decode().split()[-1]) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "parti_scraper/mockserver/page.html"} <= inside
+    assert not [name for name in inside if name.startswith("tests")]
