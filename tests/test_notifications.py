@@ -300,6 +300,15 @@ def test_it_waits_for_a_server_that_starts_later(serve: Serve, output: Path) -> 
         assert running.stop() == 0
 
 
+def test_a_refused_connection_is_named_in_plain_words(crawl: Run, serve: Serve) -> None:
+    with MockServer(Options(**STARTING)) as gone:
+        pass
+    run = crawl("notifications", server=serve(**STARTING), env={"PARTI_WS_URL": gone.ws_url}, duration="1s")
+    assert run.code == 4
+    assert f"could not connect to {gone.ws_url}: connection refused" in run.package["reason"]
+    assert "Cannot connect" not in run.stderr
+
+
 # --- The parts ---------------------------------------------------------------------------------------------
 
 

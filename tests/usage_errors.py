@@ -133,7 +133,7 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
         f"argument `categories`: `all` with other names: 'all,7' (accepted: {CATEGORIES})",
     ),
     ("live", {"interval": "often"}, f"argument `interval`: not a length of time: 'often' (accepted: {LENGTHS})"),
-    ("live", {"interval": "0"}, f"argument `interval`: not longer than nothing: '0' (accepted: {LENGTHS})"),
+    ("live", {"interval": "0"}, f"argument `interval`: not more than 0 seconds: '0' (accepted: {LENGTHS})"),
     (
         "live",
         {"interval": "5", "duration": "1y"},

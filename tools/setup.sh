@@ -38,7 +38,7 @@ else
     fi
     rm -f "$stamp"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$lock" ||
-        fail "the packages could not be installed; the lines above say why"
+        fail "the packages could not be installed; the lines above say why (the first set-up needs a network)"
     # The project itself, so that `parti` is there, and `scrapy` knows it outside of its folder.
     PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
         fail "the project could not be installed; the lines above say why"

@@ -126,7 +126,7 @@ def length(text: str, _now: float) -> float:
         raise UnparsableError("not a length of time", _meant(text))
     seconds = float(match[1]) * UNITS[match[2] or "s"]
     if not seconds:
-        raise UnparsableError("not longer than nothing")
+        raise UnparsableError("not more than 0 seconds")
     return seconds
 
 

@@ -113,7 +113,7 @@ class HttpDownloadHandler(AiohttpDownloadHandler):
         except TimeoutError as error:
             raise DownloadTimeoutError(f"Getting {request.url} took longer than {timeout} seconds") from error
         except aiohttp.ClientError as error:
-            raise _as_scrapy_error(error, proxy) from error
+            raise as_scrapy_error(error, proxy) from error
 
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
         """Read the body at once and decompress it, unless something listens for its parts."""
@@ -165,7 +165,7 @@ class DecompressionMiddleware(HttpCompressionMiddleware):
             return retry.retry(request, f"it cannot be decompressed: {error}")
 
 
-def _as_scrapy_error(error: aiohttp.ClientError, proxy: str | None) -> Exception:
+def as_scrapy_error(error: aiohttp.ClientError, proxy: str | None) -> Exception:
     """Return Scrapy's error, or the project's own, for an error of aiohttp."""
     kind = next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
     text = str(error)

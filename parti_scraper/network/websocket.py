@@ -16,6 +16,9 @@ from yarl import URL
 
 from parti_scraper.api import routes
 from parti_scraper.network.backoff import one_line, parse_retry_after
+from parti_scraper.network.errors import kind_of_exception
+from parti_scraper.network.hosts import UNREACHABLE
+from parti_scraper.network.http import as_scrapy_error
 from parti_scraper.network.proxies import proxy_of
 from parti_scraper.network.source import says_so, takes_answer
 from parti_scraper.redact import redact_text, redact_url
@@ -131,7 +134,7 @@ class WebSocket:
             header = error.headers.get("Retry-After", "") if error.headers else ""
             wait = self._lost(f"HTTP {error.status} {where}", parse_retry_after(header, time.time()))
         except (aiohttp.ClientError, OSError, TimeoutError, _LostError) as error:
-            text = str(error).replace(self._listener.address, self.shown_url)
+            text = _text_of(error, self._listener.address).replace(self._listener.address, self.shown_url)
             wait = self._lost(one_line(text) or type(error).__name__, by_us=isinstance(error, _NotTakenError))
         await self._sleep(wait)
 
@@ -252,6 +255,16 @@ def _connect(session: aiohttp.ClientSession, address: str) -> Awaitable[aiohttp.
         autoping=False,
         proxy=proxy and URL(proxy.url).with_user(proxy.user or None).with_password(proxy.password or None),
     )
+
+
+def _text_of(error: Exception, address: str) -> str:
+    """Return what an error says, in the words that are used for HTTP: aiohttp's show a Python object."""
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return str(error)
+    proxy = proxy_of(address)
+    known = as_scrapy_error(error, proxy.url if proxy else None)
+    kind = kind_of_exception(known)
+    return kind if kind in UNREACHABLE else str(known)
 
 
 def _keep_alive(connection: aiohttp.ClientWebSocketResponse) -> None:
