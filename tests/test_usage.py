@@ -146,6 +146,30 @@ def test_a_setting_similar_to_one_of_scrapys_is_a_warning(scrapy: Scrapy, serve:
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("lats", "; did you mean `last`?"),
+        ("LAST", "; did you mean `last`?"),
+        ("20261127T214500Z-0a1b2c3d4f", "; did you mean `20261127T214500Z-0a1b2c3d4e`?"),
+        ("20261126T214500Z-abcdef0123", ""),
+        ("last-week", ""),
+    ],
+)
+def test_a_run_id_similar_to_one_that_resumes_a_run_is_a_warning(
+    scrapy: Scrapy, serve: Serve, output: Path, typed: str, hint: str
+) -> None:
+    for name, is_finished in (("20261127T214500Z-0a1b2c3d4e", False), ("20261126T214500Z-abcdef0124", True)):
+        folder = output / "categories" / name
+        folder.mkdir(parents=True)
+        if is_finished:
+            (folder / "datapackage.json").write_text("{}", encoding="utf-8")
+    run = scrapy("crawl", "categories", "-a", f"run_id={typed}", "-L", "WARNING", server=serve(**STILL))
+    assert run.returncode == 0
+    warnings = [line.partition("WARNING: ")[2] for line in run.stderr.splitlines() if "WARNING" in line]
+    assert warnings == ([f"The run_id `{typed}` begins a new run{hint}"] if hint else [])
+
+
 COMMANDS = (
     "bench, check, crawl, edit, fetch, genspider, list, mockserver, parse, runspider, settings, shell, spiders, "
     "startproject, version, view"

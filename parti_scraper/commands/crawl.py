@@ -35,8 +35,10 @@ from parti_scraper.extensions.recorder import RunRecorder
 from parti_scraper.feeds.exporter import check_feeds, check_formats, check_names
 from parti_scraper.feeds.log_formatter import log_lists_at_debug
 from parti_scraper.redact import is_secret_name
-from parti_scraper.run.arguments import check_words
+from parti_scraper.run import datapackage
+from parti_scraper.run.arguments import LAST, check_words
 from parti_scraper.run.failed_starts import note_failed_start
+from parti_scraper.run.folders import output_dir
 from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
 from parti_scraper.run.problems import LoggedExceptions
 from parti_scraper.run.sealing import seal
@@ -131,6 +133,7 @@ class Command(crawl.Command):
         """Run the spider; sets the exit code."""
         started = time.monotonic()
         self._warn_of_unknown(opts.set)
+        self._warn_of_new_run(args[0], opts.spargs)
         crawler = self._create_crawler(args[0])
         run = None
         if issubclass(crawler.spidercls, PartiSpider):
@@ -208,6 +211,19 @@ class Command(crawl.Command):
             hint = "" if name in known else did_you_mean(name, known, 0.85)
             if hint:
                 logger.warning("Neither Scrapy nor the project knows the setting %s%s", name, hint)
+
+    def _warn_of_new_run(self, spider: str, raw: Mapping[str, str]) -> None:
+        """Warn if a `run_id` begins a new run, but is similar to one that resumes an unfinished run."""
+        run_id = raw.get("run_id")
+        if not self._is_own(spider) or not run_id or run_id == LAST:
+            return
+        folder = output_dir(self.settings, raw) / spider
+        if (folder / run_id).exists():
+            return
+        unfinished = [each.name for each in folder.glob("*") if not (each / datapackage.FILE_NAME).exists()]
+        hint = did_you_mean(run_id, [LAST], 0.75) or did_you_mean(run_id, unfinished, 0.9)
+        if hint:
+            logger.warning("The run_id `%s` begins a new run%s", run_id, hint)
 
     def _spiders(self) -> dict[str, type[Spider]]:
         loader = get_spider_loader(self.settings)
