@@ -104,7 +104,7 @@ def test_a_failed_fill_is_a_gap_until_one_succeeds() -> None:
     listener.heard(3)
     missed = listener.missed(4, stopped=True)
     assert missed
-    assert missed.reason == "channels that went live unheard may be missing: HTTP 500"
+    assert missed.reason == "channels that went live without a notification may be missing: HTTP 500"
     assert not listener.fills.is_due(31)
     assert listener.fills.is_due(32)
     fill(listener, 32)
@@ -134,7 +134,7 @@ def test_a_connection_that_was_silent_while_channels_went_live_is_a_gap() -> Non
     fill(listener, 301, unheard=2)
     missed = listener.missed(310, stopped=True)
     assert missed
-    assert (missed.since, missed.reason) == (301, "channels went live unheard while it was connected")
+    assert (missed.since, missed.reason) == (301, "channels went live without a notification while it was connected")
     listener.heard(320)
     assert listener.missed(330, stopped=True) is None
 

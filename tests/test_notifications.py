@@ -231,7 +231,7 @@ def test_listening_continues_without_the_http_routes(serve: Serve, output: Path)
     wait_until(lambda: started(server) <= heard_ids(output))
     assert running.stop() == 4
     assert "`category_id` is unknown" in running.stderr
-    assert "channels that went live unheard may be missing" in running.stderr
+    assert "channels that went live without a notification may be missing" in running.stderr
     assert all(row["category_id"] is None for row in ended(output).rows)
 
 

@@ -57,7 +57,7 @@ def test_a_server_that_does_not_notify_of_live_channels_is_not_trusted(serve: Se
     server.world.advance(30)
     wait_until(lambda: len(re.findall("notification: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
     assert running.stop(signal.SIGTERM) == 4
-    assert "channels went live unheard while it was connected" in running.stderr
+    assert "channels went live without a notification while it was connected" in running.stderr
 
 
 def test_a_dead_connection_is_noticed_within_the_idle_time_out(serve: Serve, output: Path) -> None:

@@ -163,7 +163,7 @@ class Chromium:
             if not self._options["chromium_sandbox"] or "sandbox" not in str(error).lower():
                 raise
         # As in most containers, which are a sandbox themselves.
-        logger.warning("The system offers Chromium no sandbox: it is started without one")
+        logger.warning("This system does not let Chromium use its sandbox: it is started without")
         return await launch(**self._options | {"chromium_sandbox": False})
 
     async def close(self) -> None:

@@ -278,8 +278,8 @@ class Listener:
 
     def _why_not_proved(self) -> str:
         if self.fills.failure:
-            return f"channels that went live unheard may be missing: {self.fills.failure}"
+            return f"channels that went live without a notification may be missing: {self.fills.failure}"
         if self._missed_in_silence:
-            return "channels went live unheard while it was connected"
+            return "channels went live without a notification while it was connected"
         why = f" after this: {self.reason}" if self.reason else ""
         return f"the live route was not asked{why}"

@@ -348,7 +348,7 @@ class RetryMiddleware:
             return
         self._next_log_line = now + _SECONDS_BETWEEN_LOG_LINES
         count = self._crawler.stats.get_value("parti/retry/count", 0)
-        logger.warning("%s, again in %.2f s (failures so far: %d)", failure, max(wait, 0.0), count)
+        logger.warning("%s, trying again in %.2f s (failures so far: %d)", failure, max(wait, 0.0), count)
 
     def _note_failover(self, reason: str, *, is_new: bool) -> None:
         """Count a failover, and log it the first time."""

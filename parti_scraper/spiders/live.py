@@ -167,7 +167,7 @@ class LiveSpider(LiveRouteSpider):
             return
         if due.missed:
             self.crawler.stats.inc_value("parti/live/snapshots_missed", due.missed)
-            logger.warning("A snapshot took longer than the interval: %d left out", due.missed)
+            logger.warning("A snapshot took longer than the interval; snapshots left out: %d", due.missed)
         if due.wait is not None:
             self._timer = call_later(due.wait, self._on_timer)
 

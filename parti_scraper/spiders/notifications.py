@@ -330,7 +330,7 @@ class NotificationsSpider(LiveRouteSpider):
             self.listener.fills.failed(time.monotonic(), walk.plan.gaps[0])
             logger.warning("The live route could not be walked, so it is tried again later: %s", walk.plan.gaps[0])
         elif self.listener.filled(self._unheard):
-            logger.info("Nothing from before the connection is missing; the live route added %d", self._unheard)
+            logger.info("Nothing is missing from before the connection; the live route added %d", self._unheard)
         yield from ()
 
     def _note_missed(self, ended: float) -> None:
