@@ -134,7 +134,7 @@ def test_an_invalid_notification_is_set_aside_and_the_live_route_has_the_channel
     wait_until(lambda: live(server) <= heard_ids(output))
     # Or it may be stopped while it connects again, or after the live route has told of what was unheard: a line that
     # keeps silent of channels is not believed until it was asked again.
-    wait_until(lambda: re.findall(r"notification: (\d+)", running.log.read_text(encoding="utf-8"))[-1:] == ["0"])
+    wait_until(lambda: re.findall(r"route added (\d+)", running.log.read_text(encoding="utf-8"))[-1:] == ["0"])
     settle(server, running)
     assert running.stop(signal.SIGTERM) == 0, running.stderr
     run = ended(output)

@@ -55,7 +55,7 @@ def test_a_server_that_does_not_notify_of_live_channels_is_not_trusted(serve: Se
     running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3")
     settle(server, running)
     server.world.advance(30)
-    wait_until(lambda: len(re.findall("notification: [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
+    wait_until(lambda: len(re.findall("route added [1-9]", running.log.read_text(encoding="utf-8"))) == 2)
     assert running.stop(signal.SIGTERM) == 4
     assert "channels went live without a notification while it was connected" in running.stderr
 
@@ -144,7 +144,7 @@ def test_the_next_address_is_used_and_remembered_if_one_fails(serve: Serve, outp
     assert (package["complete"], package["websocket"]) == (True, server.ws_url)
     (failover,) = package["failovers"]
     assert (failover["from"], failover["to"]) == ("ws://127.0.0.1:9/ws", server.ws_url)
-    assert "Connect call failed" in failover["reason"]
+    assert failover["reason"] == "connection refused"
 
 
 # --- Settings ----------------------------------------------------------------------------------------------
