@@ -90,8 +90,10 @@ def test_base_urls_are_split_and_trimmed() -> None:
     ],
 )
 def test_an_invalid_base_url_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^setting `PARTI_API_BASE_URLS`: not a scheme and host: '.*' \(accepted: "):
+    problem = "a user's name, not only a scheme and host" if "@" in text else "not a scheme and host"
+    with pytest.raises(UsageError, match=rf"^setting `PARTI_API_BASE_URLS`: {problem}: '.*' \(accepted: ") as raised:
         urls.parse_base_urls(text)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

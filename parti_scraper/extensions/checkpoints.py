@@ -20,6 +20,7 @@ from parti_scraper.ledger.locks import Lock
 from parti_scraper.run import recovery
 from parti_scraper.run.datapackage import FILE_NAME
 from parti_scraper.run.days import day_of
+from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -329,7 +330,7 @@ class Checkpoints:
             self._bring_back(self._exporter, plan)
         run.limit.restore(run.tally.written)
         written = noted.counts["written"] + len(plan.tail)
-        logger.info("The run %s resumes after %d records", run.identity.run_id, written)
+        logger.info("The run %s resumes after %s", run.identity.run_id, number_of(written, "records"))
 
     def _bring_back(self, exporter: FeedExporter, plan: recovery.Resume) -> None:
         """Write and count again what came after the checkpoint and cannot be fetched again."""
