@@ -137,6 +137,6 @@ def test_a_name_of_which_one_address_refuses_and_one_cannot_be_reached_is_refuse
         "Multiple exceptions: [Errno 101] Network is unreachable, [Errno 111] Connect call failed ('::1', 1)"
     )
     key = ConnectionKey("api.example", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
-    error = http._as_scrapy_error(aiohttp.ClientConnectorError(key, both), None)
+    error = http.as_scrapy_error(aiohttp.ClientConnectorError(key, both), None)
     assert isinstance(error, DownloadConnectionRefusedError)
     assert "object at" not in str(error)

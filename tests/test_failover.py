@@ -66,7 +66,7 @@ def test_a_run_returns_to_its_first_host_if_the_others_are_useless(
     first = serve(**SMALL, down_after=4, down_for=1, down_as=down_as)
     dead = {"404": {"gone": True}, "500": {"rate_500": 1.0, "fault_burst": 0}}
     others = [serve(**SMALL, **dead[other]).base_url if other in dead else closed_port() for _ in range(2)]
-    run = crawl("recent", env=to(first.base_url, *others) | {"PARTI_RETRY_PATIENCE": "4"})
+    run = crawl("recent", env=to(first.base_url, *others) | {"PARTI_RETRY_PATIENCE": "20"})
     assert run.code == 0
     assert sorted_ids(run.rows) == true_ids(first)
     assert run.package["host"] == first.base_url

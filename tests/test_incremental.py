@@ -173,7 +173,7 @@ def test_a_wrong_overlap_is_one_line(serve: Serve, incremental: Incremental) -> 
         2,
         (
             "setting `PARTI_INCREMENTAL_OVERLAP`: not a length of time: '2 days' "
-            "(accepted: seconds, or 90s, 5m, 24h, 7d, 2w)\n"
+            "(accepted: seconds, or 90s, 5m, 24h, 7d, 2w); did you mean `2d`?\n"
         ),
     )
 
