@@ -210,9 +210,9 @@ class FeedExporter(feedexport.FeedExporter):
 
     def restore_rows(self, rows: Mapping[str, int]) -> None:
         """Set how many rows each file holds, those of sessions and days before included."""
-        # Of days that were entered since, the run knows no more.
-        is_known = self._run.folder.has_file
-        self._closed_slots = [slot for slot in self._closed_slots if is_known(self._name_of(slot), rows)]
+        if self._run.folder.day:
+            # Of days that were entered since, the run knows no more.
+            self._closed_slots = [slot for slot in self._closed_slots if self._name_of(slot) in rows]
         names = set()
         for slot in [*self._closed_slots, *self.slots]:
             slot.itemcount = rows.get(self._name_of(slot), 0)

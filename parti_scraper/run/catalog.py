@@ -19,8 +19,8 @@ from parti_scraper.api.times import UnparsableError, timestamp_to_iso
 from parti_scraper.ledger.ledger import SUPERSEDED
 from parti_scraper.run import datapackage
 from parti_scraper.run.catalog_cache import NOTHING, Cache, Package, Read
+from parti_scraper.run.days import DAY
 from parti_scraper.run.entries import (
-    DAY,
     KINDS,
     Entry,
     File,

@@ -105,10 +105,6 @@ class RunFolder:
         """Return the name of a file in the folder, with the day in front where it belongs to one."""
         return path.relative_to(self.path).as_posix()
 
-    def has_file(self, name: str, known: Container[str]) -> bool:
-        """Tell whether a file is one of the run: of a run with days, only those are that are known."""
-        return not self.day or name in known
-
     def enter_day(self, day: str, rows_before: Mapping[str, int]) -> None:
         """Write to the folder of a day, such as 2026-11-27, from now on; for `rows_before` see the attribute."""
         self.day = day

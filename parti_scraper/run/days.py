@@ -6,6 +6,7 @@ A clock may be set back, so a day that is over may come again.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+# The name of a day, which is also that of its folder.
+DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 # Under which names the data package has snapshots and stretches of listening.
 OBSERVATIONS = ("snapshots", "listened")
 

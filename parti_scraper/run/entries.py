@@ -29,6 +29,7 @@ from parti_scraper.run.arguments import (
     ScheduledArguments,
     SiteArguments,
 )
+from parti_scraper.run.days import DAY
 from parti_scraper.run.outcome import ExitCode, judge_fields
 from parti_scraper.run.recovery import RECOVERED
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from parti_scraper.items import Item
     from parti_scraper.ledger.ledger import RunRecord
 
-DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _QUARANTINE = datapackage.QUARANTINE.partition(".")[0]
 _DIGEST = "sha256:"
 _NOT_A_LINE = re.compile(r"\s+")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.run.datapackage import FILE_NAME, QUARANTINE, is_sealed, read, sync_folder
+from parti_scraper.run.days import DAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 # Records that came after the last checkpoint, while their files are prepared.
 RECOVERED = "recovered.jsonl"
 _NOTHING = (0, 0)
-_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 class Obstacle(Enum):
@@ -84,7 +83,7 @@ class RunFiles:
 
     def _is_own(self, name: str) -> bool:
         day = day_in(name)
-        return not day or (self.by_day and bool(_DAY.fullmatch(day)) and day not in self.described)
+        return not day or (self.by_day and bool(DAY.fullmatch(day)) and day not in self.described)
 
 
 def day_in(name: str) -> str:
@@ -287,7 +286,7 @@ def look(folder: Path, files: RunFiles, noted: Noted | None) -> dict[str, Found]
         path = folder / name
         offset = 0 if noted is None else noted.get(name, _NOTHING)[0]
         is_kept = noted is not None and files.has_tail(name)
-        found[name] = Found(_size(path), _tail(path, offset) if is_kept else b"")
+        found[name] = Found(_size(path), tail(path, offset) if is_kept else b"")
     return found
 
 
@@ -366,7 +365,8 @@ def _save(folder: Path, lines: Iterable[bytes]) -> None:
     sync_folder(folder)
 
 
-def _tail(path: Path, offset: int) -> bytes:
+def tail(path: Path, offset: int) -> bytes:
+    """Return the bytes of a file from an offset on. Raises OSError."""
     with path.open("rb") as file:
         file.seek(offset)
         return file.read()

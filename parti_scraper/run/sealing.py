@@ -14,22 +14,22 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from parti_scraper.api.quality import Quality
 from parti_scraper.api.registry import specified_of
 from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
 from parti_scraper.exceptions import LedgerError, PartiError, UsageError
-from parti_scraper.items import Item, LiveChannel, LiveNotification, RejectedRecord
+from parti_scraper.items import LiveChannel, LiveNotification, RejectedRecord
 from parti_scraper.ledger.locks import Lock
 from parti_scraper.network.traffic import Traffic
 from parti_scraper.run import datapackage, recovery
 from parti_scraper.run.cutting import Whole
 from parti_scraper.run.datapackage import FILE_NAME, QUARANTINE, SCREENSHOT, File
-from parti_scraper.run.days import Day, Days, day_of
+from parti_scraper.run.days import DAY, Day, Days, day_of
 from parti_scraper.run.description import About, DayPackage, Outcome, describe, files_of_days
-from parti_scraper.run.entries import DAY, KINDS, arguments_of, one_line, source_of
+from parti_scraper.run.entries import KINDS, arguments_of, one_line, source_of
 from parti_scraper.run.outcome import COUNTED, Counts
 from parti_scraper.run.recovery import RECOVERED
 from parti_scraper.run.series import finish_described
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 KILLED = "killed"
 # For so many seconds nothing has changed in the folder of a run that is left.
 LEFT_AFTER = 3_600.0
-_ITEM_CLASSES = {each.collection: each for each in get_args(Item)}
 # Those whose runs may have days, and what their data packages call the times at which they looked.
 _OBSERVED = {LiveChannel: "snapshots", LiveNotification: "listened"}
 _TEMPORARY = (f"{FILE_NAME}.tmp", str(Path(RECOVERED).with_suffix(".tmp")))
@@ -138,7 +137,7 @@ def _close_reopened(folder: Path, spider: str, noted: Checkpoint) -> None:
     lines = saved.read_bytes().split(b"\n")[:-1] if saved.exists() else []
     steps: list[recovery.Step] = []
     for name, (size, _) in files.items():
-        added = (folder / name).read_bytes()[size:]
+        added = recovery.tail(folder / name, size)
         is_kept = (
             KINDS[spider].item_class is LiveNotification and name.endswith(".jsonl") and not name.endswith(QUARANTINE)
         )
@@ -253,7 +252,7 @@ class _Sealing:
     def __init__(self, left: _Left) -> None:
         self._left = left
         self._about = left.about
-        self._item_class = _ITEM_CLASSES[left.about.collection]
+        self._item_class = KINDS[left.about.spider].item_class
         self._observed = _OBSERVED.get(self._item_class, "")
         self._days: dict[str, Day] = {}
         if "days" in left.progress:
