@@ -119,7 +119,7 @@ class Checkpoints:
             self._id = run.previous.id if run.previous else 0
             run.ledger.resume(self._id)
             recovery.carry_out(folder, [*recovery.unseal(sealed), *plan.steps])
-            self._resume(noted, plan)
+            self._resume(noted, plan, files)
             return
         assert isinstance(plan, recovery.StartOver)  # noqa: S101 - there is no checkpoint
         if plan.loses_records:
@@ -309,7 +309,7 @@ class Checkpoints:
             versions.drain_written() if versions else [],
         )
 
-    def _resume(self, noted: Checkpoint, plan: recovery.Resume) -> None:
+    def _resume(self, noted: Checkpoint, plan: recovery.Resume, files: recovery.RunFiles) -> None:
         run = self.run
         categories = Counter[str]()
         for row in recovery.rows_before(run.folder.path, plan, self._days_before(noted)):
@@ -325,7 +325,7 @@ class Checkpoints:
         self.spider.restore(noted.progress)
         assert self._exporter is not None  # noqa: S101 - or it could not resume
         self._exporter.resume(plan.rows)
-        self._restore_quarantine(self._files(noted), noted, plan.quarantined)
+        self._restore_quarantine(files, noted, plan.quarantined)
         if not self.spider.can_refetch:
             self._bring_back(self._exporter, plan)
         run.limit.restore(run.tally.written)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# What is counted, by the names in the ledger and in the data package.
+COUNTS = ("retries", "rate_limited")
 _TOO_MANY_REQUESTS = 429
 
 
@@ -33,7 +35,7 @@ class Traffic:
 
     def as_json(self) -> dict[str, int]:
         """Return the counts, for the ledger and the data package."""
-        return {"retries": self.retries, "rate_limited": self.rate_limited}
+        return {name: getattr(self, name) for name in COUNTS}
 
     def restore(self, noted: Mapping[str, int]) -> None:
         """Count on from what `as_json` has returned; a count that it does not have is 0."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api.times import UnparsableError, timestamp_to_iso
 from parti_scraper.ledger.ledger import SUPERSEDED
+from parti_scraper.network.traffic import COUNTS as TRAFFIC
 from parti_scraper.run import datapackage
 from parti_scraper.run.catalog_cache import NOTHING, Cache, Package, Read
 from parti_scraper.run.days import DAY
@@ -47,8 +48,6 @@ _SETTLED = 2_000_000_000
 _UNSETTLED = (-1, -1)
 # What unfinished runs leave beside records.
 _LEFTOVERS = {RECOVERED, f"{datapackage.FILE_NAME}.tmp"}
-# Counts that entries do not have among `counts`.
-_TRAFFIC = ("retries", "rate_limited")
 
 
 class Catalog:
@@ -313,8 +312,8 @@ def _end_of(record: RunRecord) -> dict[str, Any]:
 def _account(counts: Mapping[str, int], quality: Mapping[str, Any]) -> dict[str, Any]:
     """Return the counts of a run or a day as an entry has them; for `quality` see `Quality.as_json`."""
     return {
-        "counts": {name: number for name, number in counts.items() if name not in _TRAFFIC},
-        **{name: counts.get(name) for name in _TRAFFIC},
+        "counts": {name: number for name, number in counts.items() if name not in TRAFFIC},
+        **{name: counts.get(name) for name in TRAFFIC},
         "unknown_fields": quality.get("unknown", {}),
         "unreadable_fields": quality.get("unreadable", {}),
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from parti_scraper import __version__
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.network.traffic import COUNTS as TRAFFIC
 from parti_scraper.run import datapackage
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def describe_run(
         OSError: the files cannot be read.
     """
     folder = run.folder.path
-    descriptor = _describe(run, run.quality, ending, verdict, (run.identity.started_at, ended_at))
+    descriptor = _describe(run, ending, verdict, ended_at)
     resources = datapackage.describe_all(files, folder)
     if run.days is not None:
         descriptor["days"] = run.days.names
@@ -137,16 +138,19 @@ def describe_day(run: Run, day: Day, ending: Ending, verdict: Verdict, files: Se
         files: of the run; those of other days are left out.
     """
     folder = run.folder.path / day.name
-    descriptor = _describe(run, day.quality, ending, verdict, (day.started_at, day.ended_at))
+    descriptor = _describe(run, ending, verdict, day.ended_at, day)
     descriptor["day"] = day.name
-    descriptor |= {name: day.counts[name] for name in run.traffic.as_json()}
     return DayPackage(folder, descriptor, [file for file in files if file.path.parent == folder])
 
 
-def _describe(
-    run: Run, quality: Quality, ending: Ending, verdict: Verdict, stretch: tuple[float, float]
-) -> dict[str, Any]:
+def _describe(run: Run, ending: Ending, verdict: Verdict, ended_at: float, day: Day | None = None) -> dict[str, Any]:
+    """Return the descriptor of the run, or of a day of it, except for the files."""
     identity = run.identity
+    if day is None:
+        quality, traffic, started_at = run.quality, run.traffic.as_json(), identity.started_at
+    else:
+        quality, started_at = day.quality, day.started_at
+        traffic = {name: day.counts[name] for name in TRAFFIC}
     counts = asdict(ending.counts)
     if run.series is not None:
         counts |= {"new": run.tally.new, "changed": run.tally.changed}
@@ -162,10 +166,10 @@ def _describe(
         run.hosts.failovers,
     )
     outcome = Outcome(
-        stretch,
+        (started_at, ended_at),
         int(verdict.exit_code),
         counts,
-        run.traffic.as_json(),
+        traffic,
         quality,
         verdict.complete,
         ending.degraded,

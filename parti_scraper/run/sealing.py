@@ -23,6 +23,7 @@ from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
 from parti_scraper.exceptions import LedgerError, PartiError, UsageError
 from parti_scraper.items import LiveChannel, LiveNotification, RejectedRecord
 from parti_scraper.ledger.locks import Lock
+from parti_scraper.network.traffic import COUNTS as TRAFFIC
 from parti_scraper.network.traffic import Traffic
 from parti_scraper.run import datapackage, recovery
 from parti_scraper.run.cutting import Whole
@@ -284,7 +285,7 @@ class _Sealing:
         known = day or self._unknown_day(name)
         stretch = (known.started_at, max(known.started_at, known.ended_at, closed.changed_at or 0.0))
         counts = asdict(_counts(known.counts, closed, known.quality))
-        traffic = {key: known.counts[key] for key in Traffic().as_json()}
+        traffic = {key: known.counts[key] for key in TRAFFIC}
         descriptor = self._describe(stretch, counts, traffic, known.quality)
         descriptor |= {"day": name, "degraded": known.degraded, **self._observations(known.observations, closed)}
         DayPackage(folder, descriptor, closed.files).write()
