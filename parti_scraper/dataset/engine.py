@@ -1,0 +1,63 @@
+"""DuckDB, which reads, merges and writes the tables."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from parti_scraper.exceptions import PartiError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+    from duckdb import DuckDBPyConnection
+
+# What DuckDB may use for one statement; beyond that it uses the disk.
+MEMORY = "512MB"
+
+
+class ExtraMissing(PartiError):  # noqa: N818 - it says what is missing
+    """A package is not installed that only some users need; the text says how to install it.
+
+    Raised by `require`; the commands print it and end with code 1.
+    """
+
+
+class TargetError(PartiError):
+    """A target cannot be read or written; the text is one line without secrets.
+
+    Raised by the targets; the commands print it and end with code 1.
+    """
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a module of an extra. Raises ExtraMissing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        hint = f"pip install 'parti_scraper[{extra}]', or `make setup` in the project's folder"
+        raise ExtraMissing(f"{package} is not installed (extra `{extra}`): {hint}") from None
+
+
+def connect(path: Path | str = ":memory:", scratch: Path | None = None) -> DuckDBPyConnection:
+    """Open a database; what it cannot hold in memory goes into the folder `scratch`. Raises ExtraMissing."""
+    config: dict[str, Any] = {
+        # They would be downloaded.
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "memory_limit": MEMORY,
+        "preserve_insertion_order": False,
+    }
+    if scratch is not None:
+        config["temp_directory"] = str(scratch)
+    duckdb: Any = require("duckdb", "dataset")
+    connection: DuckDBPyConnection = duckdb.connect(str(path), config=config)
+    connection.execute("SET timezone = 'UTC'")
+    return connection
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of an error of DuckDB."""
+    return str(error).strip().partition("\n")[0]

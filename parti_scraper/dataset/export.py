@@ -1,0 +1,230 @@
+"""Brings a target up to date with all runs: the one entry to the dataset for commands and programs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from parti_scraper import __version__
+from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.dataset.engine import TargetError
+from parti_scraper.dataset.plan import LeftOut, Plan, make_plan
+from parti_scraper.dataset.reading import Reading, read_runs
+from parti_scraper.dataset.selection import Selection
+from parti_scraper.dataset.staging import Staging
+from parti_scraper.dataset.tables import LOADED, record_tables
+from parti_scraper.dataset.targets.base import Changes, Load, Meta
+from parti_scraper.exceptions import UsageError
+from parti_scraper.ledger.locks import Lock
+from parti_scraper.wording import number_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from parti_scraper.dataset.plan import Key, Loaded
+    from parti_scraper.dataset.tables import Table
+    from parti_scraper.dataset.targets.base import Session, Target
+    from parti_scraper.run.entries import Entry
+
+
+class Progress(Protocol):
+    """Is told how far an export is."""
+
+    def begin(self, what: str, total: int = 0) -> None:
+        """Begin a step of so many bytes; 0: unknown."""
+
+    def advance(self, size: int) -> None:
+        """Note that so many bytes are done."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def begin(self, what: str, total: int = 0) -> None:
+        """Do nothing."""
+
+    def advance(self, size: int) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is to be exported.
+
+    Attributes:
+        entries: of the catalog; iterated more than once.
+        scratch: a folder for temporary files, in the state folder.
+        selection: which tables and rows.
+        source: `mock` or `parti.com`; None: what there is, real data if there are both.
+        rebuild: whether the target is to be filled anew.
+        now: Unix seconds.
+    """
+
+    entries: Iterable[Entry]
+    scratch: Path
+    selection: Selection = field(default_factory=Selection)
+    source: str | None = None
+    rebuild: bool = False
+    now: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was exported.
+
+    Attributes:
+        tables: what was done to each table; none if nothing was new.
+        left_out: runs that are not in the target, and why.
+        files: how many files were loaded.
+        source: where the data come from.
+    """
+
+    tables: Mapping[str, Changes]
+    left_out: tuple[LeftOut, ...]
+    files: int
+    source: str | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was left out that should be there."""
+        return not any(each.is_wrong for each in self.left_out)
+
+
+def export(target: Target, what: Export, progress: Progress) -> Report:
+    """Bring a target up to date.
+
+    Raises:
+        UsageError: the target holds something else.
+        TargetError: the target, or the folder for temporary files, cannot be read or written.
+        ExtraMissing: a package is not installed.
+    """
+    with target.open() as session:
+        return _Exporter(target, session, what, progress).export()
+
+
+class _Exporter:
+    """One export into one target."""
+
+    def __init__(self, target: Target, session: Session, what: Export, progress: Progress) -> None:
+        self._target, self._session, self._what, self._progress = target, session, what, progress
+        self._meta = session.meta
+        self._selection = self._select()
+        self._rebuilds = what.rebuild or self._selection.has_filters
+        known = record_tables()
+        self._tables: list[Table] = [known[name] for name in self._selection.tables or target.default_tables()]
+
+    def export(self) -> Report:
+        self._progress.begin("looking for runs")
+        known = {} if self._rebuilds else self._session.loaded()
+        plan = self._plan(known)
+        is_new = self._meta is None or self._rebuilds
+        if not plan.runs and not is_new:
+            return Report({}, tuple(plan.left_out), 0, plan.source)
+        with scratch_folder(self._what.scratch) as folder, Staging(folder, [*self._tables, LOADED]) as staging:
+            reading = self._read(plan, staging)
+            changes = self._load(staging, reading, plan)
+        return Report(changes, (*plan.left_out, *reading.left_out), len(reading.loaded), plan.source)
+
+    def _select(self) -> Selection:
+        """Return what the target is to hold. Raises UsageError if it holds something else."""
+        wanted = self._what.selection
+        if self._meta is None or self._what.rebuild:
+            return wanted
+        held = Selection.from_json(self._meta.selection)
+        if wanted not in {Selection(), held}:
+            raise UsageError(
+                f"{self._target.shown} holds another selection: {_shown(held)} "
+                f"(accepted: no options of a selection, the same ones, or --rebuild)"
+            )
+        return held
+
+    def _plan(self, known: Mapping[Key, Loaded]) -> Plan:
+        """Return what is to be loaded. Raises UsageError."""
+        plan = make_plan(self._what.entries, {table.records for table in self._tables}, known, self._what.source)
+        held = None if self._meta is None or self._what.rebuild else self._meta.source
+        if held and plan.source and held != plan.source:
+            raise UsageError(
+                f"{self._target.shown} holds data of {held}, and these are of {plan.source} "
+                f"(accepted: another target, --source {held}, or --rebuild)"
+            )
+        if self._rebuilds and plan.pruned and self._meta is not None:
+            runs = number_of(len(plan.pruned), "runs")
+            raise UsageError(
+                f"{self._target.shown} may alone hold the records of {runs} that `prune` has removed, such as "
+                f"{plan.pruned[0]} (accepted: a new target, with --from {self._target.shown})"
+            )
+        return plan
+
+    def _read(self, plan: Plan, staging: Staging) -> Reading:
+        total = sum(part.bytes for parts in plan.runs.values() for part in parts)
+        self._progress.begin("reading runs", total)
+        reading = read_runs(plan.runs, staging, self._tables, self._progress.advance)
+        if reading.replaced:
+            # Of these runs, the rows of all files are replaced, also of those that have not changed.
+            loaded = self._session.loaded() | reading.loaded
+            known = {key: each for key, each in loaded.items() if key[0] not in reading.replaced}
+            again = read_runs(self._plan(known).runs, staging, self._tables, self._progress.advance)
+            reading.loaded |= again.loaded
+            staging.remove_runs(reading.replaced)
+        return reading
+
+    def _load(self, staging: Staging, reading: Reading, plan: Plan) -> Mapping[str, Changes]:
+        self._progress.begin(f"writing {self._target.shown}")
+        now = timestamp_to_iso(self._what.now)
+        staging.add(
+            LOADED.records,
+            [(*key, each.bytes, each.rows, each.sha256, now) for key, each in reading.loaded.items()],
+        )
+        rows = [staging.rows(table, self._selection.condition(table, self._what.now)) for table in self._tables]
+        rows.append(staging.rows(LOADED))
+        source = plan.source or (self._meta.source if self._meta else None)
+        meta = Meta(self._selection.as_json(), source, __version__, now)
+        changes = self._session.load(Load(staging, rows, meta, self._rebuilds))
+        return {name: each for name, each in changes.items() if name != LOADED.name}
+
+
+def _shown(selection: Selection) -> str:
+    """Return a selection as it would be typed."""
+    typed = [f"--table {table}" for table in selection.tables or ()]
+    filters = {name: value for name, value in selection.as_json().items() if name != "tables"}
+    typed += [f"--{name.replace('_', '-')} {value}" for name, value in filters.items()]
+    return " ".join(typed) or "everything"
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Make a temporary folder, and delete it in the end, together with those that killed exports have left.
+
+    Raises TargetError.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for leftover in parent.iterdir():
+            _sweep(leftover)
+        folder = Path(tempfile.mkdtemp(dir=parent))
+        # Another export may be about to sweep it; then there is another one.
+        while (lock := Lock.take(folder)) is None or not folder.exists():
+            folder = Path(tempfile.mkdtemp(dir=parent))
+    except OSError as error:
+        raise TargetError(f"{parent} cannot be written: {error.strerror}") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _sweep(folder: Path) -> None:
+    """Delete a temporary folder if no process works in it."""
+    try:
+        lock = Lock.take(folder)
+    except FileNotFoundError:
+        return
+    if lock:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()

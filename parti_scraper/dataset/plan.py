@@ -1,0 +1,214 @@
+"""Which files of which runs are to be loaded, by what the catalog has and what was loaded before. Pure.
+
+The same rules for every target: every run counts, complete or not, sealed or still going; of those that are going on,
+what is there up to their last checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from parti_scraper.network.source import MOCK, REAL
+from parti_scraper.run.entries import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from parti_scraper.run.entries import Entry, File
+
+# Run and file.
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was loaded of a file.
+
+    Attributes:
+        bytes: how many of its first bytes.
+        rows: how many records these are.
+        sha256: of these bytes, in hexadecimal.
+    """
+
+    bytes: int
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file that is to be loaded, or what was added to it.
+
+    Attributes:
+        key: the run and the file.
+        records: what it holds.
+        path: where it is.
+        bytes: how many of its first bytes are good.
+        rows: how many records these are; None if unknown.
+        sha256: of these bytes; None if unknown.
+        before: what was loaded of it before.
+    """
+
+    key: Key
+    records: str
+    path: Path
+    bytes: int
+    rows: int | None
+    sha256: str | None
+    before: Loaded | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A run, or a day of one, that is not loaded.
+
+    Attributes:
+        folder: its folder.
+        reason: why, a part of a sentence.
+        is_wrong: whether something is wrong with it.
+    """
+
+    folder: str
+    reason: str
+    is_wrong: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be loaded.
+
+    Attributes:
+        runs: the files of each run or day, by its folder.
+        left_out: what is not loaded.
+        source: where the data come from; None if there are none.
+        pruned: folders of runs that are not loaded and whose files were removed.
+    """
+
+    runs: Mapping[str, list[Part]]
+    left_out: Sequence[LeftOut] = ()
+    source: str | None = None
+    pruned: Sequence[str] = ()
+
+
+class _Rank(NamedTuple):
+    """How far a copy of a run's file has come; the greatest is taken."""
+
+    has_files: bool
+    is_finished: bool
+    bytes: int
+
+
+@dataclass(slots=True)
+class _OfSource:
+    """The files of one source: the best copy of each, and those of which the best copy was loaded before."""
+
+    best: dict[Key, tuple[_Rank, str, Part | None]] = field(default_factory=dict)
+    settled: set[Key] = field(default_factory=set)
+    folders: list[str] = field(default_factory=list)
+
+    def offer(self, entry: Entry, part: Part, before: Loaded | None) -> None:
+        """Take a file if it is the best copy so far."""
+        if part.key in self.settled:
+            return
+        rank = _Rank(not entry.pruned, entry.status is Status.FINISHED, part.bytes)
+        is_loaded = before is not None and _is_loaded(entry, part, before)
+        if is_loaded and rank.has_files and rank.is_finished:
+            # Of a hundred thousand files that were loaded before, no more is kept than this.
+            self.settled.add(part.key)
+            self.best.pop(part.key, None)
+            return
+        if part.key not in self.best or rank > self.best[part.key][0]:
+            self.best[part.key] = (rank, entry.location, None if is_loaded else replace(part, before=before))
+
+
+def make_plan(
+    entries: Iterable[Entry], records: Iterable[str], known: Mapping[Key, Loaded], source: str | None = None
+) -> Plan:
+    """Return what is to be loaded.
+
+    Args:
+        entries: of the catalog.
+        records: what is in the files that are wanted.
+        known: what was loaded before.
+        source: what the data must come from; None: parti.com, or else a mock server if there are only made-up data.
+    """
+    wanted = frozenset(records)
+    by_source: dict[str, _OfSource] = {}
+    left_out: list[LeftOut] = []
+    for entry in entries:
+        problem = _problem(entry)
+        if problem:
+            left_out.append(problem)
+        for part in () if problem else _parts(entry, wanted):
+            of_source = by_source.setdefault(entry.source or REAL, _OfSource())
+            of_source.offer(entry, part, known.get(part.key))
+            if of_source.folders[-1:] != [entry.location]:
+                of_source.folders.append(entry.location)
+    source = source or (REAL if REAL in by_source or not by_source else MOCK)
+    left_out += [
+        LeftOut(folder, f"its data come from {other}, not {source}", is_wrong=False)
+        for other, of_source in by_source.items()
+        if other != source
+        for folder in of_source.folders
+    ]
+    return _plan(by_source.get(source), left_out, source)
+
+
+def _plan(of_source: _OfSource | None, left_out: list[LeftOut], source: str) -> Plan:
+    if of_source is None:
+        return Plan({}, left_out)
+    runs: defaultdict[str, list[Part]] = defaultdict(list)
+    pruned: dict[str, None] = {}
+    for rank, folder, part in of_source.best.values():
+        if part is None:
+            continue
+        if rank.has_files:
+            runs[folder].append(part)
+        else:
+            pruned[folder] = None
+    left_out += [LeftOut(each, "its files were removed by `prune`, and are not in this target") for each in pruned]
+    return Plan(runs, left_out, source, [*pruned])
+
+
+def _is_loaded(entry: Entry, part: Part, before: Loaded) -> bool:
+    if entry.status is Status.UNFINISHED:
+        # A copy of the run that was made before is no news.
+        return before.bytes >= part.bytes
+    return (before.bytes, before.sha256) == (part.bytes, part.sha256 or before.sha256)
+
+
+def _problem(entry: Entry) -> LeftOut | None:
+    """Return why nothing of an entry can be loaded, if so."""
+    if entry.status in {Status.UNREADABLE, Status.TOO_NEW}:
+        return LeftOut(entry.location, entry.reason or entry.status)
+    if entry.feeds and not any(file.kind for file in entry.files):
+        where = ", ".join(feed.uri for feed in entry.feeds)
+        return LeftOut(entry.location, f"its records were stored elsewhere: {where}", is_wrong=False)
+    return None
+
+
+def _parts(entry: Entry, wanted: frozenset[str]) -> list[Part]:
+    """Return the files of an entry that are wanted."""
+    if entry.run_uuid is None or entry.status is Status.FOREIGN:
+        return []
+    head = f"{entry.day}/" if entry.day else ""
+    return [
+        Part(
+            (entry.run_uuid, head + file.name),
+            file.kind,
+            entry.folder / file.name,
+            file.bytes or 0,
+            file.rows,
+            file.sha256,
+        )
+        for file in entry.files
+        if file.kind in wanted and file.form == "jsonl" and _is_readable(entry, file)
+    ]
+
+
+def _is_readable(entry: Entry, file: File) -> bool:
+    """Tell whether a file has records: of a run that is going on, only those up to a checkpoint count."""
+    return bool(file.bytes) and (entry.status is not Status.UNFINISHED or file.rows is not None)

@@ -1,0 +1,215 @@
+"""Reads the files of runs: checks them against their data packages, and puts them together.
+
+DuckDB takes ten times as long for many small files as for a few large ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from parti_scraper.dataset.engine import one_line, require
+from parti_scraper.dataset.plan import LeftOut, Loaded
+from parti_scraper.dataset.staging import FILE_NUMBER, LINE_NUMBER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from parti_scraper.dataset.plan import Key, Part
+    from parti_scraper.dataset.staging import Staging
+    from parti_scraper.dataset.tables import Table
+
+# Bytes of records that are read in one go; as much is written to the disk beside the database.
+_ROUND = 256 << 20
+_CHUNK = 1 << 20
+
+
+class _Mismatch(Exception):  # noqa: N818 - it is no error of this program
+    """A file is not what its data package says; the text says how."""
+
+
+@dataclass(slots=True)
+class _Checked:
+    """A file that is what it should be.
+
+    Attributes:
+        part: which.
+        start: the byte from which it is read.
+        first_line: the number of the line that begins there.
+        loaded: what is loaded when that is done.
+    """
+
+    part: Part
+    start: int
+    first_line: int
+    loaded: Loaded
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read.
+
+    Attributes:
+        loaded: what of each file.
+        left_out: runs that are not what their data packages say, or cannot be read.
+        replaced: runs that were loaded before, and have changed otherwise than by growing: all of their rows were read.
+    """
+
+    loaded: dict[Key, Loaded] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+    replaced: set[str] = field(default_factory=set)
+
+
+def read_runs(
+    runs: Mapping[str, Sequence[Part]], staging: Staging, tables: Iterable[Table], advance: Callable[[int], None]
+) -> Reading:
+    """Read the files of runs into a staging database.
+
+    Args:
+        runs: the files of each run, or day of one, by its folder.
+        staging: where to.
+        tables: those that are wanted.
+        advance: is called with the number of bytes that were read.
+    """
+    return _Reader(staging, tables, advance).read(runs)
+
+
+class _Reader:
+    """Reads files in rounds."""
+
+    def __init__(self, staging: Staging, tables: Iterable[Table], advance: Callable[[int], None]) -> None:
+        self._staging = staging
+        self._numbered = {table.records: table.is_numbered for table in tables if table.is_of_run}
+        self._advance = advance
+        self._reading = Reading()
+        self._round: list[tuple[str, list[_Checked]]] = []
+        self._bytes = 0
+        self._number = 0
+
+    def read(self, runs: Mapping[str, Sequence[Part]]) -> Reading:
+        for folder, parts in runs.items():
+            try:
+                checked = [self._check(part) for part in parts]
+            except _Mismatch as problem:
+                self._reading.left_out.append(LeftOut(folder, str(problem)))
+                continue
+            except OSError as error:
+                self._reading.left_out.append(LeftOut(folder, f"{error.filename}: {error.strerror}"))
+                continue
+            self._round.append((folder, checked))
+            self._bytes += sum(each.loaded.bytes - each.start for each in checked)
+            if self._bytes >= _ROUND:
+                self._finish_round()
+        self._finish_round()
+        return self._reading
+
+    # Checking:
+
+    def _check(self, part: Part) -> _Checked:
+        """Compare a file with what is said of it. Raises _Mismatch, OSError."""
+        before = part.before if part.before and part.before.bytes <= part.bytes else None
+        digest, rows, at_before = _digest(part.path, part.bytes, before.bytes if before else 0)
+        if part.sha256 and digest != part.sha256:
+            raise _Mismatch(f"{part.path.name} is not what its data package says (SHA-256)")
+        if part.rows is not None and rows != part.rows:
+            raise _Mismatch(f"{part.path.name} has {rows} rows, not {part.rows} as is said of it")
+        loaded = Loaded(part.bytes, rows, digest)
+        if before and at_before == before.sha256:
+            return _Checked(part, before.bytes, before.rows + 1, loaded)
+        if part.before:
+            self._reading.replaced.add(part.key[0])
+        return _Checked(part, 0, 1, loaded)
+
+    # Reading:
+
+    def _finish_round(self) -> None:
+        runs, self._round, self._bytes = self._round, [], 0
+        if runs:
+            self._load(runs)
+
+    def _load(self, runs: list[tuple[str, list[_Checked]]]) -> None:
+        """Load the files of runs; where that fails, find out those of which, by halves."""
+        duckdb = require("duckdb", "dataset")
+        connection = self._staging.connection
+        connection.begin()
+        try:
+            self._put_together([each for _, checked in runs for each in checked])
+        except (duckdb.Error, _Mismatch, OSError) as error:
+            connection.rollback()
+            if len(runs) > 1:
+                half = len(runs) // 2
+                self._load(runs[:half])
+                self._load(runs[half:])
+                return
+            self._reading.left_out.append(LeftOut(runs[0][0], f"it cannot be read: {one_line(error)}"))
+            return
+        connection.commit()
+        for _, checked in runs:
+            self._reading.loaded |= {each.part.key: each.loaded for each in checked}
+            self._advance(sum(each.loaded.bytes for each in checked))
+
+    def _put_together(self, files: Iterable[_Checked]) -> None:
+        """Copy the files into one for each kind of records, and read these. Raises duckdb.Error, _Mismatch, OSError."""
+        of_kind: defaultdict[str, list[_Checked]] = defaultdict(list)
+        for each in files:
+            of_kind[each.part.records].append(each)
+        for records, checked in of_kind.items():
+            together = self._staging.folder / "together.jsonl"
+            self._number_files(records, checked)
+            with together.open("wb") as stream:
+                for number, each in enumerate(checked, self._number):
+                    for chunk in self._lines(each, number, records):
+                        stream.write(chunk)
+            expected = sum(each.loaded.rows - each.first_line + 1 for each in checked)
+            count = self._staging.read(records, [together])
+            together.unlink()
+            self._number += len(checked)
+            if count != expected:
+                raise _Mismatch(f"{count} records instead of {expected}")
+
+    def _number_files(self, records: str, checked: Sequence[_Checked]) -> None:
+        if records in self._numbered:
+            self._staging.note_files({number: each.part.key for number, each in enumerate(checked, self._number)})
+
+    def _lines(self, checked: _Checked, number: int, records: str) -> Iterator[bytes]:
+        """Yield what is to be loaded of a file, with the file's number in each line if that is needed."""
+        if records not in self._numbered:
+            yield from _chunks(checked.part.path, checked.start, checked.loaded.bytes)
+            return
+        with checked.part.path.open("rb") as stream:
+            stream.seek(checked.start)
+            body = stream.read(checked.loaded.bytes - checked.start)
+        if not self._numbered[records]:
+            head = b'{"%s":%d,' % (FILE_NUMBER.encode(), number)
+            yield head + body[1:].replace(b"\n{", b"\n" + head)
+            return
+        for line, row in enumerate(body.splitlines(keepends=True), checked.first_line):
+            yield b'{"%s":%d,"%s":%d,' % (FILE_NUMBER.encode(), number, LINE_NUMBER.encode(), line) + row[1:]
+
+
+def _chunks(path: Path, start: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes of a file from one to another. Raises OSError, _Mismatch if there are fewer."""
+    with path.open("rb") as stream:
+        stream.seek(start)
+        left = end - start
+        while left > 0:
+            chunk = stream.read(min(_CHUNK, left))
+            if not chunk:
+                raise _Mismatch(f"{path.name} has {end - left} bytes, not {end} as is said of it")
+            left -= len(chunk)
+            yield chunk
+
+
+def _digest(path: Path, size: int, before: int) -> tuple[str, int, str]:
+    """Return the SHA-256 of so many bytes of a file, how many lines they are, and the SHA-256 of the first of them."""
+    digest, lines, at_before = hashlib.sha256(), 0, hashlib.sha256().hexdigest()
+    for start, end in ((0, before), (before, size)):
+        for chunk in _chunks(path, start, end):
+            digest.update(chunk)
+            lines += chunk.count(b"\n")
+        if start == 0:
+            at_before = digest.hexdigest()
+    return digest.hexdigest(), lines, at_before

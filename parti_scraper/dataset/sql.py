@@ -1,0 +1,158 @@
+"""Statements that are made of the declarations of tables. Pure.
+
+`upsert` and what it is made of are understood by DuckDB, SQLite and PostgreSQL; the rest is for DuckDB.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from parti_scraper.dataset.tables import LAST_SCRAPED_AT, RUN_UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from parti_scraper.dataset.tables import Column, Table
+
+# Of the rows of a table that are ready: which part of the table they belong to.
+PART = "_part"
+UNKNOWN = "unknown"
+
+# Not part of a record's content: when it was received.
+_RECEIVED = {"scraped_at", "received_at", "observed_at"}
+
+
+def name(text: str) -> str:
+    """Return the name of a table or a column as SQL takes it."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def names(texts: Iterable[str], of: str = "") -> str:
+    """Return names with commas between them; `of` is the table that they are columns of."""
+    head = f"{of}." if of else ""
+    return ", ".join(head + name(text) for text in texts)
+
+
+def literal(text: str) -> str:
+    """Return a text as SQL takes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def content_hash(columns: Sequence[Column]) -> str:
+    """Return the expression for the hash of a record's content.
+
+    It stays the same if a column is added that is null. Texts have their lengths in front, so that none can pretend to
+    be several columns.
+    """
+    return f"md5(concat_ws('', {', '.join(_labelled(each) for each in columns if each.name not in _RECEIVED)}))"
+
+
+def _labelled(column: Column) -> str:
+    if column.type == "TIMESTAMPTZ":
+        return f"'{column.name}:' || epoch({name(column.name)})::BIGINT"
+    if column.type == "VARCHAR":
+        return f"'{column.name}:' || strlen({name(column.name)}) || ':' || {name(column.name)}"
+    return f"'{column.name}:' || {name(column.name)}"
+
+
+def part_of(table: Table, prefix: str = "") -> str:
+    """Return the expression for the part of a table that a row is in."""
+    if table.partition is None or table.time is None:
+        return literal("")
+    time = prefix + name(table.time)
+    return f"coalesce(strftime({time}, {literal(table.partition.pattern)}), {literal(UNKNOWN)})"
+
+
+def pick(table: Table, records: str) -> str:
+    """Return the query for which rows of `records` make up a table, each key once.
+
+    Its columns are `row` (the `rowid` of one of the records), `_part`, and the columns of which the least and the
+    greatest values are kept.
+    """
+    extremes = [f"min({name(each)}) AS {name(each)}" for each in table.least]
+    extremes += [f"max({name(_origin(each))}) AS {name(each)}" for each in table.greatest]
+    best = "min(rowid)"
+    if table.order:
+        best = f"{'min' if table.keeps_least else 'max'}_by(rowid, ({names(table.order)}))"
+    picked = ", ".join([f"{best} AS row", *extremes])
+    key = names(table.key)
+    kept = "".join(f", picked.{name(each)}" for each in (*table.least, *table.greatest))
+    return (
+        f"SELECT picked.row, {part_of(table, 'records.')} AS {PART}{kept} "
+        f"FROM (SELECT {picked} FROM {records} GROUP BY {key}) picked "
+        f"JOIN {records} records ON records.rowid = picked.row"
+    )
+
+
+def picked_rows(table: Table, records: str, picks: str) -> str:
+    """Return the query for the rows of a table, and the part of each, by the rows that `pick` has found."""
+    extremes = {*table.least, *table.greatest}
+    columns = ", ".join(f"{'picks' if each in extremes else 'records'}.{name(each)}" for each in table.names)
+    return f"SELECT {columns}, picks.{PART} FROM {picks} picks JOIN {records} records ON records.rowid = picks.row"
+
+
+def _origin(column: str) -> str:
+    """Return how a column is called in the records."""
+    return "scraped_at" if column == LAST_SCRAPED_AT else column
+
+
+def merge(table: Table, rows: str) -> str:
+    """Return the query that leaves one row for each key of `rows`, by the rules of the table."""
+    direction = "ASC" if table.keeps_least else "DESC"
+    order = ", ".join(f"{name(each)} {direction}" for each in table.order) or "1"
+    window = f"OVER (PARTITION BY {names(table.key)})"
+    columns = ", ".join(
+        f"min({name(each)}) {window} AS {name(each)}"
+        if each in table.least
+        else f"max({name(each)}) {window} AS {name(each)}"
+        if each in table.greatest
+        else name(each)
+        for each in table.names
+    )
+    ranked = f"row_number() OVER (PARTITION BY {names(table.key)} ORDER BY {order})"
+    return f"SELECT {columns} FROM {rows} QUALIFY {ranked} = 1"
+
+
+def create(table: Table, as_: str, types: Mapping[str, str]) -> str:
+    """Return the statement that creates a table if it is missing; `types` are the names of the column types there."""
+    columns = ", ".join(
+        f"{name(each.name)} {types[each.type]}{' NOT NULL' if each.name in table.key else ''}" for each in table.columns
+    )
+    return f"CREATE TABLE IF NOT EXISTS {as_} ({columns}, PRIMARY KEY ({names(table.key)}))"
+
+
+def upsert(table: Table, into: str, rows: str) -> str:
+    """Return the statement that brings rows, each key of which is there once, into a table that may have them."""
+    head = f"INSERT INTO {into} AS kept ({names(table.names)}) SELECT {names(table.names)} FROM {rows} WHERE true"
+    changes = [f"{name(each)} = {_better(each, '<')}" for each in table.least]
+    changes += [f"{name(each)} = {_better(each, '>')}" for each in table.greatest]
+    conditions = [f"excluded.{name(each)} < kept.{name(each)}" for each in table.least]
+    conditions += [f"excluded.{name(each)} > kept.{name(each)}" for each in table.greatest]
+    if table.order:
+        sign = "<" if table.keeps_least else ">"
+        is_better = f"({names(table.order, 'excluded')}) {sign} ({names(table.order, 'kept')})"
+        conditions.append(is_better)
+        fixed = {*table.key, *table.least, *table.greatest}
+        changes += [
+            f"{name(each)} = CASE WHEN {is_better} THEN excluded.{name(each)} ELSE kept.{name(each)} END"
+            for each in table.names
+            if each not in fixed
+        ]
+    action = f"DO UPDATE SET {', '.join(changes)} WHERE {' OR '.join(conditions)}" if changes else "DO NOTHING"
+    return f"{head} ON CONFLICT ({names(table.key)}) {action}"
+
+
+def _better(column: str, sign: str) -> str:
+    ours, theirs = f"excluded.{name(column)}", f"kept.{name(column)}"
+    return f"CASE WHEN {ours} {sign} {theirs} THEN {ours} ELSE {theirs} END"
+
+
+def known_keys(table: Table, into: str, rows: str) -> str:
+    """Return the query for how many of the rows have a key that the table has already."""
+    same = " AND ".join(f"kept.{name(each)} = new.{name(each)}" for each in table.key)
+    return f"SELECT count(*) FROM {rows} AS new WHERE EXISTS (SELECT 1 FROM {into} AS kept WHERE {same})"
+
+
+def delete_runs(into: str, runs: str) -> str:
+    """Return the statement that deletes the rows of runs."""
+    return f"DELETE FROM {into} WHERE {name(RUN_UUID)} IN (SELECT {name(RUN_UUID)} FROM {runs})"

@@ -1,0 +1,156 @@
+"""Where the records of one export are read into, before they go to a target: a database in a temporary folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from parti_scraper.dataset import sql
+from parti_scraper.dataset.engine import connect
+from parti_scraper.dataset.tables import CONTENT_HASH, FIRST_SCRAPED_AT, LAST_SCRAPED_AT, Column
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from duckdb import DuckDBPyConnection
+
+    from parti_scraper.dataset.tables import Table
+
+# The runs whose rows are to be replaced.
+REMOVED_RUNS = "removed_runs"
+_DATABASE = "staging.duckdb"
+# In the lines that are read: the number of their file, and of the line in it.
+FILE_NUMBER = "_file"
+LINE_NUMBER = "_line"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a table that are ready to go to a target, each key once.
+
+    Attributes:
+        table: which.
+        relation: the name of a view with the columns of the table, and `_part`.
+        count: how many.
+    """
+
+    table: Table
+    relation: str
+    count: int
+
+
+class Staging:
+    """The records that were read, by what they are; `connection` is DuckDB's."""
+
+    def __init__(self, folder: Path, tables: Iterable[Table]) -> None:
+        """Open a database in a temporary folder. Raises ExtraMissing.
+
+        Args:
+            folder: an empty folder, which is deleted by the caller.
+            tables: those that are to be filled.
+        """
+        self.folder = folder
+        self.connection: DuckDBPyConnection = connect(folder / _DATABASE, folder / "scratch")
+        self._tables: dict[str, list[Table]] = {}
+        for table in tables:
+            self._tables.setdefault(table.records, []).append(table)
+        for records, of_them in self._tables.items():
+            columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in _stored(of_them))
+            self.connection.execute(f"CREATE TABLE {_records(records)} ({columns})")
+        self.connection.execute(f"CREATE TABLE {REMOVED_RUNS} (run_uuid VARCHAR)")
+        self.connection.execute(f"CREATE TABLE files ({FILE_NUMBER} INTEGER, run_uuid VARCHAR, file VARCHAR)")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def note_files(self, numbered: Mapping[int, tuple[str, str]]) -> None:
+        """Note the run and the name of each file whose lines have its number."""
+        rows = [(number, *of) for number, of in numbered.items()]
+        insert_all(self.connection, "files", rows)
+
+    def read(self, records: str, paths: Sequence[Path]) -> int:
+        """Read JSON Lines, and return how many records there were. Raises duckdb.Error where a line cannot be read."""
+        of_them = self._tables[records]
+        stored = _stored(of_them)
+        is_of_run = any(table.is_of_run for table in of_them)
+        columns = {each.name: each.type for each in _read(of_them)}
+        if is_of_run:
+            columns |= {FILE_NUMBER: "INTEGER", LINE_NUMBER: "BIGINT"}
+        shape = "{" + ", ".join(f"{sql.literal(name)}: {sql.literal(kind)}" for name, kind in columns.items()) + "}"
+        source = f"read_json($paths, columns={shape}, format='newline_delimited')"
+        if is_of_run:
+            source += f" JOIN files USING ({FILE_NUMBER})"
+        values = ", ".join(_value(each, of_them) for each in stored)
+        query = f"INSERT INTO {_records(records)} SELECT {values} FROM {source}"
+        return _count(self.connection.execute(query, {"paths": [str(path) for path in paths]}))
+
+    def add(self, records: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add records, with all of their columns."""
+        insert_all(self.connection, _records(records), rows)
+
+    def remove_runs(self, runs: Iterable[str]) -> None:
+        """Note runs whose rows are to be replaced, in tables in which a row belongs to one run."""
+        insert_all(self.connection, REMOVED_RUNS, [(each,) for each in runs])
+
+    def removed_runs(self) -> list[str]:
+        """Return the runs that `remove_runs` has noted."""
+        return [run for (run,) in self.connection.execute(f"SELECT run_uuid FROM {REMOVED_RUNS}").fetchall()]
+
+    def rows(self, table: Table, condition: str = "true") -> Rows:
+        """Return the rows of a table, of which only those are taken that meet a condition."""
+        records = _records(table.records)
+        picks, ready = sql.name(f"picks {table.name}"), sql.name(f"new {table.name}")
+        self.connection.execute(f"CREATE OR REPLACE TABLE {picks} AS {sql.pick(table, records)}")
+        if condition != "true":
+            left = f"SELECT rowid FROM {records} records WHERE {condition}"
+            self.connection.execute(f"DELETE FROM {picks} WHERE row NOT IN ({left})")
+        self.connection.execute(f"CREATE OR REPLACE VIEW {ready} AS {sql.picked_rows(table, records, picks)}")
+        ((count,),) = self.connection.execute(f"SELECT count(*) FROM {picks}").fetchall()
+        return Rows(table, ready, count)
+
+
+def insert_all(connection: DuckDBPyConnection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert many rows at once; each value by its own would take a hundred times as long."""
+    if not rows:
+        return
+    columns = list(zip(*rows, strict=True))
+    unnested = ", ".join(f"unnest(${number + 1})" for number in range(len(columns)))
+    connection.execute(f"INSERT INTO {table} SELECT {unnested}", [list(each) for each in columns])
+
+
+def _records(records: str) -> str:
+    return sql.name(f"read {records}")
+
+
+def _read(tables: Sequence[Table]) -> list[Column]:
+    """Return the columns that are in the lines of the files of these tables."""
+    columns = {each.name: each for table in tables for each in table.columns if not each.is_added}
+    if any(LAST_SCRAPED_AT in table.greatest for table in tables):
+        columns.setdefault("scraped_at", Column("scraped_at", "TIMESTAMPTZ", ""))
+    return list(columns.values())
+
+
+def _stored(tables: Sequence[Table]) -> list[Column]:
+    """Return the columns of the records of these tables: those of the lines, and those that are added."""
+    added = {each.name: each for table in tables for each in table.columns if each.is_added}
+    return _read(tables) + [each for each in added.values() if each.name != LAST_SCRAPED_AT]
+
+
+def _value(column: Column, tables: Sequence[Table]) -> str:
+    """Return the expression for a stored column, by what is read."""
+    if column.name == CONTENT_HASH:
+        return sql.content_hash(_read(tables))
+    if column.name == FIRST_SCRAPED_AT:
+        return "scraped_at"
+    if column.name == "line":
+        return LINE_NUMBER
+    return sql.name(column.name)
+
+
+def _count(result: DuckDBPyConnection) -> int:
+    ((count,),) = result.fetchall()
+    return int(count)

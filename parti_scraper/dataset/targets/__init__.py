@@ -1,0 +1,1 @@
+"""What the dataset can be brought into: folders, files and databases."""

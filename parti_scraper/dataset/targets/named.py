@@ -1,0 +1,33 @@
+"""Which target is meant by what was typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
+from parti_scraper.dataset.targets.files import FORMS, FileTarget
+from parti_scraper.dataset.targets.folder import FolderTarget
+from parti_scraper.exceptions import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from parti_scraper.dataset.targets.base import Target
+
+_SUFFIXES = {".duckdb": DuckDbTarget}
+ACCEPTED = f"a folder (FOLDER/), or a file: {', '.join(sorted({*_SUFFIXES, *FORMS}))}"
+
+
+def target_of(text: str) -> Target:
+    """Return the target of a text such as `data/`, `streams.xlsx` or `postgresql://…`. Raises UsageError."""
+    if "://" not in text:
+        path = Path(text)
+        if text.endswith("/") or path.is_dir():
+            return FolderTarget(path)
+        for suffix, target_class in _SUFFIXES.items():
+            if text.endswith(suffix):
+                return target_class(path)
+        for suffix in sorted(FORMS, key=len, reverse=True):
+            if text.endswith(suffix):
+                return FileTarget(path, suffix)
+    hint = did_you_mean(Path(text).suffix, [*_SUFFIXES, *FORMS])
+    raise UsageError.of("argument", "TARGET", "not a target", text, ACCEPTED, hint=hint)
