@@ -16,7 +16,6 @@ import hashlib
 import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parti_scraper.dataset import sql
@@ -25,11 +24,12 @@ from parti_scraper.dataset.staging import REMOVED_RUNS
 from parti_scraper.dataset.tables import LOADED, Table, record_tables
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, Target, loaded_from
 from parti_scraper.exceptions import UsageError
-from parti_scraper.run.datapackage import FILE_NAME, parquet_schema
+from parti_scraper.run.datapackage import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from duckdb import DuckDBPyConnection
 
@@ -40,6 +40,7 @@ README = "README.md"
 _VERSIONS = "_versions"
 _WHOLE = "all"
 _MEDIA_TYPE = "application/vnd.apache.parquet"
+_TYPES = {"BIGINT": "integer", "BOOLEAN": "boolean", "TIMESTAMPTZ": "datetime", "VARCHAR": "string"}
 _FORMAT = "FORMAT parquet, COMPRESSION zstd"
 
 
@@ -167,8 +168,18 @@ class Manifest:
             "bytes": part.bytes,
             "hash": f"sha256:{part.sha256}",
             "rows": part.rows,
-            "schema": parquet_schema([(each.name, each.type, each.description) for each in table.columns], table.key),
+            "schema": _schema(table),
         }
+
+
+def _schema(table: Table) -> dict[str, Any]:
+    """Return the Table Schema of a table."""
+    return {
+        "fields": [
+            {"name": each.name, "type": _TYPES[each.type], "description": each.description} for each in table.columns
+        ],
+        "primaryKey": list(table.key),
+    }
 
 
 def tables_in_folder() -> Mapping[str, Table]:
@@ -230,7 +241,9 @@ class _Session:
             update = _Update(rows, held.of(rows.table) if held else {}, self._store, load.staging.connection)
             table_parts, changes[rows.table.name] = update.run()
             parts += table_parts
-        self._publish(Manifest(load.meta, parts, [each.path for each in self._manifest.parts] if self._manifest else []))
+        self._publish(
+            Manifest(load.meta, parts, [each.path for each in self._manifest.parts] if self._manifest else [])
+        )
         return changes
 
     def _publish(self, manifest: Manifest) -> None:
@@ -260,25 +273,24 @@ def _is_ours(name: str) -> bool:
 class _Update:
     """Brings the parts of one table up to date."""
 
-    def __init__(
-        self, rows: Rows, parts: Mapping[str, Part], store: Store, connection: DuckDBPyConnection
-    ) -> None:
-        self._rows, self._table, self._parts = rows, rows.table, dict(parts)
+    def __init__(self, rows: Rows, parts: Mapping[str, Part], store: Store, connection: DuckDBPyConnection) -> None:
+        self._rows, self._table = rows, rows.table
+        # A table without rows is a file without rows, which goes when some come.
+        self._parts = {name: part for name, part in parts.items() if part.rows}
         self._store, self._connection = store, connection
 
     def run(self) -> tuple[list[Part], Changes]:
         """Write the parts that change, and return all parts of the table."""
         removed = self._parts_of_removed_runs()
-        if not self._rows.count and not removed:
-            return self._result(0, 0)
-        self._find_old(removed)
-        new, replaced = self._find_effective()
-        self._merge()
-        for part in self._changed_parts() | removed:
-            self._write(part)
-        return self._result(new, replaced)
-
-    def _result(self, new: int, replaced: int) -> tuple[list[Part], Changes]:
+        new = replaced = 0
+        if self._rows.count or removed:
+            self._find_old(removed)
+            new, replaced = self._find_effective()
+            self._merge()
+            for part in self._changed_parts() | removed:
+                self._write(part)
+        if not self._parts:
+            self._write_empty()
         parts = [self._parts[name] for name in sorted(self._parts)]
         return parts, Changes(sum(each.rows for each in parts), new, replaced)
 
@@ -351,7 +363,9 @@ class _Update:
             self._run("CREATE OR REPLACE TEMP VIEW merged AS SELECT * FROM effective")
             return
         names, key = sql.names(self._table.names), sql.names(self._table.key)
-        both = f"(SELECT {names} FROM effective UNION ALL SELECT {names} FROM old_same SEMI JOIN effective USING ({key}))"
+        both = (
+            f"(SELECT {names} FROM effective UNION ALL SELECT {names} FROM old_same SEMI JOIN effective USING ({key}))"
+        )
         merged = sql.merge(self._table, both)
         self._run(
             f"CREATE OR REPLACE TEMP TABLE merged_rows AS "
@@ -374,20 +388,28 @@ class _Update:
             self._see_old([part])
             kept = f"WHERE NOT {self._is_removed('old_rows')}" if self._table.is_of_run else ""
             rows += f" UNION ALL SELECT {names} FROM (SELECT * FROM old_rows {kept}) ANTI JOIN effective USING ({key})"
-        order = ", ".join(dict.fromkeys(map(sql.name, [*([self._table.time] if self._table.time else []), *self._table.key])))
-        path = self._store.scratch() / "part.parquet"
-        query = f"COPY ({rows} ORDER BY {order}) TO {sql.literal(str(path))} ({_FORMAT})"
-        ((count,),) = self._query(query)
+        order = ", ".join(
+            dict.fromkeys(map(sql.name, [*([self._table.time] if self._table.time else []), *self._table.key]))
+        )
         self._parts.pop(part, None)
-        if not count:
-            path.unlink()
-            return
+        written = self._copy(f"{rows} ORDER BY {order}", part)
+        if written.rows:
+            self._parts[part] = written
+
+    def _write_empty(self) -> None:
+        self._see_old([])
+        self._parts[""] = self._copy(f"SELECT {sql.names(self._table.names)} FROM old_rows", "")
+
+    def _copy(self, query: str, part: str) -> Part:
+        """Write the rows of a query as a part."""
+        path = self._store.scratch() / "part.parquet"
+        ((count,),) = self._query(f"COPY ({query}) TO {sql.literal(str(path))} ({_FORMAT})")
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         name = f"{self._table.name}/{_VERSIONS}/{part or _WHOLE}-{digest[:16]}"
         size = path.stat().st_size
         self._store.put(path, name)
-        self._parts[part] = Part(self._table.name, part, name, count, size, digest)
+        return Part(self._table.name, part, name, count, size, digest)
 
     def _run(self, statement: str) -> None:
         self._connection.execute(statement)

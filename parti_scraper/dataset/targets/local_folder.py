@@ -100,4 +100,3 @@ class LocalFolder:
             path.unlink(missing_ok=True)
             with suppress(OSError):  # It is not empty.
                 path.parent.rmdir()
-
