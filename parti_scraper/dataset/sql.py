@@ -42,7 +42,8 @@ def content_hash(columns: Sequence[Column]) -> str:
     """Return the expression for the hash of a record's content.
 
     Texts have their lengths in front, so that none can pretend to be several columns; null has none. A column that is
-    added one day is to be left out where it is null, or all records of targets of that time look as if they had changed.
+    added one day is to be left out where it is null, or everything in older targets
+    looks as if it had changed.
     """
     return f"md5(concat({', '.join(_delimited(each) for each in columns if each.name not in _RECEIVED)}))"
 
