@@ -324,9 +324,7 @@ def _relation(path: Path, table: str) -> str:
     paths = [path]
     if path.is_dir():
         package = json.loads((path / "datapackage.json").read_text(encoding="utf-8"))
-        (resource,) = (each for each in package["resources"] if each["name"].replace("-", "_") == table)
-        named = resource["path"] if isinstance(resource["path"], list) else [resource["path"]]
-        paths = [path / each for each in named]
+        paths = [path / each["path"] for each in package["resources"] if each["table"] == table]
     texts = ", ".join(f"'{each}'" for each in paths)
     return f"read_parquet([{texts}], hive_partitioning = false)"
 
