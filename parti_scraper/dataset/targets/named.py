@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
 from parti_scraper.dataset.targets.files import FORMS, FileTarget
 from parti_scraper.dataset.targets.folder import FolderTarget
+from parti_scraper.dataset.targets.local_folder import LocalFolder
 from parti_scraper.exceptions import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def target_of(text: str) -> Target:
     if "://" not in text:
         path = Path(text)
         if text.endswith("/") or path.is_dir():
-            return FolderTarget(path)
+            return FolderTarget(LocalFolder(path))
         for suffix, target_class in _SUFFIXES.items():
             if text.endswith(suffix):
                 return target_class(path)
