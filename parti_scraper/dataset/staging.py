@@ -77,7 +77,8 @@ class Staging:
         of_them = self._tables[records]
         stored = _stored(of_them)
         is_of_run = any(table.is_of_run for table in of_them)
-        columns = {each.name: each.type for each in _read(of_them)}
+        # As a text, a value that is one would lose its quotes, and could not be told from an object or a number.
+        columns = {each.name: "JSON" if each.is_json else each.type for each in _read(of_them)}
         if is_of_run:
             columns |= {FILE_NUMBER: "INTEGER", LINE_NUMBER: "BIGINT"}
         shape = "{" + ", ".join(f"{sql.literal(name)}: {sql.literal(kind)}" for name, kind in columns.items()) + "}"
