@@ -9,7 +9,7 @@ SETUP = PYTHON="$(PYTHON)" tools/setup.sh
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## .venv with what a crawl needs; safe to repeat
+setup: ## .venv with what crawls and exports need; safe to repeat
 	@$(SETUP)
 
 setup-dev: ## the same, and what tests, static checks and deployment need
@@ -45,4 +45,4 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.
 	--python-version 3.11 --quiet
 lock: setup-dev ## update requirements.txt and requirements-dev.txt from pyproject.toml
 	$(COMPILE) --all-extras --upgrade --output-file requirements-dev.txt
-	$(COMPILE) --constraint requirements-dev.txt --upgrade --output-file requirements.txt
+	$(COMPILE) --extra dataset --constraint requirements-dev.txt --upgrade --output-file requirements.txt

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 
 from parti_scraper.mockserver import MockServer, Options
 
+pytest_plugins = ("tests.object_store", "tests.postgresql")
+
 # Before their import: so their assertions show the compared values, like those of test files.
 pytest.register_assert_rewrite("tests.listening", "tests.support")
 

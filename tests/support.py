@@ -193,7 +193,8 @@ def run_to_its_end(
 def environment_of(output: Path, server: MockServer | None, env: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a crawl: without settings of the machine, and with deprecation warnings as errors."""
     mine = ("PARTI_CHROMIUM",)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PARTI_") or name in mine}
+    others = ("PARTI_", "AWS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others) or name in mine}
     base_url = server.base_url if server else "http://127.0.0.1:9"
     return (
         kept

@@ -41,7 +41,8 @@ def locked(name: str) -> dict[str, str]:
 def test_the_developers_lock_contains_the_users_lock_in_the_same_versions() -> None:
     users, developers = locked("requirements.txt"), locked("requirements-dev.txt")
     assert users.items() < developers.items()
-    extras = {"scrapy-playwright", "scrapyd", "frictionless", "pytest", "ruff", "mypy", "uv"}
+    assert {"duckdb", "tzdata", "xlsxwriter"} <= users.keys()
+    extras = {"psycopg", "obstore", "scrapy-playwright", "scrapyd", "frictionless", "pytest", "ruff", "mypy", "uv"}
     assert extras <= developers.keys() - users.keys()
 
 

@@ -64,6 +64,17 @@ need() { # program, package, what does not work without it, how else to get it
     apt_install "$2" || printf 'setup: %s could not be installed. Without it, %s. %s\n' "$1" "$3" "$4" >&2
 }
 need curl curl "the test of the specification's curl commands is skipped" "Install it with your system's packages."
+has_postgresql() { has initdb || compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null; }
+if ! has_postgresql; then
+    # Debian's package would make a server that starts at each boot.
+    clusters=/etc/postgresql-common/createcluster.conf
+    if [ ! -e "$clusters" ] && apt_install postgresql-common && [ -e "$clusters" ]; then
+        as_root sed -i 's/^#*create_main_cluster *=.*/create_main_cluster = false/' "$clusters"
+    fi
+    need initdb postgresql "the tests of PostgreSQL are skipped" "Install PostgreSQL with your system's packages."
+fi
+need soffice libreoffice-calc-nogui "the tests that open a workbook are skipped" \
+    "Install LibreOffice Calc with your system's packages."
 # Skipped if the project finds one.
 if [ -z "${PARTI_CHROMIUM:-}" ] &&
     ! .venv/bin/python -c 'from parti_scraper.browser.chromium import find_chromium; find_chromium("")' 2>/dev/null; then
