@@ -22,19 +22,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+import adbc_driver_postgresql.dbapi
+import duckdb
 
 from parti_scraper import __version__
 from parti_scraper.api.times import seconds_to_iso as iso
 from parti_scraper.dataset.export import Export, Silent, export
 from parti_scraper.dataset.selection import Selection
+from parti_scraper.dataset.tables import columns_of
 from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.items import LiveChannel, Livestream
 from parti_scraper.run import datapackage
 from parti_scraper.run.catalog import Catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _HOUR, _DAY = 3_600, 86_400
 _START = 1_735_689_600  # 2025-01-01
@@ -117,7 +123,7 @@ def _snapshot(at: int, by_chance: random.Random) -> list[str]:
 
 
 def _write(
-    folder: Path, item_class: Any, lines: list[str], at: int, more: dict[str, Any], run_id: str | None = None
+    folder: Path, item_class: Any, lines: list[str], at: int, more: dict[str, Any], *, run_id: str | None = None
 ) -> None:
     """Write the folder of a run, or of a day of one."""
     folder.mkdir(parents=True)
@@ -163,8 +169,6 @@ def step_export(folder: Path, target: str, tables: str = "") -> None:
 
 def step_duckdb(folder: Path, target: str) -> None:
     """Do with one statement what the export of livestreams into Parquet comes down to."""
-    import duckdb
-
     files = sorted(map(str, folder.glob("output/recent/*/livestreams.jsonl")))
     columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in _columns()) + "}"
     with duckdb.connect(config={"temp_directory": str(folder / "spill")}) as connection:
@@ -178,9 +182,6 @@ def step_duckdb(folder: Path, target: str) -> None:
 
 def step_adbc(folder: Path, target: str) -> None:
     """Insert the merged rows into an empty table without a key."""
-    import adbc_driver_postgresql.dbapi
-    import duckdb
-
     with duckdb.connect() as source, adbc_driver_postgresql.dbapi.connect(target) as connection:
         rows = source.sql(f"SELECT * FROM read_parquet('{folder}/dataset/livestreams/**/*.parquet')")
         with connection.cursor() as cursor:
@@ -190,8 +191,6 @@ def step_adbc(folder: Path, target: str) -> None:
 
 
 def _columns() -> Iterator[tuple[str, str]]:
-    from parti_scraper.dataset.tables import columns_of
-
     return ((each.name, "JSON" if each.is_json else each.type) for each in columns_of(Livestream))
 
 
@@ -245,7 +244,7 @@ def case_again(folder: Path, runs: int, rows: int, rounds: int) -> None:
         _print("again", measured("export", folder, target))
 
 
-def case_live(folder: Path, days: int, rows: int, rounds: int) -> None:
+def case_live(folder: Path, days: int, _rows: int, _rounds: int) -> None:
     """Print what a year of snapshots takes."""
     for name, by_day in (("folders of days", True), ("folders of runs", False)):
         place = folder / name.replace(" ", "-")

@@ -184,6 +184,8 @@ def _problem(entry: Entry) -> LeftOut | None:
     """Return why nothing of an entry can be loaded, if so."""
     if entry.status in {Status.UNREADABLE, Status.TOO_NEW}:
         return LeftOut(entry.location, entry.reason or entry.status)
+    if entry.status is Status.UNFINISHED and entry.run_uuid is None and entry.files:
+        return LeftOut(entry.location, "not finished, and in no ledger of this machine", is_wrong=False)
     if entry.feeds and not any(file.kind for file in entry.files):
         where = ", ".join(feed.uri for feed in entry.feeds)
         return LeftOut(entry.location, f"its records were stored elsewhere: {where}", is_wrong=False)
