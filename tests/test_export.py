@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from tests.collecting import LASTING, Collector, bring, differences
 from tests.dataset_truth import COLLECTIONS, Truth
@@ -102,15 +102,18 @@ class _Steps(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+_SETTINGS = settings(max_examples=EXAMPLES, stateful_step_count=15, phases=[Phase.generate])
+
+
 class _StepsOfDuckDb(_Steps):
     target_name = "dataset.duckdb"
 
 
 class _StepsOfFolder(_Steps):
-    target_name = "dataset/"
+    target_name = "dataset"
 
 
 TestStepsOfDuckDb = _StepsOfDuckDb.TestCase
-TestStepsOfDuckDb.settings = settings(max_examples=EXAMPLES, stateful_step_count=15)
+TestStepsOfDuckDb.settings = _SETTINGS
 TestStepsOfFolder = _StepsOfFolder.TestCase
-TestStepsOfFolder.settings = settings(max_examples=EXAMPLES, stateful_step_count=15)
+TestStepsOfFolder.settings = _SETTINGS

@@ -127,6 +127,8 @@ class _Exporter:
             return Report({}, tuple(plan.left_out), 0, plan.source)
         with scratch_folder(self._what.scratch) as folder, Staging(folder, [*self._tables, LOADED]) as staging:
             reading = self._read(plan, staging)
+            if not reading.loaded and not is_new:
+                return Report({}, (*plan.left_out, *reading.left_out), 0, plan.source)
             changes = self._load(staging, reading, plan)
         return Report(changes, (*plan.left_out, *reading.left_out), len(reading.loaded), plan.source)
 
@@ -164,14 +166,16 @@ class _Exporter:
         total = sum(part.bytes for parts in plan.runs.values() for part in parts)
         self._progress.begin("reading runs", total)
         reading = read_runs(plan.runs, staging, self._tables, self._progress.advance)
-        if reading.replaced:
-            # Of these runs, the rows of all files are replaced, also of those that have not changed.
-            loaded = self._session.loaded() | reading.loaded
-            known = {key: each for key, each in loaded.items() if key[0] not in reading.replaced}
-            again = read_runs(self._plan(known).runs, staging, self._tables, self._progress.advance)
-            reading.loaded |= again.loaded
-            staging.remove_runs(reading.replaced)
+        staging.remove_files(self._alone(reading.replaced, reading.loaded))
         return reading
+
+    def _alone(self, files: Iterable[Key], loaded: Mapping[Key, Loaded]) -> list[Key]:
+        """Return the files whose rows can be told from those of the other files of their runs.
+
+        What runs of the first version of this project have left is not in a folder of its day.
+        """
+        days = {run for run, file in (*self._session.loaded(), *loaded) if "/" in file} if files else set()
+        return [(run, file) for run, file in files if "/" in file or run not in days]
 
     def _load(self, staging: Staging, reading: Reading, plan: Plan) -> Mapping[str, Changes]:
         self._progress.begin(f"writing {self._target.shown}")

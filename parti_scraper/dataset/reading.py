@@ -55,12 +55,12 @@ class Reading:
     Attributes:
         loaded: what of each file.
         left_out: runs that are not what their data packages say, or cannot be read.
-        replaced: runs that were loaded before, and have changed otherwise than by growing: all of their rows were read.
+        replaced: files that were loaded before and have not just grown since: all of their rows were read.
     """
 
     loaded: dict[Key, Loaded] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
-    replaced: set[str] = field(default_factory=set)
+    replaced: set[Key] = field(default_factory=set)
 
 
 def read_runs(
@@ -119,8 +119,6 @@ class _Reader:
         loaded = Loaded(part.bytes, rows, digest)
         if before and at_before == before.sha256:
             return _Checked(part, before.bytes, before.rows + 1, loaded)
-        if part.before:
-            self._reading.replaced.add(part.key[0])
         return _Checked(part, 0, 1, loaded)
 
     # Reading:
@@ -151,6 +149,7 @@ class _Reader:
             self._reading.left_out.append(LeftOut(folder, problem))
             return
         self._reading.loaded |= {each.part.key: each.loaded for each in checked}
+        self._reading.replaced |= {each.part.key for each in checked if each.part.before and not each.start}
 
     def _put_together(self, records: str, checked: list[_Checked]) -> None:
         """Copy files into one, and read that. Raises duckdb.Error, _Mismatch, OSError."""

@@ -166,6 +166,19 @@ def known_keys(table: Table, into: str, rows: str) -> str:
     return f"SELECT count(*) FROM {rows} AS new WHERE EXISTS (SELECT 1 FROM {into} AS kept WHERE {same})"
 
 
-def delete_runs(into: str, runs: str) -> str:
-    """Return the statement that deletes the rows of runs."""
-    return f"DELETE FROM {into} WHERE {name(RUN_UUID)} IN (SELECT {name(RUN_UUID)} FROM {runs})"
+def delete_removed(table: Table, into: str, removed: str) -> str:
+    """Return the statement that deletes the rows of files that are replaced."""
+    return f"DELETE FROM {into} AS kept WHERE {is_removed(table, 'kept', removed)}"
+
+
+def is_removed(table: Table, rows: str, removed: str) -> str:
+    """Return the condition for a row that came from a file that is replaced.
+
+    The files are those of `staging.REMOVED_FILES`. In a table that does not name them, a file of a run is known by the
+    times of its rows.
+    """
+    of_file = f"removed.file = {rows}.file"
+    if "file" not in table.names:
+        time = f"{rows}.{name(table.time or '')}"
+        of_file = f"{time} >= removed.since AND {time} < removed.until"
+    return f"EXISTS (SELECT 1 FROM {removed} AS removed WHERE removed.run_uuid = {rows}.{name(RUN_UUID)} AND {of_file})"

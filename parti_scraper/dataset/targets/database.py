@@ -6,8 +6,8 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.staging import REMOVED_RUNS
-from parti_scraper.dataset.tables import LOADED, RUN_UUID, Column, Table
+from parti_scraper.dataset.staging import REMOVED_COLUMNS, REMOVED_FILES
+from parti_scraper.dataset.tables import LOADED, Column, Table
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, loaded_from
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class DatabaseSession:
 
     def _load(self, load: Load) -> dict[str, Changes]:
         self.create(_META)
-        removed = load.staging.removed_runs()
+        removed = load.staging.removed_files()
         if removed:
-            self.note_runs(removed)
+            self.note_removed(removed)
         changes = {}
         for rows in load.rows:
             self.create(rows.table)
@@ -72,7 +72,7 @@ class DatabaseSession:
             if load.rebuild:
                 self.execute(f"DELETE FROM {into}")
             elif removed and rows.table.is_of_run:
-                self.execute(sql.delete_runs(into, REMOVED_RUNS))
+                self.execute(sql.delete_removed(rows.table, into, REMOVED_FILES))
             changes[rows.table.name] = self._upsert(rows, load.staging)
         self._note(load.meta)
         return changes
@@ -144,8 +144,9 @@ class DatabaseSession:
         """Remove what `stage` has brought."""
         self.execute(f"DROP TABLE {staged}")
 
-    def note_runs(self, runs: Sequence[str]) -> None:
-        """Make a temporary table of the runs whose rows are to be replaced."""
-        self.execute(f"CREATE TEMPORARY TABLE {REMOVED_RUNS} ({RUN_UUID} {self.types['VARCHAR']})")
-        values = ", ".join(f"({sql.literal(each)})" for each in runs)
-        self.execute(f"INSERT INTO {REMOVED_RUNS} VALUES {values}")
+    def note_removed(self, removed: Sequence[tuple[str, ...]]) -> None:
+        """Make a temporary table of the files whose rows are to be replaced, as that of `Staging`."""
+        columns = ", ".join(f"{name} {self.types[kind]}" for name, kind in REMOVED_COLUMNS.items())
+        self.execute(f"CREATE TEMPORARY TABLE {REMOVED_FILES} ({columns})")
+        values = ", ".join(f"({', '.join(map(sql.literal, each))})" for each in removed)
+        self.execute(f"INSERT INTO {REMOVED_FILES} VALUES {values}")

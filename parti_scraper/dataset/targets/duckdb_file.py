@@ -105,5 +105,5 @@ class _Session(DatabaseSession):
     def unstage(self, staged: str) -> None:
         pass
 
-    def note_runs(self, runs: Sequence[str]) -> None:
+    def note_removed(self, removed: Sequence[tuple[str, ...]]) -> None:
         """Do nothing: the table is in the same database."""

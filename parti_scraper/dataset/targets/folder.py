@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import TargetError, connect, one_line, require
-from parti_scraper.dataset.staging import REMOVED_RUNS
+from parti_scraper.dataset.staging import REMOVED_FILES
 from parti_scraper.dataset.tables import LOADED, Table, record_tables
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, Target, loaded_from
 from parti_scraper.exceptions import UsageError
@@ -281,7 +281,7 @@ class _Update:
 
     def run(self) -> tuple[list[Part], Changes]:
         """Write the parts that change, and return all parts of the table."""
-        removed = self._parts_of_removed_runs()
+        removed = self._parts_of_removed_files()
         new = replaced = 0
         if self._rows.count or removed:
             self._find_old(removed)
@@ -294,12 +294,12 @@ class _Update:
         parts = [self._parts[name] for name in sorted(self._parts)]
         return parts, Changes(sum(each.rows for each in parts), new, replaced)
 
-    def _parts_of_removed_runs(self) -> set[str]:
-        """Return the parts that have rows of runs whose rows are replaced."""
+    def _parts_of_removed_files(self) -> set[str]:
+        """Return the parts that have rows of files that are replaced."""
         if not self._table.is_of_run:
             return set()
-        query = f"SELECT DISTINCT part FROM old_rows WHERE run_uuid IN (SELECT run_uuid FROM {REMOVED_RUNS})"
-        ((count,),) = self._query(f"SELECT count(*) FROM {REMOVED_RUNS}")
+        query = f"SELECT DISTINCT part FROM old_rows WHERE {self._is_removed('old_rows')}"
+        ((count,),) = self._query(f"SELECT count(*) FROM {REMOVED_FILES}")
         if not count or not self._parts:
             return set()
         self._see_old([*self._parts])
@@ -321,7 +321,7 @@ class _Update:
         )
 
     def _find_old(self, removed: set[str]) -> None:
-        """Make a table of the rows that are there and have the keys of new ones; not those of removed runs."""
+        """Make a table of the rows that are there and have the keys of new ones; not those of removed files."""
         parts = [*self._parts]
         if self._table.is_of_run and self._table.partition:
             # A row of a run stays in its part.
@@ -336,7 +336,7 @@ class _Update:
         )
 
     def _is_removed(self, rows: str) -> str:
-        return f"{rows}.run_uuid IN (SELECT run_uuid FROM {REMOVED_RUNS})"
+        return sql.is_removed(self._table, rows, REMOVED_FILES)
 
     def _find_effective(self) -> tuple[int, int]:
         """Make a view of the new rows that change something; return how many rows are new, and how many replaced."""
