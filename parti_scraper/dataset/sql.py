@@ -147,12 +147,6 @@ def _better(column: str, sign: str) -> str:
     return f"CASE WHEN {ours} {sign} {theirs} THEN {ours} ELSE {theirs} END"
 
 
-def known_keys(table: Table, into: str, rows: str) -> str:
-    """Return the query for how many of the rows have a key that the table has already."""
-    same = " AND ".join(f"kept.{name(each)} = new.{name(each)}" for each in table.key)
-    return f"SELECT count(*) FROM {rows} AS new WHERE EXISTS (SELECT 1 FROM {into} AS kept WHERE {same})"
-
-
 def delete_runs(into: str, runs: str) -> str:
     """Return the statement that deletes the rows of runs."""
     return f"DELETE FROM {into} WHERE {name(RUN_UUID)} IN (SELECT {name(RUN_UUID)} FROM {runs})"

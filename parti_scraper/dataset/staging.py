@@ -10,7 +10,7 @@ from parti_scraper.dataset.engine import connect
 from parti_scraper.dataset.tables import CONTENT_HASH, FIRST_SCRAPED_AT, LAST_SCRAPED_AT, Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from duckdb import DuckDBPyConnection
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # The runs whose rows are to be replaced.
 REMOVED_RUNS = "removed_runs"
 _DATABASE = "staging.duckdb"
+# How many rows are in memory at once on their way to a database.
+_BATCH = 5_000
 # In the lines that are read: the number of their file, and of the line in it.
 FILE_NUMBER = "_file"
 LINE_NUMBER = "_line"
@@ -111,6 +113,12 @@ class Staging:
         self.connection.execute(f"CREATE OR REPLACE VIEW {ready} AS {sql.picked_rows(table, records, picks)}")
         ((count,),) = self.connection.execute(f"SELECT count(*) FROM {picks}").fetchall()
         return Rows(table, ready, count)
+
+    def batches(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the rows of a query in batches; meanwhile no other statement may be executed."""
+        result = self.connection.execute(query)
+        while batch := result.fetchmany(_BATCH):
+            yield batch
 
 
 def insert_all(connection: DuckDBPyConnection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
