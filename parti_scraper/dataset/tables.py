@@ -101,6 +101,11 @@ class Table:
         return tuple(column.name for column in self.columns)
 
     @property
+    def sorting(self) -> tuple[str, ...]:
+        """The columns that the rows of a file are sorted by."""
+        return tuple(dict.fromkeys([*([self.time] if self.time else []), *self.key]))
+
+    @property
     def is_numbered(self) -> bool:
         """Whether the rows of a file are told apart by their lines."""
         return "line" in self.key

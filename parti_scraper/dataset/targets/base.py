@@ -62,7 +62,7 @@ class Changes:
         rows: how many rows it has now.
         new: how many of them it did not have before.
         replaced: how many of them have changed.
-        altered: how many texts the target could not hold as they were.
+        altered: how many texts it has otherwise than they came, because it cannot hold them.
     """
 
     rows: int

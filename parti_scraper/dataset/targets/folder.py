@@ -1,24 +1,446 @@
-"""A folder with every table as Parquet."""
+"""A folder, or a place in an object store, with every table as Parquet.
+
+Each part of a table is there twice, as one file with two names:
+
+- `<table>/_versions/<part>-<hash>` never changes. `datapackage.json`, which is written last, names these, so who reads
+  through it sees one export or the next, never something between. They are kept until the export after next.
+- `<table>/month=2026-11/<table>.parquet` is replaced in one step when the part changes, for those who read by a pattern
+  such as `livestreams/**/*.parquet`: no row is there twice.
+
+Names that begin with `_` are passed over by Arrow, Spark and others that read a folder as a table.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-from parti_scraper.dataset.targets.base import Target
+from parti_scraper.dataset import sql
+from parti_scraper.dataset.engine import TargetError, connect, one_line, require
+from parti_scraper.dataset.staging import REMOVED_RUNS
+from parti_scraper.dataset.tables import LOADED, Table, record_tables
+from parti_scraper.dataset.targets.base import Changes, Load, Meta, Target, loaded_from
+from parti_scraper.exceptions import UsageError
+from parti_scraper.run.datapackage import FILE_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from parti_scraper.dataset.targets.base import Session
+    from duckdb import DuckDBPyConnection
+
+    from parti_scraper.dataset.plan import Key, Loaded
+    from parti_scraper.dataset.staging import Rows
+
+README = "README.md"
+_VERSIONS = "_versions"
+_WHOLE = "all"
+_MEDIA_TYPE = "application/vnd.apache.parquet"
+_TYPES = {"BIGINT": "integer", "BOOLEAN": "boolean", "TIMESTAMPTZ": "datetime", "VARCHAR": "string"}
+_FORMAT = "FORMAT parquet, COMPRESSION zstd"
+
+
+class Store(Protocol):
+    """Where the files are. Every method raises TargetError."""
+
+    shown: str
+
+    def open(self) -> AbstractContextManager[None]:
+        """Wait for other exports, if the place knows of them, and remove what killed ones have left."""
+
+    def scratch(self) -> Path:
+        """Return a local folder for files that are to be put here."""
+
+    def read_manifest(self) -> bytes | None:
+        """Return the data package, or None if there is none; later `write_manifest` replaces this one only."""
+
+    def local(self, name: str) -> str:
+        """Return the path of a local file with the content of a file that never changes."""
+
+    def put(self, path: Path, name: str) -> None:
+        """Move a local file here; the name says what is in it."""
+
+    def publish(self, name: str, public: str) -> None:
+        """Give a file that was put here another name, in one step, in place of what has that name."""
+
+    def write(self, public: str, content: bytes) -> None:
+        """Write a small file, in one step."""
+
+    def write_manifest(self, content: bytes) -> None:
+        """Write the data package, in one step, if nobody else has since it was read."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names of all files."""
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete files; those that do not exist are no error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a table: a file.
+
+    Attributes:
+        table: the name of the table.
+        part: such as `2026-11` or `unknown`; empty if the table is one file.
+        path: the name of the file that never changes.
+        rows: how many rows it has.
+        bytes: its size.
+        sha256: of the file, in hexadecimal.
+    """
+
+    table: str
+    part: str
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class Manifest:
+    """What a data package says of an export.
+
+    Attributes:
+        meta: what the export knows of itself.
+        parts: of all tables.
+        before: files that the data package before it named.
+    """
+
+    meta: Meta
+    parts: list[Part] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, body: bytes, shown: str) -> Manifest:
+        """Do the reverse of `as_json`. Raises UsageError if it is not ours, or of a later version."""
+        try:
+            package = json.loads(body)
+            values, resources = package["export"], package["resources"]
+            parts = [
+                Part(
+                    each["table"],
+                    each["part"],
+                    each["path"],
+                    each["rows"],
+                    each["bytes"],
+                    each["hash"].removeprefix("sha256:"),
+                )
+                for each in resources
+            ]
+            before = values.pop("before")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            accepted = "an empty folder, or an earlier export"
+            raise UsageError(f"{shown}{FILE_NAME} is none of this project's exports (accepted: {accepted})") from None
+        return cls(Meta.from_json(json.dumps(values), shown), parts, before)
+
+    def as_json(self) -> bytes:
+        """Return the data package."""
+        package = {
+            "name": "parti-dataset",
+            "title": "Livestreams of parti.com",
+            "created": self.meta.exported_at,
+            "export": asdict(self.meta) | {"before": self.before},
+            "resources": [self._resource(part) for part in self.parts],
+        }
+        return json.dumps(package, ensure_ascii=False, indent=1).encode() + b"\n"
+
+    def of(self, table: Table) -> dict[str, Part]:
+        """Return the parts of a table."""
+        return {each.part: each for each in self.parts if each.table == table.name}
+
+    @staticmethod
+    def _resource(part: Part) -> dict[str, Any]:
+        table = tables_in_folder()[part.table]
+        return {
+            "name": f"{part.table}-{part.part}".strip("-").replace("_", "-"),
+            "table": part.table,
+            "part": part.part,
+            "path": part.path,
+            "published": published(table, part.part),
+            "type": "table",
+            "format": "parquet",
+            "mediatype": _MEDIA_TYPE,
+            "bytes": part.bytes,
+            "hash": f"sha256:{part.sha256}",
+            "rows": part.rows,
+            "schema": _schema(table),
+        }
+
+
+def _schema(table: Table) -> dict[str, Any]:
+    """Return the Table Schema of a table."""
+    return {
+        "fields": [
+            {"name": each.name, "type": _TYPES[each.type], "description": each.description} for each in table.columns
+        ],
+        "primaryKey": list(table.key),
+    }
+
+
+def tables_in_folder() -> Mapping[str, Table]:
+    """Return the tables that a folder may hold, by their names."""
+    return {**record_tables(), LOADED.name: LOADED}
+
+
+def published(table: Table, part: str) -> str:
+    """Return the name of a part for those who read by a pattern."""
+    folder = f"{table.name}/{table.partition}={part}" if table.partition and part else table.name
+    return f"{folder}/{table.name}.parquet"
 
 
 class FolderTarget(Target):
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.shown = f"{path}/"
+    """A folder, or a place in an object store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.shown = store.shown
 
     @contextmanager
-    def open(self) -> Iterator[Session]:
-        yield NotImplemented
+    def open(self) -> Iterator[_Session]:
+        """Open it, and wait for other exports into it. Raises TargetError, UsageError, ExtraMissing."""
+        duckdb = require("duckdb", "dataset")
+        with self._store.open():
+            try:
+                yield _Session(self._store)
+            except duckdb.Error as error:
+                raise TargetError(f"{self.shown}: {one_line(error)}") from None
+            except OSError as error:
+                raise TargetError(f"{self.shown} cannot be written: {error.strerror or error}") from None
+
+
+class _Session:
+    """A folder that is open."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        body = store.read_manifest()
+        self._manifest = None if body is None else Manifest.read(body, store.shown)
+
+    @property
+    def meta(self) -> Meta | None:
+        return self._manifest.meta if self._manifest else None
+
+    def loaded(self) -> dict[Key, Loaded]:
+        paths = self._local(self._manifest.of(LOADED).values()) if self._manifest else []
+        if not paths:
+            return {}
+        with connect() as connection:
+            query = "SELECT run_uuid, file, bytes, rows, sha256 FROM read_parquet($paths, hive_partitioning=false)"
+            return loaded_from(connection.execute(query, {"paths": paths}).fetchall())
+
+    def load(self, load: Load) -> dict[str, Changes]:
+        held = None if load.rebuild else self._manifest
+        parts: list[Part] = []
+        changes = {}
+        for rows in load.rows:
+            update = _Update(rows, held.of(rows.table) if held else {}, self._store, load.staging.connection)
+            table_parts, changes[rows.table.name] = update.run()
+            parts += table_parts
+        self._publish(
+            Manifest(load.meta, parts, [each.path for each in self._manifest.parts] if self._manifest else [])
+        )
+        return changes
+
+    def _publish(self, manifest: Manifest) -> None:
+        """Make the new parts those that are read, the data package last, and remove what is no longer needed."""
+        before = {(each.table, each.part): each for each in self._manifest.parts} if self._manifest else {}
+        tables = tables_in_folder()
+        for part in manifest.parts:
+            if before.get((part.table, part.part)) != part:
+                self._store.publish(part.path, published(tables[part.table], part.part))
+        self._store.write(README, _readme(manifest))
+        self._store.write_manifest(manifest.as_json())
+        current = {each.path for each in manifest.parts}
+        shown = {published(tables[each.table], each.part) for each in manifest.parts}
+        kept = {*current, *manifest.before, *shown, README, FILE_NAME}
+        self._store.remove([name for name in self._store.names() if name not in kept and _is_ours(name)])
+
+    def _local(self, parts: Any) -> list[str]:
+        return [self._store.local(each.path) for each in parts]
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether a file is one that exports make."""
+    table, _, rest = name.partition("/")
+    return table in tables_in_folder() and (rest.startswith(f"{_VERSIONS}/") or rest.endswith(f"{table}.parquet"))
+
+
+class _Update:
+    """Brings the parts of one table up to date."""
+
+    def __init__(self, rows: Rows, parts: Mapping[str, Part], store: Store, connection: DuckDBPyConnection) -> None:
+        self._rows, self._table = rows, rows.table
+        # A table without rows is a file without rows, which goes when some come.
+        self._parts = {name: part for name, part in parts.items() if part.rows}
+        self._store, self._connection = store, connection
+
+    def run(self) -> tuple[list[Part], Changes]:
+        """Write the parts that change, and return all parts of the table."""
+        removed = self._parts_of_removed_runs()
+        new = replaced = 0
+        if self._rows.count or removed:
+            self._find_old(removed)
+            new, replaced = self._find_effective()
+            self._merge()
+            for part in self._changed_parts() | removed:
+                self._write(part)
+        if not self._parts:
+            self._write_empty()
+        parts = [self._parts[name] for name in sorted(self._parts)]
+        return parts, Changes(sum(each.rows for each in parts), new, replaced)
+
+    def _parts_of_removed_runs(self) -> set[str]:
+        """Return the parts that have rows of runs whose rows are replaced."""
+        if not self._table.is_of_run:
+            return set()
+        query = f"SELECT DISTINCT part FROM old_rows WHERE run_uuid IN (SELECT run_uuid FROM {REMOVED_RUNS})"
+        ((count,),) = self._query(f"SELECT count(*) FROM {REMOVED_RUNS}")
+        if not count or not self._parts:
+            return set()
+        self._see_old([*self._parts])
+        return {part for (part,) in self._query(query)}
+
+    def _see_old(self, parts: Sequence[str]) -> None:
+        """Make a view of the rows that are there, with the part of each."""
+        columns = sql.names(self._table.names)
+        if not parts:
+            nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in self._table.columns)
+            self._run(f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {nothing}, '' AS part WHERE false")
+            return
+        files = [(name, self._store.local(self._parts[name].path)) for name in parts]
+        each_file = ", ".join(sql.literal(path) for _, path in files)
+        by_file = "MAP {" + ", ".join(f"{sql.literal(path)}: {sql.literal(name)}" for name, path in files) + "}"
+        self._run(
+            f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {columns}, {by_file}[filename] AS part "
+            f"FROM read_parquet([{each_file}], filename=true, hive_partitioning=false, union_by_name=true)"
+        )
+
+    def _find_old(self, removed: set[str]) -> None:
+        """Make a table of the rows that are there and have the keys of new ones; not those of removed runs."""
+        parts = [*self._parts]
+        if self._table.is_of_run and self._table.partition:
+            # A row of a run stays in its part.
+            in_new = {part for (part,) in self._query(f"SELECT DISTINCT {sql.PART} FROM {self._rows.relation}")}
+            parts = [part for part in parts if part in in_new | removed]
+        self._see_old(parts)
+        same = " AND ".join(f"old_rows.{sql.name(each)} = new.{sql.name(each)}" for each in self._table.key)
+        kept = f"AND NOT {self._is_removed('old_rows')}" if removed else ""
+        self._run(
+            f"CREATE OR REPLACE TEMP TABLE old_same AS SELECT * FROM old_rows "
+            f"WHERE EXISTS (SELECT 1 FROM {self._rows.relation} new WHERE {same}) {kept}"
+        )
+
+    def _is_removed(self, rows: str) -> str:
+        return f"{rows}.run_uuid IN (SELECT run_uuid FROM {REMOVED_RUNS})"
+
+    def _find_effective(self) -> tuple[int, int]:
+        """Make a view of the new rows that change something; return how many rows are new, and how many replaced."""
+        key, names = sql.names(self._table.key), sql.names(self._table.names, "new")
+        ((known,),) = self._query("SELECT count(*) FROM old_same")
+        if not known:
+            self._run(f"CREATE OR REPLACE TEMP VIEW effective AS SELECT * FROM {self._rows.relation}")
+            return self._rows.count, 0
+        change = sql.is_change(self._table, "new", "old_same")
+        self._run(
+            f"CREATE OR REPLACE TEMP TABLE effective_rows AS SELECT {names}, new.{sql.PART} "
+            f"FROM {self._rows.relation} new LEFT JOIN old_same USING ({key}) "
+            f"WHERE old_same.part IS NULL OR ({change})"
+        )
+        self._run("CREATE OR REPLACE TEMP VIEW effective AS SELECT * FROM effective_rows")
+        ((count,),) = self._query("SELECT count(*) FROM effective_rows")
+        new = self._rows.count - known
+        return new, count - new
+
+    def _merge(self) -> None:
+        """Make a view of what becomes of the new rows that change something, with the part of each."""
+        ((known,),) = self._query("SELECT count(*) FROM old_same")
+        if not known:
+            self._run("CREATE OR REPLACE TEMP VIEW merged AS SELECT * FROM effective")
+            return
+        names, key = sql.names(self._table.names), sql.names(self._table.key)
+        both = (
+            f"(SELECT {names} FROM effective UNION ALL SELECT {names} FROM old_same SEMI JOIN effective USING ({key}))"
+        )
+        merged = sql.merge(self._table, both)
+        self._run(
+            f"CREATE OR REPLACE TEMP TABLE merged_rows AS "
+            f"SELECT *, {sql.part_of(self._table)} AS {sql.PART} FROM ({merged})"
+        )
+        self._run("CREATE OR REPLACE TEMP VIEW merged AS SELECT * FROM merged_rows")
+
+    def _changed_parts(self) -> set[str]:
+        """Return the parts to which rows come, or from which they go."""
+        key = sql.names(self._table.key)
+        to = self._query(f"SELECT DISTINCT {sql.PART} FROM merged")
+        away = self._query(f"SELECT DISTINCT part FROM old_same SEMI JOIN effective USING ({key})")
+        return {part for (part,) in (*to, *away)}
+
+    def _write(self, part: str) -> None:
+        """Write a part: what was there and has not changed, and what comes to it."""
+        names, key = sql.names(self._table.names), sql.names(self._table.key)
+        rows = f"SELECT {names} FROM merged WHERE {sql.PART} = {sql.literal(part)}"
+        if part in self._parts:
+            self._see_old([part])
+            kept = f"WHERE NOT {self._is_removed('old_rows')}" if self._table.is_of_run else ""
+            rows += f" UNION ALL SELECT {names} FROM (SELECT * FROM old_rows {kept}) ANTI JOIN effective USING ({key})"
+        order = ", ".join(
+            dict.fromkeys(map(sql.name, [*([self._table.time] if self._table.time else []), *self._table.key]))
+        )
+        self._parts.pop(part, None)
+        written = self._copy(f"{rows} ORDER BY {order}", part)
+        if written.rows:
+            self._parts[part] = written
+
+    def _write_empty(self) -> None:
+        self._see_old([])
+        self._parts[""] = self._copy(f"SELECT {sql.names(self._table.names)} FROM old_rows", "")
+
+    def _copy(self, query: str, part: str) -> Part:
+        """Write the rows of a query as a part."""
+        path = self._store.scratch() / "part.parquet"
+        ((count,),) = self._query(f"COPY ({query}) TO {sql.literal(str(path))} ({_FORMAT})")
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        name = f"{self._table.name}/{_VERSIONS}/{part or _WHOLE}-{digest[:16]}"
+        size = path.stat().st_size
+        self._store.put(path, name)
+        return Part(self._table.name, part, name, count, size, digest)
+
+    def _run(self, statement: str) -> None:
+        self._connection.execute(statement)
+
+    def _query(self, statement: str) -> list[tuple[Any, ...]]:
+        return self._connection.execute(statement).fetchall()
+
+
+def _readme(manifest: Manifest) -> bytes:
+    """Return a text for people who come across the folder."""
+    rows: dict[str, int] = {}
+    for part in manifest.parts:
+        rows[part.table] = rows.get(part.table, 0) + part.rows
+    tables = tables_in_folder()
+    listed = "\n".join(f"| `{name}` | {count:,} | {tables[name].description} |" for name, count in sorted(rows.items()))
+    source = "Made-up data of a mock server." if manifest.meta.source == "mock" else "Data of parti.com."
+    return _README.format(exported_at=manifest.meta.exported_at, source=source, tables=listed).encode()
+
+
+_README = """# Livestreams of parti.com
+
+Made by `scrapy export` of parti_scraper, {exported_at}. {source}
+
+| table | rows | one row is |
+| --- | --- | --- |
+{tables}
+
+Every table is Parquet; times are UTC. `datapackage.json` describes each file and column. To read a table:
+
+- `duckdb.sql("SELECT * FROM read_parquet('livestreams/**/*.parquet', hive_partitioning=false)")`
+- `pandas.read_parquet("livestreams")`, `polars.read_parquet("livestreams/**/*.parquet")`
+
+Files named in `datapackage.json` never change: read those if an export may be going on meanwhile.
+"""

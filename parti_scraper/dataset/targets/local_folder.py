@@ -1,0 +1,102 @@
+"""A folder on this machine as the place of an export."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from parti_scraper.dataset.engine import TargetError
+from parti_scraper.dataset.tables import LOADED, record_tables
+from parti_scraper.dataset.targets.folder import README
+from parti_scraper.dataset.targets.locked import locked, put_in_place
+from parti_scraper.exceptions import UsageError
+from parti_scraper.run.datapackage import FILE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+# Files that are being written.
+_SCRATCH = ".export"
+
+
+class LocalFolder:
+    """A folder; see `folder.Store`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.shown = f"{str(path).rstrip('/')}/"
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        with locked(self._path, self.shown):
+            self._check()
+            shutil.rmtree(self.scratch(), ignore_errors=True)
+            try:
+                self.scratch().mkdir()
+                yield
+            except OSError as error:
+                raise TargetError(f"{self.shown} cannot be written: {error.strerror}") from None
+            finally:
+                shutil.rmtree(self.scratch(), ignore_errors=True)
+
+    def _check(self) -> None:
+        """Raise UsageError if there is something else in the folder."""
+        if (self._path / FILE_NAME).exists():
+            return
+        ours = {*record_tables(), LOADED.name, README, _SCRATCH}
+        others = sorted(each.name for each in self._path.iterdir() if each.name not in ours)
+        if others and not (self._path / _SCRATCH).exists():
+            accepted = "a new or empty folder, or an earlier export"
+            raise UsageError.of("argument", "TARGET", f"it holds {others[0]!r}", self.shown, accepted)
+
+    def scratch(self) -> Path:
+        return self._path / _SCRATCH
+
+    def read_manifest(self) -> bytes | None:
+        with suppress(FileNotFoundError):
+            return (self._path / FILE_NAME).read_bytes()
+        return None
+
+    def local(self, name: str) -> str:
+        return str(self._path / name)
+
+    def put(self, path: Path, name: str) -> None:
+        to = self._path / name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        put_in_place(path, to)
+
+    def publish(self, name: str, public: str) -> None:
+        to, temporary = self._path / public, self.scratch() / "published"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(self._path / name, temporary)
+        except OSError:  # The file system has no hard links.
+            shutil.copyfile(self._path / name, temporary)
+        put_in_place(temporary, to)
+
+    def write(self, public: str, content: bytes) -> None:
+        temporary = self.scratch() / "written"
+        temporary.write_bytes(content)
+        put_in_place(temporary, self._path / public)
+
+    def write_manifest(self, content: bytes) -> None:
+        self.write(FILE_NAME, content)
+
+    def names(self) -> Sequence[str]:
+        found = []
+        for folder, folders, files in os.walk(self._path):
+            folders[:] = [each for each in folders if not each.startswith(".")]
+            relative = os.path.relpath(folder, self._path)
+            found += [name if relative == "." else f"{relative}/{name}" for name in files]
+        return found
+
+    def remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            path = self._path / name
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # It is not empty.
+                path.parent.rmdir()
