@@ -160,12 +160,6 @@ def _better(column: str, sign: str) -> str:
     return f"CASE WHEN {ours} {sign} {theirs} THEN {ours} ELSE {theirs} END"
 
 
-def known_keys(table: Table, into: str, rows: str) -> str:
-    """Return the query for how many of the rows have a key that the table has already."""
-    same = " AND ".join(f"kept.{name(each)} = new.{name(each)}" for each in table.key)
-    return f"SELECT count(*) FROM {rows} AS new WHERE EXISTS (SELECT 1 FROM {into} AS kept WHERE {same})"
-
-
 def delete_removed(table: Table, into: str, removed: str) -> str:
     """Return the statement that deletes the rows of files that are replaced."""
     return f"DELETE FROM {into} AS kept WHERE {is_removed(table, 'kept', removed)}"
