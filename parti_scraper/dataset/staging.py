@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # The runs whose rows are to be replaced.
 REMOVED_RUNS = "removed_runs"
 # How many rows are in memory at once on their way to a database.
-_BATCH = 5_000
+_BATCH = 2_048
 # In the lines that are read: the number of their file, and of the line in it.
 FILE_NUMBER = "_file"
 LINE_NUMBER = "_line"
