@@ -38,6 +38,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def as_text(time: str) -> str:
+    """Return the expression for a time as it is in the files of the runs."""
+    return f"strftime({time}, '%Y-%m-%dT%H:%M:%SZ')"
+
+
 def content_hash(columns: Sequence[Column]) -> str:
     """Return the expression for the hash of a record's content.
 

@@ -28,7 +28,7 @@ REMOVED_COLUMNS = {"run_uuid": "VARCHAR", "file": "VARCHAR", "since": "TIMESTAMP
 _DAY = 86_400
 _ALWAYS = ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
 # How many rows are in memory at once on their way to a database.
-_BATCH = 5_000
+_BATCH = 2_048
 # In the lines that are read: the number of their file, and of the line in it.
 FILE_NUMBER = "_file"
 LINE_NUMBER = "_line"
