@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from parti_scraper import __version__
 from parti_scraper.api.times import timestamp_to_iso
-from parti_scraper.dataset.engine import TargetError
 from parti_scraper.dataset.plan import LeftOut, Plan, make_plan
 from parti_scraper.dataset.reading import Reading, read_runs
+from parti_scraper.dataset.scratch import scratch_folder
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.staging import Staging
 from parti_scraper.dataset.tables import LOADED, record_tables
 from parti_scraper.dataset.targets.base import Changes, Load, Meta
 from parti_scraper.exceptions import UsageError
-from parti_scraper.ledger.locks import Lock
 from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from parti_scraper.dataset.plan import Key, Loaded
     from parti_scraper.dataset.tables import Table
@@ -194,37 +190,3 @@ def _shown(selection: Selection) -> str:
     filters = {name: value for name, value in selection.as_json().items() if name != "tables"}
     typed += [f"--{name.replace('_', '-')} {value}" for name, value in filters.items()]
     return " ".join(typed) or "everything"
-
-
-@contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Make a temporary folder, and delete it in the end, together with those that killed exports have left.
-
-    Raises TargetError.
-    """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for leftover in parent.iterdir():
-            _sweep(leftover)
-        folder = Path(tempfile.mkdtemp(dir=parent))
-        # Another export may be about to sweep it; then there is another one.
-        while (lock := Lock.take(folder)) is None or not folder.exists():
-            folder = Path(tempfile.mkdtemp(dir=parent))
-    except OSError as error:
-        raise TargetError(f"{parent} cannot be written: {error.strerror}") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
-
-
-def _sweep(folder: Path) -> None:
-    """Delete a temporary folder if no process works in it."""
-    try:
-        lock = Lock.take(folder)
-    except FileNotFoundError:
-        return
-    if lock:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
