@@ -98,7 +98,6 @@ class Command(ScrapyCommand):
         now = time.time()
         if not args:
             raise UsageError(f"no target (accepted: {ACCEPTED})")
-        targets = [target_of(text) for text in args]
         if opts.source not in {None, MOCK, REAL}:
             hint = did_you_mean(opts.source, (MOCK, REAL))
             raise UsageError.of("option", "--source", "no such source", opts.source, f"{MOCK}, {REAL}", hint=hint)
@@ -108,6 +107,7 @@ class Command(ScrapyCommand):
         assert settings is not None  # noqa: S101 - set by Scrapy
         inputs = [_existing(text) for text in opts.inputs] if opts.inputs else [output_dir(settings, {})]
         state = state_dir(settings, {})
+        targets = [target_of(text, state / "export") for text in args]
         ledger = Ledger.existing(state)
         worst = ExitCode.COMPLETE
         with closing(ledger) if ledger else nullcontext():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +15,7 @@ from parti_scraper.dataset.scratch import scratch_folder
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.staging import Staging
 from parti_scraper.dataset.tables import LOADED, record_tables
-from parti_scraper.dataset.targets.base import Changes, Load, Meta
+from parti_scraper.dataset.targets.base import Changes, Load, Meta, Outdated
 from parti_scraper.exceptions import UsageError
 from parti_scraper.wording import number_of
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.tables import Table
     from parti_scraper.dataset.targets.base import Session, Target
     from parti_scraper.run.entries import Entry
+
+# How often an export begins again where others keep changing the target.
+_ATTEMPTS = 10
 
 
 class Progress(Protocol):
@@ -99,6 +103,13 @@ def export(target: Target, what: Export, progress: Progress) -> Report:
         TargetError: the target, or the folder for temporary files, cannot be read or written.
         ExtraMissing: a package is not installed.
     """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(Outdated):
+            return _export(target, what, progress)
+    return _export(target, what, progress)
+
+
+def _export(target: Target, what: Export, progress: Progress) -> Report:
     with target.open() as session:
         return _Exporter(target, session, what, progress).export()
 
