@@ -10,7 +10,19 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "parti_scraper"
 
 # A folder imports only from those before it; the files beside the folders come first, except for the settings.
-FOLDERS = ("api", "plan", "ledger", "network", "run", "browser", "feeds", "spiders", "extensions", "dataset", "commands")
+FOLDERS = (
+    "api",
+    "plan",
+    "ledger",
+    "network",
+    "run",
+    "browser",
+    "feeds",
+    "spiders",
+    "extensions",
+    "dataset",
+    "commands",
+)
 # Folders and modules without Scrapy, network, files and clock.
 PURE = (
     "api",

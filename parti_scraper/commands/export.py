@@ -195,6 +195,7 @@ def _summary(target: Target, report: Report) -> Iterator[str]:
         width = max(map(len, report.tables))
         for name, changes in report.tables.items():
             done = f"{changes.new:,} new" + (f", {changes.replaced:,} replaced" if changes.replaced else "")
+            done += f", {number_of(changes.altered, 'texts')} altered" if changes.altered else ""
             yield f"  {name:<{width}}  {number_of(changes.rows, 'rows')} ({done})"
     yield from _left_out(report.left_out)
 

@@ -127,48 +127,45 @@ class _Reader:
 
     def _finish_round(self) -> None:
         runs, self._round, self._bytes = self._round, [], 0
-        if runs:
-            self._load(runs)
+        of_kind: defaultdict[str, list[tuple[str, _Checked]]] = defaultdict(list)
+        for folder, checked in runs:
+            for each in checked:
+                of_kind[each.part.records].append((folder, each))
+        for records, files in of_kind.items():
+            self._load(records, files)
 
-    def _load(self, runs: list[tuple[str, list[_Checked]]]) -> None:
-        """Load the files of runs; where that fails, find out those of which, by halves."""
+    def _load(self, records: str, files: list[tuple[str, _Checked]]) -> None:
+        """Load files of one kind; where that fails, find out which, by halves."""
         duckdb = require("duckdb", "dataset")
-        connection = self._staging.connection
-        connection.begin()
+        checked = [each for _, each in files]
         try:
-            self._put_together([each for _, checked in runs for each in checked])
+            self._put_together(records, checked)
         except (duckdb.Error, _Mismatch, OSError) as error:
-            connection.rollback()
-            if len(runs) > 1:
-                half = len(runs) // 2
-                self._load(runs[:half])
-                self._load(runs[half:])
+            if len(files) > 1:
+                half = len(files) // 2
+                self._load(records, files[:half])
+                self._load(records, files[half:])
                 return
-            self._reading.left_out.append(LeftOut(runs[0][0], f"it cannot be read: {one_line(error)}"))
+            ((folder, bad),) = files
+            problem = f"{bad.part.path.name} cannot be read: {one_line(error)}"
+            self._reading.left_out.append(LeftOut(folder, problem))
             return
-        connection.commit()
-        for _, checked in runs:
-            self._reading.loaded |= {each.part.key: each.loaded for each in checked}
-            self._advance(sum(each.loaded.bytes for each in checked))
+        self._reading.loaded |= {each.part.key: each.loaded for each in checked}
 
-    def _put_together(self, files: Iterable[_Checked]) -> None:
-        """Copy the files into one for each kind of records, and read these. Raises duckdb.Error, _Mismatch, OSError."""
-        of_kind: defaultdict[str, list[_Checked]] = defaultdict(list)
-        for each in files:
-            of_kind[each.part.records].append(each)
-        for records, checked in of_kind.items():
-            together = self._staging.folder / "together.jsonl"
-            self._number_files(records, checked)
-            with together.open("wb") as stream:
-                for number, each in enumerate(checked, self._number):
-                    for chunk in self._lines(each, number, records):
-                        stream.write(chunk)
-            expected = sum(each.loaded.rows - each.first_line + 1 for each in checked)
-            count = self._staging.read(records, [together])
-            together.unlink()
-            self._number += len(checked)
-            if count != expected:
-                raise _Mismatch(f"{count} records instead of {expected}")
+    def _put_together(self, records: str, checked: list[_Checked]) -> None:
+        """Copy files into one, and read that. Raises duckdb.Error, _Mismatch, OSError."""
+        together = self._staging.folder / "together.jsonl"
+        self._number_files(records, checked)
+        with together.open("wb") as stream:
+            for number, each in enumerate(checked, self._number):
+                for chunk in self._lines(each, number, records):
+                    stream.write(chunk)
+                self._advance(each.loaded.bytes - each.start)
+        self._number += len(checked)
+        expected = sum(each.loaded.rows - each.first_line + 1 for each in checked)
+        count = self._staging.read(records, together, expected)
+        if count != expected:
+            raise _Mismatch(f"it has {count} records, not {expected}")
 
     def _number_files(self, records: str, checked: Sequence[_Checked]) -> None:
         if records in self._numbered:

@@ -70,11 +70,13 @@ class Changes:
         rows: how many rows it has now.
         new: how many of them it did not have before.
         replaced: how many of them have changed.
+        altered: how many texts it has otherwise than they came, because it cannot hold them.
     """
 
     rows: int
     new: int = 0
     replaced: int = 0
+    altered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,86 +1,86 @@
-"""Single files with one table each: Parquet, CSV and JSON Lines. They are written anew each time."""
+"""Single files with one table each: Parquet, CSV and JSON Lines.
+
+CSV is for people, in a spreadsheet, so it is as harmless as that of the runs, and lacks the hash of the content. The
+others are for programs, and have all columns.
+"""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.engine import TargetError, one_line, require
-from parti_scraper.dataset.targets.base import Changes, Target
-from parti_scraper.dataset.targets.locked import locked, put_in_place
+from parti_scraper.dataset.targets.base import Changes
+from parti_scraper.dataset.targets.written import WrittenTarget, columns_for_people
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from parti_scraper.dataset.plan import Key, Loaded
-    from parti_scraper.dataset.tables import Column, Table
+    from parti_scraper.dataset.staging import Rows
+    from parti_scraper.dataset.tables import Column
     from parti_scraper.dataset.targets.base import Load
 
-_CSV = "FORMAT csv, HEADER true"
-_JSON = "FORMAT json"
+# As in the runs' own CSV. What is written is no other file than the one that was named, since that one is temporary.
+_CSV = r"USE_TMP_FILE false, FORMAT csv, HEADER true, NEW_LINE '\r\n'"
+_JSON = "USE_TMP_FILE false, FORMAT json"
 FORMS = {
-    ".parquet": "FORMAT parquet, COMPRESSION zstd",
+    ".parquet": "USE_TMP_FILE false, FORMAT parquet, COMPRESSION zstd",
     ".csv": _CSV,
     ".csv.gz": f"{_CSV}, COMPRESSION gzip",
     ".jsonl": _JSON,
     ".jsonl.gz": f"{_JSON}, COMPRESSION gzip",
 }
 
+# What Python takes for white space; RE2's `\s` is less.
+_SPACE = r"\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+_UNSAFE = rf"^([\t\r\n]|[{_SPACE}]*[-=+@＝＋－＠])"
 
-class FileTarget(Target):
+
+class FileTarget(WrittenTarget):
     """A file with one table."""
 
     is_single = True
 
     def __init__(self, path: Path, suffix: str) -> None:
-        self.path, self._suffix = path, suffix
-        self.shown = str(path)
+        super().__init__(path)
+        self._options = FORMS[suffix]
+        self._form = suffix.split(".")[1]
 
     def default_tables(self) -> tuple[str, ...]:
         return ("livestreams",)
 
-    @contextmanager
-    def open(self) -> Iterator[_Session]:
-        """Open it, and wait for other exports into it. Raises TargetError, ExtraMissing."""
-        duckdb = require("duckdb", "dataset")
-        with locked(self.path.parent, self.shown):
-            try:
-                yield _Session(self.path, self._suffix)
-            except (duckdb.Error, OSError) as error:
-                raise TargetError(f"{self.path} cannot be written: {one_line(error)}") from None
+    def write(self, load: Load, path: Path) -> dict[str, Changes]:
+        rows, _ = load.rows
+        table, connection = rows.table, load.staging.connection
+        columns: Sequence[Column] = columns_for_people(table) if self._form == "csv" else table.columns
+        values = ", ".join(f"{self._value(each)} AS {sql.name(each.name)}" for each in columns)
+        query = f"SELECT {values} FROM {rows.relation} rows ORDER BY {sql.names(table.sorting, 'rows')}"
+        copied = connection.execute(f"COPY ({query}) TO {sql.literal(str(path))} ({self._options})").fetchall()
+        count = int(copied[0][0])
+        altered = _altered(rows, columns, load) if self._form == "csv" else 0
+        return {table.name: Changes(count, count, altered=altered)}
+
+    def _value(self, column: Column) -> str:
+        """Return the expression for a column, as it stands in a file of the format."""
+        text = f"rows.{sql.name(column.name)}"
+        if column.type == "TIMESTAMPTZ" and self._form != "parquet":
+            return f"strftime({text}, '%Y-%m-%dT%H:%M:%SZ')"
+        if column.is_json and self._form == "jsonl":
+            return f"{text}::JSON"
+        if column.type == "VARCHAR" and self._form == "csv":
+            return harmless(text)
+        return text
 
 
-class _Session:
-    meta = None
-
-    def __init__(self, path: Path, suffix: str) -> None:
-        self._path, self._suffix = path, suffix
-
-    def loaded(self) -> dict[Key, Loaded]:
-        return {}
-
-    def load(self, load: Load) -> dict[str, Changes]:
-        (rows,) = (each for each in load.rows if each.table.name != "loaded_files")
-        table = rows.table
-        temporary = self._path.with_name(f".{self._path.name}.export")
-        columns = ", ".join(f"{_shown(each, self._suffix)} AS {sql.name(each.name)}" for each in table.columns)
-        query = f"SELECT {columns} FROM {rows.relation} rows ORDER BY {_order(table)}"
-        load.staging.connection.execute(f"COPY ({query}) TO {sql.literal(str(temporary))} ({FORMS[self._suffix]})")
-        put_in_place(temporary, self._path)
-        return {table.name: Changes(rows.count, rows.count)}
+def harmless(text: str) -> str:
+    """Return the expression for a text as `feeds.exporters.harmless` returns it."""
+    clean = f"replace({text}, chr(0), '\ufffd')"
+    return f"CASE WHEN regexp_matches({clean}, {sql.literal(_UNSAFE)}) THEN concat('''', {clean}) ELSE {clean} END"
 
 
-def _order(table: Table) -> str:
-    return sql.names(dict.fromkeys([*([table.time] if table.time else []), *table.key]), "rows")
-
-
-def _shown(column: Column, suffix: str) -> str:
-    """Return the expression for a column in a file of a format."""
-    text = f"rows.{sql.name(column.name)}"
-    if column.type == "TIMESTAMPTZ" and suffix != ".parquet":
-        return f"strftime({text}, '%Y-%m-%dT%H:%M:%SZ')"
-    if column.is_json and suffix.startswith(".jsonl"):
-        return f"{text}::JSON"
-    return text
+def _altered(rows: Rows, columns: Sequence[Column], load: Load) -> int:
+    """Count the texts that `harmless` changes."""
+    names = [f"rows.{sql.name(each.name)}" for each in columns if each.type == "VARCHAR"]
+    counts = " + ".join(f"count(*) FILTER (WHERE {harmless(each)} <> {each})" for each in names)
+    ((count,),) = load.staging.connection.execute(f"SELECT {counts or '0'} FROM {rows.relation} rows").fetchall()
+    return int(count)

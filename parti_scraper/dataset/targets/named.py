@@ -10,12 +10,15 @@ from parti_scraper.dataset.targets.files import FORMS, FileTarget
 from parti_scraper.dataset.targets.folder import FolderTarget
 from parti_scraper.dataset.targets.local_folder import LocalFolder
 from parti_scraper.dataset.targets.object_store import SCHEMES, ObjectStore
+from parti_scraper.dataset.targets.xlsx import XlsxTarget
 from parti_scraper.exceptions import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parti_scraper.dataset.targets.base import Target
 
-_SUFFIXES = {".duckdb": DuckDbTarget}
+_SUFFIXES: dict[str, Callable[[Path], Target]] = {".duckdb": DuckDbTarget, ".xlsx": XlsxTarget}
 ACCEPTED = (
     f"a folder (FOLDER/, s3://BUCKET/PREFIX/, gs://, az://), or a file: {', '.join(sorted({*_SUFFIXES, *FORMS}))}"
 )
@@ -34,9 +37,9 @@ def target_of(text: str, scratch: Path | None = None) -> Target:
         path = Path(text)
         if text.endswith("/") or path.is_dir():
             return FolderTarget(LocalFolder(path))
-        for suffix, target_class in _SUFFIXES.items():
+        for suffix, make_target in _SUFFIXES.items():
             if text.endswith(suffix):
-                return target_class(path)
+                return make_target(path)
         for suffix in sorted(FORMS, key=len, reverse=True):
             if text.endswith(suffix):
                 return FileTarget(path, suffix)
