@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from parti_scraper import __version__
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.dataset.earlier import open_earlier
 from parti_scraper.dataset.plan import LeftOut, Plan, make_plan
 from parti_scraper.dataset.reading import Reading, read_runs
 from parti_scraper.dataset.scratch import scratch_folder
@@ -17,12 +18,14 @@ from parti_scraper.dataset.staging import Staging
 from parti_scraper.dataset.tables import LOADED, record_tables
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, Outdated
 from parti_scraper.exceptions import UsageError
+from parti_scraper.network.source import REAL
 from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from parti_scraper.dataset.earlier import Earlier
     from parti_scraper.dataset.plan import Key, Loaded
     from parti_scraper.dataset.tables import Table
     from parti_scraper.dataset.targets.base import Session, Target
@@ -63,6 +66,7 @@ class Export:
         source: `mock` or `parti.com`; None: what there is, real data if there are both.
         rebuild: whether the target is to be filled anew.
         now: Unix seconds.
+        earlier: exports that are read too, as typed; see `earlier_formats.is_export`.
     """
 
     entries: Iterable[Entry]
@@ -71,6 +75,7 @@ class Export:
     source: str | None = None
     rebuild: bool = False
     now: float = field(default_factory=time.time)
+    earlier: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +85,16 @@ class Report:
     Attributes:
         tables: what was done to each table; none if nothing was new.
         left_out: runs that are not in the target, and why.
-        files: how many files were loaded.
+        files: how many files of runs were loaded.
         source: where the data come from.
+        exports: how many earlier exports were loaded.
     """
 
     tables: Mapping[str, Changes]
     left_out: tuple[LeftOut, ...]
     files: int
     source: str | None
+    exports: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -128,14 +135,19 @@ class _Exporter:
     def export(self) -> Report:
         self._progress.begin("looking for runs")
         known = {} if self._rebuilds else self._session.loaded()
-        plan = self._plan(known)
+        with open_earlier(self._what.earlier, self._what.scratch, self._tables, known) as earlier:
+            return self._export(self._plan(earlier), earlier)
+
+    def _export(self, plan: Plan, earlier: Earlier) -> Report:
+        left_out = (*plan.left_out, *earlier.left_out)
         is_new = self._meta is None or self._rebuilds
-        if not plan.runs and not is_new:
-            return Report({}, tuple(plan.left_out), 0, plan.source)
+        if not plan.runs and not earlier.count and not is_new:
+            return Report({}, left_out, 0, plan.source)
         with scratch_folder(self._what.scratch) as folder, Staging(folder, [*self._tables, LOADED]) as staging:
-            reading = self._read(plan, staging)
-            changes = self._load(staging, reading, plan)
-        return Report(changes, (*plan.left_out, *reading.left_out), len(reading.loaded), plan.source)
+            reading = self._read(plan, staging, earlier.known)
+            loaded = earlier.load(staging, reading.replaced) | reading.loaded
+            changes = self._load(staging, loaded, plan)
+        return Report(changes, (*left_out, *reading.left_out), len(reading.loaded), plan.source, earlier.count)
 
     def _select(self) -> Selection:
         """Return what the target is to hold. Raises UsageError if it holds something else."""
@@ -150,9 +162,12 @@ class _Exporter:
             )
         return held
 
-    def _plan(self, known: Mapping[Key, Loaded]) -> Plan:
-        """Return what is to be loaded. Raises UsageError."""
-        plan = make_plan(self._what.entries, {table.records for table in self._tables}, known, self._what.source)
+    def _plan(self, earlier: Earlier) -> Plan:
+        """Return what is to be loaded, also of earlier exports. Raises UsageError."""
+        source = self._what.source or (REAL if earlier.source == REAL else None)
+        plan = self._plan_runs(earlier.known, source)
+        earlier.keep(plan.source or source or earlier.source)
+        plan = replace(plan, source=plan.source or earlier.source)
         held = None if self._meta is None or self._what.rebuild else self._meta.source
         if held and plan.source and held != plan.source:
             raise UsageError(
@@ -167,25 +182,28 @@ class _Exporter:
             )
         return plan
 
-    def _read(self, plan: Plan, staging: Staging) -> Reading:
+    def _plan_runs(self, known: Mapping[Key, Loaded], source: str | None) -> Plan:
+        return make_plan(self._what.entries, {table.records for table in self._tables}, known, source)
+
+    def _read(self, plan: Plan, staging: Staging, known: Mapping[Key, Loaded]) -> Reading:
         total = sum(part.bytes for parts in plan.runs.values() for part in parts)
         self._progress.begin("reading runs", total)
         reading = read_runs(plan.runs, staging, self._tables, self._progress.advance)
         if reading.replaced:
             # Of these runs, the rows of all files are replaced, also of those that have not changed.
-            loaded = self._session.loaded() | reading.loaded
-            known = {key: each for key, each in loaded.items() if key[0] not in reading.replaced}
-            again = read_runs(self._plan(known).runs, staging, self._tables, self._progress.advance)
+            loaded = {**known, **reading.loaded}
+            kept = {key: each for key, each in loaded.items() if key[0] not in reading.replaced}
+            again = read_runs(self._plan_runs(kept, plan.source).runs, staging, self._tables, self._progress.advance)
             reading.loaded |= again.loaded
             staging.remove_runs(reading.replaced)
         return reading
 
-    def _load(self, staging: Staging, reading: Reading, plan: Plan) -> Mapping[str, Changes]:
+    def _load(self, staging: Staging, loaded: Mapping[Key, Loaded], plan: Plan) -> Mapping[str, Changes]:
         self._progress.begin(f"writing {self._target.shown}")
         now = timestamp_to_iso(self._what.now)
         staging.add(
             LOADED.records,
-            [(*key, each.bytes, each.rows, each.sha256, now) for key, each in reading.loaded.items()],
+            [(*key, each.bytes, each.rows, each.sha256, now) for key, each in loaded.items()],
         )
         rows = [staging.rows(table, self._selection.condition(table, self._what.now)) for table in self._tables]
         rows.append(staging.rows(LOADED))

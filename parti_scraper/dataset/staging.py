@@ -104,6 +104,21 @@ class Staging:
         """Add records, with all of their columns."""
         insert_all(self.connection, _records(records), rows)
 
+    def copy(self, table: Table, rows: str, condition: str) -> None:
+        """Add records that say the same as rows of a table.
+
+        Args:
+            table: which.
+            rows: the name of the rows, which may lack columns.
+            condition: for the rows that are taken.
+        """
+        columns = [each.name for each in _stored(self._tables[table.records])]
+        described = self.connection.execute(f"DESCRIBE FROM {rows}").fetchall()
+        given = {name for name, *_ in described}
+        taken = f"(SELECT * FROM {rows} rows WHERE {condition})"
+        for query in sql.observations(table, taken, columns, given):
+            self.connection.execute(f"INSERT INTO {_records(table.records)} {query}")
+
     def remove_runs(self, runs: Iterable[str]) -> None:
         """Note runs whose rows are to be replaced, in tables in which a row belongs to one run."""
         insert_all(self.connection, REMOVED_RUNS, [(each,) for each in runs])
