@@ -126,7 +126,7 @@ def _write(
     folder: Path, item_class: Any, lines: list[str], at: int, more: dict[str, Any], *, run_id: str | None = None
 ) -> None:
     """Write the folder of a run, or of a day of one."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     run_id = run_id or folder.name
     name = f"{item_class.collection}.jsonl"
     body = "".join(f"{line}\n" for line in lines).encode()

@@ -191,6 +191,7 @@ _RULES = {
     "scheduled_livestreams": _Rule(
         "A scheduled livestream, its newest version.", ("event_id",), _NEWEST, time="event_start", added=(_HASH,)
     ),
+    "api_calls": _Rule("A request of the site's own page.", _BY_LINE, is_of_run=True, added=(_RUN, *_IN_FILE)),
     QUARANTINE: _Rule("A record that was set aside.", _BY_LINE, is_of_run=True, added=(_RUN, *_IN_FILE)),
 }
 
