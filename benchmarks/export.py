@@ -126,7 +126,7 @@ def _write(
     folder: Path, item_class: Any, lines: list[str], at: int, more: dict[str, Any], *, run_id: str | None = None
 ) -> None:
     """Write the folder of a run, or of a day of one."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     run_id = run_id or folder.name
     name = f"{item_class.collection}.jsonl"
     body = "".join(f"{line}\n" for line in lines).encode()
@@ -197,12 +197,12 @@ def _columns() -> Iterator[tuple[str, str]]:
 STEPS: dict[str, Callable[..., None]] = {"export": step_export, "duckdb": step_duckdb, "adbc": step_adbc}
 
 
-def measured(step: str, folder: Path, *arguments: str) -> tuple[float, float]:
-    """Return the seconds that a step took in a process of its own, and the most memory in MiB."""
+def measured(step: str, folder: Path, *arguments: str) -> tuple[float, float, float]:
+    """Return the seconds that a step took in a process of its own, its CPU time, and the most memory in MiB."""
     command = [sys.executable, __file__, "--step", step, str(folder), *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
-    seconds, memory = json.loads(done.stdout)
-    return seconds, memory
+    seconds, cpu, memory = json.loads(done.stdout)
+    return seconds, cpu, memory
 
 
 # --- The cases -------------------------------------------------------------------------------------------------------
@@ -262,9 +262,9 @@ CASES = {"parquet": case_parquet, "postgres": case_postgres, "again": case_again
 _SIZES = {"parquet": (5_000, 200), "postgres": (5_000, 200), "again": (10_000, 40), "live": (365, 0)}
 
 
-def _print(what: str, ours: tuple[float, float], peer: tuple[float, float] | None = None) -> None:
-    against = f", {ours[0] / peer[0]:.2f} x {peer[0]:.1f} s and {peer[1]:,.0f} MiB" if peer else ""
-    print(f"  {what:<45} {ours[0]:6.2f} s, {ours[1]:,.0f} MiB{against}", flush=True)
+def _print(what: str, ours: tuple[float, float, float], peer: tuple[float, float, float] | None = None) -> None:
+    against = f"; {ours[0] / peer[0]:.2f} x {peer[0]:.1f} s, CPU {ours[1] / peer[1]:.2f} x" if peer else ""
+    print(f"  {what:<45} {ours[0]:6.2f} s, CPU {ours[1]:6.2f} s, {ours[2]:,.0f} MiB{against}", flush=True)
 
 
 def main() -> None:
@@ -280,8 +280,8 @@ def main() -> None:
         name, folder, *arguments = options.step
         began = time.perf_counter()
         STEPS[name](Path(folder), *arguments)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps([time.perf_counter() - began, memory]))
+        seconds, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+        print(json.dumps([seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
         return
     runs, rows = _SIZES[options.case]
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from scrapy.commands import ScrapyCommand
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from parti_scraper.commands import report_in_one_line
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.export import Export, Silent, export
+from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.targets.named import ACCEPTED, target_of
 from parti_scraper.exceptions import LedgerError, UsageError, did_you_mean
@@ -28,6 +28,7 @@ from parti_scraper.run.entries import Status
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.run.sealing import seal, seal_folder
+from parti_scraper.secret_settings import secret_from
 from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ class Command(ScrapyCommand):
         report_in_one_line(parser, "export")
         group = parser.add_argument_group(title="Export")
         group.add_argument(
-            "--from", dest="inputs", metavar="DIR", action="append", help="folder of runs (default: PARTI_OUTPUT_DIR)"
+            "--from",
+            dest="inputs",
+            metavar="DIR",
+            action="append",
+            help="folder of runs, or an earlier export; repeatable (default: PARTI_OUTPUT_DIR)",
         )
         group.add_argument(
             "--table", dest="tables", metavar="NAME", action="append", help="only this table; repeatable"
@@ -98,7 +103,6 @@ class Command(ScrapyCommand):
         now = time.time()
         if not args:
             raise UsageError(f"no target (accepted: {ACCEPTED})")
-        targets = [target_of(text) for text in args]
         if opts.source not in {None, MOCK, REAL}:
             hint = did_you_mean(opts.source, (MOCK, REAL))
             raise UsageError.of("option", "--source", "no such source", opts.source, f"{MOCK}, {REAL}", hint=hint)
@@ -106,17 +110,21 @@ class Command(ScrapyCommand):
         selection = Selection.parse(tables=opts.tables or (), now=now, **filters)
         settings = self.settings
         assert settings is not None  # noqa: S101 - set by Scrapy
-        inputs = [_existing(text) for text in opts.inputs] if opts.inputs else [output_dir(settings, {})]
+        inputs = Inputs.parse(opts.inputs) if opts.inputs else Inputs([output_dir(settings, {})], ())
         state = state_dir(settings, {})
+        database_url = secret_from(settings, "PARTI_DATABASE_URL")
+        targets = [target_of(text, database_url, state / "export") for text in args]
+        for text in args:
+            inputs.check_apart(text)
         ledger = Ledger.existing(state)
         worst = ExitCode.COMPLETE
         with closing(ledger) if ledger else nullcontext():
             if ledger:
                 seal(ledger, None, now)
-            catalog = _Runs(Catalog(inputs, state / CACHE_NAME, ledger), now)
+            catalog = _Runs(Catalog(inputs.runs, state / CACHE_NAME, ledger), now)
             for target in targets:
                 _check_tables(target, selection)
-                what = Export(catalog, state / "export", selection, opts.source, opts.rebuild, now)
+                what = Export(catalog, state / "export", selection, opts.source, opts.rebuild, now, inputs.exports)
                 progress = Silent() if opts.quiet else _Line()
                 report = export(target, what, progress)
                 if not opts.quiet:
@@ -170,14 +178,6 @@ class _Line:
             self._line.update(size)
 
 
-def _existing(text: str) -> Path:
-    """Return a folder that was typed. Raises UsageError if there is none."""
-    path = Path(text)
-    if not path.is_dir():
-        raise UsageError.of("option", "--from", "not a folder", text, "a folder of runs, or an earlier export")
-    return path
-
-
 def _check_tables(target: Target, selection: Selection) -> None:
     """Raise UsageError if several tables are to go into a file that holds one."""
     if target.is_single and len(selection.tables or ()) > 1:
@@ -191,7 +191,8 @@ def _summary(target: Target, report: Report) -> Iterator[str]:
         yield f"{target.shown}: nothing is new"
     else:
         source = f", of {report.source}" if report.source else ""
-        yield f"{target.shown}: {number_of(report.files, 'files')} read{source}"
+        earlier = f" and {number_of(report.exports, 'earlier exports')}" if report.exports else ""
+        yield f"{target.shown}: {number_of(report.files, 'files')}{earlier} read{source}"
         width = max(map(len, report.tables))
         for name, changes in report.tables.items():
             done = f"{changes.new:,} new" + (f", {changes.replaced:,} replaced" if changes.replaced else "")
@@ -202,12 +203,12 @@ def _summary(target: Target, report: Report) -> Iterator[str]:
 
 def _left_out(left_out: Sequence[LeftOut]) -> Iterator[str]:
     """Yield a line for each reason for which runs are left out, with the first of them."""
-    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    by_reason: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for each in left_out:
-        by_reason[each.reason].append(each.folder)
-    for reason, folders in by_reason.items():
+        by_reason[each.what, each.reason].append(each.folder)
+    for (what, reason), folders in by_reason.items():
         named = ", ".join(folders[:_NAMED]) + (", …" if len(folders) > _NAMED else "")
-        yield f"  left out: {number_of(len(folders), 'runs')}: {reason}: {named}"
+        yield f"  left out: {number_of(len(folders), what)}: {reason}: {named}"
 
 
 def _say(text: str, code: int) -> int:

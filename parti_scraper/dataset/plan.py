@@ -63,17 +63,19 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A run, or a day of one, that is not loaded.
+    """A run, a day of one, or an earlier export that is not loaded.
 
     Attributes:
         folder: its folder.
         reason: why, a part of a sentence.
         is_wrong: whether something is wrong with it.
+        what: what it is, in the plural.
     """
 
     folder: str
     reason: str
     is_wrong: bool = True
+    what: str = "runs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ REMOVED_COLUMNS = {"run_uuid": "VARCHAR", "file": "VARCHAR", "since": "TIMESTAMP
 _DAY = 86_400
 _ALWAYS = ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
 # How many rows are in memory at once on their way to a database.
-_BATCH = 5_000
+_BATCH = 2_048
 # In the lines that are read: the number of their file, and of the line in it.
 FILE_NUMBER = "_file"
 LINE_NUMBER = "_line"
@@ -113,10 +113,26 @@ class Staging:
         """Add records, with all of their columns."""
         insert_all(self.connection, _records(records), rows)
 
+    def copy(self, table: Table, rows: str, condition: str) -> None:
+        """Add records that say the same as rows of a table.
+
+        Args:
+            table: which.
+            rows: the name of the rows, which may lack columns.
+            condition: for the rows that are taken.
+        """
+        columns = [each.name for each in _stored(self._tables[table.records])]
+        described = self.connection.execute(f"DESCRIBE FROM {rows}").fetchall()
+        given = {name for name, *_ in described}
+        taken = f"(SELECT * FROM {rows} rows WHERE {condition})"
+        for query in sql.observations(table, taken, columns, given):
+            self.connection.execute(f"INSERT INTO {_records(table.records)} {query}")
+
     def remove_files(self, files: Iterable[Key]) -> None:
-        """Note files whose rows are to be replaced, in tables in which a row belongs to one run."""
-        self._removed += [(run, file, *_times_of(file)) for run, file in files]
-        insert_all(self.connection, REMOVED_FILES, self._removed)
+        """Note files whose rows are to be replaced, in tables in which a row belongs to one run; "": all of the run."""
+        added = [(run, file, *_times_of(file)) for run, file in files]
+        self._removed += added
+        insert_all(self.connection, REMOVED_FILES, added)
 
     def removed_files(self) -> Sequence[tuple[str, str, str, str]]:
         """Return the rows of `REMOVED_FILES`, with times in ISO 8601."""

@@ -100,6 +100,5 @@ class _Session(DatabaseSession):
 
 def _value(column: Column) -> str:
     """Return the expression for a column as SQLite is to have it."""
-    if column.type == "TIMESTAMPTZ":
-        return f"strftime({sql.name(column.name)}, '%Y-%m-%dT%H:%M:%SZ')"
-    return sql.name(column.name)
+    text = sql.name(column.name)
+    return sql.as_text(text) if column.type == "TIMESTAMPTZ" else text
