@@ -78,9 +78,9 @@ def check_source(source: str | None) -> None:
 
 def left_out_lines(left_out: Sequence[LeftOut]) -> Iterator[str]:
     """Yield a line for each reason for which runs are left out, with the first of them."""
-    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    by_reason: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for each in left_out:
-        by_reason[each.reason].append(each.folder)
-    for reason, folders in by_reason.items():
+        by_reason[each.what, each.reason].append(each.folder)
+    for (what, reason), folders in by_reason.items():
         named = ", ".join(folders[:_NAMED]) + (", …" if len(folders) > _NAMED else "")
-        yield f"  left out: {number_of(len(folders), 'runs')}: {reason}: {named}"
+        yield f"  left out: {number_of(len(folders), what)}: {reason}: {named}"

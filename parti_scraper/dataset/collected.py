@@ -54,7 +54,7 @@ class Collected:
     has_records: bool = False
     proofs: list[Proof] = field(default_factory=list)
     spans: list[Interval] = field(default_factory=list)
-    moments: dict[Series, defaultdict[str, list[int]]] = field(default_factory=dict)
+    moments: dict[Series, dict[str, list[int]]] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     # The folder of a run with days whose records were stored elsewhere.
     _elsewhere: str = ""
@@ -99,7 +99,8 @@ class Collected:
     def _add_moments(self, entry: Entry, run: str, snapshots: Iterable[tuple[str, str]]) -> None:
         moments = [interval.since for times in snapshots if (interval := interval_of(*times))]
         if moments:
-            self.moments.setdefault(Series.of(LiveChannel.collection, entry.arguments), defaultdict(list))[run] += moments
+            series = Series.of(LiveChannel.collection, entry.arguments)
+            self.moments.setdefault(series, defaultdict(list))[run] += moments
 
     def coverages(self, bounds: Bounds, since: int | None = None) -> list[Coverage]:
         """Return what is proved and what is missing, unfiltered livestreams first.

@@ -37,6 +37,11 @@ class Interval(NamedTuple):
     since: int
     until: int
 
+    @property
+    def seconds(self) -> int:
+        """How long it is."""
+        return self.until - self.since + 1
+
 
 def union(intervals: Iterable[Interval], within: int = 1) -> list[Interval]:
     """Return the same stretches sorted, those joined that overlap, or begin `within` seconds after the one before."""
@@ -83,8 +88,8 @@ class Series:
 
     Attributes:
         collection: such as `livestreams`.
-        categories: as in the argument of this name, but sorted, each once, in lower case and without leading zeros: order
-            and spelling make no difference. A name and the number of the same category are two series.
+        categories: as in the argument of this name, but sorted, each once, in lower case and without leading zeros;
+            order and spelling make no difference. A name and the number of the same category are two series.
         user_id: as in the argument of this name; empty: all channels.
     """
 
