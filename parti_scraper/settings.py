@@ -23,6 +23,8 @@ PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(routes.BASE
 # Sent as a Bearer token to these hosts. Only from the environment: others can read a command line, and Scrapy
 # stores and shows settings; this one shows itself as `***`.
 PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
+# The address of the PostgreSQL database that `scrapy export postgresql://` means; environment only, likewise.
+PARTI_DATABASE_URL = Secret(os.environ.get("PARTI_DATABASE_URL", ""))
 # Addresses of the WebSocket that tells who goes live, comma-separated.
 PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or ",".join(routes.WS_URLS)
 # Scheme and host of the site, whose pages the spider `site` and the transport `browser` open.

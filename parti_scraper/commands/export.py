@@ -28,6 +28,7 @@ from parti_scraper.run.entries import Status
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.run.sealing import seal, seal_folder
+from parti_scraper.secret_settings import secret_from
 from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
@@ -98,14 +99,15 @@ class Command(ScrapyCommand):
         now = time.time()
         if not args:
             raise UsageError(f"no target (accepted: {ACCEPTED})")
-        targets = [target_of(text) for text in args]
+        settings = self.settings
+        assert settings is not None  # noqa: S101 - set by Scrapy
+        database_url = secret_from(settings, "PARTI_DATABASE_URL")
+        targets = [target_of(text, database_url) for text in args]
         if opts.source not in {None, MOCK, REAL}:
             hint = did_you_mean(opts.source, (MOCK, REAL))
             raise UsageError.of("option", "--source", "no such source", opts.source, f"{MOCK}, {REAL}", hint=hint)
         filters = {name: getattr(opts, name) for name in ("since", "until", "categories", "user_id")}
         selection = Selection.parse(tables=opts.tables or (), now=now, **filters)
-        settings = self.settings
-        assert settings is not None  # noqa: S101 - set by Scrapy
         inputs = [_existing(text) for text in opts.inputs] if opts.inputs else [output_dir(settings, {})]
         state = state_dir(settings, {})
         ledger = Ledger.existing(state)

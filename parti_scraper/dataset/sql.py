@@ -38,6 +38,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def as_text(time: str) -> str:
+    """Return the expression for a time as it is in the files of the runs."""
+    return f"strftime({time}, '%Y-%m-%dT%H:%M:%SZ')"
+
+
 def content_hash(columns: Sequence[Column]) -> str:
     """Return the expression for the hash of a record's content.
 
@@ -158,12 +163,6 @@ def _is_better(table: Table, new: str, old: str) -> str:
 def _better(column: str, sign: str) -> str:
     ours, theirs = f"excluded.{name(column)}", f"kept.{name(column)}"
     return f"CASE WHEN {ours} {sign} {theirs} THEN {ours} ELSE {theirs} END"
-
-
-def known_keys(table: Table, into: str, rows: str) -> str:
-    """Return the query for how many of the rows have a key that the table has already."""
-    same = " AND ".join(f"kept.{name(each)} = new.{name(each)}" for each in table.key)
-    return f"SELECT count(*) FROM {rows} AS new WHERE EXISTS (SELECT 1 FROM {into} AS kept WHERE {same})"
 
 
 def delete_runs(into: str, runs: str) -> str:

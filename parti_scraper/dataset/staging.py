@@ -13,7 +13,7 @@ from parti_scraper.dataset.engine import connect
 from parti_scraper.dataset.tables import CONTENT_HASH, FIRST_SCRAPED_AT, LAST_SCRAPED_AT, Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from duckdb import DuckDBPyConnection
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # The runs whose rows are to be replaced.
 REMOVED_RUNS = "removed_runs"
+# How many rows are in memory at once on their way to a database.
+_BATCH = 2_048
 # In the lines that are read: the number of their file, and of the line in it.
 FILE_NUMBER = "_file"
 LINE_NUMBER = "_line"
@@ -122,6 +124,12 @@ class Staging:
             self.connection.execute(f"DELETE FROM {picks} WHERE row NOT IN ({left})")
         self.connection.execute(f"CREATE OR REPLACE VIEW {ready} AS {sql.picked_rows(table, records, picks)}")
         return Rows(table, ready, _number(self.connection.execute(f"SELECT count(*) FROM {picks}")))
+
+    def batches(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the rows of a query in batches; meanwhile no other statement may be executed."""
+        result = self.connection.execute(query)
+        while batch := result.fetchmany(_BATCH):
+            yield batch
 
 
 def insert_all(connection: DuckDBPyConnection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -64,7 +64,7 @@ class FileTarget(WrittenTarget):
         """Return the expression for a column, as it stands in a file of the format."""
         text = f"rows.{sql.name(column.name)}"
         if column.type == "TIMESTAMPTZ" and self._form != "parquet":
-            return f"strftime({text}, '%Y-%m-%dT%H:%M:%SZ')"
+            return sql.as_text(text)
         if column.is_json and self._form == "jsonl":
             return f"{text}::JSON"
         if column.type == "VARCHAR" and self._form == "csv":
