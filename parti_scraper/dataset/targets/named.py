@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
-from parti_scraper.dataset.targets.files import FORMS, FileTarget
+from parti_scraper.dataset.targets.files import CsvTarget, JsonLinesTarget, ParquetTarget
 from parti_scraper.dataset.targets.folder import FolderTarget
 from parti_scraper.dataset.targets.local_folder import LocalFolder
 from parti_scraper.dataset.targets.xlsx import XlsxTarget
@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.targets.base import Target
 
-_SUFFIXES: dict[str, Callable[[Path], Target]] = {".duckdb": DuckDbTarget, ".xlsx": XlsxTarget}
-ACCEPTED = f"a folder (FOLDER/), or a file: {', '.join(sorted({*_SUFFIXES, *FORMS}))}"
+SUFFIXES: dict[str, Callable[[Path], Target]] = {
+    ".csv": CsvTarget,
+    ".csv.gz": CsvTarget,
+    ".duckdb": DuckDbTarget,
+    ".jsonl": JsonLinesTarget,
+    ".jsonl.gz": JsonLinesTarget,
+    ".parquet": ParquetTarget,
+    ".xlsx": XlsxTarget,
+}
+ACCEPTED = f"a folder (FOLDER/), or a file: {', '.join(SUFFIXES)}"
 
 
 def target_of(text: str) -> Target:
@@ -27,11 +35,8 @@ def target_of(text: str) -> Target:
         path = Path(text)
         if text.endswith("/") or path.is_dir():
             return FolderTarget(LocalFolder(path))
-        for suffix, make_target in _SUFFIXES.items():
+        for suffix, make_target in SUFFIXES.items():
             if text.endswith(suffix):
                 return make_target(path)
-        for suffix in sorted(FORMS, key=len, reverse=True):
-            if text.endswith(suffix):
-                return FileTarget(path, suffix)
-    hint = did_you_mean(Path(text).suffix, [*_SUFFIXES, *FORMS])
+    hint = did_you_mean(Path(text).suffix, SUFFIXES)
     raise UsageError.of("argument", "TARGET", "not a target", text, ACCEPTED, hint=hint)
