@@ -55,14 +55,14 @@ def true_tables(output: Path) -> dict[str, Any]:
 
 # Both say once what they have seen, when their input ends.
 _LOOP = """
-import sys, threading
-ended = threading.Event()
-threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+import os, select
 seen = []
 print("ready", flush=True)
-while not ended.is_set():
+while not select.select([sys.stdin], [], [], 0)[0]:
     seen.append(read())
-print(json.dumps(seen))
+print(json.dumps(seen), flush=True)
+# Where Python ends as usual, Arrow's threads make it abort now and then.
+os._exit(0)
 """
 _BY_PACKAGE = """
 import json
