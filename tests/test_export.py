@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from tests.collecting import LASTING, Collector, bring, differences
 from tests.dataset_truth import COLLECTIONS, Truth
