@@ -41,12 +41,13 @@ _WITH_DAYS = ("live", "notifications")
 Event = tuple[int, int]
 
 
-def bring(target: Path, outputs: Iterable[Path], state: Path, **what: Any) -> Report:
+def bring(target: Path | str, outputs: Iterable[Path], state: Path, **what: Any) -> Report:
     """Export runs into a target, in this process; `what` as in `Export`."""
     ledger = Ledger.existing(state)
     with closing(ledger) if ledger else nullcontext():
         catalog = Catalog([*outputs], state / CACHE_NAME, ledger)
-        return export(target_of(str(target)), Export(catalog, state / "export", **what), Silent())
+        shown = f"{target}/" if isinstance(target, Path) and not target.suffix else str(target)
+        return export(target_of(shown), Export(catalog, state / "export", **what), Silent())
 
 
 def differences(target: Path | str, true: Mapping[str, list[Row]], tables: Iterable[str] = TABLES) -> list[str]:
@@ -120,6 +121,9 @@ class Collector:
             # A day that is over is described, and then noted.
             if noted or _day(last) != _day({"observed_at": now}):
                 self._note(run)
+            for path in [*run.folder.rglob("*.jsonl")][-1:]:
+                with path.open("ab") as file:
+                    file.write(b'{"torn":')
 
     def finish(self, which: int) -> None:
         """Let a run end."""
@@ -202,7 +206,7 @@ class Collector:
         parts = list(_days(run.rows)) if run.spider in _WITH_DAYS else [(None, run.rows)]
         for number, (day, rows) in enumerate(parts, 1):
             is_last = number == len(parts)
-            folder = make_run(
+            make_run(
                 self.output,
                 run.spider,
                 run.folder.name,
@@ -210,9 +214,6 @@ class Collector:
                 day=day,
                 status=status if is_last else "finished",
             )
-            if is_last and status == "running":
-                with next(folder.glob("*.jsonl")).open("ab") as file:
-                    file.write(b'{"torn":')
         run.folder.mkdir(parents=True, exist_ok=True)
 
 

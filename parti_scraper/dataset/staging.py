@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import connect
 from parti_scraper.dataset.tables import CONTENT_HASH, FIRST_SCRAPED_AT, LAST_SCRAPED_AT, Column
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
+    from parti_scraper.dataset.plan import Key
     from parti_scraper.dataset.tables import Table
 
-# The runs whose rows are to be replaced.
-REMOVED_RUNS = "removed_runs"
+# The files whose rows are to be replaced; and its columns. Of a file of a day, the times of the day.
+REMOVED_FILES = "removed_files"
+REMOVED_COLUMNS = {"run_uuid": "VARCHAR", "file": "VARCHAR", "since": "TIMESTAMPTZ", "until": "TIMESTAMPTZ"}
+_DAY = 86_400
+_ALWAYS = ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
 # How many rows are in memory at once on their way to a database.
 _BATCH = 2_048
 # In the lines that are read: the number of their file, and of the line in it.
@@ -62,7 +67,9 @@ class Staging:
         for records, of_them in self._tables.items():
             columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in _stored(of_them))
             self.connection.execute(f"CREATE TABLE {_records(records)} ({columns})")
-        self.connection.execute(f"CREATE TABLE {REMOVED_RUNS} (run_uuid VARCHAR)")
+        columns = ", ".join(f"{name} {kind}" for name, kind in REMOVED_COLUMNS.items())
+        self.connection.execute(f"CREATE TABLE {REMOVED_FILES} ({columns})")
+        self._removed: list[tuple[str, str, str, str]] = []
         self.connection.execute(f"CREATE TABLE files ({FILE_NUMBER} INTEGER, run_uuid VARCHAR, file VARCHAR)")
 
     def __enter__(self) -> Self:
@@ -106,13 +113,30 @@ class Staging:
         """Add records, with all of their columns."""
         insert_all(self.connection, _records(records), rows)
 
-    def remove_runs(self, runs: Iterable[str]) -> None:
-        """Note runs whose rows are to be replaced, in tables in which a row belongs to one run."""
-        insert_all(self.connection, REMOVED_RUNS, [(each,) for each in runs])
+    def copy(self, table: Table, rows: str, condition: str) -> None:
+        """Add records that say the same as rows of a table.
 
-    def removed_runs(self) -> list[str]:
-        """Return the runs that `remove_runs` has noted."""
-        return [run for (run,) in self.connection.execute(f"SELECT run_uuid FROM {REMOVED_RUNS}").fetchall()]
+        Args:
+            table: which.
+            rows: the name of the rows, which may lack columns.
+            condition: for the rows that are taken.
+        """
+        columns = [each.name for each in _stored(self._tables[table.records])]
+        described = self.connection.execute(f"DESCRIBE FROM {rows}").fetchall()
+        given = {name for name, *_ in described}
+        taken = f"(SELECT * FROM {rows} rows WHERE {condition})"
+        for query in sql.observations(table, taken, columns, given):
+            self.connection.execute(f"INSERT INTO {_records(table.records)} {query}")
+
+    def remove_files(self, files: Iterable[Key]) -> None:
+        """Note files whose rows are to be replaced, in tables in which a row belongs to one run; "": all of the run."""
+        added = [(run, file, *_times_of(file)) for run, file in files]
+        self._removed += added
+        insert_all(self.connection, REMOVED_FILES, added)
+
+    def removed_files(self) -> Sequence[tuple[str, str, str, str]]:
+        """Return the rows of `REMOVED_FILES`, with times in ISO 8601."""
+        return self._removed
 
     def rows(self, table: Table, condition: str = "true") -> Rows:
         """Return the rows of a table, of which only those are taken that meet a condition."""
@@ -139,6 +163,15 @@ def insert_all(connection: DuckDBPyConnection, table: str, rows: Sequence[tuple[
     columns = list(zip(*rows, strict=True))
     unnested = ", ".join(f"unnest(${number + 1})" for number in range(len(columns)))
     connection.execute(f"INSERT INTO {table} SELECT {unnested}", [list(each) for each in columns])
+
+
+def _times_of(file: str) -> tuple[str, str]:
+    """Return from when until when the rows of a file are, by the day that it is of."""
+    day, _, _ = file.rpartition("/")
+    if not day:
+        return _ALWAYS
+    since = f"{day}T00:00:00Z"
+    return since, timestamp_to_iso(iso_to_timestamp(since) + _DAY)
 
 
 def _records(records: str) -> str:

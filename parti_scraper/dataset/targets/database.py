@@ -6,8 +6,8 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.staging import REMOVED_RUNS
-from parti_scraper.dataset.tables import LOADED, RUN_UUID, Column, Table, record_tables
+from parti_scraper.dataset.staging import REMOVED_COLUMNS, REMOVED_FILES
+from parti_scraper.dataset.tables import LOADED, Column, Table, record_tables
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, loaded_from
 from parti_scraper.exceptions import UsageError
 
@@ -85,14 +85,14 @@ class DatabaseSession:
         elif load.rebuild:
             self._empty()
         self.create(_META)
-        removed = load.staging.removed_runs()
+        removed = load.staging.removed_files()
         if removed:
-            self.note_runs(removed)
+            self.note_removed(removed)
         changes = {}
         for rows in load.rows:
             self.create(rows.table)
             if removed and rows.table.is_of_run:
-                self.execute(sql.delete_runs(self.into(rows.table), REMOVED_RUNS))
+                self.execute(sql.delete_removed(rows.table, self.into(rows.table), REMOVED_FILES))
             changes[rows.table.name] = self._upsert(rows, load.staging)
         self._note(load.meta)
         return changes
@@ -178,12 +178,12 @@ class DatabaseSession:
     def upsert(self, rows: Rows, staging: Staging) -> Upserted:
         """Bring rows into their table, each key of which is there once."""
 
-    def note_runs(self, runs: Sequence[str]) -> None:
-        """Make a temporary table of the runs whose rows are to be replaced."""
-        column = f"{RUN_UUID} {self.types['VARCHAR']}"
-        self.execute(f"CREATE TEMPORARY TABLE {REMOVED_RUNS} ({column}) {self.until_commit}")
-        values = ", ".join(f"({sql.literal(each)})" for each in runs)
-        self.execute(f"INSERT INTO {REMOVED_RUNS} VALUES {values}")
+    def note_removed(self, removed: Sequence[tuple[str, ...]]) -> None:
+        """Make a temporary table of the files whose rows are to be replaced, as that of `Staging`."""
+        columns = ", ".join(f"{name} {self.types[kind]}" for name, kind in REMOVED_COLUMNS.items())
+        self.execute(f"CREATE TEMPORARY TABLE {REMOVED_FILES} ({columns}) {self.until_commit}")
+        values = ", ".join(f"({', '.join(map(sql.literal, each))})" for each in removed)
+        self.execute(f"INSERT INTO {REMOVED_FILES} VALUES {values}")
 
 
 def _all_tables() -> Iterator[Table]:

@@ -102,5 +102,5 @@ class _Session(DatabaseSession):
     def upsert(self, rows: Rows, staging: Staging) -> Upserted:
         return Upserted(self.execute(sql.upsert(rows.table, self.into(rows.table), rows.relation)))
 
-    def note_runs(self, runs: Sequence[str]) -> None:
+    def note_removed(self, removed: Sequence[tuple[str, ...]]) -> None:
         """Do nothing: the table is in the same database."""

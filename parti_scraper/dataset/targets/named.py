@@ -10,6 +10,8 @@ from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
 from parti_scraper.dataset.targets.files import FORMS, FileTarget
 from parti_scraper.dataset.targets.folder import FolderTarget
 from parti_scraper.dataset.targets.local_folder import LocalFolder
+from parti_scraper.dataset.targets.object_store import SCHEMES as STORES
+from parti_scraper.dataset.targets.object_store import ObjectStore
 from parti_scraper.dataset.targets.postgres import PostgresTarget
 from parti_scraper.dataset.targets.postgres_address import ACCEPTED as ACCEPTED_ADDRESS
 from parti_scraper.dataset.targets.postgres_address import SCHEMES, parse_address
@@ -30,15 +32,19 @@ _SUFFIXES: dict[str, Callable[[Path], Target]] = {
     ".xlsx": XlsxTarget,
 }
 _FILES = sorted({*_SUFFIXES, *FORMS})
-ACCEPTED = f"a folder (FOLDER/), a file ({', '.join(_FILES)}), or a database ({SCHEMES[0]}…)"
+ACCEPTED = (
+    f"a folder (FOLDER/, s3://BUCKET/PREFIX/, gs://, az://), a file ({', '.join(_FILES)}), "
+    f"or a database ({SCHEMES[0]}…)"
+)
 
 
-def target_of(text: str, database_url: Secret | None = None) -> Target:
+def target_of(text: str, database_url: Secret | None = None, scratch: Path | None = None) -> Target:
     """Return the target of a text such as `data/`, `streams.xlsx` or `postgresql://…`.
 
     Args:
         text: as typed.
         database_url: the address that `postgresql://` alone stands for.
+        scratch: a folder for the temporary files of targets elsewhere; None: the system's.
 
     Raises:
         UsageError: there is no such target.
@@ -46,6 +52,8 @@ def target_of(text: str, database_url: Secret | None = None) -> Target:
     """
     if text.startswith(SCHEMES):
         return PostgresTarget(_address(text, database_url))
+    if text.startswith(tuple(f"{scheme}://" for scheme in STORES)):
+        return FolderTarget(ObjectStore(text, scratch))
     if "://" not in text:
         path = Path(text)
         if text.endswith("/") or path.is_dir():

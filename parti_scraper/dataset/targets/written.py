@@ -61,8 +61,9 @@ class _Session:
 
     def load(self, load: Load) -> dict[str, Changes]:
         path = self._target.path
-        # Always the same one, so that what a killed export has left is overwritten by the next.
+        # Always the same one, so that the next export removes what a killed one has left.
         temporary = path.with_name(f".{path.name}.export")
+        temporary.unlink(missing_ok=True)
         try:
             changes = self._target.write(load, temporary)
             put_in_place(temporary, path)
