@@ -56,6 +56,8 @@ PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR") or "output"
 PARTI_STATE_DIR = os.environ.get("PARTI_STATE_DIR") or ".scrapy/parti"
 # How far back an incremental run looks for what came late or was changed.
 PARTI_INCREMENTAL_OVERLAP = os.environ.get("PARTI_INCREMENTAL_OVERLAP") or "48h"
+# From when on `scrapy coverage` looks for gaps between ended livestreams. Empty: from the first that a run proves.
+PARTI_COVERAGE_SINCE = os.environ.get("PARTI_COVERAGE_SINCE", "")
 
 # Whether the records of a page go through pipelines and feeds together, which takes a fourth of the time, or one by
 # one, as in any Scrapy project.
