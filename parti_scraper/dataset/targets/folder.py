@@ -221,8 +221,8 @@ class FolderTarget(Target):
         with self._store.open():
             try:
                 session = _Session(self._store, self._unsettled)
-                session.settle()
                 yield session
+                session.settle()
             except duckdb.Error as error:
                 raise TargetError(f"{self.shown}: {one_line(error)}") from None
             except OSError as error:
@@ -256,7 +256,7 @@ class _Session:
             return loaded_from(connection.execute(query, {"paths": paths}).fetchall())
 
     def settle(self) -> None:
-        """Publish again what the data package names, where an export before this one may have published other parts.
+        """If nothing was loaded, publish what the data package names in place of what was published in vain.
 
         The data package is written too, though nothing in it is new: so an export that goes on at the same time
         cannot take its place without having seen this one.
