@@ -42,7 +42,7 @@ Event = tuple[int, int]
 
 
 def bring(target: Path | str, outputs: Iterable[Path], state: Path, **what: Any) -> Report:
-    """Export runs into a target, in this process; `what` as in `Export`."""
+    """Export runs into a target, in this process; `what` as in `Export`. A path without a suffix is a folder."""
     ledger = Ledger.existing(state)
     with closing(ledger) if ledger else nullcontext():
         catalog = Catalog([*outputs], state / CACHE_NAME, ledger)
