@@ -361,16 +361,18 @@ class _Update:
     def _see_old(self, parts: Sequence[str]) -> None:
         """Make a view of the rows that are there, with the part of each."""
         columns = sql.names(self._table.names)
+        nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in self._table.columns)
         if not parts:
-            nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in self._table.columns)
             self._run(f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {nothing}, '' AS part WHERE false")
             return
         files = [(name, self._store.local(self._parts[name].path)) for name in parts]
         each_file = ", ".join(sql.literal(path) for _, path in files)
         by_file = "MAP {" + ", ".join(f"{sql.literal(path)}: {sql.literal(name)}" for name, path in files) + "}"
+        # Files of an earlier version of the tables may all lack a column.
         self._run(
-            f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {columns}, {by_file}[filename] AS part "
-            f"FROM read_parquet([{each_file}], filename=true, hive_partitioning=false, union_by_name=true)"
+            f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {columns}, {by_file}[filename] AS part FROM ("
+            f"SELECT * FROM read_parquet([{each_file}], filename=true, hive_partitioning=false, union_by_name=true) "
+            f"UNION ALL BY NAME SELECT {nothing} WHERE false)"
         )
 
     def _find_old(self, removed: set[str]) -> None:
