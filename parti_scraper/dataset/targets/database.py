@@ -103,8 +103,8 @@ class DatabaseSession:
     def create(self, table: Table) -> None:
         """Create a table if it is missing, and add the columns that it lacks."""
         self.execute(sql.create(table, self.into(table), self.types))
-        missing = [each for each in table.columns if each.name not in self.columns(table)]
-        for column in missing:
+        held = self.columns(table)
+        for column in (each for each in table.columns if each.name not in held):
             kind = self.types[column.type]
             self.execute(f"ALTER TABLE {self.into(table)} ADD COLUMN {sql.name(column.name)} {kind}")
 
