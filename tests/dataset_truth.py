@@ -325,13 +325,13 @@ def _from_duckdb(path: Path, tables: Iterable[str]) -> Iterator[tuple[str, list[
     with duckdb.connect(str(path) if is_database else ":memory:", read_only=is_database) as connection:
         for table in tables:
             relation = _relation(path, table)
-            described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()  # noqa: S608 - names of this module
+            described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
             # Times come as numbers: as times they would be in the time of the machine.
             columns = ", ".join(
                 f'epoch("{name}")::BIGINT AS "{name}"' if kind == "TIMESTAMP WITH TIME ZONE" else f'"{name}"'
                 for name, kind, *_ in described
             )
-            result = connection.execute(f"SELECT {columns} FROM {relation}")  # noqa: S608 - as above
+            result = connection.execute(f"SELECT {columns} FROM {relation}")
             names = [column for column, *_ in result.description or []]
             yield table, [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
@@ -351,7 +351,7 @@ def _from_sqlite(path: str, tables: Iterable[str]) -> Iterator[tuple[str, list[R
     with closing(sqlite3.connect(path)) as connection:
         connection.row_factory = sqlite3.Row
         for table in tables:
-            yield table, [dict(row) for row in connection.execute(f'SELECT * FROM "{table}"')]  # noqa: S608 - as above
+            yield table, [dict(row) for row in connection.execute(f'SELECT * FROM "{table}"')]
 
 
 def _from_postgresql(address: str, tables: Iterable[str]) -> Iterator[tuple[str, list[Row]]]:
@@ -361,7 +361,7 @@ def _from_postgresql(address: str, tables: Iterable[str]) -> Iterator[tuple[str,
     address, _, query = address.partition("?schema=")
     with psycopg.connect(address, row_factory=dict_row) as connection:
         for table in tables:
-            yield table, connection.execute(f'SELECT * FROM "{query or "parti"}"."{table}"').fetchall()  # noqa: S608 - as above
+            yield table, connection.execute(f'SELECT * FROM "{query or "parti"}"."{table}"').fetchall()
 
 
 def _plain(row: Row) -> Row:

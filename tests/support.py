@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from resource import RLIMIT_FSIZE, setrlimit
 from typing import Any, ClassVar
 
 import pytest
@@ -249,6 +251,26 @@ class RunningCrawl:
         self.process.send_signal(signal_number)
         self.stdout, self.stderr = self.process.communicate(timeout=TIMEOUT)
         return self.process.wait()
+
+
+# --- Trouble, for `preexec_fn` -----------------------------------------------------------------------------------
+
+
+def keep_permissions() -> None:
+    """Drop root's right to write everywhere; does nothing for other users."""
+    pr_capbset_drop, cap_dac_override = 24, 1
+    LIBC.prctl(pr_capbset_drop, cap_dac_override, 0, 0, 0)
+
+
+LIBC = ctypes.CDLL(None)
+
+
+def limit_file_size(size: int) -> Callable[[], None]:
+    """Return a function that makes the disk full for a process when a file has so many bytes."""
+    return lambda: setrlimit(RLIMIT_FSIZE, (size, size))
+
+
+# --- The browser ---------------------------------------------------------------------------------------------------
 
 
 def chromium() -> str | None:

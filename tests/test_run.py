@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import ctypes
 import importlib.util
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import time
@@ -29,6 +27,8 @@ from tests.support import (
     Serve,
     environment_of,
     ids,
+    keep_permissions,
+    limit_file_size,
     paths,
     read_csv,
     read_lines,
@@ -133,15 +133,6 @@ def test_an_api_that_does_not_answer_with_records_is_no_complete_run(
     assert "Traceback" not in run.stderr
 
 
-def keep_permissions() -> None:
-    """Drop root's right to write everywhere; does nothing for other users."""
-    pr_capbset_drop, cap_dac_override = 24, 1
-    LIBC.prctl(pr_capbset_drop, cap_dac_override, 0, 0, 0)
-
-
-LIBC = ctypes.CDLL(None)
-
-
 @pytest.mark.parametrize("sealed", ["output/recent", "output/recent/run"])
 def test_a_folder_that_is_not_writable_is_noticed_before_anything_is_requested(
     scrapy: Scrapy, serve: Serve, tmp_path: Path, sealed: str
@@ -204,11 +195,6 @@ def test_a_feed_that_could_not_be_stored_in_the_end_is_in_the_data_package_witho
     assert "feeds" not in run.package
     assert "Error storing csv feed (21 items) in: ftp://127.0.0.1:9/x.csv" in run.stderr
     assert "pa55word" not in run.stderr + json.dumps(run.package)
-
-
-def limit_file_size(size: int) -> Callable[[], None]:
-    """Return a function that makes the disk full for a process when a file has so many bytes."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def test_a_full_disk_stops_the_run_with_its_records_whole_and_the_same_command_finishes_it(

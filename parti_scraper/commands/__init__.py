@@ -31,10 +31,15 @@ def report_in_one_line(parser: argparse.ArgumentParser, command: str) -> None:
     """Have a parser print its errors in one line; the usual ones have the usage before them."""
 
     def refuse(message: str) -> NoReturn:
-        print(f"{program()} {command}: {message}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(say(command, message, 2))
 
     parser.error = refuse  # type: ignore[method-assign]
+
+
+def say(command: str, text: str, code: int) -> int:
+    """Print why a command ends, and return its exit code."""
+    print(f"{program()} {command}: {text}", file=sys.stderr)
+    return code
 
 
 # Scrapy imports this package to list the commands, before it looks for the one that was typed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.exceptions import PartiError
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
+# How an error of one of DuckDB's threads begins, which is JSON within another error.
+_INNER = '{"exception_type":'
 # What DuckDB may use for one statement; beyond that it uses the disk.
 MEMORY = "512MB"
 
@@ -60,4 +63,6 @@ def connect(path: Path | str = ":memory:", scratch: Path | None = None) -> DuckD
 
 def one_line(error: Exception) -> str:
     """Return the first line of an error of DuckDB."""
-    return str(error).strip().partition("\n")[0]
+    line = str(error).strip().partition("\n")[0]
+    start = line.find(_INNER)
+    return line if start == -1 else str(json.JSONDecoder().raw_decode(line, start)[0]["exception_message"])

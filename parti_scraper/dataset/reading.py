@@ -6,11 +6,12 @@ DuckDB takes ten times as long for many small files as for a few large ones.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from parti_scraper.dataset.engine import one_line, require
+from parti_scraper.dataset.engine import TargetError, one_line, require
 from parti_scraper.dataset.plan import LeftOut, Loaded
 from parti_scraper.dataset.staging import FILE_NUMBER, LINE_NUMBER
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 # Bytes of records that are read in one go; as much is written to the disk beside the database.
 _ROUND = 256 << 20
-_CHUNK = 1 << 20
+_CHUNK = 4 << 20
 
 
 class _Mismatch(Exception):  # noqa: N818 - it is no error of this program
@@ -96,9 +97,6 @@ class _Reader:
             except _Mismatch as problem:
                 self._reading.left_out.append(LeftOut(folder, str(problem)))
                 continue
-            except OSError as error:
-                self._reading.left_out.append(LeftOut(folder, f"{error.filename}: {error.strerror}"))
-                continue
             self._round.append((folder, checked))
             self._bytes += sum(each.loaded.bytes - each.start for each in checked)
             if self._bytes >= _ROUND:
@@ -109,7 +107,7 @@ class _Reader:
     # Checking:
 
     def _check(self, part: Part) -> _Checked:
-        """Compare a file with what is said of it. Raises _Mismatch, OSError."""
+        """Compare a file with what is said of it. Raises _Mismatch."""
         before = part.before if part.before and part.before.bytes <= part.bytes else None
         digest, rows, at_before = _digest(part.path, part.bytes, before.bytes if before else 0)
         if part.sha256 and digest != part.sha256:
@@ -133,12 +131,12 @@ class _Reader:
             self._load(records, files)
 
     def _load(self, records: str, files: list[tuple[str, _Checked]]) -> None:
-        """Load files of one kind; where that fails, find out which, by halves."""
+        """Load files of one kind; where that fails, find out which, by halves. Raises TargetError, duckdb.Error."""
         duckdb = require("duckdb", "dataset")
         checked = [each for _, each in files]
         try:
             self._put_together(records, checked)
-        except (duckdb.Error, _Mismatch, OSError) as error:
+        except (duckdb.InvalidInputException, duckdb.ConversionException, _Mismatch) as error:
             if len(files) > 1:
                 half = len(files) // 2
                 self._load(records, files[:half])
@@ -148,6 +146,8 @@ class _Reader:
             problem = f"{bad.part.path.name} cannot be read: {one_line(error)}"
             self._reading.left_out.append(LeftOut(folder, problem))
             return
+        except OSError as error:
+            raise TargetError(f"{self._staging.folder} cannot be written: {error.strerror}") from None
         self._reading.loaded |= {each.part.key: each.loaded for each in checked}
         self._reading.replaced |= {each.part.key for each in checked if each.part.before and not each.start}
 
@@ -172,31 +172,47 @@ class _Reader:
 
     def _lines(self, checked: _Checked, number: int, records: str) -> Iterator[bytes]:
         """Yield what is to be loaded of a file, with the file's number in each line if that is needed."""
+        chunks = _chunks(checked.part.path, checked.start, checked.loaded.bytes)
         if records not in self._numbered:
-            yield from _chunks(checked.part.path, checked.start, checked.loaded.bytes)
+            yield from chunks
             return
-        with checked.part.path.open("rb") as stream:
-            stream.seek(checked.start)
-            body = stream.read(checked.loaded.bytes - checked.start)
-        if not self._numbered[records]:
-            head = b'{"%s":%d,' % (FILE_NUMBER.encode(), number)
-            yield head + body[1:].replace(b"\n{", b"\n" + head)
-            return
-        for line, row in enumerate(body.splitlines(keepends=True), checked.first_line):
-            yield b'{"%s":%d,"%s":%d,' % (FILE_NUMBER.encode(), number, LINE_NUMBER.encode(), line) + row[1:]
+        head = b'{"%s":%d,' % (FILE_NUMBER.encode(), number)
+        numbers = itertools.count(checked.first_line)
+        for lines in _whole_lines(chunks):
+            if not self._numbered[records]:
+                yield head + lines[1:].replace(b"\n{", b"\n" + head)
+                continue
+            for row in lines.splitlines(keepends=True):
+                yield b'%s"%s":%d,%s' % (head, LINE_NUMBER.encode(), next(numbers), row[1:])
+
+
+def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes, cut after lines."""
+    rest = b""
+    for chunk in chunks:
+        lines, end, rest_of_chunk = chunk.rpartition(b"\n")
+        if end:
+            yield rest + lines + end
+            rest = b""
+        rest += rest_of_chunk
+    if rest:
+        yield rest
 
 
 def _chunks(path: Path, start: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes of a file from one to another. Raises OSError, _Mismatch if there are fewer."""
-    with path.open("rb") as stream:
-        stream.seek(start)
-        left = end - start
-        while left > 0:
-            chunk = stream.read(min(_CHUNK, left))
-            if not chunk:
-                raise _Mismatch(f"{path.name} has {end - left} bytes, not {end} as is said of it")
-            left -= len(chunk)
-            yield chunk
+    """Yield the bytes of a file from one to another. Raises _Mismatch if they are not there."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            left = end - start
+            while left > 0:
+                chunk = stream.read(min(_CHUNK, left))
+                if not chunk:
+                    raise _Mismatch(f"{path.name} has {end - left} bytes, not {end} as is said of it")
+                left -= len(chunk)
+                yield chunk
+    except OSError as error:
+        raise _Mismatch(f"{path.name} cannot be read: {error.strerror}") from None
 
 
 def _digest(path: Path, size: int, before: int) -> tuple[str, int, str]:

@@ -14,7 +14,7 @@ from parti_scraper.dataset.engine import connect
 from parti_scraper.dataset.tables import CONTENT_HASH, FIRST_SCRAPED_AT, LAST_SCRAPED_AT, Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from duckdb import DuckDBPyConnection
@@ -27,6 +27,8 @@ REMOVED_FILES = "removed_files"
 REMOVED_COLUMNS = {"run_uuid": "VARCHAR", "file": "VARCHAR", "since": "TIMESTAMPTZ", "until": "TIMESTAMPTZ"}
 _DAY = 86_400
 _ALWAYS = ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+# How many rows are in memory at once on their way to a database.
+_BATCH = 2_048
 # In the lines that are read: the number of their file, and of the line in it.
 FILE_NUMBER = "_file"
 LINE_NUMBER = "_line"
@@ -111,10 +113,26 @@ class Staging:
         """Add records, with all of their columns."""
         insert_all(self.connection, _records(records), rows)
 
+    def copy(self, table: Table, rows: str, condition: str) -> None:
+        """Add records that say the same as rows of a table.
+
+        Args:
+            table: which.
+            rows: the name of the rows, which may lack columns.
+            condition: for the rows that are taken.
+        """
+        columns = [each.name for each in _stored(self._tables[table.records])]
+        described = self.connection.execute(f"DESCRIBE FROM {rows}").fetchall()
+        given = {name for name, *_ in described}
+        taken = f"(SELECT * FROM {rows} rows WHERE {condition})"
+        for query in sql.observations(table, taken, columns, given):
+            self.connection.execute(f"INSERT INTO {_records(table.records)} {query}")
+
     def remove_files(self, files: Iterable[Key]) -> None:
-        """Note files whose rows are to be replaced, in tables in which a row belongs to one run."""
-        self._removed += [(run, file, *_times_of(file)) for run, file in files]
-        insert_all(self.connection, REMOVED_FILES, self._removed)
+        """Note files whose rows are to be replaced, in tables in which a row belongs to one run; "": all of the run."""
+        added = [(run, file, *_times_of(file)) for run, file in files]
+        self._removed += added
+        insert_all(self.connection, REMOVED_FILES, added)
 
     def removed_files(self) -> Sequence[tuple[str, str, str, str]]:
         """Return the rows of `REMOVED_FILES`, with times in ISO 8601."""
@@ -130,6 +148,12 @@ class Staging:
             self.connection.execute(f"DELETE FROM {picks} WHERE row NOT IN ({left})")
         self.connection.execute(f"CREATE OR REPLACE VIEW {ready} AS {sql.picked_rows(table, records, picks)}")
         return Rows(table, ready, _number(self.connection.execute(f"SELECT count(*) FROM {picks}")))
+
+    def batches(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the rows of a query in batches; meanwhile no other statement may be executed."""
+        result = self.connection.execute(query)
+        while batch := result.fetchmany(_BATCH):
+            yield batch
 
 
 def insert_all(connection: DuckDBPyConnection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:

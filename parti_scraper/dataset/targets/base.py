@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from parti_scraper.dataset.engine import TargetError
 from parti_scraper.dataset.plan import Loaded
 from parti_scraper.dataset.tables import SCHEMA_VERSION, record_tables
 from parti_scraper.exceptions import UsageError
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.plan import Key
     from parti_scraper.dataset.staging import Rows, Staging
+
+
+class Outdated(TargetError):  # noqa: N818 - it says what the target is
+    """Another export has changed the target since this one has read it, and nothing was written.
+
+    Raised by targets that cannot be locked; `export` begins again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +70,13 @@ class Changes:
         rows: how many rows it has now.
         new: how many of them it did not have before.
         replaced: how many of them have changed.
+        altered: how many texts it has otherwise than they came, because it cannot hold them.
     """
 
     rows: int
     new: int = 0
     replaced: int = 0
+    altered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

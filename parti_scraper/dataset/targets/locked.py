@@ -24,6 +24,8 @@ def locked(folder: Path, shown: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except FileExistsError:
+        raise TargetError(f"{shown} cannot be written: {folder} is no folder") from None
     except OSError as error:
         raise TargetError(f"{shown} cannot be written: {error.strerror}") from None
     try:
