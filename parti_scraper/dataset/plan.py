@@ -196,21 +196,26 @@ def _problem(entry: Entry) -> LeftOut | None:
 
 def _parts(entry: Entry, wanted: frozenset[str]) -> list[Part]:
     """Return the files of an entry that are wanted."""
-    if entry.run_uuid is None or entry.status is Status.FOREIGN:
-        return []
     head = f"{entry.day}/" if entry.day else ""
     return [
         Part(
-            (entry.run_uuid, head + file.name),
+            (entry.run_uuid or "", head + file.name),
             file.kind,
             entry.folder / file.name,
             file.bytes or 0,
             file.rows,
             file.sha256,
         )
-        for file in entry.files
-        if file.kind in wanted and file.form == "jsonl" and _is_readable(entry, file)
+        for file in readable_files(entry)
+        if file.kind in wanted
     ]
+
+
+def readable_files(entry: Entry) -> list[File]:
+    """Return the files of an entry whose records can be loaded."""
+    if entry.run_uuid is None or entry.status is Status.FOREIGN:
+        return []
+    return [file for file in entry.files if file.kind and file.form == "jsonl" and _is_readable(entry, file)]
 
 
 def _is_readable(entry: Entry, file: File) -> bool:
