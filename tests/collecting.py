@@ -41,12 +41,12 @@ _WITH_DAYS = ("live", "notifications")
 Event = tuple[int, int]
 
 
-def bring(target: Path, outputs: Iterable[Path], state: Path, **what: Any) -> Report:
-    """Export runs into a target, in this process; `what` as in `Export`."""
+def bring(target: Path | str, outputs: Iterable[Path], state: Path, **what: Any) -> Report:
+    """Export runs into a target, in this process; `what` as in `Export`. A path without a suffix is a folder."""
     ledger = Ledger.existing(state)
     with closing(ledger) if ledger else nullcontext():
         catalog = Catalog([*outputs], state / CACHE_NAME, ledger)
-        shown = str(target) if target.suffix else f"{target}/"
+        shown = f"{target}/" if isinstance(target, Path) and not target.suffix else str(target)
         return export(target_of(shown), Export(catalog, state / "export", **what), Silent())
 
 

@@ -325,12 +325,12 @@ def _rows_of_duckdb(path: Path, table: str) -> list[Row]:
     ):
         # Times come as numbers: as times they would be in the time of the machine.
         relation = _relation(path, table)
-        described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()  # noqa: S608 - names of this module
+        described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
         columns = ", ".join(
             f'epoch("{name}")::BIGINT AS "{name}"' if kind == "TIMESTAMP WITH TIME ZONE" else f'"{name}"'
             for name, kind, *_ in described
         )
-        result = connection.execute(f"SELECT {columns} FROM {relation}")  # noqa: S608 - names of this module
+        result = connection.execute(f"SELECT {columns} FROM {relation}")
         names = [column for column, *_ in result.description or []]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
@@ -349,7 +349,7 @@ def _relation(path: Path, table: str) -> str:
 def _rows_of_sqlite(path: str, table: str) -> list[Row]:
     with closing(sqlite3.connect(path)) as connection:
         connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(f'SELECT * FROM "{table}"')]  # noqa: S608 - names of this module
+        return [dict(row) for row in connection.execute(f'SELECT * FROM "{table}"')]
 
 
 def _rows_of_postgresql(address: str, table: str) -> list[Row]:
@@ -358,7 +358,7 @@ def _rows_of_postgresql(address: str, table: str) -> list[Row]:
 
     address, _, query = address.partition("?schema=")
     with psycopg.connect(address, row_factory=dict_row) as connection:
-        return connection.execute(f'SELECT * FROM "{query or "parti"}"."{table}"').fetchall()  # noqa: S608 - names of this module
+        return connection.execute(f'SELECT * FROM "{query or "parti"}"."{table}"').fetchall()
 
 
 def _plain(row: Row) -> Row:

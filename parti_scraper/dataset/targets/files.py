@@ -6,34 +6,33 @@ others are for programs, and have all columns.
 
 from __future__ import annotations
 
+import gzip
+from abc import abstractmethod
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.targets.base import Changes
-from parti_scraper.dataset.targets.written import WrittenTarget, columns_for_people
+from parti_scraper.dataset.targets.written import WrittenTarget, columns_for_people, ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
+    from io import BufferedIOBase
     from pathlib import Path
 
-    from parti_scraper.dataset.staging import Rows
-    from parti_scraper.dataset.tables import Column
+    from parti_scraper.dataset.staging import Rows, Staging
+    from parti_scraper.dataset.tables import Column, Table
     from parti_scraper.dataset.targets.base import Load
 
-# As in the runs' own CSV. What is written is no other file than the one that was named, since that one is temporary.
-_CSV = r"USE_TMP_FILE false, FORMAT csv, HEADER true, NEW_LINE '\r\n'"
-_JSON = "USE_TMP_FILE false, FORMAT json"
-FORMS = {
-    ".parquet": "USE_TMP_FILE false, FORMAT parquet, COMPRESSION zstd",
-    ".csv": _CSV,
-    ".csv.gz": f"{_CSV}, COMPRESSION gzip",
-    ".jsonl": _JSON,
-    ".jsonl.gz": f"{_JSON}, COMPRESSION gzip",
-}
-
+# What is written is no other file than the one that is named, since that one is temporary.
+_PARQUET = "USE_TMP_FILE false, FORMAT parquet, COMPRESSION zstd"
 # What Python takes for white space; RE2's `\s` is less.
 _SPACE = r"\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
 _UNSAFE = rf"^([\t\r\n]|[{_SPACE}]*[-=+@＝＋－＠])"
+_FETCHED = 1_000
+# Higher levels take much longer for little.
+_LEVEL = 6
 
 
 class FileTarget(WrittenTarget):
@@ -41,46 +40,119 @@ class FileTarget(WrittenTarget):
 
     is_single = True
 
-    def __init__(self, path: Path, suffix: str) -> None:
-        super().__init__(path)
-        self._options = FORMS[suffix]
-        self._form = suffix.split(".")[1]
-
     def default_tables(self) -> tuple[str, ...]:
         return ("livestreams",)
 
+
+class ParquetTarget(FileTarget):
+    """A file `.parquet`."""
+
     def write(self, load: Load, path: Path) -> dict[str, Changes]:
         rows, _ = load.rows
-        table, connection = rows.table, load.staging.connection
-        columns: Sequence[Column] = columns_for_people(table) if self._form == "csv" else table.columns
-        values = ", ".join(f"{self._value(each)} AS {sql.name(each.name)}" for each in columns)
-        query = f"SELECT {values} FROM {rows.relation} rows ORDER BY {sql.names(table.sorting, 'rows')}"
-        copied = connection.execute(f"COPY ({query}) TO {sql.literal(str(path))} ({self._options})").fetchall()
+        query = ordered(rows, sql.names(rows.table.names, "rows"))
+        copied = load.staging.connection.execute(f"COPY ({query}) TO {sql.literal(str(path))} ({_PARQUET})").fetchall()
         count = int(copied[0][0])
-        altered = _altered(rows, columns, load) if self._form == "csv" else 0
-        return {table.name: Changes(count, count, altered=altered)}
+        return {rows.table.name: Changes(count, count)}
 
-    def _value(self, column: Column) -> str:
-        """Return the expression for a column, as it stands in a file of the format."""
-        text = f"rows.{sql.name(column.name)}"
-        if column.type == "TIMESTAMPTZ" and self._form != "parquet":
-            return sql.as_text(text)
-        if column.is_json and self._form == "jsonl":
-            return f"{text}::JSON"
-        if column.type == "VARCHAR" and self._form == "csv":
-            return harmless(text)
-        return text
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """How a table becomes lines.
+
+    Attributes:
+        line: the expression for that of a row.
+        altered: the expression for how many texts of a row are otherwise than they came.
+        end: what is after each line.
+        header: the first line; empty: there is none.
+    """
+
+    line: str
+    altered: str
+    end: str
+    header: str = ""
+
+
+class LinesTarget(FileTarget):
+    """A file with a line for each row, compressed if its name ends in `.gz`.
+
+    DuckDB makes the lines, but does not write them: of sorted rows, its `COPY` holds so many that a million livestreams
+    as JSON do not fit into its memory.
+    """
+
+    @abstractmethod
+    def lines(self, table: Table) -> Lines:
+        """Return how a table becomes lines."""
+
+    def write(self, load: Load, path: Path) -> dict[str, Changes]:
+        rows, _ = load.rows
+        with self._open(path) as stream:
+            return {rows.table.name: _write(self.lines(rows.table), rows, load.staging, stream)}
+
+    @contextmanager
+    def _open(self, path: Path) -> Iterator[BufferedIOBase]:
+        with path.open("wb") as stream:
+            if self.path.suffix != ".gz":
+                yield stream
+                return
+            # With the name of the target in it, not that of the temporary file.
+            with gzip.GzipFile(self.path.name, "wb", _LEVEL, stream) as compressed:
+                yield compressed
+
+
+def _write(lines: Lines, rows: Rows, staging: Staging, stream: BufferedIOBase) -> Changes:
+    result = staging.connection.execute(ordered(rows, f"{lines.line}, {lines.altered}"))
+    count = altered = 0
+    if lines.header:
+        stream.write(f"{lines.header}{lines.end}".encode())
+    while fetched := result.fetchmany(_FETCHED):
+        stream.write("".join([line + lines.end for line, _ in fetched]).encode())
+        count += len(fetched)
+        altered += sum(number for _, number in fetched)
+    return Changes(count, count, altered=altered)
+
+
+class JsonLinesTarget(LinesTarget):
+    """A file `.jsonl`."""
+
+    def lines(self, table: Table) -> Lines:
+        fields = ", ".join(f"{sql.literal(each.name)}: {_json_value(each)}" for each in table.columns)
+        return Lines(f"to_json({{{fields}}})", "0", "\n")
+
+
+def _json_value(column: Column) -> str:
+    value = f"rows.{sql.name(column.name)}"
+    if column.type == "TIMESTAMPTZ":
+        return sql.as_text(value)
+    return f"{value}::JSON" if column.is_json else value
+
+
+class CsvTarget(LinesTarget):
+    """A file `.csv`, as `feeds.exporters.CsvItemExporter` writes it."""
+
+    def lines(self, table: Table) -> Lines:
+        columns = columns_for_people(table)
+        cells = ", ',', ".join(map(_cell, columns))
+        texts = [f"rows.{sql.name(each.name)}" for each in columns if each.type == "VARCHAR"]
+        altered = " + ".join(f"coalesce({harmless(text)} <> {text}, false)::INTEGER" for text in texts)
+        return Lines(f"concat({cells})", altered or "0", "\r\n", ",".join(each.name for each in columns))
+
+
+def _cell(column: Column) -> str:
+    """Return the expression for a cell; null is none."""
+    value = f"rows.{sql.name(column.name)}"
+    if column.type == "TIMESTAMPTZ":
+        return sql.as_text(value)
+    return _quoted(harmless(value)) if column.type == "VARCHAR" else value
 
 
 def harmless(text: str) -> str:
     """Return the expression for a text as `feeds.exporters.harmless` returns it."""
     clean = f"replace({text}, chr(0), '\ufffd')"
-    return f"CASE WHEN regexp_matches({clean}, {sql.literal(_UNSAFE)}) THEN concat('''', {clean}) ELSE {clean} END"
+    safe = f"concat(chr(39), {clean})"
+    return f"CASE WHEN regexp_matches({clean}, {sql.literal(_UNSAFE)}) THEN {safe} ELSE {clean} END"
 
 
-def _altered(rows: Rows, columns: Sequence[Column], load: Load) -> int:
-    """Count the texts that `harmless` changes."""
-    names = [f"rows.{sql.name(each.name)}" for each in columns if each.type == "VARCHAR"]
-    counts = " + ".join(f"count(*) FILTER (WHERE {harmless(each)} <> {each})" for each in names)
-    ((count,),) = load.staging.connection.execute(f"SELECT {counts or '0'} FROM {rows.relation} rows").fetchall()
-    return int(count)
+def _quoted(text: str) -> str:
+    """Return the expression for a text in quotes if it needs them (RFC 4180)."""
+    quoted = f"""concat('"', replace({text}, '"', '""'), '"')"""
+    return f"""CASE WHEN regexp_matches({text}, '[",\\r\\n]') THEN {quoted} ELSE {text} END"""

@@ -452,19 +452,28 @@ class _Update:
             self._see_old([part])
             kept = f"WHERE NOT {self._is_removed('old_rows')}" if self._table.is_of_run else ""
             rows += f" UNION ALL SELECT {names} FROM (SELECT * FROM old_rows {kept}) ANTI JOIN effective USING ({key})"
+        count = self._copy(f"{rows} ORDER BY {sql.names(self._table.sorting)}")
         self._parts.pop(part, None)
-        written = self._copy(f"{rows} ORDER BY {sql.names(self._table.sorting)}", part)
-        if written.rows:
-            self._parts[part] = written
+        if count:
+            self._parts[part] = self._put(part, count)
 
     def _write_empty(self) -> Part:
         self._see_old([])
-        return self._copy(f"SELECT {sql.names(self._table.names)} FROM old_rows", "")
+        return self._put("", self._copy(f"SELECT {sql.names(self._table.names)} FROM old_rows"))
 
-    def _copy(self, query: str, part: str) -> Part:
-        """Write the rows of a query as a part."""
-        path = self._store.scratch() / "part.parquet"
-        ((count,),) = self._query(f"COPY ({query}) TO {sql.literal(str(path))} ({_FORMAT})")
+    @property
+    def _written(self) -> Path:
+        """The file that is being written."""
+        return self._store.scratch() / "part.parquet"
+
+    def _copy(self, query: str) -> int:
+        """Write the rows of a query, and return how many they are."""
+        ((count,),) = self._query(f"COPY ({query}) TO {sql.literal(str(self._written))} ({_FORMAT})")
+        return int(count)
+
+    def _put(self, part: str, count: int) -> Part:
+        """Put what was written into the store, as a part with so many rows."""
+        path = self._written
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         # A name is not used again: an export that still has to delete an old file must not delete a new one.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from parti_scraper.api.times import UnparsableError
 from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
-from parti_scraper.dataset.targets.files import FORMS, FileTarget
+from parti_scraper.dataset.targets.files import CsvTarget, JsonLinesTarget, ParquetTarget
 from parti_scraper.dataset.targets.folder import FolderTarget
 from parti_scraper.dataset.targets.local_folder import LocalFolder
 from parti_scraper.dataset.targets.object_store import SCHEMES as STORES
@@ -26,14 +26,18 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.targets.postgres_address import Address
     from parti_scraper.redact import Secret
 
-_SUFFIXES: dict[str, Callable[[Path], Target]] = {
+SUFFIXES: dict[str, Callable[[Path], Target]] = {
+    ".csv": CsvTarget,
+    ".csv.gz": CsvTarget,
     ".duckdb": DuckDbTarget,
+    ".jsonl": JsonLinesTarget,
+    ".jsonl.gz": JsonLinesTarget,
+    ".parquet": ParquetTarget,
     ".sqlite": SqliteTarget,
     ".xlsx": XlsxTarget,
 }
-_FILES = sorted({*_SUFFIXES, *FORMS})
 ACCEPTED = (
-    f"a folder (FOLDER/, s3://BUCKET/PREFIX/, gs://, az://), a file ({', '.join(_FILES)}), "
+    f"a folder (FOLDER/, s3://BUCKET/PREFIX/, gs://, az://), a file ({', '.join(SUFFIXES)}), "
     f"or a database ({SCHEMES[0]}…)"
 )
 
@@ -58,13 +62,10 @@ def target_of(text: str, database_url: Secret | None = None, scratch: Path | Non
         path = Path(text)
         if text.endswith("/") or path.is_dir():
             return FolderTarget(LocalFolder(path))
-        for suffix, make_target in _SUFFIXES.items():
+        for suffix, make_target in SUFFIXES.items():
             if text.endswith(suffix):
                 return make_target(path)
-        for suffix in sorted(FORMS, key=len, reverse=True):
-            if text.endswith(suffix):
-                return FileTarget(path, suffix)
-    hint = did_you_mean(Path(text).suffix, _FILES)
+    hint = did_you_mean(Path(text).suffix, SUFFIXES)
     raise UsageError.of("argument", "TARGET", "not a target", text, ACCEPTED, hint=hint)
 
 

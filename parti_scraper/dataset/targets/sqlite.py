@@ -7,6 +7,7 @@ plain file again, unless another program has it open.
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.staging import Rows, Staging
     from parti_scraper.dataset.tables import Column, Table
 
-# Seconds to wait for another program that writes to the file.
+# Seconds to wait for another program that uses the file, and between two tries where SQLite must not wait itself.
 _PATIENCE = 60
+_PAUSE = 0.05
 # Kilobytes of the file that are kept in memory, where keys are looked up.
 _CACHE = 64 << 10
 
@@ -45,7 +47,8 @@ class SqliteTarget(Target):
                 with closing(sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)) as connection:
                     yield _Session(connection, self.shown)
             except (sqlite3.Error, duckdb.Error) as error:
-                raise TargetError(f"{self.shown}: {one_line(error)}") from None
+                hint = f"another program has used it for {_PATIENCE} s: " if _is_busy(error) else ""
+                raise TargetError(f"{self.shown}: {hint}{one_line(error)}") from None
 
 
 class _Session(DatabaseSession):
@@ -63,14 +66,15 @@ class _Session(DatabaseSession):
         self._connection = connection
 
     def begin(self) -> None:
-        self.query("PRAGMA journal_mode = WAL")
+        self._begin_wal()
         self.execute(f"PRAGMA cache_size = -{_CACHE}")
         self.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         self.execute("COMMIT")
-        # To wait for readers would keep others from reading.
-        self.query("PRAGMA busy_timeout = 0")
+        self._set_patience(0)
+        # As far as readers allow.
+        self.query("PRAGMA wal_checkpoint(TRUNCATE)")
         with suppress(sqlite3.OperationalError):
             self.query("PRAGMA journal_mode = DELETE")
 
@@ -96,6 +100,28 @@ class _Session(DatabaseSession):
         for batch in staging.batches(f"SELECT {columns} FROM {rows.relation}"):
             changed += self._connection.executemany(statement, batch).rowcount
         return Upserted(changed)
+
+    def _begin_wal(self) -> None:
+        """Change to WAL mode, for which nobody may read. If SQLite waited for that, it would let nobody begin to."""
+        self._set_patience(0)
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self.query("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                break
+        self._set_patience(_PATIENCE)
+
+    def _set_patience(self, seconds: float) -> None:
+        self.query(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+
+def _is_busy(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _value(column: Column) -> str:

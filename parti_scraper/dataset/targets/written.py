@@ -6,6 +6,7 @@ from abc import abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import TargetError, one_line, require
 from parti_scraper.dataset.tables import CONTENT_HASH
 from parti_scraper.dataset.targets.base import Target
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from parti_scraper.dataset.plan import Key, Loaded
+    from parti_scraper.dataset.staging import Rows
     from parti_scraper.dataset.tables import Column, Table
     from parti_scraper.dataset.targets.base import Changes, Load
 
@@ -70,6 +72,11 @@ class _Session:
         finally:
             temporary.unlink(missing_ok=True)
         return changes
+
+
+def ordered(rows: Rows, values: str) -> str:
+    """Return the query for expressions of rows, in the order of the table."""
+    return f"SELECT {values} FROM {rows.relation} rows ORDER BY {sql.names(rows.table.sorting, 'rows')}"
 
 
 def columns_for_people(table: Table) -> list[Column]:

@@ -11,10 +11,10 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.engine import TargetError, require
+from parti_scraper.dataset.engine import require
 from parti_scraper.dataset.tables import record_tables
 from parti_scraper.dataset.targets.base import Changes
-from parti_scraper.dataset.targets.written import WrittenTarget, columns_for_people
+from parti_scraper.dataset.targets.written import WrittenTarget, columns_for_people, ordered
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
@@ -64,13 +64,15 @@ class XlsxTarget(WrittenTarget):
                     "(accepted: --since, --until or --table for fewer rows, or another format, such as .csv)"
                 )
         xlsxwriter = require("xlsxwriter", "dataset")
-        options = {"constant_memory": True, "tmpdir": str(load.staging.folder)}
+        # ZIP64 is used for a sheet of more than 2 GB only.
+        options = {"constant_memory": True, "tmpdir": str(load.staging.folder), "use_zip64": True}
         book = xlsxwriter.Workbook(path, options)
         changes = {rows.table.name: _Sheet(book, rows).write(load.staging) for rows in tables}
         try:
             book.close()
-        except xlsxwriter.exceptions.XlsxFileError as error:
-            raise TargetError(f"{self.shown} cannot be written: {error}") from None
+        except xlsxwriter.exceptions.FileCreateError as error:
+            # It has the OSError in it.
+            raise error.args[0] from None
         return changes
 
 
@@ -117,8 +119,7 @@ class _Sheet:
         values = ", ".join(
             f"epoch({names[each.name]})" if each.type == "TIMESTAMPTZ" else names[each.name] for each in self._columns
         )
-        order = sql.names(self._rows.table.sorting, "rows")
-        result = staging.connection.execute(f"SELECT {values} FROM {self._rows.relation} rows ORDER BY {order}")
+        result = staging.connection.execute(ordered(self._rows, values))
         while fetched := result.fetchmany(_FETCHED):
             yield from fetched
 
