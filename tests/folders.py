@@ -42,7 +42,12 @@ def check_names(names: set[str], read: Read) -> None:
     published = {each["published"] for each in package["resources"]}
     assert now | published | {README, PACKAGE} <= names
     assert names - (now | published | {README, PACKAGE}) <= {*package["export"]["before"]}
-    for resource in package["resources"]:
+    assert {name for name in names if name.endswith(".parquet")} == published
+
+
+def check_published(read: Read) -> None:
+    """Compare the files for those who read by a pattern with those of the data package."""
+    for resource in json.loads(read(PACKAGE))["resources"]:
         assert read(resource["published"]) == read(resource["path"]), resource["published"]
 
 
@@ -52,6 +57,7 @@ def check_folder(folder: Path) -> None:
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     check_names(names, reader_of(folder))
+    check_published(reader_of(folder))
 
 
 def reader_of(folder: Path) -> Read:

@@ -361,6 +361,21 @@ def test_a_folder_of_a_later_version_is_refused(output: Path, target: Path, brin
     assert "was made by a later version of this project: its tables are of version 99" in process.stderr
 
 
+def test_a_column_that_all_files_of_an_earlier_version_lack_is_added_with_null(
+    output: Path, target: Path, bring_all: Callable[..., Any]
+) -> None:
+    make_run(output, "recent", "first", [livestream(1), livestream(2)])
+    bring_all()
+    for path in target.glob("livestreams/_versions/*"):
+        without = duckdb.read_parquet(str(path), hive_partitioning=False).project("* EXCLUDE (user_avatar_id)")
+        without.write_parquet(f"{path}.new")
+        path.with_name(f"{path.name}.new").replace(path)
+    make_run(output, "recent", "second", [livestream(3)])
+    bring(target, [output], output.with_name("state"))
+    rows = rows_of(target, "livestreams")
+    assert [(row["event_id"], row["user_avatar_id"]) for row in rows] == [(1, None), (2, None), (3, 4)]
+
+
 def test_a_folder_that_cannot_be_made_is_named_in_one_line(output: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     process = run_to_its_end(["export", f"{tmp_path}/file/dataset/"], environment_of(output, None))

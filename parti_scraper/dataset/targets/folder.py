@@ -221,8 +221,8 @@ class FolderTarget(Target):
         with self._store.open():
             try:
                 session = _Session(self._store, self._unsettled)
-                session.settle()
                 yield session
+                session.settle()
             except duckdb.Error as error:
                 raise TargetError(f"{self.shown}: {one_line(error)}") from None
             except OSError as error:
@@ -256,7 +256,7 @@ class _Session:
             return loaded_from(connection.execute(query, {"paths": paths}).fetchall())
 
     def settle(self) -> None:
-        """Publish again what the data package names, where an export before this one may have published other parts.
+        """If nothing was loaded, publish what the data package names in place of what was published in vain.
 
         The data package is written too, though nothing in it is new: so an export that goes on at the same time
         cannot take its place without having seen this one.
@@ -361,16 +361,18 @@ class _Update:
     def _see_old(self, parts: Sequence[str]) -> None:
         """Make a view of the rows that are there, with the part of each."""
         columns = sql.names(self._table.names)
+        nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in self._table.columns)
         if not parts:
-            nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in self._table.columns)
             self._run(f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {nothing}, '' AS part WHERE false")
             return
         files = [(name, self._store.local(self._parts[name].path)) for name in parts]
         each_file = ", ".join(sql.literal(path) for _, path in files)
         by_file = "MAP {" + ", ".join(f"{sql.literal(path)}: {sql.literal(name)}" for name, path in files) + "}"
+        # Files of an earlier version of the tables may all lack a column.
         self._run(
-            f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {columns}, {by_file}[filename] AS part "
-            f"FROM read_parquet([{each_file}], filename=true, hive_partitioning=false, union_by_name=true)"
+            f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {columns}, {by_file}[filename] AS part FROM ("
+            f"SELECT * FROM read_parquet([{each_file}], filename=true, hive_partitioning=false, union_by_name=true) "
+            f"UNION ALL BY NAME SELECT {nothing} WHERE false)"
         )
 
     def _find_old(self, removed: set[str]) -> None:

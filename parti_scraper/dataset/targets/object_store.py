@@ -135,11 +135,8 @@ class ObjectStore:
         to = self._scratch / "read" / name
         if not to.exists():
             to.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with self._told_if_outdated():
                 self._download(name, to)
-            except _Missing:
-                self._raise_if_outdated()
-                raise
         return str(to)
 
     def _download(self, name: str, to: Path) -> None:
@@ -156,7 +153,7 @@ class ObjectStore:
         path.unlink()
 
     def publish(self, name: str, public: str) -> None:
-        with self._told():
+        with self._told_if_outdated(), self._told():
             _obstore().copy(self._sending, name, public)
 
     def write(self, public: str, content: bytes) -> None:
@@ -231,12 +228,17 @@ class ObjectStore:
         except (errors.AlreadyExistsError, errors.PreconditionError, _Missing):
             return None
 
-    def _raise_if_outdated(self) -> None:
-        """Raise Outdated if the data package is another one than that which was read."""
-        version = self._version
-        self.read_manifest()
-        if self._version != version:
-            raise self._outdated()
+    @contextmanager
+    def _told_if_outdated(self) -> Iterator[None]:
+        """Raise Outdated if an object does not exist because another export has deleted it."""
+        try:
+            yield
+        except _Missing:
+            version = self._version
+            self.read_manifest()
+            if self._version != version:
+                raise self._outdated() from None
+            raise
 
     def _outdated(self) -> Outdated:
         return Outdated(f"{self.shown}: another export has changed it; run it again")

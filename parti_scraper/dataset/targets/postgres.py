@@ -43,6 +43,8 @@ _SETTINGS = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "6",
 }
+_NO_RIGHTS = "42501"
+_NEEDED = "needed: CREATE on the database, or on the schema and ownership of its tables"
 # PostgreSQL has no NUL in a text.
 _REPLACEMENT = "\ufffd"
 
@@ -90,7 +92,7 @@ class _Session(DatabaseSession):
             self.execute(f"SET LOCAL {name} = {sql.literal(value)}")
         ((encoding,),) = self.query("SHOW server_encoding")
         if encoding != "UTF8":
-            raise TargetError(f"{self.shown}: the database has the encoding {encoding}, and needs to have UTF8")
+            raise TargetError(f"{self.shown}: the encoding of the database is {encoding} (accepted: UTF8)")
         self.query(f"SELECT pg_advisory_xact_lock({_lock_of(address.schema)})")
 
     def into(self, table: Table) -> str:
@@ -208,4 +210,5 @@ def _in_csv(column: Column, *, is_altered: bool) -> str:
 
 def _problem(error: psycopg.Error) -> str:
     """Return an error of libpq or the server as one line, without the values of a row."""
-    return " ".join((error.diag.message_primary or str(error)).split())
+    line = " ".join((error.diag.message_primary or str(error)).split())
+    return f"{line} ({_NEEDED})" if error.sqlstate == _NO_RIGHTS else line

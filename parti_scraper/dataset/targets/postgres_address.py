@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # The second one is how some providers write it.
 SCHEMES = ("postgresql://", "postgres://")
 ACCEPTED = (
-    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE?schema=parti, with other than letters and digits in USER and "
-    "PASSWORD percent-encoded; or postgresql:// alone, for that of the environment variable PARTI_DATABASE_URL"
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE?schema=parti, USER and PASSWORD percent-encoded; "
+    "or postgresql:// alone, for that of the environment variable PARTI_DATABASE_URL"
 )
 DEFAULT_SCHEMA = "parti"
 
