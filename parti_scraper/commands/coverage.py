@@ -87,9 +87,7 @@ class Command(ScrapyCommand):
     def _run(self, args: list[str], opts: argparse.Namespace) -> int:
         now = time.time()
         if args:
-            raise UsageError(
-                f"unknown argument: {quoted(args[0])} (accepted: options, see {program()} coverage --help)"
-            )
+            raise UsageError(f"unknown argument: {quoted(args[0])} (accepted: see {program()} coverage --help)")
         check_source(opts.source)
         settings = self.settings
         assert settings is not None  # noqa: S101 - set by Scrapy

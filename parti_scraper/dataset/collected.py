@@ -22,7 +22,7 @@ from parti_scraper.dataset.coverage import (
     proof_of,
     proved,
 )
-from parti_scraper.dataset.plan import LeftOut
+from parti_scraper.dataset.plan import LeftOut, readable_files
 from parti_scraper.items import LiveChannel, LiveNotification
 from parti_scraper.network.source import MOCK, REAL
 from parti_scraper.run.entries import CatalogError, Status
@@ -66,7 +66,7 @@ class Collected:
 
     def add(self, entry: Entry) -> None:
         """Take a run, or a day of one; days follow their run."""
-        self.has_records = self.has_records or any(file.kind and file.bytes for file in entry.files)
+        self.has_records = self.has_records or bool(readable_files(entry))
         if proof := proof_of(entry):
             self.proofs.append(proof)
         if entry.spider in {"live", "notifications"}:
@@ -140,12 +140,15 @@ def collect(entries: Iterable[Entry], now: int, source: str | None = None) -> tu
     left_out: list[LeftOut] = []
     present = timestamp_to_iso(now)
     for entry in entries:
-        if entry.status in {Status.UNREADABLE, Status.TOO_NEW}:
-            left_out.append(LeftOut(entry.location, entry.reason or entry.status))
+        status = entry.status
+        if status is Status.UNREADABLE or status is Status.TOO_NEW:
+            left_out.append(LeftOut(entry.location, entry.reason or status))
         elif (entry.started_at or "") > present:
-            left_out.append(LeftOut(entry.location, "it began in the future, by the clock of its machine"))
-        elif entry.status is not Status.FOREIGN:
-            by_source.setdefault(entry.source or REAL, Collected()).add(entry)
+            left_out.append(LeftOut(entry.location, "began in the future, by the clock of the machine"))
+        elif status is not Status.FOREIGN:
+            if (of_source := by_source.get(entry.source or REAL)) is None:
+                of_source = by_source[entry.source or REAL] = Collected()
+            of_source.add(entry)
     if source is None:
         there = [name for name, each in by_source.items() if each.has_records]
         there = there or [name for name, each in by_source.items() if not each.is_empty]

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from statistics import median_low
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from parti_scraper.api.routes import FIRST_TS, NAN
 from parti_scraper.api.times import DAY, iso_to_timestamp, timestamp_to_iso
@@ -29,6 +32,9 @@ _USUAL_TIMES = 3
 # Seconds. When a run connects, it asks which channels are live, so a shorter break misses only livestreams that begin
 # and end within it.
 _LONGEST_BREAK = 60
+
+# Of a hundred thousand runs, most begin when their window ends, and many where the one before ended.
+_seconds = lru_cache(maxsize=1024)(iso_to_timestamp)
 
 
 class Interval(NamedTuple):
@@ -73,7 +79,7 @@ def clip(intervals: Iterable[Interval], since: int, until: int) -> list[Interval
 def interval_of(since: str, until: str) -> Interval | None:
     """Return an interval of two moments in ISO 8601; None if they are none, or in the wrong order."""
     try:
-        interval = Interval(iso_to_timestamp(since), iso_to_timestamp(until))
+        interval = Interval(_seconds(since), _seconds(until))
     except ValueError:
         return None
     return interval if interval.since <= interval.until else None
@@ -82,8 +88,7 @@ def interval_of(since: str, until: str) -> Interval | None:
 # --- Series ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Series:
+class Series(NamedTuple):
     """What runs with the same filters collect.
 
     Attributes:
@@ -100,17 +105,19 @@ class Series:
     @classmethod
     def of(cls, collection: str, arguments: Mapping[str, Any]) -> Series:
         """Return the series of a run with these arguments, as its data package has them."""
-        if not arguments:
-            return cls(collection)
         categories, user_id = arguments.get("categories", []), arguments.get("user_id")
         names = {_canonical(str(each)) for each in (categories if isinstance(categories, list) else [categories])}
-        return cls(collection, ",".join(sorted(names)), "" if user_id is None else str(user_id))
+        return _series(collection, ",".join(sorted(names)), "" if user_id is None else str(user_id))
 
     @property
     def filters(self) -> dict[str, str]:
         """The filters, as arguments of a spider."""
         filters = {"categories": self.categories, "user_id": self.user_id}
         return {name: value for name, value in filters.items() if value}
+
+
+# The same object for all runs.
+_series = lru_cache(maxsize=1024)(Series)
 
 
 def _canonical(category: str) -> str:
@@ -125,18 +132,19 @@ LIVESTREAMS = Series(Livestream.collection)
 # --- Ended livestreams -------------------------------------------------------------------------------------------
 
 
-class Proof(NamedTuple):
-    """What a run of `recent` proves.
+class Proof(msgspec.Struct, frozen=True, gc=False):
+    """What a run of `recent` proves; a Struct, so that a hundred thousand of them cost the garbage collector nothing.
 
     Attributes:
         series: its filters.
-        interval: every livestream that had ended within it is in the run, or in an earlier one.
+        since, until: every livestream that had ended from then to then is in the run, or in an earlier one.
         continues: whether it relies on earlier runs from its beginning on, whose livestreams it does not repeat.
     """
 
     series: Series
-    interval: Interval
-    continues: bool
+    since: int
+    until: int
+    continues: bool = False
 
 
 def proof_of(entry: Entry) -> Proof | None:
@@ -151,11 +159,11 @@ def proof_of(entry: Entry) -> Proof | None:
     arguments = entry.arguments
     if window is None or arguments.get("sort", "date") != "date":
         return None
-    interval = Interval(window.since, min(window.until, _looked_at(entry, window)))
+    until = min(window.until, _looked_at(entry, window))
     # The first one takes all from where it was told to; so does one after a long break.
     continues = bool(arguments.get("incremental")) and window.since != arguments.get("since", FIRST_TS)
     series = Series.of(Livestream.collection, arguments)
-    return Proof(series, interval, continues) if interval.since <= interval.until else None
+    return Proof(series, window.since, until, continues) if window.since <= until else None
 
 
 def is_elsewhere(entry: Entry) -> bool:
@@ -167,11 +175,11 @@ def _looked_at(entry: Entry, window: Interval) -> int:
     """Return the last moment of a window that was past when the run began."""
     try:
         if entry.started_at is not None:
-            return iso_to_timestamp(entry.started_at)
+            return _seconds(entry.started_at)
         # In format 1, as now, a window ends at the start of the run unless it was told otherwise.
         if "until" not in entry.arguments:
             return window.until
-        return iso_to_timestamp(entry.ended_at or "") - _LONGEST_OF_FORMAT_1
+        return _seconds(entry.ended_at or "") - _LONGEST_OF_FORMAT_1
     except ValueError:
         return window.since - 1
 
@@ -195,13 +203,14 @@ def _accepted(proofs: Iterable[Proof], others: Iterable[Interval]) -> list[Inter
         others: what else is proved for it.
     """
     found, reached = [], -1
-    offered = [(each.interval, each.continues, True) for each in proofs] + [(each, False, False) for each in others]
-    for interval, continues, is_own in sorted(offered):
-        if continues and interval.since > reached:
+    offered = [(each.since, each.continues, each.until, True) for each in proofs]
+    offered += [(each.since, False, each.until, False) for each in others]
+    for since, continues, until, is_own in sorted(offered):
+        if continues and since > reached:
             continue
-        reached = max(reached, interval.until)
+        reached = max(reached, until)
         if is_own:
-            found.append(interval)
+            found.append(Interval(since, until))
     return union(found)
 
 

@@ -201,13 +201,18 @@ def _problem(entry: Entry) -> LeftOut | None:
 
 def _parts(entry: Entry, wanted: frozenset[str], known: Mapping[Key, Loaded]) -> Iterator[Part]:
     """Yield the files of an entry that are wanted."""
-    if entry.run_uuid is None or entry.status is Status.FOREIGN:
-        return
     head = f"{entry.day}/" if entry.day else ""
-    for file in entry.files:
-        if file.kind in wanted and file.form == "jsonl" and _is_readable(entry, file):
-            key = (entry.run_uuid, head + file.name)
+    for file in readable_files(entry):
+        if file.kind in wanted:
+            key = (entry.run_uuid or "", head + file.name)
             yield Part(key, file.kind, entry.location, file.bytes or 0, file.rows, file.sha256, known.get(key))
+
+
+def readable_files(entry: Entry) -> list[File]:
+    """Return the files of an entry whose records can be loaded."""
+    if entry.run_uuid is None or entry.status is Status.FOREIGN:
+        return []
+    return [file for file in entry.files if file.kind and file.form == "jsonl" and _is_readable(entry, file)]
 
 
 def _is_readable(entry: Entry, file: File) -> bool:
