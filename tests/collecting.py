@@ -17,7 +17,7 @@ from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.run.catalog import Catalog
 from parti_scraper.run.catalog_cache import FILE_NAME as CACHE_NAME
 from parti_scraper.run.sealing import LEFT_AFTER, seal
-from tests.dataset_truth import TABLES, Row, rows_of
+from tests.dataset_truth import TABLES, Row, tables_of
 from tests.made_runs import (
     api_call,
     category,
@@ -53,12 +53,12 @@ def bring(target: Path | str, outputs: Iterable[Path], state: Path, **what: Any)
 def differences(target: Path | str, true: Mapping[str, list[Row]], tables: Iterable[str] = TABLES) -> list[str]:
     """Return the rows that a target has and should not have, or should have and has not; some of them."""
     found = []
-    for table in tables:
-        held, wanted = (list(map(repr, rows)) for rows in (rows_of(target, table), true[table]))
+    for table, rows in tables_of(target, tables).items():
+        held, wanted = (list(map(repr, each)) for each in (rows, true[table]))
         found += [f"{table}: too much: {row}" for row in held if row not in wanted][:3]
         found += [f"{table}: missing: {row}" for row in wanted if row not in held][:3]
-        if sorted(held) != sorted(wanted) and not found:
-            found.append(f"{table}: {len(held)} rows, not {len(wanted)}")
+        if held != wanted and not found:
+            found.append(f"{table}: some of {len(held)} rows are twice, or once instead")
     return found
 
 
@@ -96,12 +96,12 @@ class Collector:
         """The folders of runs."""
         return self.output, self.copies
 
-    def collect(self, spider: str, events: Iterable[Event], status: str, set_aside: int) -> None:
-        """Make a run that has ended."""
+    def collect(self, spider: str, events: Iterable[Event], status: str) -> None:
+        """Make a run that has ended, and has set some records aside."""
         now = self._now()
         run_id = f"run-{self._moments}"
         day = now[:10] if spider in _WITH_DAYS else None
-        quarantine = [rejected(each, record=f"{now} {each}") for each in range(set_aside)]
+        quarantine = [rejected(each, record=[now, None, "as it came"][each]) for each in range(self._moments % 4)]
         rows = rows_at(spider, events, now, run_id)
         make_run(self.output, spider, run_id, rows, quarantine=quarantine, day=day, status=status)
 
@@ -113,17 +113,12 @@ class Collector:
         self._add(run, events, now)
         self._note(run)
 
-    def go_on(self, which: int, events: Iterable[Event], *, noted: bool) -> None:
-        """Add records to a run that goes on."""
+    def go_on(self, which: int, events: Iterable[Event]) -> None:
+        """Add records to a run that goes on, and note them."""
         for run in self._one(which, is_sealed=False):
-            now, last = self._now(), run.rows[-1] if run.rows else {}
-            self._add(run, events, now)
-            # A day that is over is described, and then noted.
-            if noted or _day(last) != _day({"observed_at": now}):
-                self._note(run)
-            for path in [*run.folder.rglob("*.jsonl")][-1:]:
-                with path.open("ab") as file:
-                    file.write(b'{"torn":')
+            self._add(run, events, self._now())
+            self._note(run)
+            self._tear(run)
 
     def finish(self, which: int) -> None:
         """Let a run end."""
@@ -131,15 +126,29 @@ class Collector:
             self._write(run, "finished")
             self._going.remove(run)
 
-    def seal(self) -> None:
-        """Seal all runs that go on."""
+    def end(self) -> None:
+        """Let all runs go on and end, and undo all damage."""
+        self.heal()
+        while self._going:
+            self.resume(0, [(1, 0)])
+            self.finish(0)
+
+    def kill(self, which: int, events: Iterable[Event]) -> None:
+        """Add records to a run that goes on, note them only if they are of a new day, and seal all runs that go on."""
+        for run in self._one(which, is_sealed=False):
+            now, last = self._now(), run.rows[-1]
+            self._add(run, events, now)
+            # Then the day before was described.
+            if run.spider in _WITH_DAYS and _day(last) != _day({"observed_at": now}):
+                self._note(run)
+            self._tear(run)
         with closing(Ledger(self.state)) as ledger:
             seal(ledger, None, time.time() + 2 * LEFT_AFTER)
         for run in self._going:
             run.is_sealed = True
 
-    def resume(self, which: int) -> None:
-        """Let a sealed run go on from its last checkpoint."""
+    def resume(self, which: int, events: Iterable[Event]) -> None:
+        """Let a sealed run go on from its last checkpoint, and find something."""
         for run in self._one(which, is_sealed=True):
             self.was_cut |= len(run.rows) > run.noted
             run.rows, run.is_sealed = run.rows[: run.noted], False
@@ -150,23 +159,26 @@ class Collector:
                 record = ledger.find(run.folder)
                 assert record
                 ledger.resume(record.id)
+            self._add(run, events, self._now())
+            self._note(run)
 
-    def copy(self, which: int, *, leaves: bool) -> None:
-        """Copy a run to the other folder, in place of an earlier copy; move it there if it `leaves` and has ended."""
+    def copy(self, which: int) -> None:
+        """Copy a run to the other folder, in place of an earlier copy."""
         for run in self._any(which):
-            to = self.copies / run.relative_to(self.output)
-            shutil.rmtree(to, ignore_errors=True)
-            shutil.copytree(run, to)
-            if leaves and run not in [each.folder for each in self._going]:
-                shutil.rmtree(run)
+            self._copy(run)
+
+    def move(self, which: int) -> None:
+        """Move a run that has ended to the other folder."""
+        for run in self._any(which, has_ended=True):
+            self._copy(run)
+            shutil.rmtree(run)
 
     def damage(self, which: int) -> None:
-        """Change a byte in a file of a run that has ended, and has no copy."""
-        going = [each.folder for each in self._going]
-        for run in self._any(which):
-            has_copy = (self.copies / run.relative_to(self.output)).exists()
-            paths = [] if run in going or has_copy else [*run.rglob("*.jsonl")]
-            for path in [each for each in paths if each.stat().st_size and each not in self._damaged][:1]:
+        """Change a byte in a file of a run that has ended, and has no copy; everything else is healed."""
+        self.heal()
+        for run in self._any(which, has_ended=True):
+            paths = [] if self._copy_of(run).exists() else sorted(run.rglob("*.jsonl"))
+            for path in paths[:1]:
                 content = path.read_bytes()
                 self._damaged[path] = content
                 path.write_bytes(content.replace(b"a", b"b", 1))
@@ -174,8 +186,7 @@ class Collector:
     def heal(self) -> None:
         """Undo all damage."""
         for path, content in self._damaged.items():
-            if path.parent.exists():
-                path.write_bytes(content)
+            path.write_bytes(content)
         self._damaged.clear()
 
     def _now(self) -> str:
@@ -187,11 +198,19 @@ class Collector:
         runs = [run for run in self._going if run.is_sealed == is_sealed]
         return [runs[which % len(runs)]] if runs else []
 
-    def _any(self, which: int) -> list[Path]:
-        runs = sorted(self.output.glob("*/*"))
-        run = runs[which % len(runs)] if runs else None
-        # What is damaged stays where it is.
-        return [run] if run and not any(run in path.parents for path in self._damaged) else []
+    def _any(self, which: int, *, has_ended: bool = False) -> list[Path]:
+        """Return the folder of any run, or none if there are none; what is damaged stays where it is."""
+        going = [each.folder for each in self._going] if has_ended else []
+        damaged = [folder for path in self._damaged for folder in path.parents]
+        runs = [run for run in sorted(self.output.glob("*/*")) if run not in (*going, *damaged)]
+        return [runs[which % len(runs)]] if runs else []
+
+    def _copy(self, run: Path) -> None:
+        shutil.rmtree(self._copy_of(run), ignore_errors=True)
+        shutil.copytree(run, self._copy_of(run))
+
+    def _copy_of(self, run: Path) -> Path:
+        return self.copies / run.relative_to(self.output)
 
     def _add(self, run: _Going, events: Iterable[Event], now: str) -> None:
         run.rows += rows_at(run.spider, events, now, run.folder.name)
@@ -200,6 +219,12 @@ class Collector:
     def _note(self, run: _Going) -> None:
         note_checkpoint(self.state, run.folder)
         run.noted = len(run.rows)
+
+    def _tear(self, run: _Going) -> None:
+        """Add a record of which only the beginning was written."""
+        for path in sorted(run.folder.rglob("*.jsonl"))[-1:]:
+            with path.open("ab") as file:
+                file.write(b'{"torn":')
 
     def _write(self, run: _Going, status: str) -> None:
         """Write the files of a run; those of days that are over are described."""

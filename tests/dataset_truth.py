@@ -178,7 +178,8 @@ def _described(folder: Path, run: Path, package: Row) -> Iterator[_File]:
         if records is None or not resource["bytes"]:
             continue
         path = folder / resource["path"]
-        content = path.read_bytes() if path.exists() else b""
+        # After a clock was set back, a day that is over may come again, and have more than was described.
+        content = path.read_bytes()[: resource["bytes"]] if path.exists() else b""
         if f"sha256:{hashlib.sha256(content).hexdigest()}" != resource["hash"]:
             raise _Damaged(path)
         rows = _parsed(content)
@@ -297,42 +298,42 @@ def in_order(table: str, rows: Iterable[Row]) -> list[Row]:
 # --- What a target holds -----------------------------------------------------------------------------------------
 
 
-def rows_of(target: Path | str, table: str) -> list[Row]:
-    """Return the rows of a table of a target, as those of `Truth`; the column that tells versions apart is left out.
+def tables_of(target: Path | str, tables: Iterable[str] = TABLES) -> dict[str, list[Row]]:
+    """Return the rows of tables of a target, as those of `Truth`; the column that tells versions apart is left out.
 
     Args:
         target: a folder, a file, or an address of PostgreSQL.
-        table: the name of the table; of a file with one table, the name of that.
+        tables: their names; of a file with one table, the name of that.
     """
     text = str(target)
     if text.startswith(("postgresql://", "postgres://")):
-        rows = _rows_of_postgresql(text, table)
+        found = _from_postgresql(text, tables)
     elif text.endswith(".sqlite"):
-        rows = _rows_of_sqlite(text, table)
+        found = _from_sqlite(text, tables)
     else:
-        rows = _rows_of_duckdb(Path(text), table)
-    return in_order(table, map(_plain, rows))
+        found = _from_duckdb(Path(text), tables)
+    return {table: in_order(table, map(_plain, rows)) for table, rows in found}
 
 
-def tables_of(target: Path | str) -> dict[str, list[Row]]:
-    """Return the rows of every table of records of a target."""
-    return {table: rows_of(target, table) for table in TABLES}
+def rows_of(target: Path | str, table: str) -> list[Row]:
+    """Return the rows of one table, as `tables_of`."""
+    return tables_of(target, [table])[table]
 
 
-def _rows_of_duckdb(path: Path, table: str) -> list[Row]:
-    with duckdb.connect(str(path) if path.suffix == ".duckdb" else ":memory:", read_only=path.suffix == ".duckdb") as (
-        connection
-    ):
-        # Times come as numbers: as times they would be in the time of the machine.
-        relation = _relation(path, table)
-        described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
-        columns = ", ".join(
-            f'epoch("{name}")::BIGINT AS "{name}"' if kind == "TIMESTAMP WITH TIME ZONE" else f'"{name}"'
-            for name, kind, *_ in described
-        )
-        result = connection.execute(f"SELECT {columns} FROM {relation}")
-        names = [column for column, *_ in result.description or []]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+def _from_duckdb(path: Path, tables: Iterable[str]) -> Iterator[tuple[str, list[Row]]]:
+    is_database = path.suffix == ".duckdb"
+    with duckdb.connect(str(path) if is_database else ":memory:", read_only=is_database) as connection:
+        for table in tables:
+            relation = _relation(path, table)
+            described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+            # Times come as numbers: as times they would be in the time of the machine.
+            columns = ", ".join(
+                f'epoch("{name}")::BIGINT AS "{name}"' if kind == "TIMESTAMP WITH TIME ZONE" else f'"{name}"'
+                for name, kind, *_ in described
+            )
+            result = connection.execute(f"SELECT {columns} FROM {relation}")
+            names = [column for column, *_ in result.description or []]
+            yield table, [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def _relation(path: Path, table: str) -> str:
@@ -346,19 +347,21 @@ def _relation(path: Path, table: str) -> str:
     return f"read_parquet([{texts}], hive_partitioning = false)"
 
 
-def _rows_of_sqlite(path: str, table: str) -> list[Row]:
+def _from_sqlite(path: str, tables: Iterable[str]) -> Iterator[tuple[str, list[Row]]]:
     with closing(sqlite3.connect(path)) as connection:
         connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(f'SELECT * FROM "{table}"')]
+        for table in tables:
+            yield table, [dict(row) for row in connection.execute(f'SELECT * FROM "{table}"')]
 
 
-def _rows_of_postgresql(address: str, table: str) -> list[Row]:
+def _from_postgresql(address: str, tables: Iterable[str]) -> Iterator[tuple[str, list[Row]]]:
     import psycopg  # noqa: PLC0415 - only some tests need it
     from psycopg.rows import dict_row  # noqa: PLC0415
 
     address, _, query = address.partition("?schema=")
     with psycopg.connect(address, row_factory=dict_row) as connection:
-        return connection.execute(f'SELECT * FROM "{query or "parti"}"."{table}"').fetchall()
+        for table in tables:
+            yield table, connection.execute(f'SELECT * FROM "{query or "parti"}"."{table}"').fetchall()
 
 
 def _plain(row: Row) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,9 +15,8 @@ from threading import Event
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import run_state_machine_as_test
 
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.dataset.selection import Selection
@@ -24,11 +24,10 @@ from parti_scraper.exceptions import UsageError
 from tests import forked
 from tests.collecting import Collector, bring
 from tests.databases import Database, Postgres, Sqlite
-from tests.dataset_truth import TABLES, Row, Truth, rows_of, tables_of
+from tests.dataset_truth import COLLECTIONS, TABLES, Row, Truth, rows_of, tables_of
 from tests.exporting import HOSTILE
 from tests.made_runs import category, live_channel, livestream, make_run, rejected
 from tests.support import TIMEOUT, environment_of
-from tests.test_export import EXAMPLES, _Steps
 
 # Of one moment: how many livestreams, versions of them, and records of files that were loaded.
 STATE = """
@@ -90,24 +89,25 @@ def test_every_table_has_the_rows_that_the_runs_have_and_those_of_a_duckdb_file(
     assert tables_of(tmp_path / "x.duckdb") == truth
 
 
-class _StepsInto(_Steps):
-    """Collects and exports into a database, in any order."""
-
-    # Of the file that is made anew in the end.
-    target_name = "x.duckdb"
-
-    def __init__(self, database: Database) -> None:
-        super().__init__()
-        self.target = database.another()
-
-
-def test_in_whatever_steps_runs_come_the_rows_are_those_of_one_step(database: Database) -> None:
-    run_state_machine_as_test(
-        lambda: _StepsInto(database),
-        settings=settings(
-            max_examples=EXAMPLES, stateful_step_count=10, phases=[Phase.generate], suppress_health_check=[*HealthCheck]
-        ),
-    )
+def test_in_whatever_order_and_steps_runs_come_the_rows_are_those_of_one_step(
+    database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "all").mkdir()
+    collector = Collector(tmp_path / "all")
+    for number, spider in enumerate((*COLLECTIONS, *COLLECTIONS, "recent", "recent", "categories")):
+        collector.collect(spider, [(event, number % 3) for event in range(1 + number % 2, 5)], "finished", number % 2)
+    runs = sorted(collector.output.glob("*/*"))
+    truth = Truth().see(collector.output).tables()
+    by_chance = random.Random(1)
+    for number in range(5):
+        target, output = database.another(), tmp_path / f"output-{number}"
+        by_chance.shuffle(runs)
+        for run in runs:
+            shutil.copytree(run, output / run.relative_to(collector.output))
+            if by_chance.random() < 0.4:
+                bring(target, [output], tmp_path / "state")
+        bring(target, [output], tmp_path / "state")
+        assert tables_of(target) == truth
 
 
 def test_what_is_new_and_what_is_replaced_is_counted(database: Database, output: Path, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_two_exports_at_once_into_the_same_target_are_one_after_the_other(databa
     outputs = [tmp_path / "one" / "output", tmp_path / "two" / "output"]
     truth = Truth()
     with ThreadPoolExecutor(2) as pool:
-        for number in range(12):
+        for number in range(8):
             for side, output in enumerate(outputs):
                 # The same livestreams, in another order; what is newer comes from the one, then from the other.
                 events = range(30) if side else range(29, -1, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -75,6 +76,7 @@ class Command(ScrapyCommand):
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Export; sets the exit code."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self.exitcode = self._run(args, opts)
         except UsageError as error:

@@ -166,13 +166,14 @@ class Earlier:
             read: runs all of whose rows were read from their files.
         """
         read = frozenset(read)
-        staging.remove_files((run, "") for run in self._replaced - read)
+        removed = self._replaced - read
+        staging.remove_files((run, "") for run in removed)
         for each in self._inputs:
             try:
                 self._copy(each, staging, read)
             except _errors() as error:
                 raise TargetError(f"{each.held.shown} cannot be read: {one_line(error)}") from None
-        loaded = {key: each for key, each in self.known.items() if self._before.get(key) != each}
+        loaded = {key: each for key, each in self.known.items() if self._before.get(key) != each or key[0] in removed}
         marks = [each.held.fingerprint for each in self._inputs]
         return loaded | {(MARK, each): Loaded(0, 0, each) for each in marks}
 

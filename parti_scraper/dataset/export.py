@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -147,7 +148,7 @@ class _Exporter:
             reading = self._read(plan, staging)
             if not reading.loaded and not earlier.count and not is_new:
                 return Report({}, (*left_out, *reading.left_out), 0, plan.source)
-            staging.remove_files(self._alone(reading, earlier.known))
+            staging.remove_files(reading.replaced, _mixed(reading, earlier.known))
             loaded = earlier.load(staging, _wholly_read(reading, earlier.known)) | reading.loaded
             changes = self._load(staging, loaded, plan)
         return Report(changes, (*left_out, *reading.left_out), len(reading.loaded), plan.source, earlier.count)
@@ -193,14 +194,6 @@ class _Exporter:
         self._progress.begin("reading runs", total)
         return read_runs(plan.runs, staging, self._tables, self._progress.advance)
 
-    def _alone(self, reading: Reading, known: Mapping[Key, Loaded]) -> list[Key]:
-        """Return the files that were read again whose rows can be told from those of the other files of their runs.
-
-        What runs of the first version of this project have left is not in a folder of its day.
-        """
-        days = {run for run, file in (*known, *reading.loaded) if "/" in file} if reading.replaced else set()
-        return [(run, file) for run, file in reading.replaced if "/" in file or run not in days]
-
     def _load(self, staging: Staging, loaded: Mapping[Key, Loaded], plan: Plan) -> Mapping[str, Changes]:
         self._progress.begin(f"writing {self._target.shown}")
         now = timestamp_to_iso(self._what.now)
@@ -214,6 +207,13 @@ class _Exporter:
         meta = Meta(self._selection.as_json(), source, __version__, now)
         changes = self._session.load(Load(staging, rows, meta, self._rebuilds))
         return {name: each for name, each in changes.items() if name != LOADED.name}
+
+
+def _mixed(reading: Reading, known: Mapping[Key, Loaded]) -> set[str]:
+    """Return the runs of which files were read again that have files of days and, of the first version, others."""
+    runs = {run for run, _ in reading.replaced}
+    files = [key for key in itertools.chain(known, reading.loaded) if key[0] in runs]
+    return {run for run, file in files if "/" in file} & {run for run, file in files if "/" not in file}
 
 
 def _wholly_read(reading: Reading, known: Mapping[Key, Loaded]) -> set[str]:

@@ -14,7 +14,7 @@ from parti_scraper.dataset.engine import connect
 from parti_scraper.dataset.tables import CONTENT_HASH, FIRST_SCRAPED_AT, LAST_SCRAPED_AT, Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from duckdb import DuckDBPyConnection
@@ -27,6 +27,7 @@ REMOVED_FILES = "removed_files"
 REMOVED_COLUMNS = {"run_uuid": "VARCHAR", "file": "VARCHAR", "since": "TIMESTAMPTZ", "until": "TIMESTAMPTZ"}
 _DAY = 86_400
 _ALWAYS = ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+_NEVER = (_ALWAYS[0], _ALWAYS[0])
 # How many rows are in memory at once on their way to a database.
 _BATCH = 2_048
 # In the lines that are read: the number of their file, and of the line in it.
@@ -128,9 +129,14 @@ class Staging:
         for query in sql.observations(table, taken, columns, given):
             self.connection.execute(f"INSERT INTO {_records(table.records)} {query}")
 
-    def remove_files(self, files: Iterable[Key]) -> None:
-        """Note files whose rows are to be replaced, in tables in which a row belongs to one run; "": all of the run."""
-        added = [(run, file, *_times_of(file)) for run, file in files]
+    def remove_files(self, files: Iterable[Key], mixed: Container[str] = ()) -> None:
+        """Note files whose rows are to be replaced, in tables in which a row belongs to one run.
+
+        Args:
+            files: the run of each, and its name; "": all files of the run.
+            mixed: runs with files of days and others. The rows of the others cannot be told from those of the days.
+        """
+        added = [(run, file, *(_NEVER if run in mixed and "/" not in file else _times_of(file))) for run, file in files]
         self._removed += added
         insert_all(self.connection, REMOVED_FILES, added)
 
