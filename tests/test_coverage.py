@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +36,20 @@ from parti_scraper.run.catalog import Catalog
 from parti_scraper.run.entries import Entry
 from parti_scraper.wording import length_of
 from tests.made_runs import category, live_channel, livestream, make_run, note_checkpoint, notification
-from tests.support import STILL, Run, Scrapy, Serve, ids, read_lines
+from tests.support import ROOT, STILL, TIMEOUT, Run, Scrapy, Serve, environment_of, ids, read_lines
 
 NOW = iso_to_timestamp("2024-12-01T00:00:00Z")
 # When runs begin and end, unless it is said otherwise.
 TIMES = {"started_at": "2024-11-30T00:00:00Z", "ended_at": "2024-11-30T00:05:00Z"}
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 GOLDEN = Path(__file__).parent / "golden" / "runs-1" / "output"
+
+
+def documented(title: str) -> str:
+    """Return the block of the document under a title."""
+    match = re.search(rf"^\*\*{title}\.\*\*[^\n]*\n\n```\w+\n(.*?)```$", DATA, flags=re.MULTILINE | re.DOTALL)
+    assert match
+    return match[1]
 
 
 # --- Intervals ---------------------------------------------------------------------------------------------------
@@ -443,6 +455,7 @@ def test_each_gap_is_a_line_with_the_command_that_fills_it(scrapy: Scrapy, outpu
     own = "proved from 2024-10-05T00:00:00Z to 2024-10-06T00:00:00Z, 1 interval, 0 gaps"
     command = "scrapy crawl recent -a since=2024-10-03T00:00:00Z -a until=2024-10-04T23:59:59Z"
     heard = "listened from 2024-11-01T10:00:00Z to 2024-11-01T12:00:00Z, 2 intervals, 1 gap"
+    assert set(documented("What it prints").splitlines()) < set(run.stdout.splitlines())
     assert run.stdout.splitlines() == [
         "livestreams of parti.com: proved from 2024-10-01T00:00:00Z to 2024-10-06T00:00:00Z, 2 intervals, 1 gap",
         f"  gap from 2024-10-03T00:00:00Z to 2024-10-04T23:59:59Z (2d): {command}",
@@ -588,14 +601,20 @@ def test_the_printed_commands_leave_no_gap(crawl: Run, scrapy: Scrapy, serve: Se
     assert failed.code == 4
     before = scrapy("coverage", "--json")
     assert before.returncode == 4
-    commands = [gap["command"] for each in json.loads(before.stdout)["series"] for gap in each["gaps"]]
-    assert commands == [
+    assert [gap["command"] for each in json.loads(before.stdout)["series"] for gap in each["gaps"]] == [
         "scrapy crawl recent -a since=2024-09-25T10:00:01Z -a until=2024-10-19T23:59:59Z",
         "scrapy crawl recent -a categories=gaming -a since=2024-10-04T00:00:00Z -a until=2024-10-05T23:59:59Z",
     ]
-    for command in reversed(commands):
-        run = scrapy(*shlex.split(command)[1:], server=server)
-        assert run.returncode == 0, run.stderr
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = environment_of(output, server, {"PATH": path})
+    subprocess.run(
+        ["sh", "-ec", documented("How to fill all gaps")],
+        cwd=ROOT,
+        env=env,
+        timeout=TIMEOUT,
+        capture_output=True,
+        check=True,
+    )
     after = scrapy("coverage")
     own = "proved from 2024-10-01T00:00:00Z to 2024-10-07T23:59:59Z, 1 interval, 0 gaps"
     assert (after.returncode, after.stderr) == (0, "")
