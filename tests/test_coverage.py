@@ -571,7 +571,11 @@ def test_runs_are_read_from_each_folder_that_is_named(scrapy: Scrapy, tmp_path: 
             "",
             f"option `--from`: an export, which does not say what its runs prove: 's3://x/' ({RUNS})",
         ),
-        (("--jsn",), "", "unknown argument: '--jsn' (accepted: see scrapy coverage --help)"),
+        (
+            ("--jsn",),
+            "",
+            "unknown option: '--jsn' (accepted: --since, --until, --json, --from, --source); did you mean `--json`?",
+        ),
     ],
 )
 def test_a_usage_error_is_one_line(scrapy: Scrapy, typed: tuple[str, ...], setting: str, expected: str) -> None:
