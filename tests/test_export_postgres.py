@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from parti_scraper.dataset.engine import TargetError
+from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.tables import LOADED, record_tables
 from parti_scraper.dataset.targets.database import DatabaseSession
 from parti_scraper.dataset.targets.named import target_of
@@ -373,6 +374,12 @@ def test_without_an_address_that_of_the_environment_is_taken(scrapy: Scrapy, pos
     run = scrapy("export", "postgres://", "--quiet", env={"PARTI_DATABASE_URL": postgres_url})
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     assert rows(postgres_url, "SELECT name FROM parti.categories") == [("Art",)]
+
+
+def test_without_psycopg_an_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ExtraMissing, match=r"^psycopg is not installed \(extra `postgres`\): pip install "):
+        target_of("postgresql://host/x")
 
 
 @pytest.mark.parametrize("command", [("export", "postgresql://"), ("crawl", "recent")])
