@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from scrapy.spiderloader import get_spider_loader
 
-from parti_scraper.exceptions import did_you_mean, quoted
+from parti_scraper.exceptions import UsageError, did_you_mean, quoted
 from parti_scraper.program import program
 from parti_scraper.scrapy_internals import commands, on_unknown_command
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from scrapy.settings import BaseSettings
 
@@ -34,6 +35,16 @@ def report_in_one_line(parser: argparse.ArgumentParser, command: str) -> None:
         sys.exit(say(command, message, 2))
 
     parser.error = refuse  # type: ignore[method-assign]
+
+
+def refuse_options(args: Sequence[str], group: argparse._ArgumentGroup) -> None:
+    """Raise UsageError if one of the arguments is an option, since Scrapy passes on those that it does not know."""
+    known = [option for action in group._group_actions for option in action.option_strings]  # noqa: SLF001 - no other way
+    for text in args:
+        if text.startswith("-"):
+            name = text.partition("=")[0]
+            problem = f"unknown option: {quoted(text)} (accepted: {', '.join(known)})"
+            raise UsageError(problem + did_you_mean(name, known))
 
 
 def say(command: str, text: str, code: int) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from scrapy.commands import ScrapyCommand
 
 from parti_scraper.api.times import TIMES, UnparsableError, first_second, last_second, timestamp_to_iso
-from parti_scraper.commands import report_in_one_line, say
+from parti_scraper.commands import refuse_options, report_in_one_line, say
 from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines, open_runs
 from parti_scraper.dataset.collected import collect
 from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
@@ -72,6 +72,7 @@ class Command(ScrapyCommand):
         where = "folder of runs; repeatable (default: PARTI_OUTPUT_DIR)"
         group.add_argument("--from", dest="inputs", metavar="DIR", action="append", help=where)
         add_source_option(group)
+        self._group = group
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Print the coverage; sets the exit code."""
@@ -86,6 +87,7 @@ class Command(ScrapyCommand):
 
     def _run(self, args: list[str], opts: argparse.Namespace) -> int:
         now = time.time()
+        refuse_options(args, self._group)
         if args:
             raise UsageError(f"unknown argument: {quoted(args[0])} (accepted: see {program()} coverage --help)")
         check_source(opts.source)

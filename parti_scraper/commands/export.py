@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from scrapy.commands import ScrapyCommand
 from tqdm import tqdm
 
-from parti_scraper.commands import report_in_one_line, say
+from parti_scraper.commands import refuse_options, report_in_one_line, say
 from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines, open_runs
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.export import Export, Silent, export
@@ -73,6 +73,7 @@ class Command(ScrapyCommand):
         add_source_option(group)
         group.add_argument("--rebuild", action="store_true", help="fill the target anew, possibly with other options")
         group.add_argument("--quiet", action="store_true", help="print errors only")
+        self._group = group
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Export; sets the exit code."""
@@ -88,6 +89,7 @@ class Command(ScrapyCommand):
 
     def _run(self, args: list[str], opts: argparse.Namespace) -> int:
         now = time.time()
+        refuse_options(args, self._group)
         if not args:
             raise UsageError(f"no target (accepted: {ACCEPTED})")
         check_source(opts.source)

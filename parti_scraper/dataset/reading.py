@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # Bytes of records that are read in one go; as much is written to the disk beside the database.
 _ROUND = 256 << 20
 _CHUNK = 4 << 20
+# The file into which all were copied.
+_IN_FILE = re.compile(r' in file "[^"]*"')
 
 
 class _Mismatch(Exception):  # noqa: N818 - it is no error of this program
@@ -136,14 +139,19 @@ class _Reader:
         checked = [each for _, each in files]
         try:
             self._put_together(records, checked)
-        except (duckdb.InvalidInputException, duckdb.ConversionException, _Mismatch) as error:
+        except (
+            duckdb.InvalidInputException,
+            duckdb.ConversionException,
+            duckdb.ConstraintException,
+            _Mismatch,
+        ) as error:
             if len(files) > 1:
                 half = len(files) // 2
                 self._load(records, files[:half])
                 self._load(records, files[half:])
                 return
             ((folder, bad),) = files
-            problem = f"{bad.part.path.name} cannot be read: {one_line(error)}"
+            problem = f"{bad.part.path.name} cannot be read: {_reason(error)}"
             self._reading.left_out.append(LeftOut(folder, problem))
             return
         except OSError as error:
@@ -184,6 +192,15 @@ class _Reader:
                 continue
             for row in lines.splitlines(keepends=True):
                 yield b'%s"%s":%d,%s' % (head, LINE_NUMBER.encode(), next(numbers), row[1:])
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read, in the words of DuckDB as far as they are about the file itself."""
+    text = one_line(error)
+    if isinstance(error, require("duckdb", "dataset").ConstraintException):
+        column = text.rpartition(".")[2]
+        return f"a record has no {column}"
+    return _IN_FILE.sub("", text)
 
 
 def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -66,8 +66,7 @@ class Staging:
         for table in tables:
             self._tables.setdefault(table.records, []).append(table)
         for records, of_them in self._tables.items():
-            columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in _stored(of_them))
-            self.connection.execute(f"CREATE TABLE {_records(records)} ({columns})")
+            self.connection.execute(f"CREATE TABLE {_records(records)} ({_definition(of_them)})")
         columns = ", ".join(f"{name} {kind}" for name, kind in REMOVED_COLUMNS.items())
         self.connection.execute(f"CREATE TABLE {REMOVED_FILES} ({columns})")
         self._removed: list[tuple[str, str, str, str]] = []
@@ -87,7 +86,7 @@ class Staging:
     def read(self, records: str, path: Path, expected: int) -> int:
         """Read JSON Lines, if there are as many as expected, and return how many there are.
 
-        Raises duckdb.Error if a line cannot be read.
+        Raises duckdb.Error if a line cannot be read, or lacks what makes it a record.
         """
         of_them = self._tables[records]
         stored = _stored(of_them)
@@ -196,6 +195,15 @@ def _stored(tables: Sequence[Table]) -> list[Column]:
     """Return the columns of the records of these tables: those of the lines, and those that are added."""
     added = {each.name: each for table in tables for each in table.columns if each.is_added}
     return _read(tables) + [each for each in added.values() if each.name != LAST_SCRAPED_AT]
+
+
+def _definition(tables: Sequence[Table]) -> str:
+    """Return the columns of the records of these tables as SQL declares them."""
+    # Without these, a line is no record, and no target would take it.
+    needed = {name for table in tables for name in (*table.key, *table.order, *table.least)}
+    return ", ".join(
+        f"{sql.name(each.name)} {each.type}{' NOT NULL' if each.name in needed else ''}" for each in _stored(tables)
+    )
 
 
 def _value(column: Column, tables: Sequence[Table]) -> str:

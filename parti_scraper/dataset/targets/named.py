@@ -58,7 +58,8 @@ def target_of(text: str, database_url: Secret | None = None, scratch: Path | Non
         return PostgresTarget(_address(text, database_url))
     if text.startswith(tuple(f"{scheme}://" for scheme in STORES)):
         return FolderTarget(ObjectStore(text, scratch))
-    if "://" not in text:
+    # `delta+FOLDER/` is reserved for Delta tables, which are still to come.
+    if "://" not in text and not text.startswith("delta+"):
         path = Path(text)
         if text.endswith("/") or path.is_dir():
             return FolderTarget(LocalFolder(path))
