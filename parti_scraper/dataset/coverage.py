@@ -50,7 +50,7 @@ class Interval(NamedTuple):
 
 
 def union(intervals: Iterable[Interval], within: int = 1) -> list[Interval]:
-    """Return the same stretches sorted, those joined that overlap, or begin `within` seconds after the one before."""
+    """Return intervals sorted, and those joined that overlap, or begin at most `within` seconds after another ends."""
     joined: list[Interval] = []
     for since, until in sorted(intervals):
         if joined and since - joined[-1].until <= within:
@@ -218,7 +218,7 @@ def _accepted(proofs: Iterable[Proof], others: Iterable[Interval]) -> list[Inter
 
 
 def listened(spans: Iterable[Interval]) -> list[Interval]:
-    """Return when at least one run was connected; breaks of less than a minute do not count."""
+    """Return when at least one run was connected; breaks of up to a minute do not count."""
     return union(spans, _LONGEST_BREAK)
 
 
