@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +56,9 @@ def differences(target: Path | str, true: Mapping[str, list[Row]], tables: Itera
     """Return the rows that a target has and should not have, or should have and has not; some of them."""
     found = []
     for table, rows in tables_of(target, tables).items():
-        held, wanted = (list(map(repr, each)) for each in (rows, true[table]))
-        found += [f"{table}: too much: {row}" for row in held if row not in wanted][:3]
-        found += [f"{table}: missing: {row}" for row in wanted if row not in held][:3]
-        if held != wanted and not found:
-            found.append(f"{table}: some of {len(held)} rows are twice, or once instead")
+        held, wanted = (Counter(map(repr, each)) for each in (rows, true[table]))
+        found += [f"{table}: too much: {row}" for row in islice(held - wanted, 3)]
+        found += [f"{table}: missing: {row}" for row in islice(wanted - held, 3)]
     return found
 
 

@@ -85,11 +85,11 @@ def command(typed: list[str], env: Mapping[str, str], log: Path, **trouble: Any)
 class Scrapy:
     """A running `scrapy` command, with the methods of `subprocess.Popen` that the tests need."""
 
-    def __init__(self, typed: list[str], env: Mapping[str, str]) -> None:
-        """Start it with the arguments of `scrapy` and its environment."""
+    def __init__(self, typed: list[str], env: Mapping[str, str], **trouble: Any) -> None:
+        """Start it with the arguments of `scrapy` and its environment; for `trouble` see `Trouble`."""
         self._folder = tempfile.TemporaryDirectory()
         self._printed = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
-        self._process = _begin(typed, env, self._printed)
+        self._process = _begin(typed, env, self._printed, Trouble(**trouble))
         self.pid = self._process.pid or 0
 
     @property
@@ -140,10 +140,8 @@ class Scrapy:
         return path.read_bytes().decode() if path.exists() else ""
 
 
-def _begin(
-    typed: list[str], env: Mapping[str, str], printed: Sequence[Path], trouble: Trouble | None = None
-) -> BaseProcess:
-    process = _context.Process(target=_run, args=(typed, dict(env), printed, trouble or Trouble()))
+def _begin(typed: list[str], env: Mapping[str, str], printed: Sequence[Path], trouble: Trouble) -> BaseProcess:
+    process = _context.Process(target=_run, args=(typed, dict(env), printed, trouble))
     process.start()
     return process
 

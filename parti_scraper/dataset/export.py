@@ -136,15 +136,19 @@ class _Exporter:
     def export(self) -> Report:
         self._progress.begin("looking for runs")
         known = {} if self._rebuilds else self._session.loaded()
-        with open_earlier(self._what.earlier, self._what.scratch, self._tables, known) as earlier:
-            return self._export(self._plan(earlier), earlier)
+        with (
+            open_earlier(self._what.earlier, self._what.scratch, self._tables, known) as earlier,
+            # Even if nothing is new, for what a killed export has left.
+            scratch_folder(self._what.scratch) as folder,
+        ):
+            return self._export(self._plan(earlier), earlier, folder)
 
-    def _export(self, plan: Plan, earlier: Earlier) -> Report:
+    def _export(self, plan: Plan, earlier: Earlier, folder: Path) -> Report:
         left_out = (*plan.left_out, *earlier.left_out)
         is_new = self._meta is None or self._rebuilds
         if not plan.runs and not earlier.count and not is_new:
             return Report({}, left_out, 0, plan.source)
-        with scratch_folder(self._what.scratch) as folder, Staging(folder, [*self._tables, LOADED]) as staging:
+        with Staging(folder, [*self._tables, LOADED]) as staging:
             reading = self._read(plan, staging)
             if not reading.loaded and not earlier.count and not is_new:
                 return Report({}, (*left_out, *reading.left_out), 0, plan.source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +25,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         for leftover in parent.iterdir():
             _sweep(leftover)
-        folder = Path(tempfile.mkdtemp(dir=parent))
-        # Another export may be about to sweep it; then there is another one.
-        while (lock := Lock.take(folder)) is None or not folder.exists():
-            folder = Path(tempfile.mkdtemp(dir=parent))
+        folder, lock = _make(parent)
     except OSError as error:
         raise TargetError(f"{parent} cannot be written: {error.strerror}") from None
     try:
@@ -36,6 +33,19 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
+
+
+def _make(parent: Path) -> tuple[Path, Lock]:
+    """Make a folder, and lock it. Raises OSError."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent))
+        # Another export may sweep it before it is locked; then there is another one.
+        with suppress(FileNotFoundError):
+            lock = Lock.take(folder)
+            if lock and folder.exists():
+                return folder, lock
+            if lock:
+                lock.release()
 
 
 def _sweep(folder: Path) -> None:

@@ -110,7 +110,8 @@ def _of_categories(categories: Sequence[str], table: Table) -> str:
     if ALL in categories or NAN in categories:
         return "true"
     numbers = [str(int(each)) for each in categories if each.isascii() and each.isdigit()]
-    texts = [sql.literal(each.casefold()) for each in categories if not (each.isascii() and each.isdigit())]
+    # By the same function on both sides: others make something else of `Straße`.
+    texts = [f"lower({sql.literal(each)})" for each in categories if not (each.isascii() and each.isdigit())]
     names = [each for each in ("category_name", "name", "display_name") if each in table.names]
     conditions = [f"category_id IN ({', '.join(numbers)})"] if numbers else []
     conditions += [f"lower({sql.name(each)}) IN ({', '.join(texts)})" for each in names if texts]
