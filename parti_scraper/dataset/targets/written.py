@@ -66,6 +66,8 @@ class _Session:
         # Always the same one, so that the next export removes what a killed one has left.
         temporary = path.with_name(f".{path.name}.export")
         temporary.unlink(missing_ok=True)
+        # Each thread that sorts holds 122,880 rows in memory, whatever the limit is.
+        load.staging.connection.execute("SET threads = 1")
         try:
             changes = self._target.write(load, temporary)
             put_in_place(temporary, path)
