@@ -22,19 +22,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+import adbc_driver_postgresql.dbapi
+import duckdb
 
 from parti_scraper import __version__
 from parti_scraper.api.times import seconds_to_iso as iso
 from parti_scraper.dataset.export import Export, Silent, export
 from parti_scraper.dataset.selection import Selection
+from parti_scraper.dataset.tables import columns_of
 from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.items import LiveChannel, Livestream
 from parti_scraper.run import datapackage
 from parti_scraper.run.catalog import Catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _HOUR, _DAY = 3_600, 86_400
 _START = 1_735_689_600  # 2025-01-01
@@ -117,10 +123,10 @@ def _snapshot(at: int, by_chance: random.Random) -> list[str]:
 
 
 def _write(
-    folder: Path, item_class: Any, lines: list[str], at: int, more: dict[str, Any], run_id: str | None = None
+    folder: Path, item_class: Any, lines: list[str], at: int, more: dict[str, Any], *, run_id: str | None = None
 ) -> None:
     """Write the folder of a run, or of a day of one."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     run_id = run_id or folder.name
     name = f"{item_class.collection}.jsonl"
     body = "".join(f"{line}\n" for line in lines).encode()
@@ -163,8 +169,6 @@ def step_export(folder: Path, target: str, tables: str = "") -> None:
 
 def step_duckdb(folder: Path, target: str) -> None:
     """Do with one statement what the export of livestreams into Parquet comes down to."""
-    import duckdb
-
     files = sorted(map(str, folder.glob("output/recent/*/livestreams.jsonl")))
     columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in _columns()) + "}"
     with duckdb.connect(config={"temp_directory": str(folder / "spill")}) as connection:
@@ -178,9 +182,6 @@ def step_duckdb(folder: Path, target: str) -> None:
 
 def step_adbc(folder: Path, target: str) -> None:
     """Insert the merged rows into an empty table without a key."""
-    import adbc_driver_postgresql.dbapi
-    import duckdb
-
     with duckdb.connect() as source, adbc_driver_postgresql.dbapi.connect(target) as connection:
         rows = source.sql(f"SELECT * FROM read_parquet('{folder}/dataset/livestreams/**/*.parquet')")
         with connection.cursor() as cursor:
@@ -190,20 +191,18 @@ def step_adbc(folder: Path, target: str) -> None:
 
 
 def _columns() -> Iterator[tuple[str, str]]:
-    from parti_scraper.dataset.tables import columns_of
-
     return ((each.name, "JSON" if each.is_json else each.type) for each in columns_of(Livestream))
 
 
 STEPS: dict[str, Callable[..., None]] = {"export": step_export, "duckdb": step_duckdb, "adbc": step_adbc}
 
 
-def measured(step: str, folder: Path, *arguments: str) -> tuple[float, float]:
-    """Return the seconds that a step took in a process of its own, and the most memory in MiB."""
+def measured(step: str, folder: Path, *arguments: str) -> tuple[float, float, float]:
+    """Return the seconds that a step took in a process of its own, its CPU time, and the most memory in MiB."""
     command = [sys.executable, __file__, "--step", step, str(folder), *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
-    seconds, memory = json.loads(done.stdout)
-    return seconds, memory
+    seconds, cpu, memory = json.loads(done.stdout)
+    return seconds, cpu, memory
 
 
 # --- The cases -------------------------------------------------------------------------------------------------------
@@ -245,7 +244,7 @@ def case_again(folder: Path, runs: int, rows: int, rounds: int) -> None:
         _print("again", measured("export", folder, target))
 
 
-def case_live(folder: Path, days: int, rows: int, rounds: int) -> None:
+def case_live(folder: Path, days: int, _rows: int, _rounds: int) -> None:
     """Print what a year of snapshots takes."""
     for name, by_day in (("folders of days", True), ("folders of runs", False)):
         place = folder / name.replace(" ", "-")
@@ -263,9 +262,9 @@ CASES = {"parquet": case_parquet, "postgres": case_postgres, "again": case_again
 _SIZES = {"parquet": (5_000, 200), "postgres": (5_000, 200), "again": (10_000, 40), "live": (365, 0)}
 
 
-def _print(what: str, ours: tuple[float, float], peer: tuple[float, float] | None = None) -> None:
-    against = f", {ours[0] / peer[0]:.2f} x {peer[0]:.1f} s and {peer[1]:,.0f} MiB" if peer else ""
-    print(f"  {what:<45} {ours[0]:6.2f} s, {ours[1]:,.0f} MiB{against}", flush=True)
+def _print(what: str, ours: tuple[float, float, float], peer: tuple[float, float, float] | None = None) -> None:
+    against = f"; {ours[0] / peer[0]:.2f} x {peer[0]:.1f} s, CPU {ours[1] / peer[1]:.2f} x" if peer else ""
+    print(f"  {what:<45} {ours[0]:6.2f} s, CPU {ours[1]:6.2f} s, {ours[2]:,.0f} MiB{against}", flush=True)
 
 
 def main() -> None:
@@ -281,8 +280,8 @@ def main() -> None:
         name, folder, *arguments = options.step
         began = time.perf_counter()
         STEPS[name](Path(folder), *arguments)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps([time.perf_counter() - began, memory]))
+        seconds, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+        print(json.dumps([seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
         return
     runs, rows = _SIZES[options.case]
     with tempfile.TemporaryDirectory() as folder:

@@ -23,6 +23,8 @@ PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(routes.BASE
 # Sent as a Bearer token to these hosts. Only from the environment: others can read a command line, and Scrapy
 # stores and shows settings; this one shows itself as `***`.
 PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
+# The address of the PostgreSQL database that `scrapy export postgresql://` means; environment only, likewise.
+PARTI_DATABASE_URL = Secret(os.environ.get("PARTI_DATABASE_URL", ""))
 # Addresses of the WebSocket that tells who goes live, comma-separated.
 PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or ",".join(routes.WS_URLS)
 # Scheme and host of the site, whose pages the spider `site` and the transport `browser` open.
@@ -54,6 +56,8 @@ PARTI_OUTPUT_DIR = os.environ.get("PARTI_OUTPUT_DIR") or "output"
 PARTI_STATE_DIR = os.environ.get("PARTI_STATE_DIR") or ".scrapy/parti"
 # How far back an incremental run looks for what came late or was changed.
 PARTI_INCREMENTAL_OVERLAP = os.environ.get("PARTI_INCREMENTAL_OVERLAP") or "48h"
+# From when on `scrapy coverage` looks for gaps between ended livestreams. Empty: from the first that a run proves.
+PARTI_COVERAGE_SINCE = os.environ.get("PARTI_COVERAGE_SINCE", "")
 
 # Whether the records of a page go through pipelines and feeds together, which takes a fourth of the time, or one by
 # one, as in any Scrapy project.

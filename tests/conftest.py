@@ -16,7 +16,7 @@ from parti_scraper.mockserver import MockServer, Options
 pytest_plugins = ("tests.object_store", "tests.postgresql")
 
 # Before their import: so their assertions show the compared values, like those of test files.
-pytest.register_assert_rewrite("tests.listening", "tests.support")
+pytest.register_assert_rewrite("tests.folders", "tests.listening", "tests.support")
 
 from tests.servers import Script, ScriptedServer  # noqa: E402
 from tests.support import (  # noqa: E402

@@ -74,7 +74,12 @@ def crawl(arguments: list[str], env: Mapping[str, str], log: Path, **trouble: An
         log: where what it prints is added.
         trouble: see `Trouble`.
     """
-    return _begin(["crawl", *arguments], env, (log, log), Trouble(**trouble))
+    return command(["crawl", *arguments], env, log, **trouble)
+
+
+def command(typed: list[str], env: Mapping[str, str], log: Path, **trouble: Any) -> BaseProcess:
+    """Start a `scrapy` command that gets into trouble; see `crawl`."""
+    return _begin(typed, env, (log, log), Trouble(**trouble))
 
 
 class Scrapy:

@@ -133,8 +133,9 @@ def _wrong_rows(run: Path) -> Iterator[str]:
         if misplaced:
             yield f"{path.relative_to(run)}: {len(misplaced)} rows of other days, such as {_time(misplaced[0])}"
         if (path.parent / "datapackage.json").exists():
-            in_csv = [row["event_id"] for row in read_csv(path.with_suffix(".csv"))]
-            if in_csv != [str(row["event_id"]) for row in rows]:
+            number = "category_id" if path.stem == "categories" else "event_id"
+            in_csv = [row[number] for row in read_csv(path.with_suffix(".csv"))]
+            if in_csv != [str(row[number]) for row in rows]:
                 yield f"{path.relative_to(run)}: {len(rows)} rows, but {len(in_csv)} or others in CSV"
     twice = [key for key, count in keys.items() if count > 1]
     if twice:
@@ -260,7 +261,7 @@ def _on_air(streams: Iterable[Stream], now: float) -> set[int]:
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return (row.get("snapshot_id"), row.get("total_viewers"), row["event_id"])
+    return (row.get("snapshot_id"), row.get("total_viewers"), row.get("event_id", row.get("category_id")))
 
 
 def _time(row: dict[str, Any]) -> str:

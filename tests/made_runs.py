@@ -157,9 +157,11 @@ def _descriptor(
 
 
 def _describe_days(run: Path, descriptor: Mapping[str, Any]) -> None:
-    """Write the data package of a run whose days all have theirs, with their counts together."""
+    """Write the data package of a run, with the counts of its days together, once all of these have theirs."""
     days = sorted(path.name for path in run.iterdir() if DAY.fullmatch(path.name))
-    packages = [datapackage.read(run / day) or {} for day in days]
+    packages = [package for day in days if (package := datapackage.read(run / day))]
+    if len(packages) < len(days):
+        return
     counts = {name: sum(each["counts"][name] for each in packages) for name in packages[0]["counts"]}
     # These are told of the days only.
     of_run = {name: value for name, value in descriptor.items() if name not in {"snapshots", "listened"}}

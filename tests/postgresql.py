@@ -67,6 +67,11 @@ class Cluster:
         """Have a statement executed by its administrator."""
         self._run("psql", f"--host={self._folder}", f"--port={self.port}", "--username=postgres", "-c", statement)
 
+    def restart(self) -> None:
+        """Let it crash, and start it again."""
+        options = ("--silent", "--pgdata=data", "--mode=immediate", f"--log={self.port}.log")
+        self._run("pg_ctl", "restart", "--wait", *options)
+
     def close(self) -> None:
         """Stop it."""
         self._guard.communicate()

@@ -129,6 +129,18 @@ def test_robots_txt_is_obeyed(crawl: Run, serve: Serve) -> None:
     assert [request.path for request in server.requests] == ["/robots.txt"]
 
 
+def test_the_browser_does_not_get_the_secrets_of_the_environment(serve: Serve, output: Path) -> None:
+    server = serve(**STILL, latency=0.1, page_cap=10)
+    secrets = {"PARTI_TOKEN": TOKEN, "PARTI_DATABASE_URL": "postgresql://me:hidden@127.0.0.1/x"}
+    running = RunningCrawl(typed_of("recent", "run", {}, BROWSER), environment_of(output, server, secrets))
+    wait_until(lambda: bool(api_requests(server)))
+    browser = min(number for number, name in descendants(running.process.pid).items() if "chrom" in name)
+    environment = Path(f"/proc/{browser}/environ").read_bytes()
+    running.stop()
+    assert b"PATH=" in environment
+    assert [name for name in secrets if name.encode() in environment] == []
+
+
 def test_a_browser_that_crashes_is_started_again_and_nothing_is_lost(serve: Serve, output: Path) -> None:
     server = serve(**STILL, latency=0.1, page_cap=10)
     running = RunningCrawl(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from itertools import pairwise
 
@@ -12,6 +16,9 @@ from scrapy.settings import Settings, default_settings
 from scrapy.spiderloader import SpiderLoader
 
 from parti_scraper import settings
+from parti_scraper.commands import export
+from parti_scraper.dataset.tables import SCHEMA_VERSION, record_tables
+from parti_scraper.dataset.targets.named import ACCEPTED
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.spiders import components
 from tests.support import ROOT
@@ -19,6 +26,7 @@ from tests.support import ROOT
 PACKAGE = ROOT / "parti_scraper"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
 
 _loader = SpiderLoader(Settings({"SPIDER_MODULES": settings.SPIDER_MODULES}))
@@ -108,15 +116,65 @@ def test_the_architecture_has_every_direct_dependency_and_no_other() -> None:
     assert named == {re.match(r"[\w-]+", requirement)[0] for requirement in required}
 
 
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/architecture.md", "docs/deployment.md"])
+def test_the_readme_has_every_command_and_no_other() -> None:
+    modules = (PACKAGE / "commands").glob("*.py")
+    own = {path.stem for path in modules if "\nclass Command(" in path.read_text(encoding="utf-8")}
+    assert {name.split()[1] for name in table(README, "command") if name.startswith("scrapy ")} == own
+
+
+def test_the_tables_of_the_dataset_are_as_they_are_said_to_be() -> None:
+    documented = {name: cells[1:] for name, cells in table(DATA, "table").items()}
+    declared = {}
+    for name, each in record_tables().items():
+        added = ", ".join(f"`{column.name}`" for column in each.columns if column.is_added)
+        partition = f"{each.partition} of `{each.time}`" if each.partition else ""
+        declared[name] = [each.description, ", ".join(f"`{column}`" for column in each.key), added, partition]
+    assert documented == declared
+    assert table(DATA, "what")["the tables of the dataset"][2] == str(SCHEMA_VERSION)
+
+
+def test_the_documents_have_every_option_and_target_of_an_export() -> None:
+    parser = argparse.ArgumentParser()
+    command = export.Command()
+    command.settings = Settings()
+    command.add_options(parser)
+    (group,) = (group for group in parser._action_groups if group.title == "Export")
+    options = {option for action in group._group_actions for option in action.option_strings}
+    assert {option.split()[0] for option in table(DATA, "option")} == options
+    targets = set(re.findall(r"FOLDER/|\.[a-z][a-z.]+|\w+://", ACCEPTED))
+    assert {each for each in targets if each not in "".join(table(DATA, "target"))} == set()
+
+
+def test_the_sources_for_dbt_are_made_of_the_tables() -> None:
+    made = subprocess.run(
+        [sys.executable, "tools/dbt_sources.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    assert (ROOT / "docs" / "dbt" / "sources.yml").read_text(encoding="utf-8") == made
+
+
+DOCUMENTS = ["README.md", "CHANGELOG.md", "docs/architecture.md", "docs/data.md", "docs/deployment.md"]
+
+
+def anchors_of(text: str) -> set[str]:
+    """Return the addresses of the sections of a document."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_files_and_sections_that_a_document_names_exist(document: str) -> None:
     path = ROOT / document
     text = path.read_text(encoding="utf-8")
-    anchors = {
-        "#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
-    }
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    assert {link for link in links if link not in anchors and not (path.parent / link).exists()} == set()
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if "://" not in link:
+            name, _, anchor = link.partition("#")
+            target = path.parent / name if name else path
+            assert target.exists(), link
+            assert not anchor or anchor in anchors_of(target.read_text(encoding="utf-8")), link
     files = re.findall(r"[`=]((?:parti_scraper|docs|tests|tools|deploy)/[\w./-]+\w|[\w-]+\.(?:md|toml|txt))\b", text)
     assert {file for file in files if not (ROOT / file).exists()} == set()

@@ -30,6 +30,7 @@ PURE = (
     "exceptions",
     "items",
     "redact",
+    "dataset.coverage",
     "network.addresses",
     "network.backoff",
     "network.fills",

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from scrapy.spiderloader import get_spider_loader
 
-from parti_scraper.exceptions import did_you_mean, quoted
+from parti_scraper.exceptions import UsageError, did_you_mean, quoted
 from parti_scraper.program import program
 from parti_scraper.scrapy_internals import commands, on_unknown_command
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from scrapy.settings import BaseSettings
 
@@ -31,10 +32,25 @@ def report_in_one_line(parser: argparse.ArgumentParser, command: str) -> None:
     """Have a parser print its errors in one line; the usual ones have the usage before them."""
 
     def refuse(message: str) -> NoReturn:
-        print(f"{program()} {command}: {message}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(say(command, message, 2))
 
     parser.error = refuse  # type: ignore[method-assign]
+
+
+def refuse_options(args: Sequence[str], group: argparse._ArgumentGroup) -> None:
+    """Raise UsageError if one of the arguments is an option, since Scrapy passes on those that it does not know."""
+    known = [option for action in group._group_actions for option in action.option_strings]  # noqa: SLF001 - no other way
+    for text in args:
+        if text.startswith("-"):
+            name = text.partition("=")[0]
+            problem = f"unknown option: {quoted(text)} (accepted: {', '.join(known)})"
+            raise UsageError(problem + did_you_mean(name, known))
+
+
+def say(command: str, text: str, code: int) -> int:
+    """Print why a command ends, and return its exit code."""
+    print(f"{program()} {command}: {text}", file=sys.stderr)
+    return code
 
 
 # Scrapy imports this package to list the commands, before it looks for the one that was typed.

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
-from collections import defaultdict
-from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from scrapy.commands import ScrapyCommand
 from tqdm import tqdm
 
-from parti_scraper.commands import report_in_one_line
+from parti_scraper.commands import refuse_options, report_in_one_line, say
+from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines, open_runs
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.export import Export, Silent, export
+from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.targets.named import ACCEPTED, target_of
-from parti_scraper.exceptions import LedgerError, UsageError, did_you_mean
-from parti_scraper.ledger.ledger import Ledger
-from parti_scraper.network.source import MOCK, REAL
-from parti_scraper.program import program
-from parti_scraper.run.catalog import Catalog
-from parti_scraper.run.catalog_cache import FILE_NAME as CACHE_NAME
-from parti_scraper.run.entries import Status
+from parti_scraper.exceptions import LedgerError, UsageError
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.outcome import ExitCode
-from parti_scraper.run.sealing import seal, seal_folder
+from parti_scraper.secret_settings import secret_from
 from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from parti_scraper.dataset.export import Report
-    from parti_scraper.dataset.plan import LeftOut
     from parti_scraper.dataset.targets.base import Target
-    from parti_scraper.run.entries import Entry
-
-# How many folders of runs are named for each reason for which they are left out.
-_NAMED = 3
 
 
 class Command(ScrapyCommand):
@@ -68,7 +57,11 @@ class Command(ScrapyCommand):
         report_in_one_line(parser, "export")
         group = parser.add_argument_group(title="Export")
         group.add_argument(
-            "--from", dest="inputs", metavar="DIR", action="append", help="folder of runs (default: PARTI_OUTPUT_DIR)"
+            "--from",
+            dest="inputs",
+            metavar="DIR",
+            action="append",
+            help="folder of runs, or an earlier export; repeatable (default: PARTI_OUTPUT_DIR)",
         )
         group.add_argument(
             "--table", dest="tables", metavar="NAME", action="append", help="only this table; repeatable"
@@ -77,46 +70,44 @@ class Command(ScrapyCommand):
         group.add_argument("--until", metavar="TIME", help="only rows of this time and earlier")
         group.add_argument("--categories", metavar="LIST", help="only rows of these categories: numbers or names")
         group.add_argument("--user-id", metavar="ID", help="only rows of this channel")
-        group.add_argument(
-            "--source", metavar="SOURCE", help="mock or parti.com (default: parti.com, or what there is)"
-        )
+        add_source_option(group)
         group.add_argument("--rebuild", action="store_true", help="fill the target anew, possibly with other options")
         group.add_argument("--quiet", action="store_true", help="print errors only")
+        self._group = group
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Export; sets the exit code."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self.exitcode = self._run(args, opts)
         except UsageError as error:
-            self.exitcode = _say(str(error), ExitCode.USAGE)
+            self.exitcode = say("export", str(error), ExitCode.USAGE)
         except (TargetError, ExtraMissing, LedgerError) as error:
-            self.exitcode = _say(str(error), ExitCode.NOT_STARTED)
+            self.exitcode = say("export", str(error), ExitCode.NOT_STARTED)
         except KeyboardInterrupt:
-            self.exitcode = _say("stopped; the next export does the rest", ExitCode.STOPPED)
+            self.exitcode = say("export", "stopped; the next export does the rest", ExitCode.STOPPED)
 
     def _run(self, args: list[str], opts: argparse.Namespace) -> int:
         now = time.time()
+        refuse_options(args, self._group)
         if not args:
             raise UsageError(f"no target (accepted: {ACCEPTED})")
-        targets = [target_of(text) for text in args]
-        if opts.source not in {None, MOCK, REAL}:
-            hint = did_you_mean(opts.source, (MOCK, REAL))
-            raise UsageError.of("option", "--source", "no such source", opts.source, f"{MOCK}, {REAL}", hint=hint)
+        check_source(opts.source)
         filters = {name: getattr(opts, name) for name in ("since", "until", "categories", "user_id")}
         selection = Selection.parse(tables=opts.tables or (), now=now, **filters)
         settings = self.settings
         assert settings is not None  # noqa: S101 - set by Scrapy
-        inputs = [_existing(text) for text in opts.inputs] if opts.inputs else [output_dir(settings, {})]
+        inputs = Inputs.parse(opts.inputs) if opts.inputs else Inputs([output_dir(settings, {})], ())
         state = state_dir(settings, {})
-        ledger = Ledger.existing(state)
+        database_url = secret_from(settings, "PARTI_DATABASE_URL")
+        targets = [target_of(text, database_url, state / "export") for text in args]
+        for text in args:
+            inputs.check_apart(text)
         worst = ExitCode.COMPLETE
-        with closing(ledger) if ledger else nullcontext():
-            if ledger:
-                seal(ledger, None, now)
-            catalog = _Runs(Catalog(inputs, state / CACHE_NAME, ledger), now)
+        with open_runs(inputs.runs, state, now) as runs:
             for target in targets:
                 _check_tables(target, selection)
-                what = Export(catalog, state / "export", selection, opts.source, opts.rebuild, now)
+                what = Export(runs, state / "export", selection, opts.source, opts.rebuild, now, inputs.exports)
                 progress = Silent() if opts.quiet else _Line()
                 report = export(target, what, progress)
                 if not opts.quiet:
@@ -124,27 +115,9 @@ class Command(ScrapyCommand):
                     print("\n".join(_summary(target, report)))
                 if not report.is_whole:
                     if opts.quiet:
-                        print("\n".join(_left_out(report.left_out)), file=sys.stderr)
+                        print("\n".join(left_out_lines(report.left_out)), file=sys.stderr)
                     worst = ExitCode.INCOMPLETE
         return worst
-
-
-class _Runs:
-    """The runs of a catalog, of which those that no ledger knows, and that were left, are sealed first."""
-
-    def __init__(self, catalog: Catalog, now: float) -> None:
-        self._catalog, self._now = catalog, now
-
-    def __iter__(self) -> Iterator[Entry]:
-        sealed = set()
-        for entry in self._catalog:
-            is_unknown = entry.status is Status.UNFINISHED and entry.run_uuid is None and entry.day is None
-            if is_unknown and seal_folder(entry.folder, self._now):
-                sealed.add(entry.folder)
-            else:
-                yield entry
-        if sealed:
-            yield from (each for each in self._catalog if {each.folder, each.folder.parent} & sealed)
 
 
 class _Line:
@@ -170,14 +143,6 @@ class _Line:
             self._line.update(size)
 
 
-def _existing(text: str) -> Path:
-    """Return a folder that was typed. Raises UsageError if there is none."""
-    path = Path(text)
-    if not path.is_dir():
-        raise UsageError.of("option", "--from", "not a folder", text, "a folder of runs, or an earlier export")
-    return path
-
-
 def _check_tables(target: Target, selection: Selection) -> None:
     """Raise UsageError if several tables are to go into a file that holds one."""
     if target.is_single and len(selection.tables or ()) > 1:
@@ -191,25 +156,11 @@ def _summary(target: Target, report: Report) -> Iterator[str]:
         yield f"{target.shown}: nothing is new"
     else:
         source = f", of {report.source}" if report.source else ""
-        yield f"{target.shown}: {number_of(report.files, 'files')} read{source}"
+        earlier = f" and {number_of(report.exports, 'earlier exports')}" if report.exports else ""
+        yield f"{target.shown}: {number_of(report.files, 'files')}{earlier} read{source}"
         width = max(map(len, report.tables))
         for name, changes in report.tables.items():
             done = f"{changes.new:,} new" + (f", {changes.replaced:,} replaced" if changes.replaced else "")
             done += f", {number_of(changes.altered, 'texts')} altered" if changes.altered else ""
             yield f"  {name:<{width}}  {number_of(changes.rows, 'rows')} ({done})"
-    yield from _left_out(report.left_out)
-
-
-def _left_out(left_out: Sequence[LeftOut]) -> Iterator[str]:
-    """Yield a line for each reason for which runs are left out, with the first of them."""
-    by_reason: defaultdict[str, list[str]] = defaultdict(list)
-    for each in left_out:
-        by_reason[each.reason].append(each.folder)
-    for reason, folders in by_reason.items():
-        named = ", ".join(folders[:_NAMED]) + (", …" if len(folders) > _NAMED else "")
-        yield f"  left out: {number_of(len(folders), 'runs')}: {reason}: {named}"
-
-
-def _say(text: str, code: int) -> int:
-    print(f"{program()} export: {text}", file=sys.stderr)
-    return code
+    yield from left_out_lines(report.left_out)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
+# What is to be installed for each extra; `make setup` has the first.
+_PACKAGES = {"dataset": "duckdb tzdata xlsxwriter", "postgres": "'psycopg[binary]'", "s3": "obstore"}
 # How an error of one of DuckDB's threads begins, which is JSON within another error.
 _INNER = '{"exception_type":'
 # What DuckDB may use for one statement; beyond that it uses the disk.
@@ -39,9 +41,8 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        package = module.partition(".")[0]
-        hint = f"pip install 'parti_scraper[{extra}]', or `make setup` in the project's folder"
-        raise ExtraMissing(f"{package} is not installed (extra `{extra}`): {hint}") from None
+        package, packages = module.partition(".")[0], _PACKAGES[extra]
+        raise ExtraMissing(f"{package} is not installed (extra `{extra}`): pip install {packages}") from None
 
 
 def connect(path: Path | str = ":memory:", scratch: Path | None = None) -> DuckDBPyConnection:

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import itertools
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from parti_scraper import __version__
 from parti_scraper.api.times import timestamp_to_iso
-from parti_scraper.dataset.engine import TargetError
+from parti_scraper.dataset.earlier import open_earlier
 from parti_scraper.dataset.plan import LeftOut, Plan, make_plan
 from parti_scraper.dataset.reading import Reading, read_runs
+from parti_scraper.dataset.scratch import scratch_folder
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.staging import Staging
 from parti_scraper.dataset.tables import LOADED, record_tables
-from parti_scraper.dataset.targets.base import Changes, Load, Meta
+from parti_scraper.dataset.targets.base import Changes, Load, Meta, Outdated
 from parti_scraper.exceptions import UsageError
-from parti_scraper.ledger.locks import Lock
+from parti_scraper.network.source import REAL
 from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
+    from parti_scraper.dataset.earlier import Earlier
     from parti_scraper.dataset.plan import Key, Loaded
     from parti_scraper.dataset.tables import Table
     from parti_scraper.dataset.targets.base import Session, Target
     from parti_scraper.run.entries import Entry
+
+# How often an export begins again where others keep changing the target.
+_ATTEMPTS = 10
 
 
 class Progress(Protocol):
@@ -63,6 +67,7 @@ class Export:
         source: `mock` or `parti.com`; None: what there is, real data if there are both.
         rebuild: whether the target is to be filled anew.
         now: Unix seconds.
+        earlier: exports that are read too, as typed; see `earlier_formats.is_export`.
     """
 
     entries: Iterable[Entry]
@@ -71,6 +76,7 @@ class Export:
     source: str | None = None
     rebuild: bool = False
     now: float = field(default_factory=time.time)
+    earlier: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +86,16 @@ class Report:
     Attributes:
         tables: what was done to each table; none if nothing was new.
         left_out: runs that are not in the target, and why.
-        files: how many files were loaded.
+        files: how many files of runs were loaded.
         source: where the data come from.
+        exports: how many earlier exports were loaded.
     """
 
     tables: Mapping[str, Changes]
     left_out: tuple[LeftOut, ...]
     files: int
     source: str | None
+    exports: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -103,6 +111,13 @@ def export(target: Target, what: Export, progress: Progress) -> Report:
         TargetError: the target, or the folder for temporary files, cannot be read or written.
         ExtraMissing: a package is not installed.
     """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(Outdated):
+            return _export(target, what, progress)
+    return _export(target, what, progress)
+
+
+def _export(target: Target, what: Export, progress: Progress) -> Report:
     with target.open() as session:
         return _Exporter(target, session, what, progress).export()
 
@@ -121,14 +136,22 @@ class _Exporter:
     def export(self) -> Report:
         self._progress.begin("looking for runs")
         known = {} if self._rebuilds else self._session.loaded()
-        plan = self._plan(known)
+        with open_earlier(self._what.earlier, self._what.scratch, self._tables, known) as earlier:
+            return self._export(self._plan(earlier), earlier)
+
+    def _export(self, plan: Plan, earlier: Earlier) -> Report:
+        left_out = (*plan.left_out, *earlier.left_out)
         is_new = self._meta is None or self._rebuilds
-        if not plan.runs and not is_new:
-            return Report({}, tuple(plan.left_out), 0, plan.source)
+        if not plan.runs and not earlier.count and not is_new:
+            return Report({}, left_out, 0, plan.source)
         with scratch_folder(self._what.scratch) as folder, Staging(folder, [*self._tables, LOADED]) as staging:
             reading = self._read(plan, staging)
-            changes = self._load(staging, reading, plan)
-        return Report(changes, (*plan.left_out, *reading.left_out), len(reading.loaded), plan.source)
+            if not reading.loaded and not earlier.count and not is_new:
+                return Report({}, (*left_out, *reading.left_out), 0, plan.source)
+            staging.remove_files(reading.replaced, _mixed(reading, earlier.known))
+            loaded = earlier.load(staging, _wholly_read(reading, earlier.known)) | reading.loaded
+            changes = self._load(staging, loaded, plan)
+        return Report(changes, (*left_out, *reading.left_out), len(reading.loaded), plan.source, earlier.count)
 
     def _select(self) -> Selection:
         """Return what the target is to hold. Raises UsageError if it holds something else."""
@@ -143,9 +166,12 @@ class _Exporter:
             )
         return held
 
-    def _plan(self, known: Mapping[Key, Loaded]) -> Plan:
-        """Return what is to be loaded. Raises UsageError."""
-        plan = make_plan(self._what.entries, {table.records for table in self._tables}, known, self._what.source)
+    def _plan(self, earlier: Earlier) -> Plan:
+        """Return what is to be loaded, also of earlier exports. Raises UsageError."""
+        source = self._what.source or (REAL if earlier.source == REAL else None)
+        plan = self._plan_runs(earlier.known, source)
+        earlier.keep(plan.source or source or earlier.source)
+        plan = replace(plan, source=plan.source or earlier.source)
         held = None if self._meta is None or self._what.rebuild else self._meta.source
         if held and plan.source and held != plan.source:
             raise UsageError(
@@ -160,25 +186,20 @@ class _Exporter:
             )
         return plan
 
+    def _plan_runs(self, known: Mapping[Key, Loaded], source: str | None) -> Plan:
+        return make_plan(self._what.entries, {table.records for table in self._tables}, known, source)
+
     def _read(self, plan: Plan, staging: Staging) -> Reading:
         total = sum(part.bytes for parts in plan.runs.values() for part in parts)
         self._progress.begin("reading runs", total)
-        reading = read_runs(plan.runs, staging, self._tables, self._progress.advance)
-        if reading.replaced:
-            # Of these runs, the rows of all files are replaced, also of those that have not changed.
-            loaded = self._session.loaded() | reading.loaded
-            known = {key: each for key, each in loaded.items() if key[0] not in reading.replaced}
-            again = read_runs(self._plan(known).runs, staging, self._tables, self._progress.advance)
-            reading.loaded |= again.loaded
-            staging.remove_runs(reading.replaced)
-        return reading
+        return read_runs(plan.runs, staging, self._tables, self._progress.advance)
 
-    def _load(self, staging: Staging, reading: Reading, plan: Plan) -> Mapping[str, Changes]:
+    def _load(self, staging: Staging, loaded: Mapping[Key, Loaded], plan: Plan) -> Mapping[str, Changes]:
         self._progress.begin(f"writing {self._target.shown}")
         now = timestamp_to_iso(self._what.now)
         staging.add(
             LOADED.records,
-            [(*key, each.bytes, each.rows, each.sha256, now) for key, each in reading.loaded.items()],
+            [(*key, each.bytes, each.rows, each.sha256, now) for key, each in loaded.items()],
         )
         rows = [staging.rows(table, self._selection.condition(table, self._what.now)) for table in self._tables]
         rows.append(staging.rows(LOADED))
@@ -188,43 +209,22 @@ class _Exporter:
         return {name: each for name, each in changes.items() if name != LOADED.name}
 
 
+def _mixed(reading: Reading, known: Mapping[Key, Loaded]) -> set[str]:
+    """Return the runs of which files were read again that have files of days and, of the first version, others."""
+    runs = {run for run, _ in reading.replaced}
+    files = [key for key in itertools.chain(known, reading.loaded) if key[0] in runs]
+    return {run for run, file in files if "/" in file} & {run for run, file in files if "/" not in file}
+
+
+def _wholly_read(reading: Reading, known: Mapping[Key, Loaded]) -> set[str]:
+    """Return the runs all of whose files that were known before were read again."""
+    runs = {run for run, _ in reading.replaced}
+    return runs - {key[0] for key in known if key[0] in runs and key not in reading.replaced}
+
+
 def _shown(selection: Selection) -> str:
     """Return a selection as it would be typed."""
     typed = [f"--table {table}" for table in selection.tables or ()]
     filters = {name: value for name, value in selection.as_json().items() if name != "tables"}
     typed += [f"--{name.replace('_', '-')} {value}" for name, value in filters.items()]
     return " ".join(typed) or "everything"
-
-
-@contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Make a temporary folder, and delete it in the end, together with those that killed exports have left.
-
-    Raises TargetError.
-    """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for leftover in parent.iterdir():
-            _sweep(leftover)
-        folder = Path(tempfile.mkdtemp(dir=parent))
-        # Another export may be about to sweep it; then there is another one.
-        while (lock := Lock.take(folder)) is None or not folder.exists():
-            folder = Path(tempfile.mkdtemp(dir=parent))
-    except OSError as error:
-        raise TargetError(f"{parent} cannot be written: {error.strerror}") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
-
-
-def _sweep(folder: Path) -> None:
-    """Delete a temporary folder if no process works in it."""
-    try:
-        lock = Lock.take(folder)
-    except FileNotFoundError:
-        return
-    if lock:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()

@@ -7,15 +7,15 @@ what is there up to their last checkpoint.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from parti_scraper.network.source import MOCK, REAL
 from parti_scraper.run.entries import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from parti_scraper.run.entries import Entry, File
 
@@ -45,7 +45,7 @@ class Part:
     Attributes:
         key: the run and the file.
         records: what it holds.
-        path: where it is.
+        folder: the folder that it is in.
         bytes: how many of its first bytes are good.
         rows: how many records these are; None if unknown.
         sha256: of these bytes; None if unknown.
@@ -54,26 +54,33 @@ class Part:
 
     key: Key
     records: str
-    path: Path
+    folder: str
     bytes: int
     rows: int | None
     sha256: str | None
     before: Loaded | None = None
 
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return Path(self.folder, self.key[1].rpartition("/")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A run, or a day of one, that is not loaded.
+    """A run, a day of one, or an earlier export that is not loaded.
 
     Attributes:
         folder: its folder.
         reason: why, a part of a sentence.
         is_wrong: whether something is wrong with it.
+        what: what it is, in the plural.
     """
 
     folder: str
     reason: str
     is_wrong: bool = True
+    what: str = "runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +112,23 @@ class _Rank(NamedTuple):
 class _OfSource:
     """The files of one source: the best copy of each, and those of which the best copy was loaded before."""
 
-    best: dict[Key, tuple[_Rank, str, Part | None]] = field(default_factory=dict)
+    best: dict[Key, tuple[_Rank, Part | None]] = field(default_factory=dict)
     settled: set[Key] = field(default_factory=set)
     folders: list[str] = field(default_factory=list)
 
-    def offer(self, entry: Entry, part: Part, before: Loaded | None) -> None:
+    def offer(self, entry: Entry, part: Part) -> None:
         """Take a file if it is the best copy so far."""
         if part.key in self.settled:
             return
         rank = _Rank(not entry.pruned, entry.status is Status.FINISHED, part.bytes)
-        is_loaded = before is not None and _is_loaded(entry, part, before)
+        is_loaded = part.before is not None and _is_loaded(entry, part, part.before)
         if is_loaded and rank.has_files and rank.is_finished:
             # Of a hundred thousand files that were loaded before, no more is kept than this.
             self.settled.add(part.key)
             self.best.pop(part.key, None)
             return
         if part.key not in self.best or rank > self.best[part.key][0]:
-            self.best[part.key] = (rank, entry.location, None if is_loaded else replace(part, before=before))
+            self.best[part.key] = (rank, None if is_loaded else part)
 
 
 def make_plan(
@@ -142,9 +149,9 @@ def make_plan(
         problem = _problem(entry)
         if problem:
             left_out.append(problem)
-        for part in () if problem else _parts(entry, wanted):
+        for part in () if problem else _parts(entry, wanted, known):
             of_source = by_source.setdefault(entry.source or REAL, _OfSource())
-            of_source.offer(entry, part, known.get(part.key))
+            of_source.offer(entry, part)
             if of_source.folders[-1:] != [entry.location]:
                 of_source.folders.append(entry.location)
     source = source or (REAL if REAL in by_source or not by_source else MOCK)
@@ -162,13 +169,13 @@ def _plan(of_source: _OfSource | None, left_out: list[LeftOut], source: str) -> 
         return Plan({}, left_out)
     runs: defaultdict[str, list[Part]] = defaultdict(list)
     pruned: dict[str, None] = {}
-    for rank, folder, part in of_source.best.values():
+    for rank, part in of_source.best.values():
         if part is None:
             continue
         if rank.has_files:
-            runs[folder].append(part)
+            runs[part.folder].append(part)
         else:
-            pruned[folder] = None
+            pruned[part.folder] = None
     left_out += [LeftOut(each, "its files were removed by `prune`, and are not in this target") for each in pruned]
     return Plan(runs, left_out, source, [*pruned])
 
@@ -184,29 +191,28 @@ def _problem(entry: Entry) -> LeftOut | None:
     """Return why nothing of an entry can be loaded, if so."""
     if entry.status in {Status.UNREADABLE, Status.TOO_NEW}:
         return LeftOut(entry.location, entry.reason or entry.status)
+    if entry.status is Status.UNFINISHED and entry.run_uuid is None and entry.files:
+        return LeftOut(entry.location, "not finished, and in no ledger of this machine", is_wrong=False)
     if entry.feeds and not any(file.kind for file in entry.files):
         where = ", ".join(feed.uri for feed in entry.feeds)
         return LeftOut(entry.location, f"its records were stored elsewhere: {where}", is_wrong=False)
     return None
 
 
-def _parts(entry: Entry, wanted: frozenset[str]) -> list[Part]:
-    """Return the files of an entry that are wanted."""
+def _parts(entry: Entry, wanted: frozenset[str], known: Mapping[Key, Loaded]) -> Iterator[Part]:
+    """Yield the files of an entry that are wanted."""
+    head = f"{entry.day}/" if entry.day else ""
+    for file in readable_files(entry):
+        if file.kind in wanted:
+            key = (entry.run_uuid or "", head + file.name)
+            yield Part(key, file.kind, entry.location, file.bytes or 0, file.rows, file.sha256, known.get(key))
+
+
+def readable_files(entry: Entry) -> list[File]:
+    """Return the files of an entry whose records can be loaded."""
     if entry.run_uuid is None or entry.status is Status.FOREIGN:
         return []
-    head = f"{entry.day}/" if entry.day else ""
-    return [
-        Part(
-            (entry.run_uuid, head + file.name),
-            file.kind,
-            entry.folder / file.name,
-            file.bytes or 0,
-            file.rows,
-            file.sha256,
-        )
-        for file in entry.files
-        if file.kind in wanted and file.form == "jsonl" and _is_readable(entry, file)
-    ]
+    return [file for file in entry.files if file.kind and file.form == "jsonl" and _is_readable(entry, file)]
 
 
 def _is_readable(entry: Entry, file: File) -> bool:

@@ -6,11 +6,13 @@ DuckDB takes ten times as long for many small files as for a few large ones.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from parti_scraper.dataset.engine import one_line, require
+from parti_scraper.dataset.engine import TargetError, one_line, require
 from parti_scraper.dataset.plan import LeftOut, Loaded
 from parti_scraper.dataset.staging import FILE_NUMBER, LINE_NUMBER
 
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 # Bytes of records that are read in one go; as much is written to the disk beside the database.
 _ROUND = 256 << 20
-_CHUNK = 1 << 20
+_CHUNK = 4 << 20
+# The file into which all were copied.
+_IN_FILE = re.compile(r' in file "[^"]*"')
 
 
 class _Mismatch(Exception):  # noqa: N818 - it is no error of this program
@@ -55,12 +59,12 @@ class Reading:
     Attributes:
         loaded: what of each file.
         left_out: runs that are not what their data packages say, or cannot be read.
-        replaced: runs that were loaded before, and have changed otherwise than by growing: all of their rows were read.
+        replaced: files that were loaded before and have not just grown since: all of their rows were read.
     """
 
     loaded: dict[Key, Loaded] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
-    replaced: set[str] = field(default_factory=set)
+    replaced: set[Key] = field(default_factory=set)
 
 
 def read_runs(
@@ -96,9 +100,6 @@ class _Reader:
             except _Mismatch as problem:
                 self._reading.left_out.append(LeftOut(folder, str(problem)))
                 continue
-            except OSError as error:
-                self._reading.left_out.append(LeftOut(folder, f"{error.filename}: {error.strerror}"))
-                continue
             self._round.append((folder, checked))
             self._bytes += sum(each.loaded.bytes - each.start for each in checked)
             if self._bytes >= _ROUND:
@@ -109,7 +110,7 @@ class _Reader:
     # Checking:
 
     def _check(self, part: Part) -> _Checked:
-        """Compare a file with what is said of it. Raises _Mismatch, OSError."""
+        """Compare a file with what is said of it. Raises _Mismatch."""
         before = part.before if part.before and part.before.bytes <= part.bytes else None
         digest, rows, at_before = _digest(part.path, part.bytes, before.bytes if before else 0)
         if part.sha256 and digest != part.sha256:
@@ -119,8 +120,6 @@ class _Reader:
         loaded = Loaded(part.bytes, rows, digest)
         if before and at_before == before.sha256:
             return _Checked(part, before.bytes, before.rows + 1, loaded)
-        if part.before:
-            self._reading.replaced.add(part.key[0])
         return _Checked(part, 0, 1, loaded)
 
     # Reading:
@@ -135,22 +134,30 @@ class _Reader:
             self._load(records, files)
 
     def _load(self, records: str, files: list[tuple[str, _Checked]]) -> None:
-        """Load files of one kind; where that fails, find out which, by halves."""
+        """Load files of one kind; where that fails, find out which, by halves. Raises TargetError, duckdb.Error."""
         duckdb = require("duckdb", "dataset")
         checked = [each for _, each in files]
         try:
             self._put_together(records, checked)
-        except (duckdb.Error, _Mismatch, OSError) as error:
+        except (
+            duckdb.InvalidInputException,
+            duckdb.ConversionException,
+            duckdb.ConstraintException,
+            _Mismatch,
+        ) as error:
             if len(files) > 1:
                 half = len(files) // 2
                 self._load(records, files[:half])
                 self._load(records, files[half:])
                 return
             ((folder, bad),) = files
-            problem = f"{bad.part.path.name} cannot be read: {one_line(error)}"
+            problem = f"{bad.part.path.name} cannot be read: {_reason(error)}"
             self._reading.left_out.append(LeftOut(folder, problem))
             return
+        except OSError as error:
+            raise TargetError(f"{self._staging.folder} cannot be written: {error.strerror}") from None
         self._reading.loaded |= {each.part.key: each.loaded for each in checked}
+        self._reading.replaced |= {each.part.key for each in checked if each.part.before and not each.start}
 
     def _put_together(self, records: str, checked: list[_Checked]) -> None:
         """Copy files into one, and read that. Raises duckdb.Error, _Mismatch, OSError."""
@@ -173,31 +180,56 @@ class _Reader:
 
     def _lines(self, checked: _Checked, number: int, records: str) -> Iterator[bytes]:
         """Yield what is to be loaded of a file, with the file's number in each line if that is needed."""
+        chunks = _chunks(checked.part.path, checked.start, checked.loaded.bytes)
         if records not in self._numbered:
-            yield from _chunks(checked.part.path, checked.start, checked.loaded.bytes)
+            yield from chunks
             return
-        with checked.part.path.open("rb") as stream:
-            stream.seek(checked.start)
-            body = stream.read(checked.loaded.bytes - checked.start)
-        if not self._numbered[records]:
-            head = b'{"%s":%d,' % (FILE_NUMBER.encode(), number)
-            yield head + body[1:].replace(b"\n{", b"\n" + head)
-            return
-        for line, row in enumerate(body.splitlines(keepends=True), checked.first_line):
-            yield b'{"%s":%d,"%s":%d,' % (FILE_NUMBER.encode(), number, LINE_NUMBER.encode(), line) + row[1:]
+        head = b'{"%s":%d,' % (FILE_NUMBER.encode(), number)
+        numbers = itertools.count(checked.first_line)
+        for lines in _whole_lines(chunks):
+            if not self._numbered[records]:
+                yield head + lines[1:].replace(b"\n{", b"\n" + head)
+                continue
+            for row in lines.splitlines(keepends=True):
+                yield b'%s"%s":%d,%s' % (head, LINE_NUMBER.encode(), next(numbers), row[1:])
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read, in the words of DuckDB as far as they are about the file itself."""
+    text = one_line(error)
+    if isinstance(error, require("duckdb", "dataset").ConstraintException):
+        column = text.rpartition(".")[2]
+        return f"a record has no {column}"
+    return _IN_FILE.sub("", text)
+
+
+def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes, cut after lines."""
+    rest = b""
+    for chunk in chunks:
+        lines, end, rest_of_chunk = chunk.rpartition(b"\n")
+        if end:
+            yield rest + lines + end
+            rest = b""
+        rest += rest_of_chunk
+    if rest:
+        yield rest
 
 
 def _chunks(path: Path, start: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes of a file from one to another. Raises OSError, _Mismatch if there are fewer."""
-    with path.open("rb") as stream:
-        stream.seek(start)
-        left = end - start
-        while left > 0:
-            chunk = stream.read(min(_CHUNK, left))
-            if not chunk:
-                raise _Mismatch(f"{path.name} has {end - left} bytes, not {end} as is said of it")
-            left -= len(chunk)
-            yield chunk
+    """Yield the bytes of a file from one to another. Raises _Mismatch if they are not there."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            left = end - start
+            while left > 0:
+                chunk = stream.read(min(_CHUNK, left))
+                if not chunk:
+                    raise _Mismatch(f"{path.name} has {end - left} bytes, not {end} as is said of it")
+                left -= len(chunk)
+                yield chunk
+    except OSError as error:
+        raise _Mismatch(f"{path.name} cannot be read: {error.strerror}") from None
 
 
 def _digest(path: Path, size: int, before: int) -> tuple[str, int, str]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parti_scraper.dataset.tables import LAST_SCRAPED_AT, RUN_UUID
+from parti_scraper.dataset.tables import FIRST_SCRAPED_AT, LAST_SCRAPED_AT, RUN_UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from parti_scraper.dataset.tables import Column, Table
 
@@ -38,11 +38,17 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def as_text(time: str) -> str:
+    """Return the expression for a time as it is in the files of the runs."""
+    return f"strftime({time}, '%Y-%m-%dT%H:%M:%SZ')"
+
+
 def content_hash(columns: Sequence[Column]) -> str:
     """Return the expression for the hash of a record's content.
 
     Texts have their lengths in front, so that none can pretend to be several columns; null has none. A column that is
-    added one day is to be left out where it is null, or all records of targets of that time look as if they had changed.
+    added one day is to be left out where it is null, or everything in older targets
+    looks as if it had changed.
     """
     return f"md5(concat({', '.join(_delimited(each) for each in columns if each.name not in _RECEIVED)}))"
 
@@ -70,8 +76,8 @@ def pick(table: Table, records: str) -> str:
     Its columns are `row` (the `rowid` of one of the records), `_part`, and the columns of which the least and the
     greatest values are kept.
     """
-    extremes = [f"min({name(each)}) AS {name(each)}" for each in table.least]
-    extremes += [f"max({name(_origin(each))}) AS {name(each)}" for each in table.greatest]
+    extremes = [f"min({name(_origin(each, table))}) AS {name(each)}" for each in table.least]
+    extremes += [f"max({name(_origin(each, table))}) AS {name(each)}" for each in table.greatest]
     best = "min(rowid)"
     if table.order:
         best = f"{'min' if table.keeps_least else 'max'}_by(rowid, ({names(table.order)}))"
@@ -92,9 +98,38 @@ def picked_rows(table: Table, records: str, picks: str) -> str:
     return f"SELECT {columns}, picks.{PART} FROM {picks} picks JOIN {records} records ON records.rowid = picks.row"
 
 
-def _origin(column: str) -> str:
-    """Return how a column is called in the records."""
-    return "scraped_at" if column == LAST_SCRAPED_AT else column
+def _origin(column: str, table: Table) -> str:
+    """Return the column of the records whose least or greatest value is that of a column."""
+    # When a livestream was first received is known of it from an earlier export too, but of a version it is not.
+    return "scraped_at" if LAST_SCRAPED_AT in table.greatest else column
+
+
+def observations(table: Table, rows: str, columns: Iterable[str], given: Collection[str]) -> list[str]:
+    """Return the queries for the records that say the same as rows of a table.
+
+    Args:
+        table: which.
+        rows: the name of the rows.
+        columns: of the records.
+        given: the columns that the rows have; what they lack is null.
+    """
+    if LAST_SCRAPED_AT not in table.greatest:
+        return [f"SELECT {_observed(columns, given, {})} FROM {rows} rows"]
+    # A version was received at least twice, or once.
+    first, last = (
+        _observed(columns, given, dict.fromkeys(("scraped_at", FIRST_SCRAPED_AT), time))
+        for time in (FIRST_SCRAPED_AT, LAST_SCRAPED_AT)
+    )
+    return [
+        f"SELECT {first} FROM {rows} rows",
+        f"SELECT {last} FROM {rows} rows WHERE {LAST_SCRAPED_AT} > {FIRST_SCRAPED_AT}",
+    ]
+
+
+def _observed(columns: Iterable[str], given: Collection[str], others: Mapping[str, str]) -> str:
+    """Return the columns of records, some of which have other names in the rows."""
+    sources = {each: others.get(each, each) for each in columns}
+    return ", ".join(name(source) if source in given else "NULL" for source in sources.values())
 
 
 def merge(table: Table, rows: str) -> str:
@@ -159,12 +194,19 @@ def _better(column: str, sign: str) -> str:
     return f"CASE WHEN {ours} {sign} {theirs} THEN {ours} ELSE {theirs} END"
 
 
-def known_keys(table: Table, into: str, rows: str) -> str:
-    """Return the query for how many of the rows have a key that the table has already."""
-    same = " AND ".join(f"kept.{name(each)} = new.{name(each)}" for each in table.key)
-    return f"SELECT count(*) FROM {rows} AS new WHERE EXISTS (SELECT 1 FROM {into} AS kept WHERE {same})"
+def delete_removed(table: Table, into: str, removed: str) -> str:
+    """Return the statement that deletes the rows of files that are replaced."""
+    return f"DELETE FROM {into} AS kept WHERE {is_removed(table, 'kept', removed)}"
 
 
-def delete_runs(into: str, runs: str) -> str:
-    """Return the statement that deletes the rows of runs."""
-    return f"DELETE FROM {into} WHERE {name(RUN_UUID)} IN (SELECT {name(RUN_UUID)} FROM {runs})"
+def is_removed(table: Table, rows: str, removed: str) -> str:
+    """Return the condition for a row that came from a file that is replaced.
+
+    The files are those of `staging.REMOVED_FILES`. In a table that does not name them, a file of a run is known by the
+    times of its rows.
+    """
+    of_file = f"removed.file IN ('', {rows}.file)"
+    if "file" not in table.names:
+        time = f"{rows}.{name(table.time or '')}"
+        of_file = f"{time} >= removed.since AND {time} < removed.until"
+    return f"EXISTS (SELECT 1 FROM {removed} AS removed WHERE removed.run_uuid = {rows}.{name(RUN_UUID)} AND {of_file})"

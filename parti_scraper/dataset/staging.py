@@ -8,20 +8,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import connect
 from parti_scraper.dataset.tables import CONTENT_HASH, FIRST_SCRAPED_AT, LAST_SCRAPED_AT, Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from duckdb import DuckDBPyConnection
 
+    from parti_scraper.dataset.plan import Key
     from parti_scraper.dataset.tables import Table
 
-# The runs whose rows are to be replaced.
-REMOVED_RUNS = "removed_runs"
+# The files whose rows are to be replaced; and its columns. Of a file of a day, the times of the day.
+REMOVED_FILES = "removed_files"
+REMOVED_COLUMNS = {"run_uuid": "VARCHAR", "file": "VARCHAR", "since": "TIMESTAMPTZ", "until": "TIMESTAMPTZ"}
+_DAY = 86_400
+_ALWAYS = ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+_NEVER = (_ALWAYS[0], _ALWAYS[0])
+# How many rows are in memory at once on their way to a database.
+_BATCH = 2_048
 # In the lines that are read: the number of their file, and of the line in it.
 FILE_NUMBER = "_file"
 LINE_NUMBER = "_line"
@@ -58,9 +66,10 @@ class Staging:
         for table in tables:
             self._tables.setdefault(table.records, []).append(table)
         for records, of_them in self._tables.items():
-            columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in _stored(of_them))
-            self.connection.execute(f"CREATE TABLE {_records(records)} ({columns})")
-        self.connection.execute(f"CREATE TABLE {REMOVED_RUNS} (run_uuid VARCHAR)")
+            self.connection.execute(f"CREATE TABLE {_records(records)} ({_definition(of_them)})")
+        columns = ", ".join(f"{name} {kind}" for name, kind in REMOVED_COLUMNS.items())
+        self.connection.execute(f"CREATE TABLE {REMOVED_FILES} ({columns})")
+        self._removed: list[tuple[str, str, str, str]] = []
         self.connection.execute(f"CREATE TABLE files ({FILE_NUMBER} INTEGER, run_uuid VARCHAR, file VARCHAR)")
 
     def __enter__(self) -> Self:
@@ -77,12 +86,12 @@ class Staging:
     def read(self, records: str, path: Path, expected: int) -> int:
         """Read JSON Lines, if there are as many as expected, and return how many there are.
 
-        Raises duckdb.Error if a line cannot be read.
+        Raises duckdb.Error if a line cannot be read, or lacks what makes it a record.
         """
         of_them = self._tables[records]
         stored = _stored(of_them)
         is_of_run = any(table.is_of_run for table in of_them)
-        # As a text, a value that is one would lose its quotes, and could not be told from an object or a number.
+        # Read as a text, what is a text in JSON would lose its quotes.
         columns = {each.name: "JSON" if each.is_json else each.type for each in _read(of_them)}
         if is_of_run:
             columns |= {FILE_NUMBER: "INTEGER", LINE_NUMBER: "BIGINT"}
@@ -104,13 +113,35 @@ class Staging:
         """Add records, with all of their columns."""
         insert_all(self.connection, _records(records), rows)
 
-    def remove_runs(self, runs: Iterable[str]) -> None:
-        """Note runs whose rows are to be replaced, in tables in which a row belongs to one run."""
-        insert_all(self.connection, REMOVED_RUNS, [(each,) for each in runs])
+    def copy(self, table: Table, rows: str, condition: str) -> None:
+        """Add records that say the same as rows of a table.
 
-    def removed_runs(self) -> list[str]:
-        """Return the runs that `remove_runs` has noted."""
-        return [run for (run,) in self.connection.execute(f"SELECT run_uuid FROM {REMOVED_RUNS}").fetchall()]
+        Args:
+            table: which.
+            rows: the name of the rows, which may lack columns.
+            condition: for the rows that are taken.
+        """
+        columns = [each.name for each in _stored(self._tables[table.records])]
+        described = self.connection.execute(f"DESCRIBE FROM {rows}").fetchall()
+        given = {name for name, *_ in described}
+        taken = f"(SELECT * FROM {rows} rows WHERE {condition})"
+        for query in sql.observations(table, taken, columns, given):
+            self.connection.execute(f"INSERT INTO {_records(table.records)} {query}")
+
+    def remove_files(self, files: Iterable[Key], mixed: Container[str] = ()) -> None:
+        """Note files whose rows are to be replaced, in tables in which a row belongs to one run.
+
+        Args:
+            files: the run of each, and its name; "": all files of the run.
+            mixed: runs with files of days and others. The rows of the others cannot be told from those of the days.
+        """
+        added = [(run, file, *(_NEVER if run in mixed and "/" not in file else _times_of(file))) for run, file in files]
+        self._removed += added
+        insert_all(self.connection, REMOVED_FILES, added)
+
+    def removed_files(self) -> Sequence[tuple[str, str, str, str]]:
+        """Return the rows of `REMOVED_FILES`, with times in ISO 8601."""
+        return self._removed
 
     def rows(self, table: Table, condition: str = "true") -> Rows:
         """Return the rows of a table, of which only those are taken that meet a condition."""
@@ -123,6 +154,12 @@ class Staging:
         self.connection.execute(f"CREATE OR REPLACE VIEW {ready} AS {sql.picked_rows(table, records, picks)}")
         return Rows(table, ready, _number(self.connection.execute(f"SELECT count(*) FROM {picks}")))
 
+    def batches(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the rows of a query in batches; meanwhile no other statement may be executed."""
+        result = self.connection.execute(query)
+        while batch := result.fetchmany(_BATCH):
+            yield batch
+
 
 def insert_all(connection: DuckDBPyConnection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert many rows at once; each value by its own would take a hundred times as long."""
@@ -131,6 +168,15 @@ def insert_all(connection: DuckDBPyConnection, table: str, rows: Sequence[tuple[
     columns = list(zip(*rows, strict=True))
     unnested = ", ".join(f"unnest(${number + 1})" for number in range(len(columns)))
     connection.execute(f"INSERT INTO {table} SELECT {unnested}", [list(each) for each in columns])
+
+
+def _times_of(file: str) -> tuple[str, str]:
+    """Return from when until when the rows of a file are, by the day that it is of."""
+    day, _, _ = file.rpartition("/")
+    if not day:
+        return _ALWAYS
+    since = f"{day}T00:00:00Z"
+    return since, timestamp_to_iso(iso_to_timestamp(since) + _DAY)
 
 
 def _records(records: str) -> str:
@@ -149,6 +195,15 @@ def _stored(tables: Sequence[Table]) -> list[Column]:
     """Return the columns of the records of these tables: those of the lines, and those that are added."""
     added = {each.name: each for table in tables for each in table.columns if each.is_added}
     return _read(tables) + [each for each in added.values() if each.name != LAST_SCRAPED_AT]
+
+
+def _definition(tables: Sequence[Table]) -> str:
+    """Return the columns of the records of these tables as SQL declares them."""
+    # Without these, a line is no record, and no target would take it.
+    needed = {name for table in tables for name in (*table.key, *table.order, *table.least)}
+    return ", ".join(
+        f"{sql.name(each.name)} {each.type}{' NOT NULL' if each.name in needed else ''}" for each in _stored(tables)
+    )
 
 
 def _value(column: Column, tables: Sequence[Table]) -> str:

@@ -191,6 +191,7 @@ _RULES = {
     "scheduled_livestreams": _Rule(
         "A scheduled livestream, its newest version.", ("event_id",), _NEWEST, time="event_start", added=(_HASH,)
     ),
+    "api_calls": _Rule("A request of the site's own page.", _BY_LINE, is_of_run=True, added=(_RUN, *_IN_FILE)),
     QUARANTINE: _Rule("A record that was set aside.", _BY_LINE, is_of_run=True, added=(_RUN, *_IN_FILE)),
 }
 
@@ -253,10 +254,12 @@ def record_tables() -> dict[str, Table]:
 # What a target holds: each file of a run that was loaded, and how much of it.
 LOADED = Table(
     LOADED_FILES,
-    "A file of a run whose records are in this dataset.",
+    "A file of a run, or an earlier export, whose records are in this dataset.",
     (
         Column(RUN_UUID, "VARCHAR", _RUN.description),
-        Column("file", "VARCHAR", "Its path in the folder of the run."),
+        Column(
+            "file", "VARCHAR", "Its path in the folder of the run; of an earlier export, what tells it from others."
+        ),
         Column("bytes", "BIGINT", "How many of its bytes were loaded: of a run that is going on, not yet all."),
         Column("rows", "BIGINT", "How many records these are."),
         Column("sha256", "VARCHAR", "SHA-256 of these bytes."),
@@ -264,5 +267,7 @@ LOADED = Table(
     ),
     (RUN_UUID, "file"),
     LOADED_FILES,
-    ("loaded_at", "bytes"),
+    # A file grows; one that has changed otherwise is removed first. The clock may be set back.
+    ("bytes",),
+    is_of_run=True,
 )

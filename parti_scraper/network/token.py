@@ -10,13 +10,15 @@ from scrapy.exceptions import NotConfigured
 
 from parti_scraper.api import urls
 from parti_scraper.exceptions import UsageError
-from parti_scraper.redact import Secret
+from parti_scraper.secret_settings import secret_from
 
 if TYPE_CHECKING:
     from scrapy import Request
     from scrapy.crawler import Crawler
     from scrapy.http import Response
     from scrapy.settings import BaseSettings
+
+    from parti_scraper.redact import Secret
 
 _TOKEN = re.compile(r"[!-~]+")
 
@@ -58,12 +60,7 @@ class TokenMiddleware:
 
 def token_from(settings: BaseSettings) -> Secret:
     """Return the token, empty if none is set. Raises UsageError, whose text never contains it."""
-    token = settings.get("PARTI_TOKEN", Secret(""))
-    if not isinstance(token, Secret):
-        raise UsageError(
-            "setting `PARTI_TOKEN`: not to be typed, since others on the machine can read it there "
-            "(accepted: the environment variable PARTI_TOKEN)"
-        )
+    token = secret_from(settings, "PARTI_TOKEN")
     if token and not _TOKEN.fullmatch(token.reveal()):
         raise UsageError(
             "environment variable `PARTI_TOKEN`: not a token; what it holds is not shown "

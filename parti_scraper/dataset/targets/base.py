@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from parti_scraper.dataset.engine import TargetError
 from parti_scraper.dataset.plan import Loaded
 from parti_scraper.dataset.tables import SCHEMA_VERSION, record_tables
 from parti_scraper.exceptions import UsageError
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.plan import Key
     from parti_scraper.dataset.staging import Rows, Staging
+
+
+class Outdated(TargetError):  # noqa: N818 - it says what the target is
+    """Another export has changed the target since this one has read it, and nothing was written.
+
+    Raised by targets that cannot be locked; `export` begins again.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.staging import REMOVED_RUNS
-from parti_scraper.dataset.tables import LOADED, RUN_UUID, Column, Table
+from parti_scraper.dataset.staging import REMOVED_COLUMNS, REMOVED_FILES
+from parti_scraper.dataset.tables import LOADED, Column, Table, record_tables
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, loaded_from
+from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from parti_scraper.dataset.plan import Key, Loaded
     from parti_scraper.dataset.staging import Rows, Staging
@@ -27,10 +28,28 @@ _META = Table(
 _NAME = "export"
 
 
+class Upserted(NamedTuple):
+    """What was done with the rows that were brought to a table.
+
+    Attributes:
+        changed: how many of them were inserted, or have replaced another one.
+        altered: how many of their texts the database could not hold as they were.
+    """
+
+    changed: int
+    altered: int = 0
+
+
 class DatabaseSession:
-    """A database that is open; what differs between databases is in the subclasses."""
+    """A database that is open; what differs between databases is in the subclasses.
+
+    Attributes:
+        types: the names of the column types, by those of DuckDB.
+        until_commit: what the statement that makes a temporary table says for it to go with the transaction.
+    """
 
     types: ClassVar[Mapping[str, str]]
+    until_commit: ClassVar[str] = ""
 
     def __init__(self, shown: str) -> None:
         self.shown = shown
@@ -61,33 +80,49 @@ class DatabaseSession:
         return changes
 
     def _load(self, load: Load) -> dict[str, Changes]:
+        if not self.exists(_META):
+            self._check_new()
+        elif load.rebuild:
+            self._empty()
         self.create(_META)
-        removed = load.staging.removed_runs()
+        removed = load.staging.removed_files()
         if removed:
-            self.note_runs(removed)
+            self.note_removed(removed)
         changes = {}
         for rows in load.rows:
             self.create(rows.table)
-            into = self.into(rows.table)
-            if load.rebuild:
-                self.execute(f"DELETE FROM {into}")
-            elif removed and rows.table.is_of_run:
-                self.execute(sql.delete_runs(into, REMOVED_RUNS))
+            if removed and rows.table.is_of_run:
+                self.execute(sql.delete_removed(rows.table, self.into(rows.table), REMOVED_FILES))
             changes[rows.table.name] = self._upsert(rows, load.staging)
         self._note(load.meta)
         return changes
 
+    def _check_new(self) -> None:
+        """Raise UsageError if a table is there that no export has made."""
+        for table in _all_tables():
+            if self.exists(table):
+                raise UsageError(
+                    f"{self.shown} has a table `{table.name}` that no export has made (accepted: another target)"
+                )
+
+    def _empty(self) -> None:
+        """Delete all rows, also those of tables that are not wanted any more; what is granted on the tables stays."""
+        for table in _all_tables():
+            if self.exists(table):
+                self.execute(f"DELETE FROM {self.into(table)}")
+
     def _upsert(self, rows: Rows, staging: Staging) -> Changes:
-        table, into = rows.table, self.into(rows.table)
-        new = changed = 0
-        if rows.count:
-            staged = self.stage(rows, staging)
-            ((known,),) = self.query(sql.known_keys(table, into, staged))
-            changed = self.execute(sql.upsert(table, into, staged))
-            new = rows.count - known
-            self.unstage(staged)
-        ((count,),) = self.query(f"SELECT count(*) FROM {into}")
-        return Changes(count, new, max(changed - new, 0))
+        before = self._count(rows.table)
+        if not rows.count:
+            return Changes(before)
+        done = self.upsert(rows, staging)
+        after = self._count(rows.table)
+        new = after - before
+        return Changes(after, new, done.changed - new, done.altered)
+
+    def _count(self, table: Table) -> int:
+        ((count,),) = self.query(f"SELECT count(*) FROM {self.into(table)}")
+        return int(count)
 
     def _note(self, meta: Meta) -> None:
         into = self.into(_META)
@@ -102,8 +137,11 @@ class DatabaseSession:
 
     def create(self, table: Table) -> None:
         """Create a table if it is missing, and add the columns that it lacks."""
-        self.execute(sql.create(table, self.into(table), self.types))
-        missing = [each for each in table.columns if each.name not in self.columns(table)]
+        known = self.columns(table)
+        if not known:
+            self.execute(sql.create(table, self.into(table), self.types))
+            return
+        missing = [each for each in table.columns if each.name not in known]
         for column in missing:
             kind = self.types[column.type]
             self.execute(f"ALTER TABLE {self.into(table)} ADD COLUMN {sql.name(column.name)} {kind}")
@@ -137,15 +175,18 @@ class DatabaseSession:
         """Return the rows of a query."""
 
     @abstractmethod
-    def stage(self, rows: Rows, staging: Staging) -> str:
-        """Bring rows to the database, and return what they are called there."""
+    def upsert(self, rows: Rows, staging: Staging) -> Upserted:
+        """Bring rows into their table, each key of which is there once."""
 
-    def unstage(self, staged: str) -> None:
-        """Remove what `stage` has brought."""
-        self.execute(f"DROP TABLE {staged}")
+    def note_removed(self, removed: Sequence[tuple[str, ...]]) -> None:
+        """Make a temporary table of the files whose rows are to be replaced, as that of `Staging`."""
+        columns = ", ".join(f"{name} {self.types[kind]}" for name, kind in REMOVED_COLUMNS.items())
+        self.execute(f"CREATE TEMPORARY TABLE {REMOVED_FILES} ({columns}) {self.until_commit}")
+        values = ", ".join(f"({', '.join(map(sql.literal, each))})" for each in removed)
+        self.execute(f"INSERT INTO {REMOVED_FILES} VALUES {values}")
 
-    def note_runs(self, runs: Sequence[str]) -> None:
-        """Make a temporary table of the runs whose rows are to be replaced."""
-        self.execute(f"CREATE TEMPORARY TABLE {REMOVED_RUNS} ({RUN_UUID} {self.types['VARCHAR']})")
-        values = ", ".join(f"({sql.literal(each)})" for each in runs)
-        self.execute(f"INSERT INTO {REMOVED_RUNS} VALUES {values}")
+
+def _all_tables() -> Iterator[Table]:
+    """Yield all tables that an export may make."""
+    yield from record_tables().values()
+    yield LOADED

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import TargetError, connect, one_line, require
 from parti_scraper.dataset.targets.base import Target
-from parti_scraper.dataset.targets.database import DatabaseSession
+from parti_scraper.dataset.targets.database import DatabaseSession, Upserted
 from parti_scraper.dataset.targets.locked import locked, put_in_place
 
 if TYPE_CHECKING:
@@ -99,11 +99,8 @@ class _Session(DatabaseSession):
     def query(self, statement: str) -> Sequence[tuple[Any, ...]]:
         return self._connection.execute(statement).fetchall()
 
-    def stage(self, rows: Rows, staging: Staging) -> str:
-        return rows.relation
+    def upsert(self, rows: Rows, staging: Staging) -> Upserted:
+        return Upserted(self.execute(sql.upsert(rows.table, self.into(rows.table), rows.relation)))
 
-    def unstage(self, staged: str) -> None:
-        pass
-
-    def note_runs(self, runs: Sequence[str]) -> None:
+    def note_removed(self, removed: Sequence[tuple[str, ...]]) -> None:
         """Do nothing: the table is in the same database."""

@@ -112,11 +112,6 @@ def _write(lines: Lines, rows: Rows, staging: Staging, stream: BufferedIOBase) -
     return Changes(count, count, altered=altered)
 
 
-def _time(time: str) -> str:
-    """Return the expression for a time as it stands in the runs' files."""
-    return f"strftime({time}, '%Y-%m-%dT%H:%M:%SZ')"
-
-
 class JsonLinesTarget(LinesTarget):
     """A file `.jsonl`."""
 
@@ -128,7 +123,7 @@ class JsonLinesTarget(LinesTarget):
 def _json_value(column: Column) -> str:
     value = f"rows.{sql.name(column.name)}"
     if column.type == "TIMESTAMPTZ":
-        return _time(value)
+        return sql.as_text(value)
     return f"{value}::JSON" if column.is_json else value
 
 
@@ -147,7 +142,7 @@ def _cell(column: Column) -> str:
     """Return the expression for a cell; null is none."""
     value = f"rows.{sql.name(column.name)}"
     if column.type == "TIMESTAMPTZ":
-        return _time(value)
+        return sql.as_text(value)
     return _quoted(harmless(value)) if column.type == "VARCHAR" else value
 
 

@@ -14,20 +14,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
+import uuid
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import TargetError, connect, one_line, require
-from parti_scraper.dataset.staging import REMOVED_RUNS
+from parti_scraper.dataset.staging import REMOVED_FILES
 from parti_scraper.dataset.tables import LOADED, Table, record_tables
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, Target, loaded_from
 from parti_scraper.exceptions import UsageError
 from parti_scraper.run.datapackage import FILE_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.staging import Rows
 
 README = "README.md"
-_VERSIONS = "_versions"
+VERSIONS = "_versions"
 _WHOLE = "all"
 _MEDIA_TYPE = "application/vnd.apache.parquet"
 _TYPES = {"BIGINT": "integer", "BOOLEAN": "boolean", "TIMESTAMPTZ": "datetime", "VARCHAR": "string"}
@@ -62,7 +64,7 @@ class Store(Protocol):
         """Return the path of a local file with the content of a file that never changes."""
 
     def put(self, path: Path, name: str) -> None:
-        """Move a local file here; the name says what is in it."""
+        """Move a local file here; no other file ever has this name."""
 
     def publish(self, name: str, public: str) -> None:
         """Give a file that was put here another name, in one step, in place of what has that name."""
@@ -71,13 +73,13 @@ class Store(Protocol):
         """Write a small file, in one step."""
 
     def write_manifest(self, content: bytes) -> None:
-        """Write the data package, in one step, if nobody else has since it was read."""
+        """Write the data package, in one step. Raises Outdated if another export has since it was read."""
 
-    def names(self) -> Sequence[str]:
-        """Return the names of all files."""
+    def sizes(self) -> Mapping[str, int]:
+        """Return the bytes of all files, by their names."""
 
     def remove(self, names: Sequence[str]) -> None:
-        """Delete files; those that do not exist are no error."""
+        """Delete files, but for those that another export may just have put here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Part:
         rows: how many rows it has.
         bytes: its size.
         sha256: of the file, in hexadecimal.
+        keys: the least and the greatest key, if it is a number; None if unknown.
     """
 
     table: str
@@ -99,6 +102,7 @@ class Part:
     rows: int
     bytes: int
     sha256: str
+    keys: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -129,6 +133,7 @@ class Manifest:
                     each["rows"],
                     each["bytes"],
                     each["hash"].removeprefix("sha256:"),
+                    (each["keys"][0], each["keys"][1]) if each["keys"] else None,
                 )
                 for each in resources
             ]
@@ -139,8 +144,9 @@ class Manifest:
         return cls(Meta.from_json(json.dumps(values), shown), parts, before)
 
     def as_json(self) -> bytes:
-        """Return the data package."""
+        """Return the data package. No two are the same, so a store can tell whether it is another one."""
         package = {
+            "id": str(uuid.uuid4()),
             "name": "parti-dataset",
             "title": "Livestreams of parti.com",
             "created": self.meta.exported_at,
@@ -168,6 +174,7 @@ class Manifest:
             "bytes": part.bytes,
             "hash": f"sha256:{part.sha256}",
             "rows": part.rows,
+            "keys": part.keys,
             "schema": _schema(table),
         }
 
@@ -193,11 +200,18 @@ def published(table: Table, part: str) -> str:
     return f"{folder}/{table.name}.parquet"
 
 
+def foreign(names: Iterable[str]) -> list[str]:
+    """Return which of the names in a folder are none of an export."""
+    ours = {*tables_in_folder(), README, FILE_NAME}
+    return sorted(each for each in names if each not in ours)
+
+
 class FolderTarget(Target):
     """A folder, or a place in an object store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._unsettled: set[str] = set()
         self.shown = store.shown
 
     @contextmanager
@@ -206,7 +220,9 @@ class FolderTarget(Target):
         duckdb = require("duckdb", "dataset")
         with self._store.open():
             try:
-                yield _Session(self._store)
+                session = _Session(self._store, self._unsettled)
+                yield session
+                session.settle()
             except duckdb.Error as error:
                 raise TargetError(f"{self.shown}: {one_line(error)}") from None
             except OSError as error:
@@ -214,10 +230,16 @@ class FolderTarget(Target):
 
 
 class _Session:
-    """A folder that is open."""
+    """A folder that is open.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    Args:
+        store: where it is.
+        unsettled: published names that were written without the data package, because another export was faster: what
+            they are now is not known. Shared with the sessions after this one.
+    """
+
+    def __init__(self, store: Store, unsettled: set[str]) -> None:
+        self._store, self._unsettled = store, unsettled
         body = store.read_manifest()
         self._manifest = None if body is None else Manifest.read(body, store.shown)
 
@@ -226,14 +248,25 @@ class _Session:
         return self._manifest.meta if self._manifest else None
 
     def loaded(self) -> dict[Key, Loaded]:
-        paths = self._local(self._manifest.of(LOADED).values()) if self._manifest else []
+        paths = [self._store.local(each.path) for each in self._manifest.of(LOADED).values()] if self._manifest else []
         if not paths:
             return {}
         with connect() as connection:
             query = "SELECT run_uuid, file, bytes, rows, sha256 FROM read_parquet($paths, hive_partitioning=false)"
             return loaded_from(connection.execute(query, {"paths": paths}).fetchall())
 
+    def settle(self) -> None:
+        """If nothing was loaded, publish what the data package names in place of what was published in vain.
+
+        The data package is written too, though nothing in it is new: so an export that goes on at the same time
+        cannot take its place without having seen this one.
+        """
+        if self._unsettled and self._manifest:
+            self._publish(self._manifest, self._store.sizes())
+
     def load(self, load: Load) -> dict[str, Changes]:
+        # What is there before anything is put: what others put meanwhile is not deleted.
+        sizes = self._store.sizes()
         held = None if load.rebuild else self._manifest
         parts: list[Part] = []
         changes = {}
@@ -241,33 +274,52 @@ class _Session:
             update = _Update(rows, held.of(rows.table) if held else {}, self._store, load.staging.connection)
             table_parts, changes[rows.table.name] = update.run()
             parts += table_parts
-        self._publish(
-            Manifest(load.meta, parts, [each.path for each in self._manifest.parts] if self._manifest else [])
-        )
+        before = [each.path for each in self._manifest.parts] if self._manifest else []
+        self._publish(Manifest(load.meta, parts, before), sizes)
         return changes
 
-    def _publish(self, manifest: Manifest) -> None:
-        """Make the new parts those that are read, the data package last, and remove what is no longer needed."""
-        before = {(each.table, each.part): each for each in self._manifest.parts} if self._manifest else {}
-        tables = tables_in_folder()
-        for part in manifest.parts:
-            if before.get((part.table, part.part)) != part:
-                self._store.publish(part.path, published(tables[part.table], part.part))
+    def _publish(self, manifest: Manifest, sizes: Mapping[str, int]) -> None:
+        """Make new parts those that are read, the data package last, and remove what is no longer needed."""
+        public, was = _by_published(manifest), _by_published(self._manifest)
+        gone = [name for name in sizes if _is_published(name) and name not in public]
+        changed = [
+            name
+            for name, part in public.items()
+            if was.get(name) != part or sizes.get(name) != part.bytes or name in self._unsettled
+        ]
+        # Parts that lose rows come first: who reads by a pattern while a row moves rather misses it than sees it twice.
+        changed.sort(key=lambda name: public[name].rows - (was[name].rows if name in was else 0))
+        self._unsettled.update(gone, changed)
+        self._store.remove(gone)
+        for name in changed:
+            self._store.publish(public[name].path, name)
         self._store.write(README, _readme(manifest))
         self._store.write_manifest(manifest.as_json())
-        current = {each.path for each in manifest.parts}
-        shown = {published(tables[each.table], each.part) for each in manifest.parts}
-        kept = {*current, *manifest.before, *shown, README, FILE_NAME}
-        self._store.remove([name for name in self._store.names() if name not in kept and _is_ours(name)])
-
-    def _local(self, parts: Any) -> list[str]:
-        return [self._store.local(each.path) for each in parts]
+        self._unsettled.clear()
+        kept = {*manifest.before, *(each.path for each in manifest.parts)}
+        self._store.remove([name for name in sizes if _is_version(name) and name not in kept])
 
 
-def _is_ours(name: str) -> bool:
-    """Tell whether a file is one that exports make."""
+def _by_published(manifest: Manifest | None) -> dict[str, Part]:
+    """Return the parts by their names for those who read by a pattern."""
+    tables = tables_in_folder()
+    return {published(tables[each.table], each.part): each for each in manifest.parts} if manifest else {}
+
+
+def _is_version(name: str) -> bool:
+    """Tell whether a file is one that exports make, and that never changes."""
     table, _, rest = name.partition("/")
-    return table in tables_in_folder() and (rest.startswith(f"{_VERSIONS}/") or rest.endswith(f"{table}.parquet"))
+    return table in tables_in_folder() and rest.startswith(f"{VERSIONS}/")
+
+
+def _is_published(name: str) -> bool:
+    """Tell whether a file is one that exports replace."""
+    table, _, rest = name.partition("/")
+    return (
+        table in tables_in_folder()
+        and not rest.startswith(f"{VERSIONS}/")
+        and rest.split("/")[-1] == f"{table}.parquet"
+    )
 
 
 class _Update:
@@ -277,11 +329,12 @@ class _Update:
         self._rows, self._table = rows, rows.table
         # A table without rows is a file without rows, which goes when some come.
         self._parts = {name: part for name, part in parts.items() if part.rows}
+        self._empty = next((part for part in parts.values() if not part.rows), None)
         self._store, self._connection = store, connection
 
     def run(self) -> tuple[list[Part], Changes]:
         """Write the parts that change, and return all parts of the table."""
-        removed = self._parts_of_removed_runs()
+        removed = self._parts_of_removed_files()
         new = replaced = 0
         if self._rows.count or removed:
             self._find_old(removed)
@@ -290,16 +343,16 @@ class _Update:
             for part in self._changed_parts() | removed:
                 self._write(part)
         if not self._parts:
-            self._write_empty()
+            self._parts[""] = self._empty or self._write_empty()
         parts = [self._parts[name] for name in sorted(self._parts)]
         return parts, Changes(sum(each.rows for each in parts), new, replaced)
 
-    def _parts_of_removed_runs(self) -> set[str]:
-        """Return the parts that have rows of runs whose rows are replaced."""
+    def _parts_of_removed_files(self) -> set[str]:
+        """Return the parts that have rows of files that are replaced."""
         if not self._table.is_of_run:
             return set()
-        query = f"SELECT DISTINCT part FROM old_rows WHERE run_uuid IN (SELECT run_uuid FROM {REMOVED_RUNS})"
-        ((count,),) = self._query(f"SELECT count(*) FROM {REMOVED_RUNS}")
+        query = f"SELECT DISTINCT part FROM old_rows WHERE {self._is_removed('old_rows')}"
+        ((count,),) = self._query(f"SELECT count(*) FROM {REMOVED_FILES}")
         if not count or not self._parts:
             return set()
         self._see_old([*self._parts])
@@ -308,25 +361,29 @@ class _Update:
     def _see_old(self, parts: Sequence[str]) -> None:
         """Make a view of the rows that are there, with the part of each."""
         columns = sql.names(self._table.names)
+        nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in self._table.columns)
         if not parts:
-            nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in self._table.columns)
             self._run(f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {nothing}, '' AS part WHERE false")
             return
         files = [(name, self._store.local(self._parts[name].path)) for name in parts]
         each_file = ", ".join(sql.literal(path) for _, path in files)
         by_file = "MAP {" + ", ".join(f"{sql.literal(path)}: {sql.literal(name)}" for name, path in files) + "}"
+        # Files of an earlier version of the tables may all lack a column.
         self._run(
-            f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {columns}, {by_file}[filename] AS part "
-            f"FROM read_parquet([{each_file}], filename=true, hive_partitioning=false, union_by_name=true)"
+            f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {columns}, {by_file}[filename] AS part FROM ("
+            f"SELECT * FROM read_parquet([{each_file}], filename=true, hive_partitioning=false, union_by_name=true) "
+            f"UNION ALL BY NAME SELECT {nothing} WHERE false)"
         )
 
     def _find_old(self, removed: set[str]) -> None:
-        """Make a table of the rows that are there and have the keys of new ones; not those of removed runs."""
+        """Make a table of the rows that are there and have the keys of new ones; not those of removed files."""
         parts = [*self._parts]
         if self._table.is_of_run and self._table.partition:
             # A row of a run stays in its part.
             in_new = {part for (part,) in self._query(f"SELECT DISTINCT {sql.PART} FROM {self._rows.relation}")}
             parts = [part for part in parts if part in in_new | removed]
+        else:
+            parts = [part for part in parts if self._may_have_new_keys(self._parts[part])]
         self._see_old(parts)
         same = " AND ".join(f"old_rows.{sql.name(each)} = new.{sql.name(each)}" for each in self._table.key)
         kept = f"AND NOT {self._is_removed('old_rows')}" if removed else ""
@@ -335,8 +392,17 @@ class _Update:
             f"WHERE EXISTS (SELECT 1 FROM {self._rows.relation} new WHERE {same}) {kept}"
         )
 
+    def _may_have_new_keys(self, part: Part) -> bool:
+        """Tell whether a part may have a key of the new rows; so most need not be read, which may be far away."""
+        if part.keys is None:
+            return True
+        key, (least, greatest) = sql.name(self._table.key[0]), part.keys
+        query = f"SELECT count(*) FROM {self._rows.relation} WHERE {key} BETWEEN {least} AND {greatest}"
+        ((count,),) = self._query(query)
+        return bool(count)
+
     def _is_removed(self, rows: str) -> str:
-        return f"{rows}.run_uuid IN (SELECT run_uuid FROM {REMOVED_RUNS})"
+        return sql.is_removed(self._table, rows, REMOVED_FILES)
 
     def _find_effective(self) -> tuple[int, int]:
         """Make a view of the new rows that change something; return how many rows are new, and how many replaced."""
@@ -388,28 +454,46 @@ class _Update:
             self._see_old([part])
             kept = f"WHERE NOT {self._is_removed('old_rows')}" if self._table.is_of_run else ""
             rows += f" UNION ALL SELECT {names} FROM (SELECT * FROM old_rows {kept}) ANTI JOIN effective USING ({key})"
-        order = ", ".join(
-            dict.fromkeys(map(sql.name, [*([self._table.time] if self._table.time else []), *self._table.key]))
-        )
+        count = self._copy(f"{rows} ORDER BY {sql.names(self._table.sorting)}")
         self._parts.pop(part, None)
-        written = self._copy(f"{rows} ORDER BY {order}", part)
-        if written.rows:
-            self._parts[part] = written
+        if count:
+            self._parts[part] = self._put(part, count)
 
-    def _write_empty(self) -> None:
+    def _write_empty(self) -> Part:
         self._see_old([])
-        self._parts[""] = self._copy(f"SELECT {sql.names(self._table.names)} FROM old_rows", "")
+        return self._put("", self._copy(f"SELECT {sql.names(self._table.names)} FROM old_rows"))
 
-    def _copy(self, query: str, part: str) -> Part:
-        """Write the rows of a query as a part."""
-        path = self._store.scratch() / "part.parquet"
-        ((count,),) = self._query(f"COPY ({query}) TO {sql.literal(str(path))} ({_FORMAT})")
+    @property
+    def _written(self) -> Path:
+        """The file that is being written."""
+        return self._store.scratch() / "part.parquet"
+
+    def _copy(self, query: str) -> int:
+        """Write the rows of a query, and return how many they are."""
+        ((count,),) = self._query(f"COPY ({query}) TO {sql.literal(str(self._written))} ({_FORMAT})")
+        return int(count)
+
+    def _put(self, part: str, count: int) -> Part:
+        """Put what was written into the store, as a part with so many rows."""
+        path = self._written
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        name = f"{self._table.name}/{_VERSIONS}/{part or _WHOLE}-{digest[:16]}"
-        size = path.stat().st_size
+        # A name is not used again: an export that still has to delete an old file must not delete a new one.
+        name = f"{self._table.name}/{VERSIONS}/{part or _WHOLE}-{digest[:16]}-{secrets.token_hex(4)}"
+        size, keys = path.stat().st_size, self._keys(path)
         self._store.put(path, name)
-        return Part(self._table.name, part, name, count, size, digest)
+        return Part(self._table.name, part, name, count, size, digest, keys)
+
+    def _keys(self, path: Path) -> tuple[int, int] | None:
+        """Return the least and the greatest key in a file, if it has any and they are numbers."""
+        key = next(each for each in self._table.columns if each.name == self._table.key[0])
+        if key.type != "BIGINT":
+            return None
+        query = (
+            f"SELECT min({sql.name(key.name)}), max({sql.name(key.name)}) FROM read_parquet({sql.literal(str(path))})"
+        )
+        ((least, greatest),) = self._query(query)
+        return None if least is None else (least, greatest)
 
     def _run(self, statement: str) -> None:
         self._connection.execute(statement)

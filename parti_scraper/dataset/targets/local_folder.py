@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parti_scraper.dataset.engine import TargetError
-from parti_scraper.dataset.tables import LOADED, record_tables
-from parti_scraper.dataset.targets.folder import README
+from parti_scraper.dataset.targets.folder import foreign
 from parti_scraper.dataset.targets.locked import locked, put_in_place
 from parti_scraper.exceptions import UsageError
 from parti_scraper.run.datapackage import FILE_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
 # Files that are being written.
 _SCRATCH = ".export"
@@ -46,8 +45,7 @@ class LocalFolder:
         """Raise UsageError if there is something else in the folder."""
         if (self._path / FILE_NAME).exists():
             return
-        ours = {*record_tables(), LOADED.name, README, _SCRATCH}
-        others = sorted(each.name for each in self._path.iterdir() if each.name not in ours)
+        others = foreign(each.name for each in self._path.iterdir() if each.name != _SCRATCH)
         if others and not (self._path / _SCRATCH).exists():
             accepted = "a new or empty folder, or an earlier export"
             raise UsageError.of("argument", "TARGET", f"it holds {others[0]!r}", self.shown, accepted)
@@ -86,12 +84,13 @@ class LocalFolder:
     def write_manifest(self, content: bytes) -> None:
         self.write(FILE_NAME, content)
 
-    def names(self) -> Sequence[str]:
-        found = []
+    def sizes(self) -> Mapping[str, int]:
+        found = {}
         for folder, folders, files in os.walk(self._path):
             folders[:] = [each for each in folders if not each.startswith(".")]
-            relative = os.path.relpath(folder, self._path)
-            found += [name if relative == "." else f"{relative}/{name}" for name in files]
+            for path in (Path(folder, name) for name in files):
+                with suppress(FileNotFoundError):  # Somebody else has deleted it.
+                    found[path.relative_to(self._path).as_posix()] = path.lstat().st_size
         return found
 
     def remove(self, names: Sequence[str]) -> None:

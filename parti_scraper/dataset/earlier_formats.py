@@ -1,0 +1,207 @@
+"""Earlier exports that are read: folders, also in an object store, and files of DuckDB and SQLite."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from abc import ABC, abstractmethod
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from parti_scraper.dataset import sql
+from parti_scraper.dataset.engine import connect
+from parti_scraper.dataset.staging import insert_all
+from parti_scraper.dataset.tables import LOADED, record_tables
+from parti_scraper.dataset.targets.base import Meta, loaded_from
+from parti_scraper.dataset.targets.folder import Manifest
+from parti_scraper.dataset.targets.local_folder import LocalFolder
+from parti_scraper.dataset.targets.object_store import SCHEMES, ObjectStore
+from parti_scraper.exceptions import UsageError
+from parti_scraper.run.datapackage import FILE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from duckdb import DuckDBPyConnection
+
+    from parti_scraper.dataset.plan import Key, Loaded
+    from parti_scraper.dataset.tables import Table
+    from parti_scraper.dataset.targets.folder import Store
+
+_FILES = (".duckdb", ".sqlite")
+ACCEPTED = f"a folder of runs such as output/, or an earlier export: a folder, {', '.join(_FILES)}"
+_LOADED = f"SELECT run_uuid, file, bytes, rows, sha256 FROM {LOADED.name}"
+# How many rows of SQLite are held in memory.
+_BATCH = 20_000
+
+
+class Held(ABC):
+    """What an earlier export holds.
+
+    Attributes:
+        shown: its name for messages.
+        meta: what it knows of itself.
+        fingerprint: tells it from what it was before and will be later, and from others.
+        tables: the names of its tables of records.
+    """
+
+    shown: str
+    meta: Meta
+    fingerprint: str
+    tables: frozenset[str]
+
+    @abstractmethod
+    def loaded(self) -> dict[Key, Loaded]:
+        """Return the files of runs that it has. Raises duckdb.Error, sqlite3.Error, OSError."""
+
+    @abstractmethod
+    def rows(self, table: Table, connection: DuckDBPyConnection) -> str:
+        """Return what the rows of a table are called in a database of DuckDB. Raises as `loaded`."""
+
+    def problem(self) -> str | None:
+        """Return what is wrong with its files, if so. Raises TargetError, OSError."""
+        return None
+
+
+def is_export(text: str) -> bool:
+    """Tell whether what was typed is an earlier export, or is to be one."""
+    return text.startswith(tuple(f"{each}://" for each in SCHEMES)) or (
+        (Path(text) / FILE_NAME).exists() if Path(text).is_dir() else text.endswith(_FILES) and Path(text).is_file()
+    )
+
+
+@contextmanager
+def open_export(text: str, scratch: Path) -> Iterator[Held]:
+    """Open an earlier export.
+
+    Args:
+        text: as typed; see `is_export`.
+        scratch: a folder for temporary files.
+
+    Raises:
+        UsageError: it is none, or was made by a later version of this project.
+        TargetError, duckdb.Error, sqlite3.Error, OSError: it cannot be read.
+    """
+    if "://" in text:
+        store = ObjectStore(text, scratch)
+        with store.open():
+            yield _Folder(store)
+    elif Path(text).is_dir():
+        yield _Folder(LocalFolder(Path(text)))
+    elif text.endswith(".duckdb"):
+        yield _DuckDb(Path(text))
+    else:
+        with closing(sqlite3.connect(f"file:{quote(text)}?mode=ro", uri=True, isolation_level=None)) as connection:
+            yield _Sqlite(Path(text), connection)
+
+
+def _not_an_export(shown: str) -> UsageError:
+    return UsageError.of("option", "--from", "neither a folder of runs nor an export", shown, ACCEPTED)
+
+
+class _Folder(Held):
+    """A folder; its files do not change until the export after next."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.shown = store, store.shown
+        body = store.read_manifest()
+        if body is None or b'"export"' not in body:
+            raise _not_an_export(store.shown)
+        self._manifest = Manifest.read(body, store.shown)
+        self.meta = self._manifest.meta
+        self.fingerprint = hashlib.sha256(body).hexdigest()
+        self.tables = frozenset({each.table for each in self._manifest.parts} & {*record_tables()})
+
+    def loaded(self) -> dict[Key, Loaded]:
+        with connect() as connection:
+            query = _LOADED.replace(LOADED.name, self.rows(LOADED, connection))
+            return loaded_from(connection.execute(query).fetchall())
+
+    def rows(self, table: Table, connection: DuckDBPyConnection) -> str:
+        paths = ", ".join(sql.literal(self._store.local(each.path)) for each in self._manifest.of(table).values())
+        return f"read_parquet([{paths}], hive_partitioning=false, union_by_name=true)"
+
+    def problem(self) -> str | None:
+        for part in self._manifest.parts:
+            with Path(self._store.local(part.path)).open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != part.sha256:
+                    return f"{part.path} is not what its data package says (SHA-256)"
+        return None
+
+
+class _Database(Held):
+    """A database in a file, as `targets.database` makes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.shown = str(path)
+        names = {each for (each,) in self._query(self._names)}
+        states = self._query("SELECT value FROM export_state WHERE name = 'export'") if "export_state" in names else ()
+        if not states:
+            raise _not_an_export(self.shown)
+        ((state,),) = states
+        self.meta = Meta.from_json(state, self.shown)
+        self.tables = frozenset(names & {*record_tables()})
+        self._loaded = loaded_from(self._query(_LOADED))
+        known = hashlib.sha256(state.encode())
+        known.update(repr(sorted(self._loaded.items())).encode())
+        self.fingerprint = known.hexdigest()
+
+    # The query for the names of all tables.
+    _names: str
+
+    def loaded(self) -> dict[Key, Loaded]:
+        return self._loaded
+
+    @abstractmethod
+    def _query(self, statement: str) -> Sequence[tuple[Any, ...]]:
+        """Return the rows of a query."""
+
+
+class _DuckDb(_Database):
+    """A file of DuckDB."""
+
+    _names = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with connect() as self._connection:
+            self._connection.execute(f"ATTACH {sql.literal(str(path))} AS earlier (READ_ONLY)")
+            self._connection.execute("USE earlier")
+            super().__init__(path)
+
+    def _query(self, statement: str) -> Sequence[tuple[Any, ...]]:
+        return self._connection.execute(statement).fetchall()
+
+    def rows(self, table: Table, connection: DuckDBPyConnection) -> str:
+        alias = sql.name(f"earlier {self.fingerprint}")
+        connection.execute(f"ATTACH IF NOT EXISTS {sql.literal(str(self._path))} AS {alias} (READ_ONLY)")
+        return f"{alias}.main.{sql.name(table.name)}"
+
+
+class _Sqlite(_Database):
+    """A file of SQLite; what is read of it is of one moment."""
+
+    _names = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._connection.execute("BEGIN")
+        super().__init__(path)
+
+    def _query(self, statement: str) -> Sequence[tuple[Any, ...]]:
+        return self._connection.execute(statement).fetchall()
+
+    def rows(self, table: Table, connection: DuckDBPyConnection) -> str:
+        """Copy them, as their types are declared: SQLite has neither times nor truths."""
+        has = {each for (each,) in self._query(f"SELECT name FROM pragma_table_info({sql.literal(table.name)})")}
+        columns = [each for each in table.columns if each.name in has]
+        into = sql.name(f"earlier {table.name}")
+        typed = ", ".join(f"{sql.name(each.name)} {each.type}" for each in columns)
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {into} ({typed})")
+        names = sql.names(each.name for each in columns)
+        cursor = self._connection.execute(f"SELECT {names} FROM {sql.name(table.name)}")
+        while rows := cursor.fetchmany(_BATCH):
+            insert_all(connection, into, rows)
+        return into

@@ -1,0 +1,214 @@
+"""A PostgreSQL database: the tables are in a schema of it.
+
+An export is one transaction, which begins with a lock that other exports into the same schema wait for, before what was
+loaded is read. It is held while runs are read; no other reader or writer waits for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from parti_scraper.dataset import sql
+from parti_scraper.dataset.engine import TargetError, one_line, require
+from parti_scraper.dataset.targets.base import Target
+from parti_scraper.dataset.targets.database import DatabaseSession, Upserted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import psycopg
+
+    from parti_scraper.dataset.staging import Rows, Staging
+    from parti_scraper.dataset.tables import Column, Table
+    from parti_scraper.dataset.targets.postgres_address import Address
+
+# Of libpq, unless the address says otherwise. A server that is gone is given up: after 10 s where it cannot be reached,
+# after 60 s where it was connected.
+_PARAMETERS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+    "fallback_application_name": "parti_scraper",
+}
+# They are for those who wait at a screen: an export may take its time. The last is known since PostgreSQL 17.
+_TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+# What else a transaction begins with. If the machine of an export is gone, the server shall notice within two minutes.
+_SETTINGS = {
+    "standard_conforming_strings": "on",
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
+}
+_NO_RIGHTS = "42501"
+_NEEDED = "needed: CREATE on the database, or on the schema and ownership of its tables"
+# PostgreSQL has no NUL in a text.
+_REPLACEMENT = "\ufffd"
+
+
+class PostgresTarget(Target):
+    """A schema of a database."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self.shown = address.shown
+
+    @contextmanager
+    def open(self) -> Iterator[_Session]:
+        """Connect, and wait for other exports into the schema. Raises TargetError, UsageError, ExtraMissing."""
+        psycopg, duckdb = require("psycopg", "postgres"), require("duckdb", "dataset")
+        parameters = _PARAMETERS | dict(self._address.parameters) | {"client_encoding": "UTF8"}
+        try:
+            with closing(psycopg.connect(**parameters, prepare_threshold=None)) as connection:
+                # What another export has written while this one waited must be seen.
+                connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+                yield _Session(connection, self._address)
+        except psycopg.Error as error:
+            raise TargetError(f"{self.shown}: {self._address.redact(_problem(error))}") from None
+        except duckdb.Error as error:
+            raise TargetError(f"{self.shown}: {one_line(error)}") from None
+
+
+class _Session(DatabaseSession):
+    types: ClassVar[Mapping[str, str]] = {
+        "BIGINT": "bigint",
+        "BOOLEAN": "boolean",
+        "TIMESTAMPTZ": "timestamptz",
+        "VARCHAR": "text",
+    }
+    until_commit = "ON COMMIT DROP"
+
+    def __init__(self, connection: psycopg.Connection, address: Address) -> None:
+        """Take the lock. Raises psycopg.Error, TargetError."""
+        super().__init__(address.shown)
+        self._connection = connection
+        self._schema = address.schema
+        timeouts = ", ".join(map(sql.literal, _TIMEOUTS))
+        self.query(f"SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ({timeouts})")
+        for name, value in _SETTINGS.items():
+            self.execute(f"SET LOCAL {name} = {sql.literal(value)}")
+        ((encoding,),) = self.query("SHOW server_encoding")
+        if encoding != "UTF8":
+            raise TargetError(f"{self.shown}: the encoding of the database is {encoding} (accepted: UTF8)")
+        self.query(f"SELECT pg_advisory_xact_lock({_lock_of(address.schema)})")
+
+    def into(self, table: Table) -> str:
+        return f"{sql.name(self._schema)}.{sql.name(table.name)}"
+
+    def create(self, table: Table) -> None:
+        super().create(table)
+        self._comment(table)
+
+    def begin(self) -> None:
+        """Make the schema; the transaction has begun with the lock."""
+        if not self.query(f"SELECT 1 FROM pg_namespace WHERE nspname = {sql.literal(self._schema)}"):
+            self.execute(f"CREATE SCHEMA {sql.name(self._schema)}")
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def rollback(self) -> None:
+        """Close the connection, which undoes the transaction, also if the server is gone."""
+        self._connection.close()
+
+    def columns(self, table: Table) -> set[str]:
+        return {each for each, _ in self._columns(table)}
+
+    def execute(self, statement: str) -> int:
+        return max(self._connection.execute(statement).rowcount, 0)
+
+    def query(self, statement: str) -> Sequence[tuple[Any, ...]]:
+        return self._connection.execute(statement).fetchall()
+
+    def upsert(self, rows: Rows, staging: Staging) -> Upserted:
+        table, into = rows.table, self.into(rows.table)
+        altered = _altered(rows, staging)
+        if not self.query(f"SELECT 1 FROM {into} LIMIT 1"):
+            changed = self._copy(rows, staging, into, altered)
+        else:
+            staged = f"pg_temp.{sql.name(f'new {table.name}')}"
+            columns = ", ".join(f"{sql.name(each.name)} {self.types[each.type]}" for each in table.columns)
+            self.execute(f"CREATE TEMPORARY TABLE {staged} ({columns}) ON COMMIT DROP")
+            self._copy(rows, staging, staged, altered)
+            changed = self.execute(sql.upsert(table, into, staged))
+            self.execute(f"DROP TABLE {staged}")
+        return Upserted(changed, sum(altered.values()))
+
+    def _copy(self, rows: Rows, staging: Staging, into: str, altered: Mapping[str, int]) -> int:
+        """Copy rows into an empty table, and return how many there were."""
+        table = rows.table
+        values = ", ".join(_in_csv(each, is_altered=bool(altered.get(each.name))) for each in table.columns)
+        query = f"SELECT concat_ws(',', {values}) || chr(10) FROM {rows.relation}"
+        cursor = self._connection.cursor()
+        with cursor.copy(f"COPY {into} ({sql.names(table.names)}) FROM STDIN (FORMAT csv)") as copy:
+            for batch in staging.batches(query):
+                copy.write("".join(line for (line,) in batch))
+        return cursor.rowcount
+
+    def _comment(self, table: Table) -> None:
+        """Let the table and its columns say what they are, as far as they do not."""
+        into, said = self.into(table), dict(self._columns(table))
+        query = f"SELECT obj_description(to_regclass({sql.literal(into)}), 'pg_class')"
+        if self.query(query) != [(table.description,)]:
+            self.execute(f"COMMENT ON TABLE {into} IS {sql.literal(table.description)}")
+        for column in table.columns:
+            if said[column.name] != column.description:
+                target = f"{into}.{sql.name(column.name)}"
+                self.execute(f"COMMENT ON COLUMN {target} IS {sql.literal(column.description)}")
+
+    def _columns(self, table: Table) -> Sequence[tuple[str, str | None]]:
+        """Return the columns that a table has, and what is said of them."""
+        return self.query(
+            "SELECT attname, col_description(attrelid, attnum) FROM pg_attribute "
+            f"WHERE attrelid = to_regclass({sql.literal(self.into(table))}) AND attnum > 0 AND NOT attisdropped"
+        )
+
+
+def _lock_of(schema: str) -> int:
+    """Return the number of the lock for a schema."""
+    digest = hashlib.blake2b(f"parti_scraper {schema}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), signed=True)
+
+
+def _altered(rows: Rows, staging: Staging) -> dict[str, int]:
+    """Return how many texts of each column PostgreSQL could not hold."""
+    texts = [each for each in rows.table.columns if each.type == "VARCHAR"]
+    counts = ", ".join(f"count(*) FILTER (WHERE {_is_altered(each)})" for each in texts)
+    (found,) = staging.connection.execute(f"SELECT {counts} FROM {rows.relation}").fetchall()
+    return dict(zip((each.name for each in texts), found, strict=True))
+
+
+def _is_altered(column: Column) -> str:
+    """Return the condition for a text that PostgreSQL cannot hold."""
+    text = sql.name(column.name)
+    if column.is_json:
+        return rf"contains({text}, '\u0000') AND {_storable(column)} <> {text}"
+    return f"contains({text}, chr(0))"
+
+
+def _storable(column: Column) -> str:
+    """Return the expression for a text as PostgreSQL can hold it; of JSON also as `jsonb`."""
+    text = sql.name(column.name)
+    if not column.is_json:
+        return f"replace({text}, chr(0), '{_REPLACEMENT}')"
+    # Not where the backslash is one that was escaped: such pairs are put aside, as NUL, which no JSON has as it is.
+    apart = rf"replace({text}, '\\', chr(0))"
+    return rf"replace(replace({apart}, '\u0000', '{_REPLACEMENT}'), chr(0), '\\')"
+
+
+def _in_csv(column: Column, *, is_altered: bool) -> str:
+    """Return the expression for a column as it stands in CSV; without quotes, nothing is null."""
+    text = _storable(column) if is_altered else sql.name(column.name)
+    if column.type == "VARCHAR":
+        text = f"""concat('"', replace({text}, '"', '""'), '"')"""
+        return f"CASE WHEN {sql.name(column.name)} IS NULL THEN '' ELSE {text} END"
+    return f"coalesce({text}::VARCHAR, '')"
+
+
+def _problem(error: psycopg.Error) -> str:
+    """Return an error of libpq or the server as one line, without the values of a row."""
+    line = " ".join((error.diag.message_primary or str(error)).split())
+    return f"{line} ({_NEEDED})" if error.sqlstate == _NO_RIGHTS else line

@@ -1,0 +1,151 @@
+"""Days or weeks of a schedule, exported again and again, also while runs are going on.
+
+`python -m tests.exported --days 7 --seed 1` plays them as `tests.simulated` does, and says what is wrong with the
+targets too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests import simulated
+from tests.collecting import bring, differences
+from tests.dataset_truth import Truth, rows_of
+from tests.left_behind import Session, has_ended
+from tests.simulated import DAY, LiveSimulation, NotificationsSimulation, RecentSimulation, Simulation
+from tests.virtual import Act
+
+# Of these, readers do not see half while others write, so runs that are going on are exported into them.
+_MEANWHILE = "meanwhile"
+_AFTER = ("dataset.duckdb", "dataset.sqlite")
+
+
+class Exported(Simulation):
+    """A schedule whose runs are exported: into one target while they go on, into others after each of them."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        super().__init__(folder, seed)
+        self.truth = Truth()
+        self.copies = folder / "copies"
+        self.targets = [folder / name for name in (_MEANWHILE, *_AFTER)]
+        self.exports = 0
+
+    @property
+    def outputs(self) -> list[Path]:
+        """The folders of runs; some runs are in two of them."""
+        return [each for each in (self.output, self.copies) if each.exists()]
+
+    def crawl(self, run_id: str, arguments: Iterable[str], *acts: Act, fate: str) -> Session:
+        """Run the spider, and export while it runs and after it."""
+        is_over = threading.Event()
+        thread = threading.Thread(target=self._export_until, args=(is_over,))
+        thread.start()
+        try:
+            session = super().crawl(run_id, arguments, *acts, fate=fate)
+        finally:
+            is_over.set()
+            thread.join()
+        self._copy(run_id)
+        self.truth.see(*self.outputs, state=self.folder / "state")
+        for target in self.targets:
+            self._export(target)
+        return session
+
+    def check(self) -> None:
+        """Look at what is left, and at the targets."""
+        super().check()
+        tables = self.truth.tables()
+        for target in self.targets:
+            self.wrong += [f"{target.name}: {line}" for line in differences(target, tables)]
+            if bring(target, self.outputs, self.folder / "state").tables:
+                self.wrong.append(f"{target.name}: another export has changed something")
+
+    def _export_until(self, is_over: threading.Event) -> None:
+        """Export what there is, again and again."""
+        while not is_over.is_set():
+            self._export(self.targets[0])
+            self.exports += 1
+
+    def _export(self, target: Path) -> None:
+        report = bring(target, self.outputs, self.folder / "state")
+        self.wrong += [f"{target.name}: left out: {each}" for each in report.left_out if each.is_wrong]
+
+    def _copy(self, run_id: str) -> None:
+        """Copy a run that has ended elsewhere, by chance: what is in both is to be one row."""
+        run, copy = self.output / self.spider / run_id, self.copies / self.spider / run_id
+        if has_ended(run) and not copy.exists() and self.by_chance.random() < 0.3:
+            shutil.copytree(run, copy)
+
+
+class ExportedLive(Exported, LiveSimulation):
+    """Snapshots every five minutes."""
+
+
+class ExportedNotifications(Exported, NotificationsSimulation):
+    """Who goes live, as it happens."""
+
+
+class ExportedRecent(Exported, RecentSimulation):
+    """What has ended, once an hour, and now and then what has ended in a category or in the last hours."""
+
+    def _hour(self) -> None:
+        super()._hour()
+        chosen = self.by_chance.choice([(), ("categories=7",), ("since=6h",), ("since=2d", "max_records=30")])
+        if chosen:
+            self.crawl(f"other-{len(self.sessions):04}", chosen, fate="well")
+
+    def wrong_rows(self, runs: Path) -> Iterable[str]:
+        """Return what is wrong with the newest versions, by the truth."""
+        true = {record["event_id"]: record["total_viewers"] for record in self.world.recent_at()}
+        for target in self.targets:
+            held = {row["event_id"]: row["total_viewers"] for row in rows_of(target, "livestreams")}
+            if held != true:
+                wrong = sorted(dict(held.items() ^ true.items()))
+                yield f"{target.name}: {len(wrong)} of {len(true)} livestreams are missing or old, such as {wrong[:3]}"
+
+
+SIMULATIONS: dict[str, Any] = {each.spider: each for each in (ExportedLive, ExportedNotifications, ExportedRecent)}
+
+
+class _Once(Exported):
+    """A spider that is run every day."""
+
+    options: ClassVar = {"events": 20, "years": 0.01, "live": 5}
+
+    def play(self, days: float) -> None:
+        """Let so many days pass, and look at what is left."""
+        for day in range(int(days)):
+            self.clock.move(day * DAY)
+            self._catch_up()
+            self.crawl(f"run-{day}", (), fate="well")
+        self.check()
+
+    def wrong_rows(self, runs: Path) -> Iterable[str]:
+        """Return nothing: what the targets hold is compared with the runs."""
+        return ()
+
+
+class ExportedCategories(_Once):
+    """The categories."""
+
+    spider = "categories"
+
+
+class ExportedScheduled(_Once):
+    """Announced livestreams."""
+
+    spider = "scheduled"
+    options: ClassVar = {**_Once.options, "scheduled": 30}
+
+
+SIMULATIONS |= {each.spider: each for each in (ExportedCategories, ExportedScheduled)}
+
+
+if __name__ == "__main__":
+    simulated.SIMULATIONS.update(SIMULATIONS)
+    sys.exit(simulated.main())
