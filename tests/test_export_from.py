@@ -205,6 +205,24 @@ def test_states_of_a_run_that_was_cut_and_went_on_are_not_mixed(
     assert differences(tmp_path / "steps.duckdb", true) == []
 
 
+@pytest.mark.parametrize("has_target", [False, True])
+def test_of_a_run_with_days_only_the_day_that_was_cut_is_replaced(
+    output: Path, tmp_path: Path, bring_from: Bring, has_target: bool
+) -> None:
+    first, second = "2026-11-26", "2026-11-27"
+    last = {"observed_at": f"{second}T12:00:00Z"}
+    make_run(output, "live", "run", [live_channel(1)], quarantine=[rejected(1)], day=first)
+    cut = [live_channel(2, "run-2", **last), live_channel(3, "run-2", **last)]
+    make_run(output, "live", "run", cut, quarantine=[rejected(2), rejected(3)], day=second, status="sealed")
+    bring(tmp_path / "sealed", [output], tmp_path / "state")
+    if has_target:
+        bring(tmp_path / "all", [output], tmp_path / "state")
+    whole = [live_channel(2, "run-2", **last), live_channel(7, "run-2", **last), live_channel(8, "run-2", **last)]
+    make_run(output, "live", "run", whole, quarantine=[rejected(4)], day=second)
+    bring_from(tmp_path / "all", tmp_path / "sealed", runs=[output])
+    assert differences(tmp_path / "all", Truth().see(output).tables()) == []
+
+
 # --- When livestreams were received ------------------------------------------------------------------------------
 
 

@@ -7,16 +7,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from parti_scraper.dataset import sql
 from parti_scraper.dataset.earlier_formats import open_export
 from parti_scraper.dataset.engine import TargetError, one_line, require
 from parti_scraper.dataset.plan import LeftOut, Loaded
 from parti_scraper.dataset.selection import Selection
-from parti_scraper.dataset.staging import insert_all
+from parti_scraper.dataset.staging import REMOVED_FILES, insert_all
 from parti_scraper.dataset.tables import LAST_SCRAPED_AT, record_tables
 from parti_scraper.network.source import MOCK, REAL
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from parti_scraper.dataset.earlier_formats import Held
@@ -158,26 +159,25 @@ class Earlier:
                 known |= {name: more for name, more in files.items() if not _has(known, {name: more})}
         self.known = {(run, name): loaded for run, files in runs.items() for name, loaded in files.items()}
 
-    def load(self, staging: Staging, read: Iterable[str]) -> dict[Key, Loaded]:
-        """Add their rows to the records. Returns what is loaded with them. Raises TargetError.
+    def load(self, staging: Staging) -> dict[Key, Loaded]:
+        """Add their rows to the records, but for those of files that were read again and are to be replaced.
 
-        Args:
-            staging: where to.
-            read: runs all of whose rows were read from their files.
+        Returns what is loaded with them. Raises TargetError.
         """
-        read = frozenset(read)
-        removed = self._replaced - read
-        staging.remove_files((run, "") for run in removed)
         for each in self._inputs:
             try:
-                self._copy(each, staging, read)
+                self._copy(each, staging)
             except _errors() as error:
                 raise TargetError(f"{each.held.shown} cannot be read: {one_line(error)}") from None
-        loaded = {key: each for key, each in self.known.items() if self._before.get(key) != each or key[0] in removed}
+        # From now on, what is to be replaced is only what the target has.
+        staging.remove_files((run, "") for run in self._replaced)
+        loaded = {
+            key: each for key, each in self.known.items() if self._before.get(key) != each or key[0] in self._replaced
+        }
         marks = [each.held.fingerprint for each in self._inputs]
         return loaded | {(MARK, each): Loaded(0, 0, each) for each in marks}
 
-    def _copy(self, each: _Input, staging: Staging, read: frozenset[str]) -> None:
+    def _copy(self, each: _Input, staging: Staging) -> None:
         """Add the rows of an export."""
         wanted = {table.records for table in self._tables}
         tables = [table for name, table in record_tables().items() if name in each.held.tables]
@@ -187,10 +187,10 @@ class Earlier:
                 continue
             condition = "true"
             if table.is_of_run:
-                skipped = {*each.skips(table), *read}
                 staging.connection.execute(f"CREATE OR REPLACE TEMP TABLE {_SKIPPED} (run_uuid VARCHAR)")
-                insert_all(staging.connection, _SKIPPED, [(run,) for run in skipped])
-                condition = f"run_uuid NOT IN (FROM {_SKIPPED})"
+                insert_all(staging.connection, _SKIPPED, [(run,) for run in each.skips(table)])
+                is_removed = sql.is_removed(table, "rows", REMOVED_FILES)
+                condition = f"run_uuid NOT IN (FROM {_SKIPPED}) AND NOT {is_removed}"
             staging.copy(table, rows[table.name], condition)
 
 

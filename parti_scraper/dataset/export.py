@@ -153,7 +153,7 @@ class _Exporter:
             if not reading.loaded and not earlier.count and not is_new:
                 return Report({}, (*left_out, *reading.left_out), 0, plan.source)
             staging.remove_files(reading.replaced, _mixed(reading, earlier.known))
-            loaded = earlier.load(staging, _wholly_read(reading, earlier.known)) | reading.loaded
+            loaded = earlier.load(staging) | reading.loaded
             changes = self._load(staging, loaded, plan)
         return Report(changes, (*left_out, *reading.left_out), len(reading.loaded), plan.source, earlier.count)
 
@@ -218,12 +218,6 @@ def _mixed(reading: Reading, known: Mapping[Key, Loaded]) -> set[str]:
     runs = {run for run, _ in reading.replaced}
     files = [key for key in itertools.chain(known, reading.loaded) if key[0] in runs]
     return {run for run, file in files if "/" in file} & {run for run, file in files if "/" not in file}
-
-
-def _wholly_read(reading: Reading, known: Mapping[Key, Loaded]) -> set[str]:
-    """Return the runs all of whose files that were known before were read again."""
-    runs = {run for run, _ in reading.replaced}
-    return runs - {key[0] for key in known if key[0] in runs and key not in reading.replaced}
 
 
 def _shown(selection: Selection) -> str:
