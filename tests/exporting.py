@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parti_scraper.dataset.export import Export, Report, Silent, export
+from parti_scraper.dataset.export import Export, Progress, Report, Silent, export
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.run.catalog import Catalog
@@ -50,10 +50,10 @@ HOSTILE = (
 )
 
 
-def bring(target: Path | str, output: Path, *tables: str) -> Report:
+def bring(target: Path | str, output: Path, *tables: str, progress: Progress | None = None) -> Report:
     """Bring tables of the runs in an output folder, by default those of the target, into a target."""
     what = Export(Catalog([output], None), output.with_name("scratch"), Selection(tables=tables or None))
-    return export(target_of(str(target)), what, Silent())
+    return export(target_of(str(target)), what, progress or Silent())
 
 
 def make_categories(output: Path, names: list[str] | tuple[str, ...]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 from typing import Any
 
 import duckdb
@@ -21,6 +23,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parti_scraper.dataset.engine import TargetError
+from parti_scraper.dataset.export import Silent
 from parti_scraper.dataset.targets import files
 from parti_scraper.feeds.exporters import CsvItemExporter, harmless
 from tests.exporting import FORMULAS, HOSTILE, bring, make_categories
@@ -207,6 +211,31 @@ def test_a_file_that_does_not_fit_on_the_disk_is_one_line_and_leaves_the_old_one
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == (f"scrapy export: {tmp_path}/x.csv cannot be written: File too large\n")
     assert contents(tmp_path) == {"x.csv": b"old"}
+
+
+class FullWhenWriting(Silent):
+    """Lets the disk be full from the moment on when all is read."""
+
+    def begin(self, what: str, total: int = 0) -> None:
+        if what.startswith("writing"):
+            setrlimit(RLIMIT_FSIZE, (100_000, getrlimit(RLIMIT_FSIZE)[1]))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_disk_that_is_full_while_a_file_is_written_leaves_the_old_one(
+    output: Path, tmp_path: Path, suffix: str
+) -> None:
+    # As random as texts can be, so that they are large when they are compressed, too.
+    make_categories(output, [f"{random.Random(number).getrandbits(20_000):x}" for number in range(99)])
+    path = tmp_path / f"x{suffix}"
+    path.write_text("old", encoding="utf-8")
+    limits = getrlimit(RLIMIT_FSIZE)
+    try:
+        with pytest.raises(TargetError, match=rf"^{path} cannot be written: .*File too large$"):
+            bring(path, output, "categories", progress=FullWhenWriting())
+    finally:
+        setrlimit(RLIMIT_FSIZE, limits)
+    assert contents(tmp_path) == {path.name: b"old"}
 
 
 def test_a_killed_export_leaves_the_old_file_and_is_finished_by_the_next(output: Path, tmp_path: Path) -> None:

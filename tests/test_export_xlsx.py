@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import tempfile
 import zipfile
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from parti_scraper.exceptions import UsageError
 from tests.exporting import HOSTILE, bring, make_categories
-from tests.made_runs import category, livestream, make_run, rejected
+from tests.made_runs import livestream, make_run, rejected
 from tests.office import needs_office, rows_of_sheet
 from tests.support import Scrapy, limit_file_size
 
@@ -186,11 +187,20 @@ def test_more_rows_than_a_sheet_holds_are_refused_in_one_line(output: Path, tmp_
     assert path.read_text(encoding="utf-8") == "old"
 
 
-@pytest.mark.parametrize("limit", [4_000, 40_000])
+@pytest.mark.parametrize(
+    ("name", "rows", "limit"),
+    [
+        # A sheet is larger than the limit, and than the records.
+        ("&" * 1_000, 20, 40_000),
+        # The workbook is, but none of its parts.
+        (f"{random.Random(7).getrandbits(20_000):x}", 1, 7_500),
+    ],
+    ids=["sheet", "workbook"],
+)
 def test_a_workbook_that_does_not_fit_on_the_disk_is_one_line_and_leaves_the_old_one(
-    scrapy: Scrapy, output: Path, tmp_path: Path, limit: int
+    scrapy: Scrapy, output: Path, tmp_path: Path, name: str, rows: int, limit: int
 ) -> None:
-    make_run(output, "categories", "run", [category(number, name="&" * 1_000) for number in range(20)])
+    make_categories(output, [name] * rows)
     path = tmp_path / "x.xlsx"
     path.write_text("old", encoding="utf-8")
     run = scrapy("export", str(path), "--table", "categories", "--quiet", preexec_fn=limit_file_size(limit))

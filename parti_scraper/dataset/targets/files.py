@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.targets.base import Load
 
 # What is written is no other file than the one that is named, since that one is temporary.
-_PARQUET = "USE_TMP_FILE false, FORMAT parquet, COMPRESSION zstd"
+# Larger row groups do not fit into DuckDB's memory beside what it sorts if the records are large.
+_PARQUET = "USE_TMP_FILE false, FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE_BYTES '16MB'"
 # What Python takes for white space; RE2's `\s` is less.
 _SPACE = r"\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
 _UNSAFE = rf"^([\t\r\n]|[{_SPACE}]*[-=+@＝＋－＠])"

@@ -7,6 +7,7 @@ formulas and no links.
 from __future__ import annotations
 
 import re
+from io import FileIO
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ from parti_scraper.dataset.targets.written import WrittenTarget, columns_for_peo
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from _typeshed import ReadableBuffer
 
     from parti_scraper.dataset.staging import Rows, Staging
     from parti_scraper.dataset.tables import Column
@@ -63,17 +66,44 @@ class XlsxTarget(WrittenTarget):
                     f"{self.shown}: {rows.table.name} has {rows.count:,} rows, and a sheet holds {MOST_ROWS - 1:,} "
                     "(accepted: --since, --until or --table for fewer rows, or another format, such as .csv)"
                 )
-        xlsxwriter = require("xlsxwriter", "dataset")
-        # ZIP64 is used for a sheet of more than 2 GB only.
-        options = {"constant_memory": True, "tmpdir": str(load.staging.folder), "use_zip64": True}
-        book = xlsxwriter.Workbook(path, options)
-        changes = {rows.table.name: _Sheet(book, rows).write(load.staging) for rows in tables}
-        try:
-            book.close()
-        except xlsxwriter.exceptions.FileCreateError as error:
-            # It has the OSError in it.
-            raise error.args[0] from None
-        return changes
+        with _File(path, "wb") as file:
+            return _write(tables, load.staging, file)
+
+
+class _File(FileIO):
+    """A file that takes for nothing what follows its first error.
+
+    A ZIP file that could not be written is written to once more when Python deletes it, which would print a traceback.
+    """
+
+    _is_broken = False
+
+    def write(self, data: ReadableBuffer) -> int:
+        left = whole = memoryview(data)
+        while left and not self._is_broken:
+            try:
+                left = left[super().write(left) :]
+            except OSError:
+                self._is_broken = True
+                raise
+        return whole.nbytes
+
+
+def _write(tables: Sequence[Rows], staging: Staging, file: _File) -> dict[str, Changes]:
+    """Write a workbook. Raises OSError."""
+    xlsxwriter = require("xlsxwriter", "dataset")
+    # ZIP64 is used for a sheet of more than 2 GB only.
+    book = xlsxwriter.Workbook(file, {"constant_memory": True, "tmpdir": str(staging.folder), "use_zip64": True})
+    changes = {rows.table.name: _Sheet(book, rows).write(staging) for rows in tables}
+    problem = None
+    try:
+        book.close()
+    except xlsxwriter.exceptions.FileCreateError as error:
+        # Without its traceback, which would keep the ZIP file until the file is closed.
+        problem = OSError(error.args[0].errno, error.args[0].strerror)
+    if problem:
+        raise problem
+    return changes
 
 
 class _Sheet:
