@@ -68,7 +68,7 @@ class Target:
         return bring(self.path, self._collector.outputs, self._collector.state)
 
 
-@pytest.mark.parametrize("name", ["dataset.duckdb", "dataset"])
+@pytest.mark.parametrize("name", ["dataset.duckdb", "dataset.sqlite", "dataset"])
 @given(steps=st.lists(STEPS, min_size=10, max_size=20))
 @settings(max_examples=EXAMPLES)
 def test_in_any_order_and_in_any_number_of_steps_runs_become_the_same_dataset(

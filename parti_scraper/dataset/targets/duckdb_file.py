@@ -44,6 +44,8 @@ class DuckDbTarget(Target):
                 yield session
             except duckdb.Error as error:
                 raise TargetError(f"{self.path}: {one_line(error)}") from None
+            except OSError as error:
+                raise TargetError(f"{self.path} cannot be written: {error.strerror or error}") from None
 
 
 class _Session(DatabaseSession):
@@ -53,6 +55,10 @@ class _Session(DatabaseSession):
         super().__init__(str(path))
         self._path = path
         self._connection: DuckDBPyConnection = connect()
+        if _log_of(path).exists():
+            # Somebody else who wrote to it was killed: what is in the log belongs to this file, not to a copy of it.
+            self._connection.execute(f"ATTACH {sql.literal(str(path))} AS target")
+            self._connection.execute("DETACH target")
         if path.exists():
             self._connection.execute(f"ATTACH {sql.literal(str(path))} AS target (READ_ONLY)")
         else:
@@ -62,18 +68,27 @@ class _Session(DatabaseSession):
         """Bring rows into a copy of the file, and put it in place of the file."""
         self._connection.close()
         temporary = self._path.with_name(f".{self._path.name}.export")
-        for leftover in (temporary, temporary.with_name(f"{temporary.name}.wal")):
-            leftover.unlink(missing_ok=True)
+        _remove(temporary)
+        self._connection = load.staging.connection
+        try:
+            changes = self._write(load, temporary)
+            put_in_place(temporary, self._path)
+        finally:
+            _remove(temporary)
+        return changes
+
+    def _write(self, load: Load, temporary: Path) -> dict[str, Changes]:
+        """Bring rows into a copy of the file. Raises OSError."""
         if self._path.exists():
             shutil.copyfile(self._path, temporary)
-        self._connection = load.staging.connection
         # Readable by the versions of DuckDB that are in use.
         self._connection.execute(f"ATTACH {sql.literal(str(temporary))} AS target (STORAGE_VERSION 'v1.0.0')")
         try:
             changes = super().load(load)
+            # It fails if the disk is full; in `DETACH`, that would go unnoticed.
+            self._connection.execute("CHECKPOINT target")
         finally:
             self._connection.execute("DETACH target")
-        put_in_place(temporary, self._path)
         return changes
 
     def into(self, table: Table) -> str:
@@ -104,3 +119,13 @@ class _Session(DatabaseSession):
 
     def note_removed(self, removed: Sequence[tuple[str, ...]]) -> None:
         """Do nothing: the table is in the same database."""
+
+
+def _log_of(path: Path) -> Path:
+    """Return where DuckDB writes what is not yet in a file."""
+    return path.with_name(f"{path.name}.wal")
+
+
+def _remove(path: Path) -> None:
+    for each in (path, _log_of(path)):
+        each.unlink(missing_ok=True)
