@@ -418,6 +418,12 @@ def test_a_store_that_fails_in_the_middle_is_one_line_and_leaves_what_was_there(
         ({}, "s3://", 2, "argument `TARGET`: not a place: 's3://' (accepted: such as s3://BUCKET/PREFIX/)"),
         (
             {},
+            "s3://bucket/data/../",
+            2,
+            "argument `TARGET`: not a place: 's3://bucket/data/../' (accepted: such as s3://BUCKET/PREFIX/)",
+        ),
+        (
+            {},
             f"s3://me:{SECRET}@bucket/data/",
             2,
             "argument `TARGET`: not a place: 's3://bucket/data/' (accepted: such as s3://BUCKET/PREFIX/)",

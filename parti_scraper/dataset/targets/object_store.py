@@ -73,9 +73,11 @@ class ObjectStore:
             scratch: a folder for temporary files; None: the system's.
         """
         parts = urlsplit(url)
-        if not parts.netloc or {"@", ":"} & {*parts.netloc} or parts.query or parts.fragment:
+        prefix = parts.path.strip("/")
+        is_path = not prefix or {"", ".", ".."}.isdisjoint(prefix.split("/"))
+        if not parts.netloc or {"@", ":"} & {*parts.netloc} or not is_path or {"?", "#"} & {*url}:
             raise UsageError.of("argument", "TARGET", "not a place", url, f"such as {parts.scheme}://BUCKET/PREFIX/")
-        self._scheme, self._bucket, self._prefix = parts.scheme, parts.netloc, parts.path.strip("/")
+        self._scheme, self._bucket, self._prefix = parts.scheme, parts.netloc, prefix
         self._endpoint = _endpoint() if parts.scheme == "s3" else None
         self._scratch = scratch or Path(tempfile.gettempdir()) / "parti_scraper"
         self._parent = self._scratch
