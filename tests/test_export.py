@@ -7,9 +7,11 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ from hypothesis import strategies as st
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.dataset.selection import Selection
 from tests.collecting import LASTING, Collector, bring, differences, rows_at
-from tests.dataset_truth import COLLECTIONS, Row, Truth, in_order, tables_of
+from tests.dataset_truth import COLLECTIONS, Row, Truth, in_order, rows_of, tables_of
 from tests.made_runs import ENDINGS, STARTED, live_channel, livestream, make_run, rejected, uuid_of
+from tests.support import ROOT, ids
 
 # Each takes a second or two.
-EXAMPLES = int(os.environ.get("PARTI_TEST_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("PARTI_TEST_EXAMPLES", "3"))
 
 
 # --- Steps -------------------------------------------------------------------------------------------------------
@@ -68,7 +71,7 @@ class Target:
         return bring(self.path, self._collector.outputs, self._collector.state)
 
 
-@pytest.mark.parametrize("name", ["dataset.duckdb", "dataset"])
+@pytest.mark.parametrize("name", ["dataset.duckdb", "dataset.sqlite", "dataset"])
 @given(steps=st.lists(STEPS, min_size=10, max_size=20))
 @settings(max_examples=EXAMPLES)
 def test_in_any_order_and_in_any_number_of_steps_runs_become_the_same_dataset(
@@ -278,6 +281,33 @@ def test_what_was_loaded_stays_when_its_run_is_deleted(target: Path, tmp_path: P
     report = bring(target, [output], tmp_path)
     assert (report.left_out, report.files) == ((), 1)
     assert differences(target, true) == []
+
+
+# --- What earlier versions have left -----------------------------------------------------------------------------
+
+
+def test_runs_of_the_first_version_are_taken_and_those_that_were_killed_too(target: Path, tmp_path: Path) -> None:
+    left = shutil.copytree(ROOT / "tests/golden/runs-1", tmp_path / "left")
+    output, state = left / "output", left / "state"
+    with closing(sqlite3.connect(state / "ledger.sqlite")) as ledger, ledger:
+        ledger.execute("UPDATE run SET folder = replace(folder, '/golden-runs', ?)", (str(left),))
+    report = bring(target, [output], state)
+    assert (report.source, report.is_whole) == ("mock", True)
+    assert {Path(each.folder).name for each in report.left_out} == {"degraded", "elsewhere"}
+    true = Truth().see(output, state=state).tables()
+    # Of two versions of the same second, this does not know which is kept.
+    assert differences(target, true, [table for table in true if table != "livestreams"]) == []
+    assert ids(rows_of(target, "livestreams")) == ids(true["livestreams"])
+    assert {table: len(rows) for table, rows in true.items()} == {
+        "api_calls": 4,
+        "categories": 21,
+        "live_channels": 4,
+        "live_notifications": 5,
+        "livestream_versions": 22,
+        "livestreams": 17,
+        "quarantine": 1,
+        "scheduled_livestreams": 2,
+    }
 
 
 # --- What runs hold ----------------------------------------------------------------------------------------------
