@@ -27,7 +27,7 @@ from tests.databases import Database, Postgres, Sqlite
 from tests.dataset_truth import COLLECTIONS, TABLES, Row, Truth, rows_of, tables_of
 from tests.exporting import HOSTILE
 from tests.made_runs import category, live_channel, livestream, make_run, rejected
-from tests.support import TIMEOUT, environment_of
+from tests.support import TIMEOUT, environment_of, read_lines
 
 # Of one moment: how many livestreams, versions of them, and records of files that were loaded.
 STATE = """
@@ -60,9 +60,9 @@ def collect_some(folder: Path) -> Collector:
     """Write runs of all spiders, complete or not."""
     collector = Collector(folder)
     for number, spider in enumerate(("categories", "recent", "live", "notifications", "scheduled", "site", "recent")):
-        collector.collect(spider, [(event, number % 3) for event in range(1, 5)], "finished", number % 3)
+        collector.collect(spider, [(event, number % 3) for event in range(1, 5)], "finished")
     collector.begin("live", [(1, 1), (2, 1)])
-    collector.go_on(0, [(3, 1)], noted=False)
+    collector.go_on(0, [(3, 1)])
     return collector
 
 
@@ -95,7 +95,7 @@ def test_in_whatever_order_and_steps_runs_come_the_rows_are_those_of_one_step(
     (tmp_path / "all").mkdir()
     collector = Collector(tmp_path / "all")
     for number, spider in enumerate((*COLLECTIONS, *COLLECTIONS, "recent", "recent", "categories")):
-        collector.collect(spider, [(event, number % 3) for event in range(1 + number % 2, 5)], "finished", number % 2)
+        collector.collect(spider, [(event, number % 3) for event in range(1 + number % 2, 5)], "finished")
     runs = sorted(collector.output.glob("*/*"))
     truth = Truth().see(collector.output).tables()
     by_chance = random.Random(1)
@@ -130,9 +130,11 @@ def test_a_second_export_changes_nothing(database: Database, tmp_path: Path) -> 
     before = contents(database)
     report = bring(database.target, collector.outputs, collector.state)
     assert (report.tables, report.files) == ({}, 0)
-    # A run with the same records.
-    collector.collect("recent", [], "finished", 0)
+    # A run with records of another one.
+    seen = read_lines(sorted(collector.output.glob("recent/*/livestreams.jsonl"))[0])
+    make_run(collector.output, "recent", "again", seen)
     report = bring(database.target, collector.outputs, collector.state)
+    assert report.files == 1
     assert sum(changes.new + changes.replaced for changes in report.tables.values()) == 0
     assert contents(database) == before
 
