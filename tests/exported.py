@@ -97,7 +97,7 @@ class ExportedRecent(Exported, RecentSimulation):
     Some records are bad, and now and then all lack fields.
     """
 
-    options: ClassVar = {**RecentSimulation.options, "malformed": 0.02, "undated": 0.05, "uncategorized": 0.1}
+    options: ClassVar = {**RecentSimulation.options, "malformed": 0.04, "undated": 0.05, "uncategorized": 0.1}
 
     def _hour(self) -> None:
         whole = self._options

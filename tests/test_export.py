@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.dataset.export import Export, Silent, export
+from parti_scraper.dataset.plan import LeftOut
 from parti_scraper.dataset.selection import Selection
+from parti_scraper.dataset.targets.named import target_of
+from parti_scraper.run.catalog import Catalog
+from parti_scraper.run.entries import Entry
 from tests.collecting import LASTING, Collector, bring, differences, rows_at
 from tests.dataset_truth import COLLECTIONS, Row, Truth, in_order, rows_of, tables_of
 from tests.made_runs import ENDINGS, STARTED, live_channel, livestream, make_run, rejected, uuid_of
@@ -281,6 +286,36 @@ def test_what_was_loaded_stays_when_its_run_is_deleted(target: Path, tmp_path: P
     report = bring(target, [output], tmp_path)
     assert (report.left_out, report.files) == ((), 1)
     assert differences(target, true) == []
+
+
+class Changing:
+    """The entries of a catalog, after which something happens."""
+
+    def __init__(self, output: Path, happens: Callable[[], Any]) -> None:
+        self._catalog, self._happens = Catalog([output], None), happens
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from self._catalog
+        self._happens()
+
+
+def test_a_run_that_is_resumed_while_it_is_exported_is_for_the_next_export(target: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    make_run(output, "recent", "first", [livestream(1)])
+    folder = make_run(output, "recent", "run", [livestream(2), livestream(3)], status="sealed")
+
+    def resume() -> None:
+        (folder / "datapackage.json").unlink()
+        os.truncate(folder / LIVESTREAMS, 10)
+
+    what = Export(Changing(output, resume), tmp_path / "scratch")
+    report = export(target_of(str(target) if target.suffix else f"{target}/"), what, Silent())
+    assert report.left_out == (LeftOut(str(folder), "it has just changed, and is for the next export", False),)
+    assert report.is_whole
+    assert ids(rows_of(target, "livestreams")) == [1]
+    make_run(output, "recent", "run", [livestream(2), livestream(4)])
+    bring(target, [output], tmp_path)
+    assert differences(target, Truth().see(output).tables()) == []
 
 
 # --- What earlier versions have left -----------------------------------------------------------------------------
