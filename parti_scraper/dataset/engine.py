@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from parti_scraper.exceptions import PartiError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import ModuleType
 
     from duckdb import DuckDBPyConnection
 
+Result = TypeVar("Result")
+
 # What is to be installed for each extra; `make setup` has the first.
 _PACKAGES = {"dataset": "duckdb tzdata xlsxwriter", "postgres": "'psycopg[binary]'", "s3": "obstore"}
 # How an error of one of DuckDB's threads begins, which is JSON within another error.
 _INNER = '{"exception_type":'
-# What DuckDB may use for one statement; beyond that it uses the disk.
-MEMORY = "512MB"
+# What DuckDB may hold in memory; beyond that it uses the disk. But each thread that sorts holds 122,880 rows, so there
+# are few, and where rows are so large that even these do not fit, one has more.
+_MEMORY, _MORE_MEMORY = "512MB", "4GB"
+_THREADS = min(2, os.cpu_count() or 1)
 
 
 class ExtraMissing(PartiError):  # noqa: N818 - it says what is missing
@@ -51,8 +57,9 @@ def connect(path: Path | str = ":memory:", scratch: Path | None = None) -> DuckD
         # They would be downloaded.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
-        "memory_limit": MEMORY,
+        "memory_limit": _MEMORY,
         "preserve_insertion_order": False,
+        "threads": _THREADS,
     }
     if scratch is not None:
         config["temp_directory"] = str(scratch)
@@ -60,6 +67,19 @@ def connect(path: Path | str = ":memory:", scratch: Path | None = None) -> DuckD
     connection: DuckDBPyConnection = duckdb.connect(str(path), config=config)
     connection.execute("SET timezone = 'UTC'")
     return connection
+
+
+def with_memory(connection: DuckDBPyConnection, action: Callable[[], Result]) -> Result:
+    """Do something that sorts; if rows are too large for that, do it again with one thread that has more memory."""
+    duckdb: Any = require("duckdb", "dataset")
+    try:
+        return action()
+    except duckdb.OutOfMemoryException:
+        connection.execute(f"SET threads = 1; SET memory_limit = '{_MORE_MEMORY}'")
+    try:
+        return action()
+    finally:
+        connection.execute(f"SET threads = {_THREADS}; SET memory_limit = '{_MEMORY}'")
 
 
 def one_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.engine import TargetError, connect, one_line, require
+from parti_scraper.dataset.engine import TargetError, connect, one_line, require, with_memory
 from parti_scraper.dataset.staging import REMOVED_FILES
 from parti_scraper.dataset.tables import LOADED, Table, record_tables
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, Target, loaded_from
@@ -470,7 +470,8 @@ class _Update:
 
     def _copy(self, query: str) -> int:
         """Write the rows of a query, and return how many they are."""
-        ((count,),) = self._query(f"COPY ({query}) TO {sql.literal(str(self._written))} ({_FORMAT})")
+        copy = f"COPY ({query}) TO {sql.literal(str(self._written))} ({_FORMAT})"
+        ((count,),) = with_memory(self._connection, lambda: self._query(copy))
         return int(count)
 
     def _put(self, part: str, count: int) -> Part:

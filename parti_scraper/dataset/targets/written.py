@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.engine import TargetError, one_line, require
+from parti_scraper.dataset.engine import TargetError, one_line, require, with_memory
 from parti_scraper.dataset.tables import CONTENT_HASH
 from parti_scraper.dataset.targets.base import Target
 from parti_scraper.dataset.targets.locked import locked, put_in_place
@@ -66,10 +66,8 @@ class _Session:
         # Always the same one, so that the next export removes what a killed one has left.
         temporary = path.with_name(f".{path.name}.export")
         temporary.unlink(missing_ok=True)
-        # Each thread that sorts holds 122,880 rows in memory, whatever the limit is.
-        load.staging.connection.execute("SET threads = 1")
         try:
-            changes = self._target.write(load, temporary)
+            changes = with_memory(load.staging.connection, lambda: self._target.write(load, temporary))
             put_in_place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
