@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import duckdb
 
@@ -187,17 +188,15 @@ def _described(folder: Path, run: Path, package: Row) -> Iterator[_File]:
             raise _Damaged(path)
         name = path.relative_to(run).as_posix()
         is_finished = not package.get("sealed")
-        yield _File(
-            folder,
-            package["run_uuid"],
-            name,
-            records,
-            package["source"],
-            True,
-            is_finished,
-            len(content),
-            rows,
-        )
+        # The first format says neither who the run is nor where its data come from.
+        uuid = package.get("run_uuid") or _old_uuid(package)
+        source = package.get("source") or _source_of(package["host"])
+        yield _File(folder, uuid, name, records, source, True, is_finished, len(content), rows)
+
+
+def _old_uuid(package: Row) -> str:
+    name = f"parti:{package['spider']}/{package['run_id']}/{package['created']}"
+    return str(uuid5(NAMESPACE_URL, name))
 
 
 def _unfinished(folder: Path, run: Path, noted: Mapping[str, Any]) -> Iterator[_File]:
@@ -233,15 +232,15 @@ def _checkpoints(state: Path | None) -> dict[Path, dict[str, Any]]:
     with closing(sqlite3.connect(state / "ledger.sqlite")) as connection:
         query = "SELECT folder, run_uuid, files, progress, host FROM run WHERE progress IS NOT NULL"
         rows = connection.execute(query).fetchall()
-    return {
-        Path(folder): json.loads(files) | {"run_uuid": run_uuid, "source": _source_of(json.loads(progress), host)}
-        for folder, run_uuid, files, progress, host in rows
-    }
+    noted: dict[Path, dict[str, Any]] = {}
+    for folder, run_uuid, files, progress, host in rows:
+        kind = (json.loads(progress).get("source") or {}).get("kind")
+        noted[Path(folder)] = json.loads(files) | {"run_uuid": run_uuid, "source": kind or _source_of(host)}
+    return noted
 
 
-def _source_of(progress: Row, host: str) -> str:
-    made_up = "mock" if host and "127.0.0.1" in host else "parti.com"
-    return (progress.get("source") or {}).get("kind") or made_up
+def _source_of(host: str | None) -> str:
+    return "mock" if host and "127.0.0.1" in host else "parti.com"
 
 
 def _best(files: Iterable[_File]) -> list[_File]:

@@ -263,7 +263,7 @@ class RecentSimulation(Simulation):
         at, now = self.clock.elapsed, int(self.world.now())
         ends = [now - self.by_chance.randrange(int(DAY)) for _ in range(self.by_chance.randrange(2))]
         late = [Change(at, end=end) for end in ends]
-        fresh = [each["event_id"] for each in self.world.recent_at() if each["event_end_ts"] > now - DAY]
+        fresh = [each["event_id"] for each in self.world.recent_at() if (each["event_end_ts"] or 0) > now - DAY]
         changed = self.by_chance.sample(fresh, min(len(fresh), self.by_chance.randrange(3)))
         for change in (*late, *(Change(at, event_id=event_id) for event_id in changed)):
             change.happen(self.world, at)

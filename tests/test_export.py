@@ -7,9 +7,11 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.dataset.export import Export, Silent, export
+from parti_scraper.dataset.plan import LeftOut
 from parti_scraper.dataset.selection import Selection
+from parti_scraper.dataset.targets.named import target_of
+from parti_scraper.run.catalog import Catalog
+from parti_scraper.run.entries import Entry
 from tests.collecting import LASTING, Collector, bring, differences, rows_at
-from tests.dataset_truth import COLLECTIONS, Row, Truth, in_order, tables_of
+from tests.dataset_truth import COLLECTIONS, Row, Truth, in_order, rows_of, tables_of
 from tests.made_runs import ENDINGS, STARTED, live_channel, livestream, make_run, rejected, uuid_of
+from tests.support import ROOT, ids
 
 # Each takes a second or two.
-EXAMPLES = int(os.environ.get("PARTI_TEST_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("PARTI_TEST_EXAMPLES", "3"))
 
 
 # --- Steps -------------------------------------------------------------------------------------------------------
@@ -278,6 +286,63 @@ def test_what_was_loaded_stays_when_its_run_is_deleted(target: Path, tmp_path: P
     report = bring(target, [output], tmp_path)
     assert (report.left_out, report.files) == ((), 1)
     assert differences(target, true) == []
+
+
+class Changing:
+    """The entries of a catalog, after which something happens."""
+
+    def __init__(self, output: Path, happens: Callable[[], Any]) -> None:
+        self._catalog, self._happens = Catalog([output], None), happens
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from self._catalog
+        self._happens()
+
+
+def test_a_run_that_is_resumed_while_it_is_exported_is_for_the_next_export(target: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    make_run(output, "recent", "first", [livestream(1)])
+    folder = make_run(output, "recent", "run", [livestream(2), livestream(3)], status="sealed")
+
+    def resume() -> None:
+        (folder / "datapackage.json").unlink()
+        os.truncate(folder / LIVESTREAMS, 10)
+
+    what = Export(Changing(output, resume), tmp_path / "scratch")
+    report = export(target_of(str(target) if target.suffix else f"{target}/"), what, Silent())
+    assert report.left_out == (LeftOut(str(folder), "it has just changed, and is for the next export", False),)
+    assert report.is_whole
+    assert ids(rows_of(target, "livestreams")) == [1]
+    make_run(output, "recent", "run", [livestream(2), livestream(4)])
+    bring(target, [output], tmp_path)
+    assert differences(target, Truth().see(output).tables()) == []
+
+
+# --- What earlier versions have left -----------------------------------------------------------------------------
+
+
+def test_runs_of_the_first_version_are_taken_and_those_that_were_killed_too(target: Path, tmp_path: Path) -> None:
+    left = shutil.copytree(ROOT / "tests/golden/runs-1", tmp_path / "left")
+    output, state = left / "output", left / "state"
+    with closing(sqlite3.connect(state / "ledger.sqlite")) as ledger, ledger:
+        ledger.execute("UPDATE run SET folder = replace(folder, '/golden-runs', ?)", (str(left),))
+    report = bring(target, [output], state)
+    assert (report.source, report.is_whole) == ("mock", True)
+    assert {Path(each.folder).name for each in report.left_out} == {"degraded", "elsewhere"}
+    true = Truth().see(output, state=state).tables()
+    # Of two versions of the same second, this does not know which is kept.
+    assert differences(target, true, [table for table in true if table != "livestreams"]) == []
+    assert ids(rows_of(target, "livestreams")) == ids(true["livestreams"])
+    assert {table: len(rows) for table, rows in true.items()} == {
+        "api_calls": 4,
+        "categories": 21,
+        "live_channels": 4,
+        "live_notifications": 5,
+        "livestream_versions": 22,
+        "livestreams": 17,
+        "quarantine": 1,
+        "scheduled_livestreams": 2,
+    }
 
 
 # --- What runs hold ----------------------------------------------------------------------------------------------
