@@ -448,7 +448,7 @@ def test_a_target_that_alone_holds_pruned_records_says_how_they_are_carried_over
     (run / PACKAGE).write_text(json.dumps(package | {"pruned": True}))
     (run / "livestreams.jsonl").unlink()
     error = refused(scrapy_export(output, f"{held}/", "--rebuild"))
-    assert error.endswith(f"such as {run} (accepted: a new target, with --from {held}/)")
+    assert error.endswith(f"such as {run} (accepted: a new target; --from takes over what a folder or a file has)")
     report = bring_from(tmp_path / "new", held, runs=[output])
     assert report.is_whole
     assert differences(tmp_path / "new", true) == []

@@ -105,19 +105,24 @@ class Command(ScrapyCommand):
             inputs.check_apart(text)
         worst = ExitCode.COMPLETE
         with open_runs(inputs.runs, state, now) as runs:
+            what = Export(runs, state / "export", selection, opts.source, opts.rebuild, now, inputs.exports)
             for target in targets:
                 _check_tables(target, selection)
-                what = Export(runs, state / "export", selection, opts.source, opts.rebuild, now, inputs.exports)
-                progress = Silent() if opts.quiet else _Line()
-                report = export(target, what, progress)
-                if not opts.quiet:
-                    progress.begin("")
-                    print("\n".join(_summary(target, report)))
-                if not report.is_whole:
-                    if opts.quiet:
-                        print("\n".join(left_out_lines(report.left_out)), file=sys.stderr)
+                if not _bring(target, what, is_quiet=opts.quiet):
                     worst = ExitCode.INCOMPLETE
         return worst
+
+
+def _bring(target: Target, what: Export, *, is_quiet: bool) -> bool:
+    """Export into a target, and say what was done; tell whether nothing was left out that should be there."""
+    progress = Silent() if is_quiet else _Line()
+    report = export(target, what, progress)
+    if not is_quiet:
+        progress.begin("")
+        print("\n".join(_summary(target, report)))
+    elif not report.is_whole:
+        print("\n".join(left_out_lines(report.left_out)), file=sys.stderr)
+    return report.is_whole
 
 
 class _Line:

@@ -186,7 +186,7 @@ class _Exporter:
             runs = number_of(len(plan.pruned), "runs")
             raise UsageError(
                 f"{self._target.shown} may alone hold the records of {runs} that `prune` has removed, such as "
-                f"{plan.pruned[0]} (accepted: a new target, with --from {self._target.shown})"
+                f"{plan.pruned[0]} (accepted: a new target; --from takes over what a folder or a file has)"
             )
         return plan
 
