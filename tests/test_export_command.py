@@ -300,6 +300,19 @@ def test_only_rows_that_are_wanted_are_taken_by_the_newest_version_of_each(
     assert differences(target, true) == []
 
 
+def test_filters_are_typed_as_for_the_spiders(export: Export, output: Path, target: Path) -> None:
+    times(output)
+    done = export("--since", "2026-11-20", "--until=2026-11-21", "--categories", "9,Category 7", "--user-id", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {table: len(rows) for table, rows in tables_of(target).items() if rows} == {
+        "categories": 2,
+        "livestream_versions": 2,
+        "livestreams": 2,
+    }
+    # Of the other one, neither the time nor the channel is known.
+    assert [row["event_id"] for row in rows_of(target, "livestreams")] == [2, 4]
+
+
 def test_an_age_is_that_of_each_export(output: Path, target: Path) -> None:
     make_run(output, "recent", "run", [livestream(1, event_end="2026-11-20T00:00:00Z"), livestream(2)])
     for now, expected in (("2026-11-25", [1, 2]), ("2026-11-30", [2]), ("2026-12-31", [])):
@@ -357,6 +370,13 @@ TABLES = (
             ("x.duckdb", "--source", "mok"),
             "option `--source`: no such source: 'mok' (accepted: mock, parti.com); did you mean `mock`?",
         ),
+        (
+            ("x.duckdb", "--from", "nowhere"),
+            (
+                "option `--from`: neither a folder nor an export: 'nowhere' "
+                "(accepted: a folder of runs such as output/, or an earlier export: a folder, .duckdb, .sqlite)"
+            ),
+        ),
         (("x.duckdb", "--since"), "argument --since: expected one argument"),
         (
             ("x.duckdb", "--sinc", "7d"),
@@ -381,6 +401,11 @@ def test_a_place_that_cannot_be_written_is_one_line(scrapy: Scrapy, output: Path
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(f"scrapy export: {tmp_path}/text.duckdb: ")
     assert (tmp_path / "text.duckdb").read_text() == "no database"
+
+
+def test_a_state_folder_that_cannot_be_made_is_one_line(export: Export, scrapy: Scrapy, target: Path) -> None:
+    done = scrapy("export", str(target), env={"PARTI_STATE_DIR": "/dev/null/state"})
+    assert_error(done, 1, "/dev/null/state/export cannot be written: Not a directory")
 
 
 # --- Exports that are killed, and others at the same time --------------------------------------------------------
@@ -420,6 +445,23 @@ def test_an_export_that_was_killed_is_finished_by_the_next_and_leaves_nothing_be
     assert differences(target, true) == []
     assert [*(tmp_path / "state/export").iterdir()] == []
     assert [path.name for path in tmp_path.iterdir() if "dataset" in path.name] == ["dataset.duckdb"]
+
+
+def test_an_export_that_is_interrupted_says_so_and_leaves_nothing_behind(
+    scrapy: Scrapy, target: Path, output: Path, tmp_path: Path
+) -> None:
+    many(output, 0, 12)
+    scratch, typed = tmp_path / "state/export", ["export", str(target)]
+    process = forked.Scrapy(typed, environment_of(output, None))
+    wait_until(lambda: scratch.exists() and any(scratch.iterdir()))
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(60)
+    # On a busy machine, it may be too late.
+    stopped = (3, "", "scrapy export: stopped; the next export does the rest\n")
+    assert (process.wait(), stdout, stderr) == stopped or process.wait() == 0
+    assert [*scratch.iterdir()] == []
+    assert scrapy(*typed).returncode == 0
+    assert differences(target, Truth().see(output).tables()) == []
 
 
 def test_exports_at_the_same_time_into_one_target_come_one_after_the_other(
