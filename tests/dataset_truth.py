@@ -124,6 +124,12 @@ class Truth:
         }
         return {name: in_order(name, rows) for name, rows in tables.items()}
 
+    def ties(self) -> set[int]:
+        """Return the livestreams whose newest versions are of the same second."""
+        groups = _by(self._rows("livestreams"), lambda row: row["event_id"])
+        newest = {each: max(row["scraped_at"] for row in rows) for each, rows in groups.items()}
+        return {each for each, rows in groups.items() if [row["scraped_at"] for row in rows].count(newest[each]) > 1}
+
     def _rows(self, records: str) -> list[Row]:
         return list(self._seen.get(records, {}).values())
 

@@ -94,7 +94,7 @@ class Simulation:
         since, error, said = self.clock.elapsed, self.clock.error, self._said
         code = self._fork(run_id, arguments, acts)
         self._age_files()
-        if fate in {"crash", "full"} and code == 0:
+        if (fate == "crash" and code >= 0) or (fate == "full" and code == 0):
             # It was over before that moment.
             fate = "well"
         jumps = [(act.at, act.value) for act in sorted(acts) if act.what == "jump" and act.at <= self.clock.elapsed]
