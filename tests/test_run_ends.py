@@ -140,13 +140,18 @@ def test_an_exception_is_noted_as_the_end(crawl: Run, serve: Serve, noted: Noted
 
 def test_a_second_signal_is_noted_as_the_end(serve: Serve, output: Path, tmp_path: Path, noted: Noted) -> None:
     server = serve(**STILL, latency=600)
-    log = tmp_path / "log"
-    running = RunningCrawl(typed_of("recent", "run", {}, ("--logfile", str(log))), environment_of(output, server))
-    wait_until(lambda: bool(server.requests))
-    running.process.send_signal(signal.SIGINT)
-    wait_until(lambda: "Send again to force" in log.read_text(encoding="utf-8"))
-    assert running.stop(signal.SIGINT) == 3
-    run = noted()
+    for number in range(5):
+        log, before = tmp_path / f"log-{number}", len(server.requests)
+        typed = typed_of("recent", "run", {}, ("--logfile", str(log)))
+        running = RunningCrawl(typed, environment_of(output, server))
+        wait_until(lambda before=before: len(server.requests) > before)
+        running.process.send_signal(signal.SIGINT)
+        wait_until(lambda log=log: "Send again to force" in log.read_text(encoding="utf-8"))
+        assert running.stop(signal.SIGINT) == 3
+        run = noted()
+        # On a busy machine, a run may end before it gets the second one; then it is resumed, and stopped again.
+        if run.reason != "stopped before the end (shutdown)":
+            break
     assert (run.state, run.exit_code, run.reason) == ("running", 3, "stopped at once")
 
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
 
-def report_unknown(settings: BaseSettings, name: str, inproject: bool) -> None:
+def report_unknown(settings: BaseSettings, cmdname: str, inproject: bool) -> None:
     """Print what could have been typed; Scrapy then ends with code 2."""
     known = commands(settings, inproject)
     crawls = [f"{program()} crawl {spider}" for spider in get_spider_loader(settings).list()]
-    typed = f"{program()} crawl {name}"
+    typed = f"{program()} crawl {cmdname}"
     # The name of a spider comes first, as the likeliest mistake; a name that is only similar, after similar commands.
-    hint = did_you_mean(typed, crawls, 1.0) or did_you_mean(name, known) or did_you_mean(typed, crawls, 0.9)
-    print(f"unknown command: {quoted(name)} (accepted: {', '.join(sorted(known))}){hint}", file=sys.stderr)
+    hint = did_you_mean(typed, crawls, 1.0) or did_you_mean(cmdname, known) or did_you_mean(typed, crawls, 0.9)
+    print(f"unknown command: {quoted(cmdname)} (accepted: {', '.join(sorted(known))}){hint}", file=sys.stderr)
 
 
 def report_in_one_line(parser: argparse.ArgumentParser, command: str) -> None:

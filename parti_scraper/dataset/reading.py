@@ -1,6 +1,7 @@
 """Reads the files of runs: checks them against their data packages, and puts them together.
 
-DuckDB takes ten times as long for many small files as for a few large ones.
+DuckDB takes ten times as long for many small files as for a few large ones. While it reads those of one round, those of
+the next one are checked and put together.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import hashlib
 import itertools
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from parti_scraper.dataset.engine import TargetError, one_line, require
@@ -54,6 +57,25 @@ class _Checked:
     loaded: Loaded
 
 
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """Files of one kind that were put together.
+
+    Attributes:
+        records: what they hold.
+        files: which, with the folder of the run of each.
+        path: the file with their lines.
+        first: the number of the first of them; the others follow.
+        problem: why it is not whole.
+    """
+
+    records: str
+    files: list[tuple[str, _Checked]]
+    path: Path
+    first: int
+    problem: _Mismatch | None = None
+
+
 @dataclass(slots=True)
 class Reading:
     """What was read.
@@ -91,23 +113,43 @@ class _Reader:
         self._numbered = {table.records: table.is_numbered for table in tables if table.is_of_run}
         self._advance = advance
         self._reading = Reading()
-        self._round: list[tuple[str, list[_Checked]]] = []
-        self._bytes = 0
         self._number = 0
+        self._numbering = Lock()
 
     def read(self, runs: Mapping[str, Sequence[Part]]) -> Reading:
+        rounds = self._rounds(runs)
+        with ThreadPoolExecutor(1) as thread:
+            ready = thread.submit(self._prepare, rounds)
+            while together := ready.result():
+                ready = thread.submit(self._prepare, rounds)
+                for each in together:
+                    self._load(each)
+        return self._reading
+
+    def _rounds(self, runs: Mapping[str, Sequence[Part]]) -> Iterator[list[tuple[str, _Checked]]]:
+        """Yield the files that are what they should be, as many at a time as are read in one go."""
+        files: list[tuple[str, _Checked]] = []
+        size = 0
         for folder, parts in runs.items():
             try:
                 checked = [self._check(part) for part in parts]
             except _Mismatch as problem:
                 self._reading.left_out.append(_left_out(folder, parts, str(problem)))
                 continue
-            self._round.append((folder, checked))
-            self._bytes += sum(each.loaded.bytes - each.start for each in checked)
-            if self._bytes >= _ROUND:
-                self._finish_round()
-        self._finish_round()
-        return self._reading
+            files += [(folder, each) for each in checked]
+            size += sum(each.loaded.bytes - each.start for each in checked)
+            if size >= _ROUND:
+                yield files
+                files, size = [], 0
+        if files:
+            yield files
+
+    def _prepare(self, rounds: Iterator[list[tuple[str, _Checked]]]) -> list[_Together]:
+        """Check the files of the next round, and put those of each kind together; none if there are no more."""
+        of_kind: defaultdict[str, list[tuple[str, _Checked]]] = defaultdict(list)
+        for folder, each in next(rounds, []):
+            of_kind[each.part.records].append((folder, each))
+        return [self._put_together(records, files) for records, files in of_kind.items()]
 
     # Checking:
 
@@ -126,21 +168,29 @@ class _Reader:
 
     # Reading:
 
-    def _finish_round(self) -> None:
-        runs, self._round, self._bytes = self._round, [], 0
-        of_kind: defaultdict[str, list[tuple[str, _Checked]]] = defaultdict(list)
-        for folder, checked in runs:
-            for each in checked:
-                of_kind[each.part.records].append((folder, each))
-        for records, files in of_kind.items():
-            self._load(records, files)
-
-    def _load(self, records: str, files: list[tuple[str, _Checked]]) -> None:
-        """Load files of one kind; where that fails, find out which, by halves. Raises TargetError, duckdb.Error."""
-        duckdb = require("duckdb", "dataset")
-        checked = [each for _, each in files]
+    def _put_together(self, records: str, files: list[tuple[str, _Checked]]) -> _Together:
+        """Copy files of one kind into one. Raises TargetError."""
+        with self._numbering:
+            first = self._number
+            self._number += len(files)
+        together = _Together(records, files, self._staging.folder / f"together-{first}.jsonl", first)
         try:
-            self._put_together(records, checked)
+            with together.path.open("wb") as stream:
+                for number, (_, each) in enumerate(files, first):
+                    for chunk in self._lines(each, number, records):
+                        stream.write(chunk)
+        except _Mismatch as problem:
+            return replace(together, problem=problem)
+        except OSError as error:
+            raise TargetError(f"{self._staging.folder} cannot be written: {error.strerror}") from None
+        return together
+
+    def _load(self, together: _Together) -> None:
+        """Load files; where that fails, find out which, by halves. Raises TargetError, duckdb.Error."""
+        duckdb = require("duckdb", "dataset")
+        files = together.files
+        try:
+            self._load_all(together)
         except (
             duckdb.InvalidInputException,
             duckdb.ConversionException,
@@ -149,36 +199,31 @@ class _Reader:
         ) as error:
             if len(files) > 1:
                 half = len(files) // 2
-                self._load(records, files[:half])
-                self._load(records, files[half:])
+                self._load(self._put_together(together.records, files[:half]))
+                self._load(self._put_together(together.records, files[half:]))
                 return
             ((folder, bad),) = files
             problem = f"{bad.part.path.name} cannot be read: {_reason(error)}"
             self._reading.left_out.append(LeftOut(folder, problem))
             return
-        except OSError as error:
-            raise TargetError(f"{self._staging.folder} cannot be written: {error.strerror}") from None
-        self._reading.loaded |= {each.part.key: each.loaded for each in checked}
-        self._reading.replaced |= {each.part.key for each in checked if each.part.before and not each.start}
+        finally:
+            together.path.unlink(missing_ok=True)
+        for _, each in files:
+            self._advance(each.loaded.bytes - each.start)
+        self._reading.loaded |= {each.part.key: each.loaded for _, each in files}
+        self._reading.replaced |= {each.part.key for _, each in files if each.part.before and not each.start}
 
-    def _put_together(self, records: str, checked: list[_Checked]) -> None:
-        """Copy files into one, and read that. Raises duckdb.Error, _Mismatch, OSError."""
-        together = self._staging.folder / "together.jsonl"
-        self._number_files(records, checked)
-        with together.open("wb") as stream:
-            for number, each in enumerate(checked, self._number):
-                for chunk in self._lines(each, number, records):
-                    stream.write(chunk)
-                self._advance(each.loaded.bytes - each.start)
-        self._number += len(checked)
-        expected = sum(each.loaded.rows - each.first_line + 1 for each in checked)
-        count = self._staging.read(records, together, expected)
+    def _load_all(self, together: _Together) -> None:
+        """Load files. Raises duckdb.Error, and _Mismatch if they are not what they should be."""
+        if together.problem:
+            raise together.problem
+        if together.records in self._numbered:
+            numbered = enumerate(together.files, together.first)
+            self._staging.note_files({number: each.part.key for number, (_, each) in numbered})
+        expected = sum(each.loaded.rows - each.first_line + 1 for _, each in together.files)
+        count = self._staging.read(together.records, together.path, expected)
         if count != expected:
             raise _Mismatch(f"it has {count} records, not {expected}")
-
-    def _number_files(self, records: str, checked: Sequence[_Checked]) -> None:
-        if records in self._numbered:
-            self._staging.note_files({number: each.part.key for number, each in enumerate(checked, self._number)})
 
     def _lines(self, checked: _Checked, number: int, records: str) -> Iterator[bytes]:
         """Yield what is to be loaded of a file, with the file's number in each line if that is needed."""
