@@ -9,7 +9,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from parti_scraper.dataset.tables import LOADED, record_tables
+from parti_scraper.dataset.tables import all_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ _TYPES = {"BIGINT": "bigint", "BOOLEAN": "boolean", "TIMESTAMPTZ": "timestamptz"
 def sources() -> Iterator[str]:
     """Yield the lines of the file."""
     yield _HEAD
-    for table in (*record_tables().values(), LOADED):
+    for table in all_tables().values():
         yield from _of_table(table)
 
 

@@ -14,7 +14,8 @@ from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import connect
 from parti_scraper.dataset.staging import insert_all
 from parti_scraper.dataset.tables import LOADED, record_tables
-from parti_scraper.dataset.targets.base import Meta, loaded_from
+from parti_scraper.dataset.targets.base import Meta, loaded_from, loaded_query
+from parti_scraper.dataset.targets.database import META, meta_query
 from parti_scraper.dataset.targets.folder import Manifest
 from parti_scraper.dataset.targets.local_folder import LocalFolder
 from parti_scraper.dataset.targets.object_store import SCHEMES, ObjectStore
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 _FILES = (".duckdb", ".sqlite")
 ACCEPTED = f"a folder of runs such as output/, or an earlier export: a folder, {', '.join(_FILES)}"
-_LOADED = f"SELECT run_uuid, file, bytes, rows, sha256 FROM {LOADED.name}"
 # How many rows of SQLite are held in memory.
 _BATCH = 20_000
 
@@ -116,8 +116,7 @@ class _Folder(Held):
 
     def loaded(self) -> dict[Key, Loaded]:
         with connect() as connection:
-            query = _LOADED.replace(LOADED.name, self.rows(LOADED, connection))
-            return loaded_from(connection.execute(query).fetchall())
+            return loaded_from(connection.execute(loaded_query(self.rows(LOADED, connection))).fetchall())
 
     def rows(self, table: Table, connection: DuckDBPyConnection) -> str:
         paths = ", ".join(sql.literal(self._store.local(each.path)) for each in self._manifest.of(table).values())
@@ -137,13 +136,13 @@ class _Database(Held):
     def __init__(self, path: Path) -> None:
         self.shown = str(path)
         names = {each for (each,) in self._query(self._names)}
-        states = self._query("SELECT value FROM export_state WHERE name = 'export'") if "export_state" in names else ()
+        states = self._query(meta_query(META.name)) if META.name in names else ()
         if not states:
             raise _not_an_export(self.shown)
         ((state,),) = states
         self.meta = Meta.from_json(state, self.shown)
         self.tables = frozenset(names & {*record_tables()})
-        self._loaded = loaded_from(self._query(_LOADED))
+        self._loaded = loaded_from(self._query(loaded_query(LOADED.name)))
         known = hashlib.sha256(state.encode())
         known.update(repr(sorted(self._loaded.items())).encode())
         self.fingerprint = known.hexdigest()

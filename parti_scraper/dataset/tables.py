@@ -271,3 +271,8 @@ LOADED = Table(
     ("bytes",),
     is_of_run=True,
 )
+
+
+def all_tables() -> dict[str, Table]:
+    """Return all tables that a target may hold, by their names."""
+    return {**record_tables(), LOADED.name: LOADED}

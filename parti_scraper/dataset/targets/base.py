@@ -131,6 +131,11 @@ class Target(ABC):
         """Open it, and wait for other exports into it. Raises TargetError, UsageError, ExtraMissing."""
 
 
+def loaded_query(of: str) -> str:
+    """Return the query for what `loaded_from` takes; `of` is the name of the table of loaded files."""
+    return f"SELECT run_uuid, file, bytes, rows, sha256 FROM {of}"
+
+
 def loaded_from(rows: Sequence[tuple[str, str, int, int, str]]) -> dict[Key, Loaded]:
     """Return what was loaded, from run, file, bytes, rows and SHA-256."""
     return {(run, file): Loaded(size, count, digest) for run, file, size, count, digest in rows}

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.staging import REMOVED_COLUMNS, REMOVED_FILES
-from parti_scraper.dataset.tables import LOADED, Column, Table, record_tables
-from parti_scraper.dataset.targets.base import Changes, Load, Meta, loaded_from
+from parti_scraper.dataset.tables import LOADED, Column, Table, all_tables
+from parti_scraper.dataset.targets.base import Changes, Load, Meta, loaded_from, loaded_query
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from parti_scraper.dataset.plan import Key, Loaded
     from parti_scraper.dataset.staging import Rows, Staging
 
 # A row for each thing that the target knows of itself; there is one.
-_META = Table(
+META = Table(
     "export_state",
     "What the exports of this dataset have to know: which tables and which data it holds.",
     (Column("name", "VARCHAR", "What."), Column("value", "VARCHAR", "Its value, JSON.")),
@@ -26,6 +26,11 @@ _META = Table(
     "",
 )
 _NAME = "export"
+
+
+def meta_query(of: str) -> str:
+    """Return the query for what a target knows of itself; `of` is the name of the table `META`."""
+    return f"SELECT value FROM {of} WHERE name = '{_NAME}'"
 
 
 class Upserted(NamedTuple):
@@ -57,16 +62,16 @@ class DatabaseSession:
     @property
     def meta(self) -> Meta | None:
         """What the target knows of itself; None if it is new."""
-        if not self.exists(_META):
+        if not self.exists(META):
             return None
-        rows = self.query(f"SELECT value FROM {self.into(_META)} WHERE name = '{_NAME}'")
+        rows = self.query(meta_query(self.into(META)))
         return Meta.from_json(rows[0][0], self.shown) if rows else None
 
     def loaded(self) -> dict[Key, Loaded]:
         """Return what was loaded before."""
         if not self.exists(LOADED):
             return {}
-        return loaded_from(self.query(f"SELECT run_uuid, file, bytes, rows, sha256 FROM {self.into(LOADED)}"))
+        return loaded_from(self.query(loaded_query(self.into(LOADED))))
 
     def load(self, load: Load) -> dict[str, Changes]:
         """Bring rows into the database, in one transaction. Returns what was done to each table."""
@@ -80,11 +85,11 @@ class DatabaseSession:
         return changes
 
     def _load(self, load: Load) -> dict[str, Changes]:
-        if not self.exists(_META):
+        if not self.exists(META):
             self._check_new()
         elif load.rebuild:
             self._empty()
-        self.create(_META)
+        self.create(META)
         removed = load.staging.removed_files()
         if removed:
             self.note_removed(removed)
@@ -99,7 +104,7 @@ class DatabaseSession:
 
     def _check_new(self) -> None:
         """Raise UsageError if a table is there that no export has made."""
-        for table in _all_tables():
+        for table in all_tables().values():
             if self.exists(table):
                 raise UsageError(
                     f"{self.shown} has a table `{table.name}` that no export has made (accepted: another target)"
@@ -107,7 +112,7 @@ class DatabaseSession:
 
     def _empty(self) -> None:
         """Delete all rows, also those of tables that are not wanted any more; what is granted on the tables stays."""
-        for table in _all_tables():
+        for table in all_tables().values():
             if self.exists(table):
                 self.execute(f"DELETE FROM {self.into(table)}")
 
@@ -125,7 +130,7 @@ class DatabaseSession:
         return int(count)
 
     def _note(self, meta: Meta) -> None:
-        into = self.into(_META)
+        into = self.into(META)
         self.execute(f"DELETE FROM {into} WHERE name = '{_NAME}'")
         self.execute(f"INSERT INTO {into} VALUES ('{_NAME}', {sql.literal(meta.as_json())})")
 
@@ -184,9 +189,3 @@ class DatabaseSession:
         self.execute(f"CREATE TEMPORARY TABLE {REMOVED_FILES} ({columns}) {self.until_commit}")
         values = ", ".join(f"({', '.join(map(sql.literal, each))})" for each in removed)
         self.execute(f"INSERT INTO {REMOVED_FILES} VALUES {values}")
-
-
-def _all_tables() -> Iterator[Table]:
-    """Yield all tables that an export may make."""
-    yield from record_tables().values()
-    yield LOADED

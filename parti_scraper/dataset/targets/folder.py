@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import TargetError, connect, one_line, require, with_memory
 from parti_scraper.dataset.staging import REMOVED_FILES
-from parti_scraper.dataset.tables import LOADED, Table, record_tables
-from parti_scraper.dataset.targets.base import Changes, Load, Meta, Target, loaded_from
+from parti_scraper.dataset.tables import LOADED, Table, all_tables
+from parti_scraper.dataset.targets.base import Changes, Load, Meta, Target, loaded_from, loaded_query
 from parti_scraper.exceptions import UsageError
 from parti_scraper.run.datapackage import FILE_NAME
 
@@ -161,7 +161,7 @@ class Manifest:
 
     @staticmethod
     def _resource(part: Part) -> dict[str, Any]:
-        table = tables_in_folder()[part.table]
+        table = all_tables()[part.table]
         return {
             "name": f"{part.table}-{part.part}".strip("-").replace("_", "-"),
             "table": part.table,
@@ -189,11 +189,6 @@ def _schema(table: Table) -> dict[str, Any]:
     }
 
 
-def tables_in_folder() -> Mapping[str, Table]:
-    """Return the tables that a folder may hold, by their names."""
-    return {**record_tables(), LOADED.name: LOADED}
-
-
 def published(table: Table, part: str) -> str:
     """Return the name of a part for those who read by a pattern."""
     folder = f"{table.name}/{table.partition}={part}" if table.partition and part else table.name
@@ -202,7 +197,7 @@ def published(table: Table, part: str) -> str:
 
 def foreign(names: Iterable[str]) -> list[str]:
     """Return which of the names in a folder are none of an export."""
-    ours = {*tables_in_folder(), README, FILE_NAME}
+    ours = {*all_tables(), README, FILE_NAME}
     return sorted(each for each in names if each not in ours)
 
 
@@ -252,7 +247,7 @@ class _Session:
         if not paths:
             return {}
         with connect() as connection:
-            query = "SELECT run_uuid, file, bytes, rows, sha256 FROM read_parquet($paths, hive_partitioning=false)"
+            query = loaded_query("read_parquet($paths, hive_partitioning=false)")
             return loaded_from(connection.execute(query, {"paths": paths}).fetchall())
 
     def settle(self) -> None:
@@ -302,24 +297,20 @@ class _Session:
 
 def _by_published(manifest: Manifest | None) -> dict[str, Part]:
     """Return the parts by their names for those who read by a pattern."""
-    tables = tables_in_folder()
+    tables = all_tables()
     return {published(tables[each.table], each.part): each for each in manifest.parts} if manifest else {}
 
 
 def _is_version(name: str) -> bool:
     """Tell whether a file is one that exports make, and that never changes."""
     table, _, rest = name.partition("/")
-    return table in tables_in_folder() and rest.startswith(f"{VERSIONS}/")
+    return table in all_tables() and rest.startswith(f"{VERSIONS}/")
 
 
 def _is_published(name: str) -> bool:
     """Tell whether a file is one that exports replace."""
     table, _, rest = name.partition("/")
-    return (
-        table in tables_in_folder()
-        and not rest.startswith(f"{VERSIONS}/")
-        and rest.split("/")[-1] == f"{table}.parquet"
-    )
+    return table in all_tables() and not rest.startswith(f"{VERSIONS}/") and rest.split("/")[-1] == f"{table}.parquet"
 
 
 class _Update:
@@ -508,7 +499,7 @@ def _readme(manifest: Manifest) -> bytes:
     rows: dict[str, int] = {}
     for part in manifest.parts:
         rows[part.table] = rows.get(part.table, 0) + part.rows
-    tables = tables_in_folder()
+    tables = all_tables()
     listed = "\n".join(f"| `{name}` | {count:,} | {tables[name].description} |" for name, count in sorted(rows.items()))
     source = "Made-up data of a mock server." if manifest.meta.source == "mock" else "Data of parti.com."
     return _README.format(exported_at=manifest.meta.exported_at, source=source, tables=listed).encode()
