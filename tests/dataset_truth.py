@@ -41,9 +41,33 @@ KEYS: dict[str, tuple[str, ...]] = {
     "api_calls": ("run_uuid", "file", "line"),
 }
 TABLES = tuple(KEYS)
+# Of tables that follow from others; `livestreams` has columns that do.
+DERIVED_KEYS: dict[str, tuple[str, ...]] = {
+    "livestreams": ("event_id",),
+    "runs": ("run_uuid", "day"),
+    "snapshots": ("run_uuid", "snapshot_id"),
+    "streams": ("event_id",),
+    "channels": ("user_id",),
+    "hours": ("hour", "category_id"),
+    "coverage": ("collection", "filters", "run_uuid", "since"),
+}
+DERIVED = tuple(DERIVED_KEYS)
 _LATEST_FORMAT = 2
-_JSON = ("extra", "record")
-_TRUTHS = ("has_access_pass", "known")
+_JSON = ("extra", "record", "arguments", "degraded", "unknown_fields", "unreadable_fields", "filters", "names")
+_TRUTHS = ("has_access_pass", "known", "complete", "truncated", "continues", "is_over")
+_TIMES = (
+    "event_start",
+    "event_end",
+    "missing_since",
+    "proved_since",
+    "proved_until",
+    "as_of",
+    "hour",
+    "since",
+    "until",
+)
+# Columns of `livestreams` that `Truth` does not work out.
+_DELETION = ("last_confirmed_at", "missing_since")
 _SECONDS = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -297,7 +321,13 @@ def _versions(rows: list[Row]) -> list[Row]:
 def in_order(table: str, rows: Iterable[Row]) -> list[Row]:
     """Return rows sorted by the key of their table, and their columns by name."""
     sorted_columns = ({name: row[name] for name in sorted(row)} for row in rows)
-    return sorted(sorted_columns, key=lambda row: ([row[name] for name in KEYS[table]], json.dumps(row)))
+    key = KEYS.get(table) or DERIVED_KEYS[table]
+    return sorted(sorted_columns, key=lambda row: ([str(row[name]).zfill(20) for name in key], json.dumps(row)))
+
+
+def rounded(row: Row) -> Row:
+    """Return a row with nine digits of its fractions: sums of them depend on the order in which they are added."""
+    return {name: float(f"{value:.9g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 # --- What a target holds -----------------------------------------------------------------------------------------
@@ -310,6 +340,16 @@ def tables_of(target: Path | str, tables: Iterable[str] = TABLES) -> dict[str, l
         target: a folder, a file, or an address of PostgreSQL.
         tables: their names; of a file with one table, the name of that.
     """
+    held = _tables_of(target, tables).items()
+    return {table: [{name: row[name] for name in row if name not in _DELETION} for row in rows] for table, rows in held}
+
+
+def derived_of(target: Path | str, tables: Iterable[str] = DERIVED) -> dict[str, list[Row]]:
+    """Return the rows of derived tables of a target, and of `livestreams` with what is known of deletions."""
+    return {table: [rounded(row) for row in rows] for table, rows in _tables_of(target, tables).items()}
+
+
+def _tables_of(target: Path | str, tables: Iterable[str]) -> dict[str, list[Row]]:
     text = str(target)
     if text.startswith(("postgresql://", "postgres://")):
         found = _from_postgresql(text, tables)
@@ -381,7 +421,7 @@ def _value(name: str, value: Any) -> Any:
         return json.loads(value)
     if name in _TRUTHS:
         return bool(value)
-    if name.endswith("_at") or name in {"event_start", "event_end"}:
+    if name.endswith("_at") or name in _TIMES:
         return _time(value)
     return value
 
