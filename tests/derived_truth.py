@@ -141,18 +141,20 @@ class DerivedTruth:
 
     records: Truth = field(default_factory=Truth)
     _packages: dict[tuple[str, str], Package] = field(default_factory=dict)
+    _read: dict[Path, bytes] = field(default_factory=dict)
 
     def see(self, *outputs: Path, state: Path | None = None) -> DerivedTruth:
         """Look at folders of runs of one source, as `Truth.see`, and return itself."""
         self.records.see(*outputs, state=state)
         for output in outputs:
             for path in sorted([*output.glob("*/*/datapackage.json"), *output.glob("*/*/*/datapackage.json")]):
-                if path.parent not in self.records.left_out:
-                    self._take(path)
+                body = path.read_bytes()
+                if path.parent not in self.records.left_out and self._read.get(path) != body:
+                    self._read[path] = body
+                    self._take(path, json.loads(body))
         return self
 
-    def _take(self, path: Path) -> None:
-        content = json.loads(path.read_bytes())
+    def _take(self, path: Path, content: Row) -> None:
         files = [] if content.get("pruned") else content["resources"]
         names = {each["path"] for each in files if content["spider"] == "recent" and each["path"].endswith(".jsonl")}
         lines = [
@@ -163,13 +165,18 @@ class DerivedTruth:
         ]
         written = frozenset(row["event_id"] for row in lines)
         package = Package(content, written)
-        # What was loaded stays when the files are gone.
-        if not content.get("pruned") or package.key not in self._packages:
+        before = self._packages.get(package.key)
+        # What was loaded stays when the files are gone, and of copies the one counts that has come furthest.
+        if before is None or not (content.get("pruned") or content["ended_at"] < before.content["ended_at"]):
             self._packages[package.key] = package
+
+    def packages(self) -> list[Package]:
+        """Return the data packages of all runs and days."""
+        return list(self._packages.values())
 
     def known(self) -> Known:
         """Return all that is known, to work the tables out of."""
-        return Known(self.records.tables(), list(self._packages.values()))
+        return Known(self.records.tables(), self.packages())
 
     def tables(self) -> dict[str, list[Row]]:
         """Return the rows of `livestreams` and of every derived table, sorted by key."""

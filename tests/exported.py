@@ -9,17 +9,20 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tests import left_behind, simulated
 from tests.collecting import bring, differences
-from tests.dataset_truth import Truth, rows_of
+from tests.dataset_truth import Row, derived_of, rows_of
+from tests.derived_truth import DerivedTruth, Package, moment
 from tests.left_behind import Session, has_ended
 from tests.simulated import DAY, MINUTE, LiveSimulation, NotificationsSimulation, RecentSimulation, Simulation
-from tests.virtual import Act
+from tests.virtual import Act, Change
 
 # Of these, readers do not see half while others write, so runs that are going on are exported into them.
 _MEANWHILE = "meanwhile"
@@ -31,7 +34,8 @@ class Exported(Simulation):
 
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__(folder, seed)
-        self.truth = Truth()
+        self.derived = DerivedTruth()
+        self.truth = self.derived.records
         self.copies = folder / "copies"
         self.targets = [folder / name for name in (_MEANWHILE, *_AFTER)]
         self.exports = 0
@@ -52,7 +56,7 @@ class Exported(Simulation):
             is_over.set()
             thread.join()
         self._copy(run_id)
-        self.truth.see(*self.outputs, state=self.folder / "state")
+        self.derived.see(*self.outputs, state=self.folder / "state")
         for target in self.targets:
             self._export(target)
         return session
@@ -61,8 +65,10 @@ class Exported(Simulation):
         """Look at what is left, and at the targets."""
         super().check()
         tables, ties = self.truth.tables(), self.truth.ties()
+        derived = self.derived.tables()
         for target in self.targets:
             self.wrong += [f"{target.name}: {line}" for line in differences(target, tables, but=ties)]
+            self.wrong += [f"{target.name}: {line}" for line in derived_differences(target, derived, ties)]
             if bring(target, self.outputs, self.folder / "state").tables:
                 self.wrong.append(f"{target.name}: another export has changed something")
 
@@ -81,6 +87,25 @@ class Exported(Simulation):
         run, copy = self.output / self.spider / run_id, self.copies / self.spider / run_id
         if has_ended(run) and not copy.exists() and self.by_chance.random() < 0.3:
             shutil.copytree(run, copy)
+
+
+def derived_differences(target: Path, true: Mapping[str, list[Row]], ties: set[int]) -> Iterable[str]:
+    """Yield the rows of derived tables that a target should not have, or lacks; some of them.
+
+    Args:
+        target: a folder or a file.
+        true: the rows of every table.
+        ties: livestreams of which no more is known than all of their versions, nor of their channels.
+    """
+    users = {row["user_id"] for row in true["streams"] if row["event_id"] in ties}
+    for table, rows in derived_of(target).items():
+        left_out = {"channels": ("user_id", users)}.get(table, ("event_id", ties))
+        held, wanted = (
+            Counter(repr(row) for row in each if row.get(left_out[0]) not in left_out[1])
+            for each in (rows, true[table])
+        )
+        yield from (f"{table}: too much: {row}" for row in islice(held - wanted, 3))
+        yield from (f"{table}: missing: {row}" for row in islice(wanted - held, 3))
 
 
 class ExportedLive(Exported, LiveSimulation):
@@ -138,6 +163,88 @@ class ExportedRecent(Exported, RecentSimulation):
         return {row["event_id"] for path in paths if path.exists() for row in left_behind.rows_of(path)}
 
 
+class ExportedDeletions(Exported, RecentSimulation):
+    """What has ended, once an hour, while livestreams are deleted; now and then all from the first on.
+
+    No record is set aside: a run that has set any aside does not tell what is missing.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        super().__init__(folder, seed)
+        # When each was, in seconds since the start of the clock.
+        self.deleted: dict[int, float] = {}
+
+    def _change(self) -> None:
+        super()._change()
+        there = [each["event_id"] for each in self.world.recent_at()]
+        # Most are of the last hours.
+        fresh = sorted(there)[-60:]
+        for _ in range(self.by_chance.randrange(3)):
+            event_id = self.by_chance.choice(there if self.by_chance.random() < 0.3 else fresh)
+            if event_id not in self.deleted:
+                change = Change(self.clock.elapsed, event_id=event_id, is_deleted=True)
+                change.happen(self.world, self.clock.elapsed)
+                self.changes.append(change)
+                self.deleted[event_id] = self.clock.elapsed
+
+    def _hour(self) -> None:
+        whole = self._options
+        if self.by_chance.random() < 0.06:
+            # An outage.
+            self._options = replace(whole, rate_500=1.0)
+        super()._hour()
+        self._options = whole
+        if self.by_chance.random() < 0.08:
+            self._pass_to(self.clock.elapsed + MINUTE)
+            self.crawl(f"whole-{len(self.sessions):04}", (), fate="well")
+
+    def wrong_rows(self, runs: Path) -> Iterable[str]:
+        """Yield which livestreams are missing and were not deleted, and which of the deleted ones are not missing."""
+        for target in self.targets:
+            rows = derived_of(target, ["livestreams"])["livestreams"]
+            doubtful = self._doubtful(rows)
+            missing = {row["event_id"] for row in rows if row["missing_since"]} - doubtful
+            knowable = self._knowable(rows) - doubtful
+            if wrong := sorted(missing - self.deleted.keys()):
+                yield f"{target.name}: of {len(rows)} livestreams, not deleted but missing: {wrong[:5]}"
+            if wrong := sorted(knowable - missing):
+                yield f"{target.name}: of {len(knowable)} deleted ones, not missing: {wrong[:5]}"
+
+    def _knowable(self, rows: Iterable[Row]) -> set[int]:
+        """Return those that were deleted before a run began that could tell."""
+        began = {each.run_id: each.since for each in reversed(self.sessions)}
+        # By the clock of the run, which was right, its proof does not go beyond what it looked at.
+        telling = [
+            (began[each.content["run_id"]], proof)
+            for each in self.derived.packages()
+            if (proof := each.proof())
+            and not (
+                each.filters or self._was_wrong(each) or each.seen() is None or each.content["counts"]["quarantined"]
+            )
+        ]
+        return {
+            row["event_id"]
+            for row in rows
+            if row["event_id"] in self.deleted
+            and any(
+                since >= self.deleted[row["event_id"]] and proof.since <= moment(row["event_end"]) <= proof.until
+                for since, proof in telling
+            )
+        }
+
+    def _doubtful(self, rows: Iterable[Row]) -> set[int]:
+        """Return the livestreams that a run has seen, or was the first not to see, when the clock was wrong."""
+        wrong = [each for each in self.derived.packages() if self._was_wrong(each)]
+        seen = {event_id for each in wrong for event_id in each.seen() or each.written}
+        starts = {each.content["started_at"] for each in wrong}
+        return seen | {row["event_id"] for row in rows if row["missing_since"] in starts}
+
+    def _was_wrong(self, package: Package) -> bool:
+        """Tell whether a run was told a wrong time."""
+        sessions = [each for each in self.sessions if each.run_id == package.content["run_id"]]
+        return any(error for each in sessions for _, error in each.clocks)
+
+
 SIMULATIONS: dict[str, Any] = {each.spider: each for each in (ExportedLive, ExportedNotifications, ExportedRecent)}
 
 
@@ -173,6 +280,7 @@ class ExportedScheduled(_Once):
 
 
 SIMULATIONS |= {each.spider: each for each in (ExportedCategories, ExportedScheduled)}
+SIMULATIONS["deletions"] = ExportedDeletions
 
 
 if __name__ == "__main__":

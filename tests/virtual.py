@@ -115,23 +115,27 @@ class Act:
 
 @dataclass(frozen=True)
 class Change:
-    """A livestream that was published late, or watched once more.
+    """A livestream that was published late, watched once more, or deleted.
 
     Attributes:
         at: when, in seconds since the start of the clock.
-        end: when it ended, in Unix seconds; 0: it is changed.
-        event_id: which one is changed.
+        end: when it ended, in Unix seconds; 0: it is changed or deleted.
+        event_id: which one is changed or deleted.
+        is_deleted: whether it is deleted.
     """
 
     at: float
     end: int = 0
     event_id: int = 0
+    is_deleted: bool = False
 
     def happen(self, world: World, elapsed: float) -> float:
         """Let it happen; takes and returns how far the world is moved, in seconds since the start."""
         world.advance(self.at - elapsed)
         if self.end:
             world.insert_now(self.end)
+        elif self.is_deleted:
+            world.delete_now(self.event_id)
         else:
             world.change_now(self.event_id)
         return self.at
