@@ -188,6 +188,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         files: the files in this folder. If `pruned`, record files among them were removed.
         feeds: what the user had stored elsewhere.
         pruned: whether its record files were removed on purpose.
+        noted: of an unfinished day, its snapshots up to the last checkpoint, as JSON has them.
     """
 
     location: str
@@ -219,6 +220,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     files: tuple[File, ...] = ()
     feeds: tuple[datapackage.Feed, ...] = ()
     pruned: bool = False
+    noted: tuple[dict[str, Any], ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -237,6 +239,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Return the snapshots of a day, or of a run of `live` without days. Raises CatalogError."""
+        if self.status is Status.UNFINISHED:
+            return tuple(msgspec.convert(each, Snapshot) for each in self.noted)
         return self._observed().snapshots
 
     def listened(self) -> tuple[Span, ...]:
