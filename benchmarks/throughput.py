@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each (default 5)")
     parser.add_argument("--peers", type=Path, help="python of an environment with peers/requirements.txt")
     options = parser.parse_args()
-    python = options.peers or _environment_of_peers()
+    python = options.peers or environment_of_peers()
     for name, case in CASES.items():
         if options.case in {name, "all"}:
             _compare(case, _commands(python), options.events, options.rounds)
@@ -77,7 +77,7 @@ def main() -> None:
         _grow(options.events, options.rounds)
 
 
-def _environment_of_peers() -> Path:
+def environment_of_peers() -> Path:
     """Return the Python of the environment for the peers, made on the first call."""
     python = Path(".venv-bench/bin/python")
     if not python.exists():

@@ -10,8 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from operator import itemgetter
 from statistics import median_low
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from parti_scraper.run.entries import Entry
+
+Name = TypeVar("Name")
 
 # Data packages of format 1 do not say when the run began, which was this long before its end at most, in seconds.
 _LONGEST_OF_FORMAT_1 = DAY
@@ -186,32 +189,43 @@ def _looked_at(entry: Entry, window: Interval) -> int:
 
 def proved(proofs: Iterable[Proof]) -> dict[Series, list[Interval]]:
     """Return what runs of one source prove for each series, without what unfiltered runs prove for filtered ones."""
-    by_series: defaultdict[Series, list[Proof]] = defaultdict(list)
-    for each in proofs:
-        by_series[each.series].append(each)
-    unfiltered = _accepted(by_series.pop(LIVESTREAMS, []), [])
-    return {LIVESTREAMS: unfiltered} | {series: _accepted(each, unfiltered) for series, each in by_series.items()}
+    numbered = dict(enumerate(proofs))
+    found: dict[Series, list[Interval]] = {LIVESTREAMS: []} | {each.series: [] for each in numbered.values()}
+    for number in proved_by(numbered):
+        each = numbered[number]
+        found[each.series].append(Interval(each.since, each.until))
+    return {series: union(intervals) for series, intervals in found.items()}
 
 
-def _accepted(proofs: Iterable[Proof], others: Iterable[Interval]) -> list[Interval]:
-    """Return what runs prove; one that continues counts only if what it continues is proved.
+def proved_by(proofs: Mapping[Name, Proof]) -> list[Name]:
+    """Return which runs of one source prove what they say; one that continues, only if what it continues is proved.
 
     Else the folders of earlier runs are elsewhere, and so are the livestreams that it did not repeat.
-
-    Args:
-        proofs: of one series.
-        others: what else is proved for it.
     """
+    by_series: defaultdict[Series, dict[Name, Proof]] = defaultdict(dict)
+    for name, each in proofs.items():
+        by_series[each.series][name] = each
+    found = _accepted(by_series.pop(LIVESTREAMS, {}), [])
+    unfiltered = [Interval(proofs[name].since, proofs[name].until) for name in found]
+    for of_series in by_series.values():
+        found += _accepted(of_series, unfiltered)
+    return found
+
+
+def _accepted(proofs: Mapping[Name, Proof], others: Iterable[Interval]) -> list[Name]:
+    """Return which runs of one series prove something, where others prove some intervals for it too."""
     found, reached = [], -1
-    offered = [(each.since, each.continues, each.until, True) for each in proofs]
-    offered += [(each.since, False, each.until, False) for each in others]
-    for since, continues, until, is_own in sorted(offered):
+    offered: list[tuple[int, bool, int, Name | None]] = [
+        (each.since, each.continues, each.until, name) for name, each in proofs.items()
+    ]
+    offered += [(each.since, False, each.until, None) for each in others]
+    for since, continues, until, name in sorted(offered, key=itemgetter(0, 1, 2)):
         if continues and since > reached:
             continue
         reached = max(reached, until)
-        if is_own:
-            found.append(Interval(since, until))
-    return union(found)
+        if name is not None:
+            found.append(name)
+    return found
 
 
 # --- What is live ------------------------------------------------------------------------------------------------

@@ -6,20 +6,24 @@ import itertools
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from parti_scraper import __version__
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.dataset.derivation import Derivation, Derived
 from parti_scraper.dataset.earlier import open_earlier
-from parti_scraper.dataset.plan import LeftOut, Plan, make_plan
+from parti_scraper.dataset.facts import Facts, digest_of, name_of
+from parti_scraper.dataset.plan import LeftOut, Loaded, Plan, make_plan
 from parti_scraper.dataset.reading import Reading, read_runs
 from parti_scraper.dataset.scratch import scratch_folder
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.staging import Staging
-from parti_scraper.dataset.tables import LOADED, record_tables
+from parti_scraper.dataset.tables import LOADED, SCHEMA_VERSION, record_tables, with_sources
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, Outdated
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.source import REAL
+from parti_scraper.run.entries import CatalogError
 from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
@@ -27,8 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from parti_scraper.dataset.earlier import Earlier
-    from parti_scraper.dataset.plan import Key, Loaded
-    from parti_scraper.dataset.tables import Table
+    from parti_scraper.dataset.coverage import Interval
+    from parti_scraper.dataset.plan import Key
     from parti_scraper.dataset.targets.base import Session, Target
     from parti_scraper.run.entries import Entry
 
@@ -129,9 +133,12 @@ class _Exporter:
         self._target, self._session, self._what, self._progress = target, session, what, progress
         self._meta = session.meta
         self._selection = self._select()
-        self._rebuilds = what.rebuild or self._selection.has_filters
-        known = record_tables()
-        self._tables: list[Table] = [known[name] for name in self._selection.tables or target.default_tables()]
+        self._wanted = frozenset(self._selection.tables or target.default_tables())
+        # Those that others follow from are read, too.
+        self._all = with_sources(self._wanted)
+        self._tables = [table for table in self._all if table.name in record_tables()]
+        lacks_sources = not self._wanted.issuperset(table.name for table in self._all)
+        self._rebuilds = what.rebuild or self._selection.has_filters or (self._meta is not None and lacks_sources)
 
     def export(self) -> Report:
         self._progress.begin("looking for runs")
@@ -150,12 +157,14 @@ class _Exporter:
             return Report({}, left_out, 0, plan.source)
         with Staging(folder, [*self._tables, LOADED]) as staging:
             reading = self._read(plan, staging)
+            files = len(reading.loaded)
+            spans = self._read_accounts(reading, staging)
             if not reading.loaded and not earlier.count and not is_new:
                 return Report({}, (*left_out, *reading.left_out), 0, plan.source)
             staging.remove_files(reading.replaced, _mixed(reading, earlier.known))
             loaded = earlier.load(staging) | reading.loaded
-            changes = self._load(staging, loaded, plan)
-        return Report(changes, (*left_out, *reading.left_out), len(reading.loaded), plan.source, earlier.count)
+            changes = self._load(staging, loaded, plan, spans)
+        return Report(changes, (*left_out, *reading.left_out), files, plan.source, earlier.count)
 
     def _select(self) -> Selection:
         """Return what the target is to hold. Raises UsageError if it holds something else."""
@@ -198,19 +207,61 @@ class _Exporter:
         self._progress.begin("reading runs", total)
         return read_runs(plan.runs, staging, self._tables, self._progress.advance)
 
-    def _load(self, staging: Staging, loaded: Mapping[Key, Loaded], plan: Plan) -> Mapping[str, Changes]:
-        self._progress.begin(f"writing {self._target.shown}")
+    def _read_accounts(self, reading: Reading, staging: Staging) -> list[tuple[str, Interval]]:
+        """Load what is said of runs. Returns when those of `notifications` were connected."""
+        now, accounts = timestamp_to_iso(self._what.now), dict(reading.accounts)
+        facts = Facts()
+        for entry in self._what.entries if accounts else ():
+            part = accounts.get((entry.run_uuid or "", name_of(entry)))
+            if part is None or part.folder != entry.location or digest_of(entry) != part.sha256:
+                continue
+            try:
+                facts.add(entry, now)
+            except CatalogError as error:
+                reading.left_out.append(LeftOut(entry.location, str(error)))
+                continue
+            del accounts[part.key]
+            reading.loaded[part.key] = Loaded(part.bytes, 1, part.sha256)
+        for name, rows in facts.rows.items():
+            if name in {table.name for table in self._tables}:
+                staging.add(name, rows)
+        return facts.spans
+
+    def _load(
+        self, staging: Staging, loaded: Mapping[Key, Loaded], plan: Plan, spans: list[tuple[str, Interval]]
+    ) -> Mapping[str, Changes]:
         now = timestamp_to_iso(self._what.now)
         staging.add(
             LOADED.records,
             [(*key, each.bytes, each.rows, each.sha256, now) for key, each in loaded.items()],
         )
-        rows = [staging.rows(table, self._selection.condition(table, self._what.now)) for table in self._tables]
-        rows.append(staging.rows(LOADED))
+        ready = self._derive(staging, spans)
+        self._progress.begin(f"writing {self._target.shown}")
+        gone = {each.rows.table.name: each.gone for each in ready if each.gone}
+        rows = [*(each.rows for each in ready), staging.rows(LOADED)]
         source = plan.source or (self._meta.source if self._meta else None)
         meta = Meta(self._selection.as_json(), source, __version__, now)
-        changes = self._session.load(Load(staging, rows, meta, self._rebuilds))
+        changes = self._session.load(Load(staging, rows, meta, self._rebuilds, gone))
         return {name: each for name, each in changes.items() if name != LOADED.name}
+
+    def _derive(self, staging: Staging, spans: list[tuple[str, Interval]]) -> list[Derived]:
+        """Return the rows of all tables that are wanted, also of those that follow from others."""
+        self._progress.begin("working out what follows")
+        holds = self._meta is not None and not self._rebuilds
+        derivation = Derivation(
+            staging,
+            self._all,
+            partial(self._session.fetch, staging=staging) if holds else None,
+            everything=holds and self._meta is not None and self._meta.schema_version < SCHEMA_VERSION,
+            spans=spans,
+        )
+        ready = derivation.derive()
+        return [self._select_rows(each, staging) for each in ready if each.rows.table.name in self._wanted]
+
+    def _select_rows(self, each: Derived, staging: Staging) -> Derived:
+        """Return the rows of a table that are wanted, if there are filters."""
+        condition = self._selection.condition(each.rows.table, self._what.now)
+        return each if condition == "true" else replace(each, rows=staging.filtered(each.rows, condition))
 
 
 def _mixed(reading: Reading, known: Mapping[Key, Loaded]) -> set[str]:

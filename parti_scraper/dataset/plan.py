@@ -7,16 +7,20 @@ what is there up to their last checkpoint.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from parti_scraper.dataset import facts
+from parti_scraper.dataset.tables import RUNS
+from parti_scraper.items import Livestream
 from parti_scraper.network.source import MOCK, REAL
 from parti_scraper.run.entries import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from parti_scraper.dataset.coverage import Interval
     from parti_scraper.run.entries import Entry, File
 
 # Run and file.
@@ -40,7 +44,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file that is to be loaded, or what was added to it.
+    """A file that is to be loaded, or what was added to it; or the account of a run, which is no file.
 
     Attributes:
         key: the run and the file.
@@ -50,6 +54,8 @@ class Part:
         rows: how many records these are; None if unknown.
         sha256: of these bytes; None if unknown.
         before: what was loaded of it before.
+        confirms: within which interval the run confirms the livestreams in it, and when it began, in ISO 8601; None:
+            it confirms none.
     """
 
     key: Key
@@ -59,6 +65,12 @@ class Part:
     rows: int | None
     sha256: str | None
     before: Loaded | None = None
+    confirms: tuple[Interval, str] | None = None
+
+    @property
+    def is_account(self) -> bool:
+        """Whether it is what is said of the run, not records."""
+        return self.records == RUNS
 
     @property
     def path(self) -> Path:
@@ -115,9 +127,11 @@ class _OfSource:
     best: dict[Key, tuple[_Rank, Part | None]] = field(default_factory=dict)
     settled: set[Key] = field(default_factory=set)
     folders: list[str] = field(default_factory=list)
+    has_records: bool = False
 
     def offer(self, entry: Entry, part: Part) -> None:
         """Take a file if it is the best copy so far."""
+        self.has_records |= not part.is_account
         if part.key in self.settled:
             return
         rank = _Rank(not entry.pruned, entry.status is Status.FINISHED, part.bytes)
@@ -154,7 +168,7 @@ def make_plan(
             of_source.offer(entry, part)
             if of_source.folders[-1:] != [entry.location]:
                 of_source.folders.append(entry.location)
-    source = source or (REAL if REAL in by_source or not by_source else MOCK)
+    source = source or _source_of(by_source)
     left_out += [
         LeftOut(folder, f"its data come from {other}, not {source}", is_wrong=False)
         for other, of_source in by_source.items()
@@ -162,6 +176,12 @@ def make_plan(
         for folder in of_source.folders
     ]
     return _plan(by_source.get(source), left_out, source)
+
+
+def _source_of(by_source: Mapping[str, _OfSource]) -> str:
+    """Return which source is taken: parti.com, or else a mock server if only that has records."""
+    there = [name for name, each in by_source.items() if each.has_records] or [*by_source]
+    return REAL if REAL in there or not there else MOCK
 
 
 def _plan(of_source: _OfSource | None, left_out: list[LeftOut], source: str) -> Plan:
@@ -181,6 +201,9 @@ def _plan(of_source: _OfSource | None, left_out: list[LeftOut], source: str) -> 
 
 
 def _is_loaded(entry: Entry, part: Part, before: Loaded) -> bool:
+    if entry.pruned and part.is_account:
+        # Nothing of it has changed but that its files are gone.
+        return True
     if entry.status is Status.UNFINISHED:
         # A copy of the run that was made before is no news.
         return before.bytes >= part.bytes
@@ -200,12 +223,33 @@ def _problem(entry: Entry) -> LeftOut | None:
 
 
 def _parts(entry: Entry, wanted: frozenset[str], known: Mapping[Key, Loaded]) -> Iterator[Part]:
-    """Yield the files of an entry that are wanted."""
+    """Yield the files of an entry that are wanted, and what is said of the run."""
     head = f"{entry.day}/" if entry.day else ""
+    account = _account(entry, known) if RUNS in wanted else None
+    if account is not None:
+        yield account
     for file in readable_files(entry):
         if file.kind in wanted:
             key = (entry.run_uuid or "", head + file.name)
-            yield Part(key, file.kind, entry.location, file.bytes or 0, file.rows, file.sha256, known.get(key))
+            part = Part(key, file.kind, entry.location, file.bytes or 0, file.rows, file.sha256, known.get(key))
+            yield part if account is None else _with_confirmations(part, account, entry)
+
+
+def _account(entry: Entry, known: Mapping[Key, Loaded]) -> Part | None:
+    """Return what is said of a run, or of a day of one; None if nothing is."""
+    if entry.run_uuid is None or entry.status is Status.FOREIGN:
+        return None
+    key = (entry.run_uuid, facts.name_of(entry))
+    return Part(key, RUNS, entry.location, facts.size_of(entry), 1, facts.digest_of(entry), known.get(key))
+
+
+def _with_confirmations(part: Part, account: Part, entry: Entry) -> Part:
+    """Return a file with what it confirms; if that was not known when it was loaded, it is to be read again."""
+    is_known = account.before is not None and account.before.sha256 == account.sha256
+    if part.records != Livestream.collection or is_known:
+        return part
+    confirms = facts.confirms(entry)
+    return replace(part, confirms=confirms, before=None) if confirms else part
 
 
 def readable_files(entry: Entry) -> list[File]:

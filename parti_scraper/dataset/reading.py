@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from parti_scraper.dataset.engine import TargetError, one_line, require
 from parti_scraper.dataset.plan import LeftOut, Loaded
 from parti_scraper.dataset.staging import FILE_NUMBER, LINE_NUMBER
+from parti_scraper.dataset.tables import LAST_CONFIRMED_AT
 from parti_scraper.exceptions import UsageError
 from parti_scraper.run import datapackage
 
@@ -84,11 +85,13 @@ class Reading:
         loaded: what of each file.
         left_out: runs that are not what their data packages say, or cannot be read.
         replaced: files that were loaded before and have not just grown since: all of their rows were read.
+        accounts: what is said of runs, and is to be loaded; not of runs that are left out.
     """
 
     loaded: dict[Key, Loaded] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     replaced: set[Key] = field(default_factory=set)
+    accounts: dict[Key, Part] = field(default_factory=dict)
 
 
 def read_runs(
@@ -110,7 +113,11 @@ class _Reader:
 
     def __init__(self, staging: Staging, tables: Iterable[Table], advance: Callable[[int], None]) -> None:
         self._staging = staging
-        self._numbered = {table.records: table.is_numbered for table in tables if table.is_of_run}
+        self._numbered = {
+            table.records: table.is_numbered
+            for table in tables
+            if table.is_of_run or LAST_CONFIRMED_AT in table.names
+        }
         self._advance = advance
         self._reading = Reading()
         self._number = 0
@@ -124,6 +131,9 @@ class _Reader:
                 ready = thread.submit(self._prepare, rounds)
                 for each in together:
                     self._load(each)
+        left_out = {each.folder for each in self._reading.left_out}
+        accounts = [each for parts in runs.values() for each in parts if each.is_account]
+        self._reading.accounts = {each.key: each for each in accounts if each.folder not in left_out}
         return self._reading
 
     def _rounds(self, runs: Mapping[str, Sequence[Part]]) -> Iterator[list[tuple[str, _Checked]]]:
@@ -132,7 +142,7 @@ class _Reader:
         size = 0
         for folder, parts in runs.items():
             try:
-                checked = [self._check(part) for part in parts]
+                checked = [self._check(part) for part in parts if not part.is_account]
             except _Mismatch as problem:
                 self._reading.left_out.append(_left_out(folder, parts, str(problem)))
                 continue
@@ -219,7 +229,7 @@ class _Reader:
             raise together.problem
         if together.records in self._numbered:
             numbered = enumerate(together.files, together.first)
-            self._staging.note_files({number: each.part.key for number, (_, each) in numbered})
+            self._staging.note_files({number: each.part for number, (_, each) in numbered})
         expected = sum(each.loaded.rows - each.first_line + 1 for _, each in together.files)
         count = self._staging.read(together.records, together.path, expected)
         if count != expected:
@@ -248,7 +258,7 @@ def _left_out(folder: str, parts: Iterable[Part], problem: str) -> LeftOut:
     except UsageError:
         package = {}
     said = {each.get("hash") for each in package.get("resources", [])}
-    if all(f"sha256:{each.sha256}" in said for each in parts):
+    if all(f"sha256:{each.sha256}" in said for each in parts if not each.is_account):
         return LeftOut(folder, problem)
     return LeftOut(folder, "it has just changed, and is for the next export", is_wrong=False)
 

@@ -9,7 +9,7 @@ from parti_scraper.api.categories import ALL, parse_categories
 from parti_scraper.api.routes import NAN
 from parti_scraper.api.times import TIMES, UnparsableError, first_second, last_second
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.tables import record_tables
+from parti_scraper.dataset.tables import dataset_tables
 from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.run.parsers import whole_number
 
@@ -46,7 +46,7 @@ class Selection:
     @classmethod
     def parse(cls, *, tables: Sequence[str] = (), now: float, **filters: str | None) -> Selection:
         """Check what was typed. Raises UsageError."""
-        known = record_tables()
+        known = dataset_tables()
         for table in tables:
             if table not in known:
                 hint = did_you_mean(table, known)
@@ -83,7 +83,7 @@ class Selection:
             for name, sign in (("since", ">="), ("until", "<=")):
                 if name in values:
                     time = f"to_timestamp({values[name]})"
-                    conditions.append(f"coalesce({sql.name(table.time)} {sign} {time}, true)")
+                    conditions.append(f"coalesce({sql.time_of(table)} {sign} {time}, true)")
         if "user_id" in values and "user_id" in table.names:
             conditions.append(f"coalesce(user_id = {values['user_id']}, true)")
         if "categories" in values and "category_id" in table.names:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parti_scraper.dataset.tables import FIRST_SCRAPED_AT, LAST_SCRAPED_AT, RUN_UUID
+from parti_scraper.dataset.tables import FIRST_SCRAPED_AT, LAST_SCRAPED_AT, MISSING_SINCE, RUN_UUID
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -64,10 +64,15 @@ def _delimited(column: Column) -> str:
 
 def part_of(table: Table, prefix: str = "") -> str:
     """Return the expression for the part of a table that a row is in."""
-    if table.partition is None or table.time is None:
+    if table.partition is None:
         return literal("")
-    time = prefix + name(table.time)
-    return f"coalesce(strftime({time}, {literal(table.partition.pattern)}), {literal(UNKNOWN)})"
+    return f"coalesce(strftime({time_of(table, prefix)}, {literal(table.partition.pattern)}), {literal(UNKNOWN)})"
+
+
+def time_of(table: Table, prefix: str = "") -> str:
+    """Return the expression for the time of a row."""
+    times = [prefix + name(each) for each in table.times]
+    return f"coalesce({', '.join(times)})" if len(times) > 1 else times[0]
 
 
 def pick(table: Table, records: str) -> str:
@@ -92,9 +97,17 @@ def pick(table: Table, records: str) -> str:
 
 
 def picked_rows(table: Table, records: str, picks: str) -> str:
-    """Return the query for the rows of a table, and the part of each, by the rows that `pick` has found."""
+    """Return the query for the rows of a table, and the part of each, by the rows that `pick` has found.
+
+    What is worked out later is null.
+    """
     extremes = {*table.least, *table.greatest}
-    columns = ", ".join(f"{'picks' if each in extremes else 'records'}.{name(each)}" for each in table.names)
+    columns = ", ".join(
+        f"NULL::TIMESTAMPTZ AS {name(each)}"
+        if each == MISSING_SINCE
+        else f"{'picks' if each in extremes else 'records'}.{name(each)}"
+        for each in table.names
+    )
     return f"SELECT {columns}, picks.{PART} FROM {picks} picks JOIN {records} records ON records.rowid = picks.row"
 
 
@@ -160,9 +173,13 @@ def create(table: Table, as_: str, types: Mapping[str, str]) -> str:
 def upsert(table: Table, into: str, rows: str) -> str:
     """Return the statement that brings rows, each key of which is there once, into a table that may have them."""
     head = f"INSERT INTO {into} AS kept ({names(table.names)}) SELECT {names(table.names)} FROM {rows} WHERE true"
-    changes = [f"{name(each)} = {_better(each, '<')}" for each in table.least]
-    changes += [f"{name(each)} = {_better(each, '>')}" for each in table.greatest]
-    if table.order:
+    changes = []
+    if table.replaces:
+        changes += [f"{name(each)} = excluded.{name(each)}" for each in table.names if each not in table.key]
+    else:
+        changes += [f"{name(each)} = {_better(each, '<')}" for each in table.least]
+        changes += [f"{name(each)} = {_better(each, '>')}" for each in table.greatest]
+    if table.order and not table.replaces:
         is_better = _is_better(table, "excluded", "kept")
         fixed = {*table.key, *table.least, *table.greatest}
         changes += [
@@ -177,6 +194,9 @@ def upsert(table: Table, into: str, rows: str) -> str:
 
 def is_change(table: Table, new: str, old: str) -> str:
     """Return the condition for a new row that changes an old one of the same key."""
+    if table.replaces:
+        columns = [name(each) for each in table.names if each not in table.key]
+        return " OR ".join(f"{new}.{each} IS DISTINCT FROM {old}.{each}" for each in columns) or "false"
     conditions = [f"{new}.{name(each)} < {old}.{name(each)}" for each in table.least]
     conditions += [f"{new}.{name(each)} > {old}.{name(each)}" for each in table.greatest]
     conditions += [_is_better(table, new, old)] if table.order else []
@@ -197,6 +217,17 @@ def _better(column: str, sign: str) -> str:
 def delete_removed(table: Table, into: str, removed: str) -> str:
     """Return the statement that deletes the rows of files that are replaced."""
     return f"DELETE FROM {into} AS kept WHERE {is_removed(table, 'kept', removed)}"
+
+
+def delete_gone(table: Table, into: str, gone: str) -> str:
+    """Return the statement that deletes the rows whose keys are among others."""
+    return f"DELETE FROM {into} AS kept WHERE {is_gone(table, 'kept', gone)}"
+
+
+def is_gone(table: Table, rows: str, gone: str) -> str:
+    """Return the condition for a row whose key is among others."""
+    same = " AND ".join(f"gone.{name(each)} = {rows}.{name(each)}" for each in table.key)
+    return f"EXISTS (SELECT 1 FROM {gone} AS gone WHERE {same})"
 
 
 def is_removed(table: Table, rows: str, removed: str) -> str:

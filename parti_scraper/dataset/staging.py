@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import connect
-from parti_scraper.dataset.tables import CONTENT_HASH, FIRST_SCRAPED_AT, LAST_SCRAPED_AT, Column
+from parti_scraper.dataset.tables import (
+    CONTENT_HASH,
+    FIRST_SCRAPED_AT,
+    LAST_CONFIRMED_AT,
+    LAST_SCRAPED_AT,
+    MISSING_SINCE,
+    Column,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-    from parti_scraper.dataset.plan import Key
+    from parti_scraper.dataset.plan import Key, Part
     from parti_scraper.dataset.tables import Table
 
 # The files whose rows are to be replaced; and its columns. Of a file of a day, the times of the day.
@@ -30,6 +37,8 @@ _ALWAYS = ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
 _NEVER = (_ALWAYS[0], _ALWAYS[0])
 # How many rows are in memory at once on their way to a database.
 _BATCH = 2_048
+# Worked out later.
+_NOT_STORED = {LAST_SCRAPED_AT, MISSING_SINCE}
 # In the lines that are read: the number of their file, and of the line in it.
 FILE_NUMBER = "_file"
 LINE_NUMBER = "_line"
@@ -70,7 +79,10 @@ class Staging:
         columns = ", ".join(f"{name} {kind}" for name, kind in REMOVED_COLUMNS.items())
         self.connection.execute(f"CREATE TABLE {REMOVED_FILES} ({columns})")
         self._removed: list[tuple[str, str, str, str]] = []
-        self.connection.execute(f"CREATE TABLE files ({FILE_NUMBER} INTEGER, run_uuid VARCHAR, file VARCHAR)")
+        self.connection.execute(
+            f"CREATE TABLE files ({FILE_NUMBER} INTEGER, run_uuid VARCHAR, file VARCHAR, "
+            "confirms_since TIMESTAMPTZ, confirms_until TIMESTAMPTZ, confirmed_at TIMESTAMPTZ)"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -78,9 +90,9 @@ class Staging:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    def note_files(self, numbered: Mapping[int, tuple[str, str]]) -> None:
-        """Note the run and the name of each file whose lines have its number."""
-        rows = [(number, *of) for number, of in numbered.items()]
+    def note_files(self, numbered: Mapping[int, Part]) -> None:
+        """Note what the lines of a file are, that have its number: the run, the name, and what they confirm."""
+        rows = [(number, *part.key, *_confirms(part)) for number, part in numbered.items()]
         insert_all(self.connection, "files", rows)
 
     def read(self, records: str, path: Path, expected: int) -> int:
@@ -90,14 +102,14 @@ class Staging:
         """
         of_them = self._tables[records]
         stored = _stored(of_them)
-        is_of_run = any(table.is_of_run for table in of_them)
+        is_numbered = any(table.is_of_run or LAST_CONFIRMED_AT in table.names for table in of_them)
         # Read as a text, what is a text in JSON would lose its quotes.
         columns = {each.name: "JSON" if each.is_json else each.type for each in _read(of_them)}
-        if is_of_run:
+        if is_numbered:
             columns |= {FILE_NUMBER: "INTEGER", LINE_NUMBER: "BIGINT"}
         shape = "{" + ", ".join(f"{sql.literal(name)}: {sql.literal(kind)}" for name, kind in columns.items()) + "}"
         source = f"read_json($path, columns={shape}, format='newline_delimited')"
-        if is_of_run:
+        if is_numbered:
             source += f" JOIN files USING ({FILE_NUMBER})"
         values = ", ".join(_value(each, of_them) for each in stored)
         into = _records(records)
@@ -143,16 +155,22 @@ class Staging:
         """Return the rows of `REMOVED_FILES`, with times in ISO 8601."""
         return self._removed
 
-    def rows(self, table: Table, condition: str = "true") -> Rows:
-        """Return the rows of a table, of which only those are taken that meet a condition."""
+    def rows(self, table: Table) -> Rows:
+        """Return the rows of a table, of which each key is there once."""
         records = _records(table.records)
         picks, ready = sql.name(f"picks {table.name}"), sql.name(f"new {table.name}")
         self.connection.execute(f"CREATE OR REPLACE TABLE {picks} AS {sql.pick(table, records)}")
-        if condition != "true":
-            left = f"SELECT rowid FROM {records} records WHERE {condition}"
-            self.connection.execute(f"DELETE FROM {picks} WHERE row NOT IN ({left})")
         self.connection.execute(f"CREATE OR REPLACE VIEW {ready} AS {sql.picked_rows(table, records, picks)}")
-        return Rows(table, ready, _number(self.connection.execute(f"SELECT count(*) FROM {picks}")))
+        return Rows(table, ready, self._count(picks))
+
+    def filtered(self, rows: Rows, condition: str) -> Rows:
+        """Return the rows of a table that meet a condition."""
+        filtered = sql.name(f"filtered {rows.table.name}")
+        self.connection.execute(f"CREATE VIEW {filtered} AS SELECT * FROM {rows.relation} rows WHERE {condition}")
+        return Rows(rows.table, filtered, self._count(filtered))
+
+    def _count(self, relation: str) -> int:
+        return _number(self.connection.execute(f"SELECT count(*) FROM {relation}"))
 
     def batches(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
         """Yield the rows of a query in batches; meanwhile no other statement may be executed."""
@@ -168,6 +186,14 @@ def insert_all(connection: DuckDBPyConnection, table: str, rows: Sequence[tuple[
     columns = list(zip(*rows, strict=True))
     unnested = ", ".join(f"unnest(${number + 1})" for number in range(len(columns)))
     connection.execute(f"INSERT INTO {table} SELECT {unnested}", [list(each) for each in columns])
+
+
+def _confirms(part: Part) -> tuple[str | None, str | None, str | None]:
+    """Return from when until when the ends of livestreams are that a file confirms, and since when they are seen."""
+    if part.confirms is None:
+        return None, None, None
+    (since, until), began = part.confirms
+    return timestamp_to_iso(since), timestamp_to_iso(until), began
 
 
 def _times_of(file: str) -> tuple[str, str]:
@@ -194,7 +220,7 @@ def _read(tables: Sequence[Table]) -> list[Column]:
 def _stored(tables: Sequence[Table]) -> list[Column]:
     """Return the columns of the records of these tables: those of the lines, and those that are added."""
     added = {each.name: each for table in tables for each in table.columns if each.is_added}
-    return _read(tables) + [each for each in added.values() if each.name != LAST_SCRAPED_AT]
+    return _read(tables) + [each for each in added.values() if each.name not in _NOT_STORED]
 
 
 def _definition(tables: Sequence[Table]) -> str:
@@ -212,6 +238,8 @@ def _value(column: Column, tables: Sequence[Table]) -> str:
         return sql.content_hash(_read(tables))
     if column.name == FIRST_SCRAPED_AT:
         return "scraped_at"
+    if column.name == LAST_CONFIRMED_AT:
+        return "CASE WHEN event_end BETWEEN confirms_since AND confirms_until THEN confirmed_at END"
     if column.name == "line":
         return LINE_NUMBER
     return sql.name(column.name)

@@ -185,7 +185,10 @@ class VersionsPipeline(_Pipeline):
         version = content_hash(ItemAdapter(item).asdict())
         known = self.run.ledger.known(self._series.id, item.event_id)
         if known == version:
+            self.run.unchanged.add(item.event_id)
             raise DuplicateRecord(str(item.event_id))
+        # A run that was resumed may have seen it before it changed.
+        self.run.unchanged.discard(item.event_id)
         self.run.tally.add("changed" if known else "new")
         self.crawler.stats.inc_value("parti/incremental/changed" if known else "parti/incremental/new")
         end = item.event_end

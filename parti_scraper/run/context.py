@@ -22,6 +22,7 @@ from parti_scraper.run.days import Days, day_from, day_of
 from parti_scraper.run.problems import Problems
 from parti_scraper.run.rejected import RejectedMarks
 from parti_scraper.run.tally import Tally
+from parti_scraper.run.unchanged import Unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Container, Hashable, Mapping
@@ -182,6 +183,7 @@ class Run:
         seen: identities of the records that were written.
         rejected: marks of the records that were set aside.
         tally: what became of the records.
+        unchanged: livestreams that an incremental run saw and did not write again.
         quality: what is wrong with single fields of records.
         problems: what went wrong.
         days: what happened on each day; None where the run has no days.
@@ -226,6 +228,7 @@ class Run:
         self.seen = seen
         self.rejected = RejectedMarks()
         self.tally = Tally()
+        self.unchanged = Unchanged()
         self.quality = Quality(specified_of(folder.item_class))
         self.problems = Problems()
         self.days: Days | None = None
@@ -305,6 +308,7 @@ class Run:
             "quality": self.quality.as_json(),
             "source": self.source.as_json(),
             "traffic": self.traffic.as_json(),
+            **({} if self.series is None else self.unchanged.as_json()),
             **({} if self.days is None else self._progress_by_day(self.days)),
         }
 
@@ -321,6 +325,7 @@ class Run:
         self.hosts.restore(progress.get("hosts"), time.monotonic(), progress["failovers"])
         if "quality" in progress:
             self.quality.restore(progress["quality"])
+        self.unchanged.restore(progress.get("unchanged"))
         self.problems.restore(progress.get("gaps", ()))
         self.restore_days(progress)
 

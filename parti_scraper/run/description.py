@@ -117,6 +117,8 @@ def describe_run(
     """
     folder = run.folder.path
     descriptor = _describe(run, ending, verdict, ended_at)
+    if run.series is not None:
+        descriptor |= run.unchanged.as_json()
     resources = datapackage.describe_all(files, folder)
     if run.days is not None:
         descriptor["days"] = run.days.names

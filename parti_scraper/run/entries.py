@@ -32,6 +32,7 @@ from parti_scraper.run.arguments import (
 from parti_scraper.run.days import DAY
 from parti_scraper.run.outcome import ExitCode, judge_fields
 from parti_scraper.run.recovery import RECOVERED
+from parti_scraper.run.unchanged import decode
 
 if TYPE_CHECKING:
     from parti_scraper.items import Item
@@ -188,6 +189,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         files: the files in this folder. If `pruned`, record files among them were removed.
         feeds: what the user had stored elsewhere.
         pruned: whether its record files were removed on purpose.
+        noted: of an unfinished day, its snapshots up to the last checkpoint, as JSON has them.
     """
 
     location: str
@@ -219,6 +221,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     files: tuple[File, ...] = ()
     feeds: tuple[datapackage.Feed, ...] = ()
     pruned: bool = False
+    noted: tuple[dict[str, Any], ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -237,11 +240,33 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Return the snapshots of a day, or of a run of `live` without days. Raises CatalogError."""
+        if self.status is Status.UNFINISHED:
+            return tuple(msgspec.convert(each, Snapshot) for each in self.noted)
         return self._observed().snapshots
 
     def listened(self) -> tuple[Span, ...]:
         """Return when a run of `notifications` was connected on a day. Raises CatalogError."""
         return self._observed().listened
+
+    def unchanged(self) -> tuple[int, ...] | None:
+        """Return the `event_id`s of the livestreams that an incremental run saw unchanged, in ascending order.
+
+        None where the data package does not say. Only this is decoded of it: a hundred thousand may be asked for.
+
+        Raises:
+            CatalogError: it is gone, of a later format, or cannot be decoded.
+        """
+        path = self.folder / datapackage.FILE_NAME
+        try:
+            package = _unchanged.decode(path.read_bytes())
+            event_ids = None if package.unchanged is None else decode(package.unchanged)
+        except OSError:
+            raise CatalogError(f"{path} does not exist any more, or cannot be read") from None
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise CatalogError(f"{path}: {one_line(error)}") from None
+        if package.format_version > datapackage.FORMAT_VERSION:
+            raise CatalogError(f"{path}: {_too_new(package.format_version)}")
+        return event_ids
 
     def is_at_work(self) -> bool:
         """Tell whether a process works on the run. If none does, the run is locked for a moment."""
@@ -282,6 +307,10 @@ class _Observed(_Version):
     listened: tuple[Span, ...] = ()
 
 
+class _Unchanged(_Version):
+    unchanged: str | None = None
+
+
 class _Descriptor(_Observed, kw_only=True):
     """What is read of a data package."""
 
@@ -320,6 +349,7 @@ class _Descriptor(_Observed, kw_only=True):
 _SAME = [name for name in Entry.__struct_fields__ if name in _Descriptor.__struct_fields__]
 _descriptors = msgspec.json.Decoder(_Descriptor)
 _versions = msgspec.json.Decoder(_Version)
+_unchanged = msgspec.json.Decoder(_Unchanged)
 
 
 def entry_of(body: bytes, location: str, spider: str, name: str, day: str | None = None) -> Entry:
@@ -336,9 +366,7 @@ def entry_of(body: bytes, location: str, spider: str, name: str, day: str | None
     try:
         version = _versions.decode(body).format_version
         if version > datapackage.FORMAT_VERSION:
-            ours = f"this one reads up to {datapackage.FORMAT_VERSION}"
-            reason = f"made by a later version of this project (format {version}, {ours})"
-            return Entry(location, Status.TOO_NEW, reason, format_version=version, **known)
+            return Entry(location, Status.TOO_NEW, _too_new(version), format_version=version, **known)
         descriptor = _descriptors.decode(body)
         _check(descriptor, spider, day)
         return _entry(descriptor, location)
@@ -366,6 +394,11 @@ def source_of(host: str | None) -> str:
         return MOCK if host and urls.is_loopback(host) else REAL
     except ValueError:  # It is no address.
         return REAL
+
+
+def _too_new(version: int) -> str:
+    ours = f"this one reads up to {datapackage.FORMAT_VERSION}"
+    return f"made by a later version of this project (format {version}, {ours})"
 
 
 def _check(descriptor: _Descriptor, spider: str, day: str | None) -> None:

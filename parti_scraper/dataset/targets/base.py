@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from parti_scraper.dataset.engine import TargetError
 from parti_scraper.dataset.plan import Loaded
-from parti_scraper.dataset.tables import SCHEMA_VERSION, record_tables
+from parti_scraper.dataset.tables import SCHEMA_VERSION, dataset_tables
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.plan import Key
     from parti_scraper.dataset.staging import Rows, Staging
+    from parti_scraper.dataset.tables import Table
 
 
 class Outdated(TargetError):  # noqa: N818 - it says what the target is
@@ -88,12 +89,33 @@ class Load:
         rows: of each table of the target; also those of `loaded_files`, last.
         meta: what the target is to know of itself.
         rebuild: whether everything that was there goes.
+        gone: by table, the name of the keys of rows that are to go, in the staging database.
     """
 
     staging: Staging
     rows: Sequence[Rows]
     meta: Meta
     rebuild: bool
+    gone: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Rows of a target that are wanted in the staging database.
+
+    Attributes:
+        table: whose.
+        into: the table there that they are added to, with the same columns.
+        condition: for the rows, in the SQL of every target: times as texts in ISO 8601.
+        keys: a column, and the relation in the staging database that has it too: only rows with one of its values.
+        parts: the parts of the table that may have such rows; None: all.
+    """
+
+    table: Table
+    into: str
+    condition: str = "true"
+    keys: tuple[str, str] | None = None
+    parts: frozenset[str] | None = None
 
 
 class Session(Protocol):
@@ -105,6 +127,9 @@ class Session(Protocol):
 
     def loaded(self) -> dict[Key, Loaded]:
         """Return what was loaded before."""
+
+    def fetch(self, wanted: Wanted, staging: Staging) -> None:
+        """Copy rows that were loaded before into the staging database."""
 
     def load(self, load: Load) -> dict[str, Changes]:
         """Bring rows into the target, all of them or none. Returns what was done to each table."""
@@ -124,7 +149,7 @@ class Target(ABC):
 
     def default_tables(self) -> tuple[str, ...]:
         """Return the names of the tables that it holds unless others are chosen."""
-        return tuple(record_tables())
+        return tuple(dataset_tables())
 
     @abstractmethod
     def open(self) -> AbstractContextManager[Session]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.plan import Key, Loaded
     from parti_scraper.dataset.staging import Rows, Staging
+    from parti_scraper.dataset.targets.base import Wanted
 
 # A row for each thing that the target knows of itself; there is one.
 META = Table(
@@ -98,9 +99,26 @@ class DatabaseSession:
             self.create(rows.table)
             if removed and rows.table.is_of_run:
                 self.execute(sql.delete_removed(rows.table, self.into(rows.table), REMOVED_FILES))
+            if rows.table.name in load.gone:
+                columns = [each for each in rows.table.columns if each.name in rows.table.key]
+                gone = self.bring(load.gone[rows.table.name], columns, load.staging)
+                self.execute(sql.delete_gone(rows.table, self.into(rows.table), gone))
             changes[rows.table.name] = self._upsert(rows, load.staging)
         self._note(load.meta)
         return changes
+
+    def fetch(self, wanted: Wanted, staging: Staging) -> None:
+        """Copy rows that were loaded before into the staging database."""
+        has = self.columns(wanted.table)
+        if not has:
+            return
+        values = ", ".join(f"rows.{sql.name(each)}" if each in has else "NULL" for each in wanted.table.names)
+        query = f"SELECT {values} FROM {self.into(wanted.table)} AS rows WHERE ({wanted.condition})"
+        if wanted.keys:
+            name, relation = wanted.keys
+            keys = self.bring(relation, [each for each in wanted.table.columns if each.name == name], staging)
+            query += f" AND rows.{sql.name(name)} IN (SELECT {sql.name(name)} FROM {keys})"
+        self.copy_out(query, wanted, staging)
 
     def _check_new(self) -> None:
         """Raise UsageError if a table is there that no export has made."""
@@ -182,6 +200,14 @@ class DatabaseSession:
     @abstractmethod
     def upsert(self, rows: Rows, staging: Staging) -> Upserted:
         """Bring rows into their table, each key of which is there once."""
+
+    @abstractmethod
+    def bring(self, relation: str, columns: Sequence[Column], staging: Staging) -> str:
+        """Return the name of a relation of the staging database in this one, where it may be a copy."""
+
+    @abstractmethod
+    def copy_out(self, query: str, wanted: Wanted, staging: Staging) -> None:
+        """Add the rows of a query to the table in the staging database that they are wanted in."""
 
     def note_removed(self, removed: Sequence[tuple[str, ...]]) -> None:
         """Make a temporary table of the files whose rows are to be replaced, as that of `Staging`."""

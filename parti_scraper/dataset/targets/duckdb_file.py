@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from parti_scraper.dataset.staging import Rows, Staging
-    from parti_scraper.dataset.tables import Table
-    from parti_scraper.dataset.targets.base import Changes, Load
+    from parti_scraper.dataset.tables import Column, Table
+    from parti_scraper.dataset.targets.base import Changes, Load, Wanted
 
 
 class DuckDbTarget(Target):
@@ -49,7 +49,9 @@ class DuckDbTarget(Target):
 
 
 class _Session(DatabaseSession):
-    types: ClassVar[Mapping[str, str]] = {each: each for each in ("BIGINT", "BOOLEAN", "TIMESTAMPTZ", "VARCHAR")}
+    types: ClassVar[Mapping[str, str]] = {
+        each: each for each in ("BIGINT", "BOOLEAN", "DOUBLE", "TIMESTAMPTZ", "VARCHAR")
+    }
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -116,6 +118,25 @@ class _Session(DatabaseSession):
 
     def upsert(self, rows: Rows, staging: Staging) -> Upserted:
         return Upserted(self.execute(sql.upsert(rows.table, self.into(rows.table), rows.relation)))
+
+    def bring(self, relation: str, columns: Sequence[Column], staging: Staging) -> str:
+        return relation
+
+    def fetch(self, wanted: Wanted, staging: Staging) -> None:
+        """Copy rows that were loaded before; the file is opened once more, beside the rows."""
+        if not self._path.exists():
+            return
+        own, self._connection = self._connection, staging.connection
+        attach = f"ATTACH {sql.literal(str(self._path))} AS target (READ_ONLY)"
+        staging.connection.execute(attach)
+        try:
+            super().fetch(wanted, staging)
+        finally:
+            staging.connection.execute("DETACH target")
+            self._connection = own
+
+    def copy_out(self, query: str, wanted: Wanted, staging: Staging) -> None:
+        self.execute(f"INSERT INTO {wanted.into} {query}")
 
     def note_removed(self, removed: Sequence[tuple[str, ...]]) -> None:
         """Do nothing: the table is in the same database."""

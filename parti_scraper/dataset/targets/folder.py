@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import TargetError, connect, one_line, require, with_memory
 from parti_scraper.dataset.staging import REMOVED_FILES
-from parti_scraper.dataset.tables import LOADED, Table, all_tables
+from parti_scraper.dataset.tables import LOADED, SCHEMA_VERSION, Table, all_tables
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, Target, loaded_from, loaded_query
 from parti_scraper.exceptions import UsageError
 from parti_scraper.run.datapackage import FILE_NAME
@@ -36,13 +36,14 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from parti_scraper.dataset.plan import Key, Loaded
-    from parti_scraper.dataset.staging import Rows
+    from parti_scraper.dataset.staging import Rows, Staging
+    from parti_scraper.dataset.targets.base import Wanted
 
 README = "README.md"
 VERSIONS = "_versions"
 _WHOLE = "all"
 _MEDIA_TYPE = "application/vnd.apache.parquet"
-_TYPES = {"BIGINT": "integer", "BOOLEAN": "boolean", "TIMESTAMPTZ": "datetime", "VARCHAR": "string"}
+_TYPES = {"BIGINT": "integer", "BOOLEAN": "boolean", "DOUBLE": "number", "TIMESTAMPTZ": "datetime", "VARCHAR": "string"}
 _FORMAT = "FORMAT parquet, COMPRESSION zstd"
 
 
@@ -259,6 +260,20 @@ class _Session:
         if self._unsettled and self._manifest:
             self._publish(self._manifest, self._store.sizes())
 
+    def fetch(self, wanted: Wanted, staging: Staging) -> None:
+        parts = self._manifest.of(wanted.table) if self._manifest else {}
+        taken = [each for name, each in parts.items() if wanted.parts is None or name in wanted.parts]
+        condition = f"({wanted.condition})"
+        if wanted.keys:
+            name, relation = wanted.keys
+            if name == wanted.table.key[0]:
+                taken = [each for each in taken if _may_have_keys(each, name, relation, staging.connection)]
+            condition += f" AND {sql.name(name)} IN (SELECT {sql.name(name)} FROM {relation})"
+        if taken:
+            rows = _rows_of(wanted.table, taken, self._store)
+            names = sql.names(wanted.table.names)
+            staging.connection.execute(f"INSERT INTO {wanted.into} SELECT {names} FROM ({rows}) WHERE {condition}")
+
     def load(self, load: Load) -> dict[str, Changes]:
         # What is there before anything is put: what others put meanwhile is not deleted.
         sizes = self._store.sizes()
@@ -266,7 +281,15 @@ class _Session:
         parts: list[Part] = []
         changes = {}
         for rows in load.rows:
-            update = _Update(rows, held.of(rows.table) if held else {}, self._store, load.staging.connection)
+            update = _Update(
+                rows,
+                held.of(rows.table) if held else {},
+                self._store,
+                load.staging.connection,
+                load.gone.get(rows.table.name),
+                # Files of an earlier version of the tables lack columns.
+                is_outdated=bool(held and held.meta.schema_version < SCHEMA_VERSION),
+            )
             table_parts, changes[rows.table.name] = update.run()
             parts += table_parts
         before = [each.path for each in self._manifest.parts] if self._manifest else []
@@ -313,19 +336,55 @@ def _is_published(name: str) -> bool:
     return table in all_tables() and not rest.startswith(f"{VERSIONS}/") and rest.split("/")[-1] == f"{table}.parquet"
 
 
+def _rows_of(table: Table, parts: Sequence[Part], store: Store) -> str:
+    """Return the query for the rows of parts, with the name of the part of each as `part`."""
+    nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in table.columns)
+    if not parts:
+        return f"SELECT {nothing}, '' AS part WHERE false"
+    files = [(each.part, store.local(each.path)) for each in parts]
+    each_file = ", ".join(sql.literal(path) for _, path in files)
+    by_file = "MAP {" + ", ".join(f"{sql.literal(path)}: {sql.literal(name)}" for name, path in files) + "}"
+    # Files of an earlier version of the tables may all lack a column.
+    return (
+        f"SELECT {sql.names(table.names)}, {by_file}[filename] AS part FROM ("
+        f"SELECT * FROM read_parquet([{each_file}], filename=true, hive_partitioning=false, union_by_name=true) "
+        f"UNION ALL BY NAME SELECT {nothing} WHERE false)"
+    )
+
+
+def _may_have_keys(part: Part, column: str, relation: str, connection: DuckDBPyConnection) -> bool:
+    """Tell whether a part may have one of some keys; so most need not be read, which may be far away."""
+    if part.keys is None:
+        return True
+    least, greatest = part.keys
+    query = f"SELECT count(*) FROM {relation} WHERE {sql.name(column)} BETWEEN {least} AND {greatest}"
+    ((count,),) = connection.execute(query).fetchall()
+    return bool(count)
+
+
 class _Update:
     """Brings the parts of one table up to date."""
 
-    def __init__(self, rows: Rows, parts: Mapping[str, Part], store: Store, connection: DuckDBPyConnection) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        parts: Mapping[str, Part],
+        store: Store,
+        connection: DuckDBPyConnection,
+        gone: str | None = None,
+        *,
+        is_outdated: bool = False,
+    ) -> None:
         self._rows, self._table = rows, rows.table
         # A table without rows is a file without rows, which goes when some come.
         self._parts = {name: part for name, part in parts.items() if part.rows}
         self._empty = next((part for part in parts.values() if not part.rows), None)
         self._store, self._connection = store, connection
+        self._gone, self._is_outdated = gone, is_outdated
 
     def run(self) -> tuple[list[Part], Changes]:
         """Write the parts that change, and return all parts of the table."""
-        removed = self._parts_of_removed_files()
+        removed = {*self._parts} if self._is_outdated else self._parts_of_removed_rows()
         new = replaced = 0
         if self._rows.count or removed:
             self._find_old(removed)
@@ -338,33 +397,27 @@ class _Update:
         parts = [self._parts[name] for name in sorted(self._parts)]
         return parts, Changes(sum(each.rows for each in parts), new, replaced)
 
-    def _parts_of_removed_files(self) -> set[str]:
-        """Return the parts that have rows of files that are replaced."""
-        if not self._table.is_of_run:
-            return set()
-        query = f"SELECT DISTINCT part FROM old_rows WHERE {self._is_removed('old_rows')}"
-        ((count,),) = self._query(f"SELECT count(*) FROM {REMOVED_FILES}")
-        if not count or not self._parts:
+    def _parts_of_removed_rows(self) -> set[str]:
+        """Return the parts that have rows which are to go."""
+        if not self._parts or not self._has_removed():
             return set()
         self._see_old([*self._parts])
+        query = f"SELECT DISTINCT part FROM old_rows WHERE {self._is_removed('old_rows')}"
         return {part for (part,) in self._query(query)}
+
+    def _has_removed(self) -> bool:
+        """Tell whether rows of the table may have to go."""
+        if self._gone is not None:
+            return True
+        if not self._table.is_of_run:
+            return False
+        ((count,),) = self._query(f"SELECT count(*) FROM {REMOVED_FILES}")
+        return bool(count)
 
     def _see_old(self, parts: Sequence[str]) -> None:
         """Make a view of the rows that are there, with the part of each."""
-        columns = sql.names(self._table.names)
-        nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in self._table.columns)
-        if not parts:
-            self._run(f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {nothing}, '' AS part WHERE false")
-            return
-        files = [(name, self._store.local(self._parts[name].path)) for name in parts]
-        each_file = ", ".join(sql.literal(path) for _, path in files)
-        by_file = "MAP {" + ", ".join(f"{sql.literal(path)}: {sql.literal(name)}" for name, path in files) + "}"
-        # Files of an earlier version of the tables may all lack a column.
-        self._run(
-            f"CREATE OR REPLACE TEMP VIEW old_rows AS SELECT {columns}, {by_file}[filename] AS part FROM ("
-            f"SELECT * FROM read_parquet([{each_file}], filename=true, hive_partitioning=false, union_by_name=true) "
-            f"UNION ALL BY NAME SELECT {nothing} WHERE false)"
-        )
+        rows = _rows_of(self._table, [self._parts[name] for name in parts], self._store)
+        self._run(f"CREATE OR REPLACE TEMP VIEW old_rows AS {rows}")
 
     def _find_old(self, removed: set[str]) -> None:
         """Make a table of the rows that are there and have the keys of new ones; not those of removed files."""
@@ -374,7 +427,12 @@ class _Update:
             in_new = {part for (part,) in self._query(f"SELECT DISTINCT {sql.PART} FROM {self._rows.relation}")}
             parts = [part for part in parts if part in in_new | removed]
         else:
-            parts = [part for part in parts if self._may_have_new_keys(self._parts[part])]
+            key = self._table.key[0]
+            parts = [
+                part
+                for part in parts
+                if _may_have_keys(self._parts[part], key, self._rows.relation, self._connection)
+            ]
         self._see_old(parts)
         same = " AND ".join(f"old_rows.{sql.name(each)} = new.{sql.name(each)}" for each in self._table.key)
         kept = f"AND NOT {self._is_removed('old_rows')}" if removed else ""
@@ -383,17 +441,13 @@ class _Update:
             f"WHERE EXISTS (SELECT 1 FROM {self._rows.relation} new WHERE {same}) {kept}"
         )
 
-    def _may_have_new_keys(self, part: Part) -> bool:
-        """Tell whether a part may have a key of the new rows; so most need not be read, which may be far away."""
-        if part.keys is None:
-            return True
-        key, (least, greatest) = sql.name(self._table.key[0]), part.keys
-        query = f"SELECT count(*) FROM {self._rows.relation} WHERE {key} BETWEEN {least} AND {greatest}"
-        ((count,),) = self._query(query)
-        return bool(count)
-
     def _is_removed(self, rows: str) -> str:
-        return sql.is_removed(self._table, rows, REMOVED_FILES)
+        """Return the condition for a row that is to go."""
+        if self._table.is_of_run:
+            return sql.is_removed(self._table, rows, REMOVED_FILES)
+        if self._gone is None:
+            return "false"
+        return sql.is_gone(self._table, rows, self._gone)
 
     def _find_effective(self) -> tuple[int, int]:
         """Make a view of the new rows that change something; return how many rows are new, and how many replaced."""
@@ -416,7 +470,7 @@ class _Update:
     def _merge(self) -> None:
         """Make a view of what becomes of the new rows that change something, with the part of each."""
         ((known,),) = self._query("SELECT count(*) FROM old_same")
-        if not known:
+        if not known or self._table.replaces:
             self._run("CREATE OR REPLACE TEMP VIEW merged AS SELECT * FROM effective")
             return
         names, key = sql.names(self._table.names), sql.names(self._table.key)
@@ -443,7 +497,7 @@ class _Update:
         rows = f"SELECT {names} FROM merged WHERE {sql.PART} = {sql.literal(part)}"
         if part in self._parts:
             self._see_old([part])
-            kept = f"WHERE NOT {self._is_removed('old_rows')}" if self._table.is_of_run else ""
+            kept = f"WHERE NOT {self._is_removed('old_rows')}"
             rows += f" UNION ALL SELECT {names} FROM (SELECT * FROM old_rows {kept}) ANTI JOIN effective USING ({key})"
         count = self._copy(f"{rows} ORDER BY {sql.names(self._table.sorting)}")
         self._parts.pop(part, None)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.staging import Rows, Staging
     from parti_scraper.dataset.tables import Column, Table
+    from parti_scraper.dataset.targets.base import Wanted
     from parti_scraper.dataset.targets.postgres_address import Address
 
 # Of libpq, unless the address says otherwise. A server that is gone is given up: after 10 s where it cannot be reached,
@@ -38,6 +39,8 @@ _PARAMETERS = {
 _TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
 # What else a transaction begins with. If the machine of an export is gone, the server shall notice within two minutes.
 _SETTINGS = {
+    "datestyle": "ISO",
+    "timezone": "UTC",
     "standard_conforming_strings": "on",
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
@@ -76,6 +79,7 @@ class _Session(DatabaseSession):
     types: ClassVar[Mapping[str, str]] = {
         "BIGINT": "bigint",
         "BOOLEAN": "boolean",
+        "DOUBLE": "double precision",
         "TIMESTAMPTZ": "timestamptz",
         "VARCHAR": "text",
     }
@@ -129,21 +133,53 @@ class _Session(DatabaseSession):
         if not self.query(f"SELECT 1 FROM {into} LIMIT 1"):
             changed = self._copy(rows, staging, into, altered)
         else:
-            staged = f"pg_temp.{sql.name(f'new {table.name}')}"
-            columns = ", ".join(f"{sql.name(each.name)} {self.types[each.type]}" for each in table.columns)
-            self.execute(f"CREATE TEMPORARY TABLE {staged} ({columns}) ON COMMIT DROP")
+            staged = self._temporary(f"new {table.name}", table.columns)
             self._copy(rows, staging, staged, altered)
             changed = self.execute(sql.upsert(table, into, staged))
             self.execute(f"DROP TABLE {staged}")
         return Upserted(changed, sum(altered.values()))
 
+    def bring(self, relation: str, columns: Sequence[Column], staging: Staging) -> str:
+        into = self._temporary(f"brought {relation.strip(chr(34))}", columns)
+        self._copy_in(relation, columns, staging, into, {})
+        self.execute(f"ANALYZE {into}")
+        return into
+
+    def copy_out(self, query: str, wanted: Wanted, staging: Staging) -> None:
+        path = staging.folder / "fetched.csv"
+        with path.open("wb") as stream, self._connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv)") as copy:
+            for block in copy:
+                stream.write(block)
+        columns = ", ".join(f"{sql.literal(each.name)}: {sql.literal(each.type)}" for each in wanted.table.columns)
+        # What is not in quotes is null, as PostgreSQL writes it.
+        staging.connection.execute(
+            f"INSERT INTO {wanted.into} FROM read_csv($path, columns={{{columns}}}, auto_detect=false, header=false, "
+            "delim=',', quote='\"', escape='\"', nullstr='', allow_quoted_nulls=false, parallel=false, "
+            "max_line_size=1000000000)",
+            {"path": str(path)},
+        )
+        path.unlink()
+
+    def _temporary(self, name: str, columns: Sequence[Column]) -> str:
+        """Make an empty table that goes with the transaction, and return its name."""
+        into = f"pg_temp.{sql.name(name)}"
+        typed = ", ".join(f"{sql.name(each.name)} {self.types[each.type]}" for each in columns)
+        self.execute(f"DROP TABLE IF EXISTS {into}")
+        self.execute(f"CREATE TEMPORARY TABLE {sql.name(name)} ({typed}) ON COMMIT DROP")
+        return into
+
     def _copy(self, rows: Rows, staging: Staging, into: str, altered: Mapping[str, int]) -> int:
         """Copy rows into an empty table, and return how many there were."""
-        table = rows.table
-        values = ", ".join(_in_csv(each, is_altered=bool(altered.get(each.name))) for each in table.columns)
-        query = f"SELECT concat_ws(',', {values}) || chr(10) FROM {rows.relation}"
+        return self._copy_in(rows.relation, rows.table.columns, staging, into, altered)
+
+    def _copy_in(
+        self, relation: str, columns: Sequence[Column], staging: Staging, into: str, altered: Mapping[str, int]
+    ) -> int:
+        values = ", ".join(_in_csv(each, is_altered=bool(altered.get(each.name))) for each in columns)
+        query = f"SELECT concat_ws(',', {values}) || chr(10) FROM {relation}"
         cursor = self._connection.cursor()
-        with cursor.copy(f"COPY {into} ({sql.names(table.names)}) FROM STDIN (FORMAT csv)") as copy:
+        names = sql.names(each.name for each in columns)
+        with cursor.copy(f"COPY {into} ({names}) FROM STDIN (FORMAT csv)") as copy:
             for batch in staging.batches(query):
                 copy.write("".join(line for (line,) in batch))
         return cursor.rowcount

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import TargetError, one_line, require
+from parti_scraper.dataset.staging import insert_all
 from parti_scraper.dataset.targets.base import Target
 from parti_scraper.dataset.targets.database import DatabaseSession, Upserted
 from parti_scraper.dataset.targets.locked import locked
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.staging import Rows, Staging
     from parti_scraper.dataset.tables import Column, Table
+    from parti_scraper.dataset.targets.base import Wanted
 
 # Seconds to wait for another program that uses the file, and between two tries where SQLite must not wait itself.
 _PATIENCE = 60
 _PAUSE = 0.05
 # Kilobytes of the file that are kept in memory, where keys are looked up.
 _CACHE = 64 << 10
+# How many rows are held in memory on their way out.
+_FETCHED = 20_000
 
 
 class SqliteTarget(Target):
@@ -57,6 +61,7 @@ class _Session(DatabaseSession):
     types: ClassVar[Mapping[str, str]] = {
         "BIGINT": "BIGINT",
         "BOOLEAN": "BOOLEAN",
+        "DOUBLE": "REAL",
         "TIMESTAMPTZ": "TEXT",
         "VARCHAR": "TEXT",
     }
@@ -100,6 +105,21 @@ class _Session(DatabaseSession):
         for batch in staging.batches(f"SELECT {columns} FROM {rows.relation}"):
             changed += self._connection.executemany(statement, batch).rowcount
         return Upserted(changed)
+
+    def bring(self, relation: str, columns: Sequence[Column], staging: Staging) -> str:
+        into = sql.name(f"brought {relation.strip(chr(34))}")
+        names = sql.names(each.name for each in columns)
+        self.execute(f"DROP TABLE IF EXISTS temp.{into}")
+        self.execute(f"CREATE TEMPORARY TABLE {into} ({names})")
+        insert = f"INSERT INTO temp.{into} VALUES ({', '.join('?' * len(columns))})"
+        for batch in staging.batches(f"SELECT DISTINCT {', '.join(map(_value, columns))} FROM {relation}"):
+            self._connection.executemany(insert, batch)
+        return f"temp.{into}"
+
+    def copy_out(self, query: str, wanted: Wanted, staging: Staging) -> None:
+        cursor = self._connection.execute(query)
+        while rows := cursor.fetchmany(_FETCHED):
+            insert_all(staging.connection, wanted.into, rows)
 
     def _begin_wal(self) -> None:
         """Change to WAL mode, for which nobody may read. If SQLite waited for that, it would let nobody begin to."""

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from parti_scraper.dataset.plan import Key, Loaded
-    from parti_scraper.dataset.staging import Rows
+    from parti_scraper.dataset.staging import Rows, Staging
     from parti_scraper.dataset.tables import Column, Table
-    from parti_scraper.dataset.targets.base import Changes, Load
+    from parti_scraper.dataset.targets.base import Changes, Load, Wanted
 
 
 class WrittenTarget(Target):
@@ -60,6 +60,9 @@ class _Session:
 
     def loaded(self) -> dict[Key, Loaded]:
         return {}
+
+    def fetch(self, wanted: Wanted, staging: Staging) -> None:
+        """Do nothing: nothing that was there stays."""
 
     def load(self, load: Load) -> dict[str, Changes]:
         path = self._target.path

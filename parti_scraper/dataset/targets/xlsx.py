@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import require
-from parti_scraper.dataset.tables import record_tables
 from parti_scraper.dataset.targets.base import Changes
 from parti_scraper.dataset.targets.written import WrittenTarget, columns_for_people, ordered
 from parti_scraper.exceptions import UsageError
@@ -35,7 +34,7 @@ LONGEST = 32_767
 _DIGITS = 15
 _LONGEST_NAME = 31
 
-_FORMATS = {"BIGINT": "0", "BOOLEAN": "General", "TIMESTAMPTZ": "yyyy-mm-dd hh:mm:ss", "VARCHAR": "@"}
+_FORMATS = {"BIGINT": "0", "BOOLEAN": "General", "DOUBLE": "0.00", "TIMESTAMPTZ": "yyyy-mm-dd hh:mm:ss", "VARCHAR": "@"}
 _HEADER = {"bold": True, "num_format": "@"}
 # In characters: the least and the most for a column, and what the header needs for the button of its filter.
 _NARROWEST, _WIDEST, _BUTTON = 8, 50, 3
@@ -56,7 +55,7 @@ class XlsxTarget(WrittenTarget):
     modules = ("duckdb", "xlsxwriter")
 
     def default_tables(self) -> tuple[str, ...]:
-        return tuple(name for name in _SHEETS if name in record_tables())
+        return _SHEETS
 
     def write(self, load: Load, path: Path) -> dict[str, Changes]:
         *tables, _ = load.rows
@@ -158,6 +157,7 @@ class _Sheet:
         writers: dict[str, Callable[[int, int, Any], object]] = {
             "BIGINT": self._write_integer,
             "BOOLEAN": self._sheet.write_boolean,
+            "DOUBLE": self._sheet.write_number,
             "TIMESTAMPTZ": self._write_time,
             "VARCHAR": self._write_text,
         }
