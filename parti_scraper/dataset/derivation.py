@@ -280,7 +280,7 @@ class Derivation:
         columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in table.columns)
         self._run(f"CREATE TEMP TABLE proved ({columns})")
         insert_all(self._connection, "proved", rows)
-        query = f"FROM proved UNION ALL {derived.live_coverage(_now(SNAPSHOTS), 'usual', scope)}"
+        query = f"FROM proved UNION ALL FROM ({derived.live_coverage(_now(SNAPSHOTS), 'usual', scope)})"
         return self._changes(table, query)
 
     def _proved(self) -> Iterable[tuple[Any, ...]]:
