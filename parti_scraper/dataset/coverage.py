@@ -190,7 +190,9 @@ def _looked_at(entry: Entry, window: Interval) -> int:
 def proved(proofs: Iterable[Proof]) -> dict[Series, list[Interval]]:
     """Return what runs of one source prove for each series, without what unfiltered runs prove for filtered ones."""
     numbered = dict(enumerate(proofs))
-    found: dict[Series, list[Interval]] = {LIVESTREAMS: []} | {each.series: [] for each in numbered.values()}
+    found: defaultdict[Series, list[Interval]] = defaultdict(list, {LIVESTREAMS: []})
+    for each in numbered.values():
+        found[each.series]
     for number in proved_by(numbered):
         each = numbered[number]
         found[each.series].append(Interval(each.since, each.until))

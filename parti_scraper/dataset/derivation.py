@@ -122,7 +122,7 @@ class Derivation:
         """Fetch the livestreams that runs which are new may not have seen."""
         (bounds,) = self._query(
             "SELECT min(proved_since), max(proved_until), min(started_at), max(started_at) "
-            f"FROM {staging_name(RUNS)} WHERE {_LOOKS}"
+            f"FROM {staging_name(RUNS)} WHERE knows_missing"
         )
         if bounds[0] is None:
             return
@@ -140,7 +140,10 @@ class Derivation:
         """Return the livestreams that were read, with when each was confirmed last, and since when it is missing."""
         new = self._staging.rows(dataset_tables()["livestreams"])
         both = f"(SELECT * FROM {staging_name(CONFIRMED)} UNION ALL FROM {_old(CONFIRMED)})"
-        self._table("confirmations", f"SELECT event_id, max(last_confirmed_at) AS last_confirmed_at FROM {both} GROUP BY event_id")
+        self._table(
+            "confirmations",
+            f"SELECT event_id, max(last_confirmed_at) AS last_confirmed_at FROM {both} GROUP BY event_id",
+        )
         self._now(RUNS)
         self._note_looks()
         self._table("seen", derived.last_seen(new.relation, "confirmations"))
@@ -158,7 +161,7 @@ class Derivation:
     def _note_looks(self) -> None:
         query = (
             "SELECT epoch(proved_since)::BIGINT, epoch(proved_until)::BIGINT, epoch(started_at)::BIGINT "
-            f"FROM {_now(RUNS)} WHERE {_LOOKS}"
+            f"FROM {_now(RUNS)} WHERE knows_missing"
         )
         looks = [derived.Look(Interval(since, until), began) for since, until, began in self._query(query)]
         self._run("CREATE TEMP TABLE looks (since TIMESTAMPTZ, until TIMESTAMPTZ, began TIMESTAMPTZ)")
@@ -191,7 +194,12 @@ class Derivation:
         self._table("observed", derived.observed(live))
         self._table("weighted", derived.weighted(live, "usual"))
         of = derived.Sources(
-            "events", sql.name("ready livestreams"), "observed", "weighted", _now("live_notifications"), _now("scheduled_livestreams")
+            "events",
+            sql.name("ready livestreams"),
+            "observed",
+            "weighted",
+            _now("live_notifications"),
+            _now("scheduled_livestreams"),
         )
         return self._changes(table, derived.streams(of))
 
@@ -210,7 +218,9 @@ class Derivation:
         self._old("streams", keys=None if self._everything else ("event_id", "events"))
         if self._everything:
             return
-        self._table("watched", " UNION ".join([*of_days, f"SELECT event_id FROM {_old('streams')} WHERE snapshots > 0"]))
+        self._table(
+            "watched", " UNION ".join([*of_days, f"SELECT event_id FROM {_old('streams')} WHERE snapshots > 0"])
+        )
         spans = self._query(
             "SELECT first_observed_at::DATE, last_observed_at::DATE "
             f"FROM {_old('streams')} WHERE event_id IN (FROM watched) AND snapshots > 0"
@@ -229,7 +239,7 @@ class Derivation:
         if self._everything and self._fetch is not None:
             of_records += [f"SELECT user_id, user_name FROM {_old(name)}" for name in _NAMED]
             self._old("livestream_versions")
-            of_records.append("SELECT user_id, user_name FROM \"old livestream_versions\"")
+            of_records.append('SELECT user_id, user_name FROM "old livestream_versions"')
         self._table("named", " UNION ".join(of_records))
         users = [f"SELECT user_id FROM {each}" for each in ("named", sql.name("all streams"), _old("streams"))]
         self._table("users", f"FROM ({' UNION '.join(users)}) WHERE user_id IS NOT NULL")
@@ -242,7 +252,7 @@ class Derivation:
         self._now("live_notifications")
         names = sql.names(dataset_tables()["streams"].names)
         of_users = (
-            f"(SELECT {names} FROM \"all streams\" UNION ALL "
+            f'(SELECT {names} FROM "all streams" UNION ALL '
             f"SELECT DISTINCT {names} FROM {_old('streams')} old WHERE event_id NOT IN (SELECT event_id FROM events))"
         )
         known = "SELECT user_id, unnest(from_json(names, '[\"VARCHAR\"]')) AS user_name FROM " + _old("channels")
@@ -270,7 +280,7 @@ class Derivation:
         columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in table.columns)
         self._run(f"CREATE TEMP TABLE proved ({columns})")
         insert_all(self._connection, "proved", rows)
-        query = f"FROM proved UNION ALL {derived.live_coverage(_now(SNAPSHOTS), 'usual', scope)}"
+        query = f"FROM proved UNION ALL FROM ({derived.live_coverage(_now(SNAPSHOTS), 'usual', scope)})"
         return self._changes(table, query)
 
     def _proved(self) -> Iterable[tuple[Any, ...]]:
@@ -308,8 +318,7 @@ class Derivation:
         if not self._everything:
             # What is removed may be on any day of its run.
             self._old(SNAPSHOTS, keys=(RUN_UUID, "removed_runs"))
-            for column in ("started_at", "ended_at"):
-                queries.append(f"SELECT {column}::DATE FROM {_old(SNAPSHOTS)}")
+            queries += [f"SELECT {column}::DATE FROM {_old(SNAPSHOTS)}" for column in ("started_at", "ended_at")]
         self._table("days", f"FROM ({' UNION '.join(queries)}) WHERE day IS NOT NULL")
         self._days = [day for (day,) in self._query("SELECT day FROM days ORDER BY day")]
 
@@ -374,7 +383,9 @@ class Derivation:
         all_, ready, gone = (f"{each} {table.name}" for each in ("all", "ready", "gone"))
         self._table(all_, f"SELECT {names} FROM ({query})")
         others = f" EXCEPT SELECT {names} FROM {_old(table.name)}" if self._fetch is not None else ""
-        self._table(ready, f"SELECT *, {sql.part_of(table)} AS {sql.PART} FROM (SELECT {names} FROM {sql.name(all_)}{others})")
+        self._table(
+            ready, f"SELECT *, {sql.part_of(table)} AS {sql.PART} FROM (SELECT {names} FROM {sql.name(all_)}{others})"
+        )
         ((count,),) = self._query(f"SELECT count(*) FROM {sql.name(ready)}")
         rows = Rows(table, sql.name(ready), int(count))
         if self._fetch is None:
@@ -395,12 +406,6 @@ class Derivation:
 
     def _query(self, statement: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(statement).fetchall()
-
-
-# Runs of which it is known what they have seen. What was set aside has no identity.
-_LOOKS = (
-    "proved_since IS NOT NULL AND started_at IS NOT NULL AND filters = '{}' AND coalesce(quarantined, 0) = 0"
-)
 
 
 def staging_name(records: str) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
-from parti_scraper.dataset.coverage import Interval
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from parti_scraper.dataset.coverage import Interval
 
 # A stretch between two snapshots is a gap if it is more than so many times as long as the usual one of its day.
 USUAL_TIMES = 3

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from parti_scraper.dataset.earlier import Earlier
     from parti_scraper.dataset.coverage import Interval
+    from parti_scraper.dataset.earlier import Earlier
     from parti_scraper.dataset.plan import Key
     from parti_scraper.dataset.targets.base import Session, Target
     from parti_scraper.run.entries import Entry

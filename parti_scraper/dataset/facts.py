@@ -1,7 +1,7 @@
 """What data packages say of runs, as rows of tables.
 
-Of a run, and of each day of one, its account is loaded as a file is: by the name of the data package. It is known by a hash
-of what the account says, so it is loaded again when that has changed.
+Of a run, and of each day of one, its account is loaded as a file is: by the name of the data package. It is known by
+a hash of what the account says, so it is loaded again when that has changed.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Facts:
     def add(self, entry: Entry, now: str) -> None:
         """Take the account of a run, or of a day of one; `now` is when the export is made. Raises CatalogError."""
         snapshots, spans, unchanged = _snapshots(entry), _spans(entry), _unchanged(entry)
-        self.rows[RUNS].append(run_row(entry, now))
+        self.rows[RUNS].append(_run(entry, now, knows_unchanged=unchanged is not None))
         self.rows[SNAPSHOTS] += snapshots
-        self.rows[CONFIRMED] += unchanged
+        self.rows[CONFIRMED] += unchanged or ()
         self.spans += spans
 
 
-def run_row(entry: Entry, now: str) -> tuple[Any, ...]:
+def _run(entry: Entry, now: str, *, knows_unchanged: bool) -> tuple[Any, ...]:
     """Return the row of a run, or of a day of one; `now` is when it was looked at."""
     proof = proof_of(entry)
     is_over = entry.status is not Status.UNFINISHED
@@ -88,12 +88,11 @@ def run_row(entry: Entry, now: str) -> tuple[Any, ...]:
         "proved_since": timestamp_to_iso(proof.since) if proof else None,
         "proved_until": timestamp_to_iso(proof.until) if proof else None,
         "continues": proof.continues if proof else None,
+        "knows_missing": knows_unchanged and confirms(entry) is not None and not entry.counts.get("quarantined"),
         "is_over": is_over,
         "as_of": (_time(entry.ended_at) if is_over else None) or now,
     }
-    return tuple(
-        values[name] if name in values else getattr(entry, name) for name in record_tables()[RUNS].names
-    )
+    return tuple(values[name] if name in values else getattr(entry, name) for name in record_tables()[RUNS].names)
 
 
 def confirms(entry: Entry) -> tuple[Interval, str] | None:
@@ -136,13 +135,17 @@ def _spans(entry: Entry) -> list[tuple[str, Interval]]:
     return [(entry.run_uuid or "", each) for each in found if each]
 
 
-def _unchanged(entry: Entry) -> list[tuple[int, str]]:
-    """Return the livestreams that an incremental run confirms without having written them. Raises CatalogError."""
+def _unchanged(entry: Entry) -> list[tuple[int, str]] | None:
+    """Return the livestreams that a run confirms without having written them; None if it does not say.
+
+    Only incremental runs have any. Raises CatalogError.
+    """
     confirmed = confirms(entry)
     if confirmed is None or not entry.arguments.get("incremental"):
         return []
-    _, started_at = confirmed
-    return [(event_id, started_at) for event_id in entry.unchanged() or ()]
+    _, began = confirmed
+    unchanged = entry.unchanged()
+    return None if unchanged is None else [(event_id, began) for event_id in unchanged]
 
 
 def _filters(entry: Entry) -> str:

@@ -114,9 +114,7 @@ class _Reader:
     def __init__(self, staging: Staging, tables: Iterable[Table], advance: Callable[[int], None]) -> None:
         self._staging = staging
         self._numbered = {
-            table.records: table.is_numbered
-            for table in tables
-            if table.is_of_run or LAST_CONFIRMED_AT in table.names
+            table.records: table.is_numbered for table in tables if table.is_of_run or LAST_CONFIRMED_AT in table.names
         }
         self._advance = advance
         self._reading = Reading()

@@ -348,6 +348,12 @@ _RUNS = Table(
             "BOOLEAN",
             "Whether it relies on earlier runs up to `proved_since`, whose livestreams it does not repeat.",
         ),
+        Column(
+            "knows_missing",
+            "BOOLEAN",
+            "Whether what it has not seen of that time was not there: it has no filters, nothing was set aside, and it "
+            "is known what it has seen.",
+        ),
         Column("is_over", "BOOLEAN", "Whether it has ended, as far as is known."),
         Column("as_of", "TIMESTAMPTZ", "When it was so: its end, or that of the export while it was going on."),
     ),

@@ -429,9 +429,7 @@ class _Update:
         else:
             key = self._table.key[0]
             parts = [
-                part
-                for part in parts
-                if _may_have_keys(self._parts[part], key, self._rows.relation, self._connection)
+                part for part in parts if _may_have_keys(self._parts[part], key, self._rows.relation, self._connection)
             ]
         self._see_old(parts)
         same = " AND ".join(f"old_rows.{sql.name(each)} = new.{sql.name(each)}" for each in self._table.key)

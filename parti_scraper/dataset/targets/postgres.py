@@ -147,7 +147,10 @@ class _Session(DatabaseSession):
 
     def copy_out(self, query: str, wanted: Wanted, staging: Staging) -> None:
         path = staging.folder / "fetched.csv"
-        with path.open("wb") as stream, self._connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv)") as copy:
+        with (
+            path.open("wb") as stream,
+            self._connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv)") as copy,
+        ):
             for block in copy:
                 stream.write(block)
         columns = ", ".join(f"{sql.literal(each.name)}: {sql.literal(each.type)}" for each in wanted.table.columns)
