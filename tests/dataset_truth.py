@@ -148,6 +148,10 @@ class Truth:
         }
         return {name: in_order(name, rows) for name, rows in tables.items()}
 
+    def every(self) -> dict[str, list[Row]]:
+        """Return every record that was seen, by what it is; those that are the same once."""
+        return {records: self._rows(records) for records in (*COLLECTIONS.values(), "quarantine")}
+
     def ties(self) -> set[int]:
         """Return the livestreams whose newest versions are of the same second."""
         groups = _by(self._rows("livestreams"), lambda row: row["event_id"])

@@ -37,6 +37,7 @@ _SAME: tuple[str, ...] = (
     "complete",
 )
 _SAME += ("degraded", "truncated", "reason", "retries", "rate_limited", "unknown_fields", "unreadable_fields")
+_OF_CHANNELS = ("livestreams", "live_channels", "live_notifications", "scheduled_livestreams")
 _COUNTS = ("pages", "served", "written", "duplicate", "quarantined", "filtered", "dropped", "new", "changed")
 
 
@@ -176,7 +177,7 @@ class DerivedTruth:
 
     def known(self) -> Known:
         """Return all that is known, to work the tables out of."""
-        return Known(self.records.tables(), self.packages())
+        return Known(self.records.tables(), self.packages(), self.records.every())
 
     def tables(self) -> dict[str, list[Row]]:
         """Return the rows of `livestreams` and of every derived table, sorted by key."""
@@ -188,10 +189,11 @@ class DerivedTruth:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known: the tables of records, and data packages."""
+    """What is known: the tables of records, data packages, and every record of the runs, by collection."""
 
     tables: Mapping[str, list[Row]]
     packages: list[Package]
+    every: Mapping[str, list[Row]]
 
     def all_tables(self) -> dict[str, list[Row]]:
         """Return the rows of `livestreams`, `runs`, and of every derived table, sorted by key."""
@@ -205,7 +207,7 @@ class Known:
             "livestreams": self.livestreams(),
             "snapshots": [row for each in self.packages for row in _listed(each)],
             "streams": streams,
-            "channels": list(channels(streams, self.tables)),
+            "channels": list(channels(streams, self.every, self.tables["live_notifications"])),
             "hours": list(self.hours()),
             "coverage": self.coverage(),
         }
@@ -228,9 +230,8 @@ class Known:
     def streams(self) -> list[Row]:
         """Return a row for each livestream."""
         usual = usual_distances(self.snapshots())
-        kinds = ("livestreams", "live_channels", "live_notifications", "scheduled_livestreams")
-        of_event: dict[int, dict[str, list[Row]]] = defaultdict(lambda: {kind: [] for kind in kinds})
-        for kind in kinds:
+        of_event: dict[int, dict[str, list[Row]]] = defaultdict(lambda: {kind: [] for kind in _OF_CHANNELS})
+        for kind in _OF_CHANNELS:
             for row in self.tables[kind]:
                 of_event[row["event_id"]][kind].append(row)
         return [stream_of(event_id, records, usual) for event_id, records in of_event.items()]
@@ -307,9 +308,15 @@ def run_of(package: Package) -> Row:
         "proved_since": text(proof.since) if proof else None,
         "proved_until": text(proof.until) if proof else None,
         "continues": proof.continues if proof else None,
+        "knows_missing": proof is not None and knows_missing(package),
         "is_over": True,
         "as_of": content["ended_at"],
     }
+
+
+def knows_missing(package: Package) -> bool:
+    """Tell whether what a run that proves something has not seen of that time was not there."""
+    return not package.filters and package.seen() is not None and not package.content["counts"]["quarantined"]
 
 
 def _listed(package: Package) -> list[Row]:
@@ -426,31 +433,33 @@ def _first_known(name: str, rows: Iterable[Row]) -> Any:
     return next((row[name] for row in rows if row.get(name) is not None), None)
 
 
-def channels(streams: Iterable[Row], tables: Mapping[str, list[Row]]) -> Iterator[Row]:
-    """Yield a row for each channel that has livestreams."""
-    kinds = ("livestreams", "livestream_versions", "live_channels", "live_notifications", "scheduled_livestreams")
-    names: dict[int, set[str]] = defaultdict(set)
-    received: dict[int, list[str]] = defaultdict(list)
+def channels(
+    streams: Iterable[Row], every: Mapping[str, list[Row]], live_notifications: Iterable[Row]
+) -> Iterator[Row]:
+    """Yield a row for each channel in any record.
+
+    Args:
+        streams: as in the table.
+        every: every record of the runs, by collection.
+        live_notifications: as in the table.
+    """
+    names: dict[int, set[str | None]] = defaultdict(set)
     begun: set[int] = set()
-    for kind in kinds:
-        for row in tables[kind]:
-            if row["user_name"] is not None:
-                names[row["user_id"]].add(row["user_name"])
-            if kind == "live_notifications":
-                received[row["event_id"]].append(row["received_at"])
+    for kind in _OF_CHANNELS:
+        for row in every[kind]:
+            names[row["user_id"]].add(row["user_name"])
             if kind != "scheduled_livestreams":
                 begun.add(row["event_id"])
     of_user: dict[int, list[Row]] = defaultdict(list)
     for stream in streams:
-        if stream["user_id"] is not None:
-            of_user[stream["user_id"]].append(stream)
-    for user_id, every in of_user.items():
-        counted = [each for each in every if each["event_id"] in begun]
-        heard = [time for each in counted for time in received[each["event_id"]]]
+        of_user[stream["user_id"]].append(stream)
+    for user_id in names.keys() - {None}:
+        counted = [each for each in of_user[user_id] if each["event_id"] in begun]
+        heard = [each["received_at"] for each in live_notifications if each["user_id"] == user_id]
         yield {
             "user_id": user_id,
-            "user_name": latest_name(every),
-            "names": sorted(names[user_id]),
+            "user_name": latest_name(of_user[user_id]),
+            "names": sorted(name for name in names[user_id] if name is not None),
             **totals(counted),
             **_seen(counted, heard),
         }
@@ -545,11 +554,7 @@ def deletion(row: Row, runs: Iterable[Package]) -> Row:
     saw: Callable[[Package], bool] = lambda each: row["event_id"] in (each.seen() or each.written)  # noqa: E731
     confirmed = max((each.content["started_at"] for each in over if saw(each)), default=None)
     last = max(filter(None, (row["scraped_at"], confirmed)))
-    missed = [
-        each.content["started_at"]
-        for each in over
-        if each.seen() is not None and each.content["started_at"] > last and not each.content["counts"]["quarantined"]
-    ]
+    missed = [each.content["started_at"] for each in over if knows_missing(each) and each.content["started_at"] > last]
     return {"last_confirmed_at": confirmed, "missing_since": min(missed, default=None)}
 
 

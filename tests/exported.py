@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from tests import left_behind, simulated
 from tests.collecting import bring, differences
 from tests.dataset_truth import Row, derived_of, rows_of
-from tests.derived_truth import DerivedTruth, Package, moment
+from tests.derived_truth import DerivedTruth, Package, knows_missing, moment
 from tests.left_behind import Session, has_ended
 from tests.simulated import DAY, MINUTE, LiveSimulation, NotificationsSimulation, RecentSimulation, Simulation
 from tests.virtual import Act, Change
@@ -217,10 +217,7 @@ class ExportedDeletions(Exported, RecentSimulation):
         telling = [
             (began[each.content["run_id"]], proof)
             for each in self.derived.packages()
-            if (proof := each.proof())
-            and not (
-                each.filters or self._was_wrong(each) or each.seen() is None or each.content["counts"]["quarantined"]
-            )
+            if (proof := each.proof()) and knows_missing(each) and not self._was_wrong(each)
         ]
         return {
             row["event_id"]

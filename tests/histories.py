@@ -67,9 +67,9 @@ class Made:
 
 
 def _shown(event_id: int, at: int) -> Row:
-    """Return the fields of a livestream that change with time: another name and category from midnight on."""
+    """Return the fields of a livestream that change with time: another name, category and channel from midnight on."""
     is_late = at // DAY > BEGINNING // DAY
-    user_id = event_id % 3 + 1
+    user_id = 9 if event_id == 5 and is_late else event_id % 3 + 1
     name = None if event_id == 4 else f"user {user_id}{' (new)' if is_late else ''}"
     category = None if event_id == 3 else 7 + (event_id + is_late) % 2
     title = None if event_id == 5 else f"title {event_id}"

@@ -49,8 +49,9 @@ def seen(event_id: int, viewers: Mapping[str, int | None], run_uuid: str = RUN, 
 
 def known(*packages: Package, **tables: list[Row]) -> dict[str, list[Row]]:
     """Return the derived tables of what is known."""
-    names = ("livestreams", "livestream_versions", "live_channels", "live_notifications", "scheduled_livestreams")
-    return Known({name: [] for name in names} | tables, list(packages)).all_tables_but_runs()
+    names = ("livestreams", "live_channels", "live_notifications", "scheduled_livestreams")
+    found: dict[str, list[Row]] = {name: [] for name in names} | tables
+    return Known(found, list(packages), found).all_tables_but_runs()
 
 
 EXAMPLE: dict[str, int | None] = {at("20:00"): 10, at("20:05"): 20, at("20:10"): 30, at("20:40"): 100, at("20:45"): 50}
