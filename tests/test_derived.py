@@ -12,12 +12,15 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from parti_scraper.dataset.export import Report
 from parti_scraper.dataset.selection import Selection
 from tests.collecting import bring
 from tests.dataset_truth import DERIVED, Row, derived_of
 from tests.derived_truth import DerivedTruth
 from tests.histories import Made, histories
+from tests.made_runs import live_channel, livestream, make_run, note_checkpoint, notification
 
+STARTED, AT = "2026-11-26T12:00:00Z", "2026-11-26T12:00:02Z"
 EXAMPLES = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 TARGETS = ("folder", "dataset.duckdb", "dataset.sqlite")
 
@@ -88,3 +91,51 @@ def test_runs_that_are_exported_while_they_go_on_give_the_same(runs: list[Made],
                 bring(folder / name, [folder / "output"], folder / "state")
         bring(folder / name, [folder / "output"], folder / "state")
         assert differing(folder / name, true) == []
+
+
+# --- Single cases --------------------------------------------------------------------------------------------------
+
+
+def bring_both(output: Path, state: Path) -> tuple[Path, Report]:
+    """Export into a database, and return it with what the export has done."""
+    target = output.with_name("dataset.duckdb")
+    return target, bring(target, [output], state)
+
+
+def test_a_livestream_that_is_heard_of_later_keeps_what_was_known_of_it(output: Path, tmp_path: Path) -> None:
+    make_run(output, "recent", "run", [livestream(1)])
+    bring_both(output, tmp_path / "state")
+    make_run(output, "notifications", "run", [notification(1)])
+    target, _ = bring_both(output, tmp_path / "state")
+    (stream,) = derived_of(target, ["streams"])["streams"]
+    assert (stream["started_at"], stream["total_viewers"]) == ("2026-11-25T09:00:00Z", 10)
+
+
+def test_a_channel_of_which_no_total_is_known_has_none(output: Path, tmp_path: Path) -> None:
+    make_run(output, "notifications", "run", [notification(1)])
+    target, _ = bring_both(output, tmp_path / "state")
+    (channel,) = derived_of(target, ["channels"])["channels"]
+    assert (channel["streams"], channel["total_viewers"]) == (1, None)
+
+
+def test_an_incomplete_snapshot_is_as_its_run_says_once_that_is_over(output: Path, tmp_path: Path) -> None:
+    rows = [live_channel(1, "one", observed_at=AT)]
+    run = make_run(output, "live", "run", rows, status="running")
+    note_checkpoint(tmp_path / "state", run)
+    bring_both(output, tmp_path / "state")
+    said = {"snapshot_id": "one", "started_at": STARTED, "ended_at": AT, "channels": 1, "complete": False}
+    make_run(output, "live", "run", rows, status="incomplete", snapshots=[said], arguments={"user_id": 2})
+    target, _ = bring_both(output, tmp_path / "state")
+    (snapshot,) = derived_of(target, ["snapshots"])["snapshots"]
+    assert (snapshot["started_at"], snapshot["channels"], snapshot["filters"]) == (STARTED, 1, {"user_id": "2"})
+
+
+def test_a_run_that_ended_without_another_record_is_loaded_once(output: Path, tmp_path: Path) -> None:
+    run = make_run(output, "recent", "run", [livestream(1)], status="running")
+    note_checkpoint(tmp_path / "state", run)
+    bring_both(output, tmp_path / "state")
+    make_run(output, "recent", "run", [livestream(1)])
+    _, second = bring_both(output, tmp_path / "state")
+    assert "runs" in second.tables
+    _, third = bring_both(output, tmp_path / "state")
+    assert third.tables == {}
