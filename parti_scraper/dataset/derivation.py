@@ -203,6 +203,15 @@ class Derivation:
         )
         return self._changes(table, derived.streams(of))
 
+    def _all_livestreams(self) -> str:
+        """Return the query for the livestreams as they will be, also of events that were not read of these."""
+        names, ready = sql.names(dataset_tables()["livestreams"].names), sql.name("ready livestreams")
+        if self._everything:
+            return ready
+        self._old("livestreams", keys=("event_id", "events"))
+        others = f"SELECT DISTINCT {names} FROM {_old('livestreams')} ANTI JOIN {ready} USING (event_id)"
+        return f"(SELECT {names} FROM {ready} UNION ALL {others})"
+
     def _find_watched(self) -> None:
         """Find the livestreams that may have changed, and fetch the snapshots of those that snapshots have."""
         new = [f"SELECT event_id FROM {staging_name(name)}" for name in _EVENTS[1:]]

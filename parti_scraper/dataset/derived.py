@@ -89,7 +89,7 @@ def with_deletions(livestreams: str, confirmations: str, missing: str) -> str:
 def unnoted_snapshots(live_channels: str, snapshots: str) -> str:
     """Return the query for snapshots of which there are channels, but no run says anything."""
     return (
-        "SELECT run_uuid, snapshot_id, min(observed_at), max(observed_at), NULL, false, '{}' "
+        "SELECT run_uuid, snapshot_id, min(observed_at), max(observed_at), NULL, false, '{}', false "
         f"FROM {live_channels} ANTI JOIN {snapshots} USING (run_uuid, snapshot_id) GROUP BY run_uuid, snapshot_id"
     )
 
@@ -107,6 +107,11 @@ def usual_distances(snapshots: str) -> str:
         "GROUP BY day, run) "
         "SELECT day, min(seconds) AS seconds FROM medians GROUP BY day"
     )
+
+
+def _as_bigint(number: str) -> str:
+    """Return the expression for a sum of numbers that may be the largest ones."""
+    return f"CASE WHEN {number} > {_MOST} THEN {_MOST} ELSE {number} END::BIGINT"
 
 
 def _seconds_to(later: str, earlier: str) -> str:
@@ -213,7 +218,7 @@ def channels(users: str, streams: str, live_notifications: str, names: str) -> s
         "sums AS (SELECT user_id, arg_max(user_name, "
         f"{latest}) FILTER (user_name IS NOT NULL) AS user_name, "
         f"count(*) FILTER (begun) AS streams, sum({seconds}) FILTER (begun) AS seconds, "
-        f"least(sum(total_viewers) FILTER (begun), {_MOST})::BIGINT AS total_viewers, "
+        f"{_as_bigint('sum(total_viewers) FILTER (begun)')} AS total_viewers, "
         "max(peak_viewers) AS peak_viewers, "
         f"sum({twice}) AS twice, sum(observed_seconds) AS observed_seconds, "
         "min(least(started_at, ended_at, first_observed_at)) AS first_at, "
@@ -254,7 +259,7 @@ def hours(live_channels: str, snapshots: str, scope: str) -> str:
         "SELECT hour, category_id, max(named)[2] AS category_name, any_value(number) AS snapshots, "
         "sum(channels)::DOUBLE / any_value(number) AS average_channels, max(channels) AS peak_channels, "
         "sum(viewers)::DOUBLE / any_value(number) AS average_viewers, "
-        f"least(max(viewers), {_MOST})::BIGINT AS peak_viewers "
+        f"{_as_bigint('max(viewers)')} AS peak_viewers "
         "FROM counted JOIN numbers USING (hour) GROUP BY hour, category_id"
     )
 

@@ -121,6 +121,7 @@ def _snapshots(entry: Entry) -> list[tuple[Any, ...]]:
             each.channels,
             each.complete and not entry.truncated,
             filters,
+            True,
         )
         for each in entry.snapshots()
         if _time(each.started_at) and _time(each.ended_at)

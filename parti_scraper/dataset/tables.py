@@ -374,10 +374,11 @@ _SNAPSHOTS = Table(
         Column("channels", "BIGINT", "How many channels it has; null if the run does not say."),
         Column("complete", "BOOLEAN", "Whether it has every channel that was asked for."),
         _FILTERS,
+        Column("is_noted", "BOOLEAN", "Whether the run says so itself; else all this follows from its channels."),
     ),
     (RUN_UUID, "snapshot_id"),
     SNAPSHOTS,
-    ("complete", "ended_at"),
+    ("is_noted", "complete", "ended_at"),
     time="started_at",
     partition=Partition.MONTH,
 )
@@ -540,9 +541,8 @@ LOADED = Table(
     ),
     (RUN_UUID, "file"),
     LOADED_FILES,
-    # A file grows; one that has changed otherwise is removed first. The clock may be set back.
-    ("bytes",),
     is_of_run=True,
+    replaces=True,
 )
 
 
