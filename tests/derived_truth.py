@@ -321,7 +321,7 @@ def knows_missing(package: Package) -> bool:
 
 def _listed(package: Package) -> list[Row]:
     """Return the rows of the snapshots that a data package lists."""
-    added = {"run_uuid": package.key[0], "filters": package.filters}
+    added = {"is_noted": True, "run_uuid": package.key[0], "filters": package.filters}
     return [each | added for each in package.content.get("snapshots", [])]
 
 
@@ -393,7 +393,7 @@ def observed(rows: Iterable[Row], usual: Mapping[int, int]) -> Row:
         "peak_viewers": peak,
         "peak_at": text(min(at for at, count in viewers.items() if count == peak)) if viewers else None,
         "average_viewers": None if average is None else float(average),
-        "viewer_hours": float(viewer_seconds / HOUR),
+        "viewer_hours": float(viewer_seconds / HOUR) if seconds else None,
         "observed_seconds": seconds,
         "longest_gap_seconds": max((later - earlier for earlier, later in stretches), default=None),
     }
@@ -485,7 +485,7 @@ def totals(streams: list[Row]) -> Row:
     for row in streams:
         if row["category_name"] is not None:
             in_category[row["category_name"]] += seconds[row["event_id"]]
-    viewer_hours = fsum(row["viewer_hours"] for row in streams)
+    viewer_hours = fsum(row["viewer_hours"] or 0 for row in streams)
     watched = sum(row["observed_seconds"] for row in streams)
     viewers = [row["total_viewers"] for row in streams if row["total_viewers"] is not None]
     return {
@@ -494,7 +494,7 @@ def totals(streams: list[Row]) -> Row:
         "total_viewers": sum(viewers) if viewers else None,
         "peak_viewers": max((row["peak_viewers"] for row in streams if row["peak_viewers"] is not None), default=None),
         "average_viewers": viewer_hours * HOUR / watched if watched else None,
-        "viewer_hours": viewer_hours,
+        "viewer_hours": viewer_hours if watched else None,
         # Of several with as many hours, the first in the alphabet.
         "top_category": min(in_category, key=lambda name: (-in_category[name], name), default=None),
     }

@@ -193,14 +193,8 @@ class Derivation:
         live = _now("live_channels")
         self._table("observed", derived.observed(live))
         self._table("weighted", derived.weighted(live, "usual"))
-        of = derived.Sources(
-            "events",
-            sql.name("ready livestreams"),
-            "observed",
-            "weighted",
-            _now("live_notifications"),
-            _now("scheduled_livestreams"),
-        )
+        others = (_now("live_notifications"), _now("scheduled_livestreams"))
+        of = derived.Sources("events", self._all_livestreams(), "observed", "weighted", *others)
         return self._changes(table, derived.streams(of))
 
     def _all_livestreams(self) -> str:
