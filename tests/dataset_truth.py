@@ -54,7 +54,7 @@ DERIVED_KEYS: dict[str, tuple[str, ...]] = {
 DERIVED = tuple(DERIVED_KEYS)
 _LATEST_FORMAT = 2
 _JSON = ("extra", "record", "arguments", "degraded", "unknown_fields", "unreadable_fields", "filters", "names")
-_TRUTHS = ("has_access_pass", "known", "complete", "truncated", "continues", "is_over", "knows_missing")
+_TRUTHS = ("has_access_pass", "known", "complete", "truncated", "continues", "is_over", "knows_missing", "is_noted")
 _TIMES = (
     "event_start",
     "event_end",

@@ -321,7 +321,7 @@ def knows_missing(package: Package) -> bool:
 
 def _listed(package: Package) -> list[Row]:
     """Return the rows of the snapshots that a data package lists."""
-    added = {"is_noted": True, "run_uuid": package.key[0], "filters": package.filters}
+    added = {"run_uuid": package.key[0], "filters": package.filters, "is_noted": True}
     return [each | added for each in package.content.get("snapshots", [])]
 
 

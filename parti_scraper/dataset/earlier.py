@@ -200,7 +200,7 @@ def _whole(held: Held, tables: Sequence[Table]) -> frozenset[str]:
         return frozenset()
     known = record_tables()
     # From all versions of a livestream follows the newest one.
-    versions = {known[name].records for name in held.tables if LAST_SCRAPED_AT in known[name].greatest}
+    versions = {known[name].records for name in held.tables & known.keys() if LAST_SCRAPED_AT in known[name].greatest}
     lacking = {
         table.records
         for table in tables

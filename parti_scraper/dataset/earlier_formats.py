@@ -13,7 +13,7 @@ from urllib.parse import quote
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import connect
 from parti_scraper.dataset.staging import insert_all
-from parti_scraper.dataset.tables import LOADED, record_tables
+from parti_scraper.dataset.tables import LOADED, dataset_tables
 from parti_scraper.dataset.targets.base import Meta, loaded_from, loaded_query
 from parti_scraper.dataset.targets.database import META, meta_query
 from parti_scraper.dataset.targets.folder import Manifest
@@ -112,7 +112,7 @@ class _Folder(Held):
         self._manifest = Manifest.read(body, store.shown)
         self.meta = self._manifest.meta
         self.fingerprint = hashlib.sha256(body).hexdigest()
-        self.tables = frozenset({each.table for each in self._manifest.parts} & {*record_tables()})
+        self.tables = frozenset({each.table for each in self._manifest.parts} & {*dataset_tables()})
 
     def loaded(self) -> dict[Key, Loaded]:
         with connect() as connection:
@@ -141,7 +141,7 @@ class _Database(Held):
             raise _not_an_export(self.shown)
         ((state,),) = states
         self.meta = Meta.from_json(state, self.shown)
-        self.tables = frozenset(names & {*record_tables()})
+        self.tables = frozenset(names & {*dataset_tables()})
         self._loaded = loaded_from(self._query(loaded_query(LOADED.name)))
         known = hashlib.sha256(state.encode())
         known.update(repr(sorted(self._loaded.items())).encode())

@@ -1,0 +1,131 @@
+"""The dataset in Python: `open_dataset`."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parti_scraper.dataset import sql
+from parti_scraper.dataset.earlier_formats import open_export
+from parti_scraper.dataset.engine import TargetError, connect, one_line, require
+from parti_scraper.dataset.export import Export, Silent, export
+from parti_scraper.dataset.inputs import Inputs
+from parti_scraper.dataset.staging import Staging
+from parti_scraper.dataset.tables import dataset_tables
+from parti_scraper.dataset.targets.base import Wanted
+from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
+from parti_scraper.dataset.targets.named import target_of
+from parti_scraper.dataset.targets.postgres_address import SCHEMES
+from parti_scraper.ledger.ledger import Ledger
+from parti_scraper.run.catalog import Catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from duckdb import DuckDBPyConnection
+
+    from parti_scraper.redact import Secret
+
+_HELD = "held"
+
+
+def open_dataset(
+    *places: str | Path, source: str | None = None, state: str | Path | None = None, database_url: Secret | None = None
+) -> DuckDBPyConnection:
+    """Open the dataset as a connection of DuckDB with a view for each table.
+
+    Exports are read as they are: a folder, `s3://…`, a file `.duckdb` or `.sqlite`, `postgresql://…`. Folders of runs,
+    or several places, are brought together first, as `scrapy export` does it, into a temporary file. Nothing is
+    written to what is opened, and what exports do to it meanwhile does not show. Of tables that an export does not
+    have, there is no view.
+
+    Args:
+        places: folders of runs such as `output/`, and exports.
+        source: `mock` for made-up data where there are real ones too.
+        state: PARTI_STATE_DIR of runs that are going on; None: only runs that are over are read.
+        database_url: the address that `postgresql://` alone stands for.
+
+    Raises:
+        UsageError: there is no such place, or it is none of both.
+        TargetError: it cannot be read.
+        ExtraMissing: a package is not installed; the text says which.
+    """
+    texts = [str(each) for each in places]
+    with tempfile.TemporaryDirectory(prefix="parti-") as name:
+        folder = Path(name)
+        if len(texts) == 1 and texts[0].startswith(SCHEMES):
+            return _open_database(texts[0], folder, database_url)
+        inputs = Inputs.parse(texts)
+        if not inputs.runs and len(inputs.exports) == 1:
+            return _open_export(inputs.exports[0], folder)
+        # The file is gone afterwards, but not for the connection that has it open.
+        return _open_file(_bring_together(inputs, folder, source, state))
+
+
+def _open_database(text: str, folder: Path, database_url: Secret | None) -> DuckDBPyConnection:
+    """Copy the tables of a database that DuckDB cannot read."""
+    staging = Staging(folder, [])
+    with target_of(text, database_url).open() as session:
+        for table in dataset_tables().values():
+            columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in table.columns)
+            staging.connection.execute(f"CREATE TABLE {sql.name(table.name)} ({columns})")
+            session.fetch(Wanted(table, sql.name(table.name)), staging)
+    return staging.connection
+
+
+def _open_export(text: str, folder: Path) -> DuckDBPyConnection:
+    """Make views of the tables of an export."""
+    duckdb = require("duckdb", "dataset")
+    if text.endswith(".duckdb"):
+        return _open_file(Path(text))
+    connection = connect()
+    try:
+        with open_export(text, folder) as held:
+            for name in held.tables:
+                kind = "TABLE" if text.endswith(".sqlite") else "VIEW"
+                rows = held.rows(dataset_tables()[name], connection)
+                connection.execute(f"CREATE {kind} {sql.name(name)} AS FROM {rows}")
+    except (duckdb.Error, sqlite3.Error, OSError) as error:
+        connection.close()
+        raise TargetError(f"{text} cannot be read: {one_line(error)}") from None
+    return connection
+
+
+def _open_file(path: Path) -> DuckDBPyConnection:
+    """Make views of the tables of a file of DuckDB."""
+    duckdb = require("duckdb", "dataset")
+    connection = connect()
+    try:
+        connection.execute(f"ATTACH {sql.literal(str(path))} AS {_HELD} (READ_ONLY)")
+        known = connection.execute(
+            f"SELECT table_name FROM duckdb_tables() WHERE database_name = {sql.literal(_HELD)}"
+        ).fetchall()
+        for (name,) in known:
+            if name in dataset_tables():
+                connection.execute(f"CREATE VIEW {sql.name(name)} AS FROM {_HELD}.main.{sql.name(name)}")
+    except duckdb.Error as error:
+        connection.close()
+        raise TargetError(f"{path} cannot be read: {one_line(error)}") from None
+    return connection
+
+
+def _bring_together(inputs: Inputs, folder: Path, source: str | None, state: str | Path | None) -> Path:
+    """Export everything into a temporary file, and return it."""
+    path = folder / "dataset.duckdb"
+    with _catalog(inputs.runs, state) as entries:
+        what = Export(entries, folder / "scratch", source=source, earlier=inputs.exports)
+        export(DuckDbTarget(path), what, Silent())
+    return path
+
+
+@contextmanager
+def _catalog(folders: Sequence[Path], state: str | Path | None) -> Iterator[Catalog]:
+    ledger = None if state is None else Ledger.existing(Path(state))
+    if ledger is None:
+        yield Catalog(folders)
+        return
+    with closing(ledger):
+        yield Catalog(folders, None, ledger)
