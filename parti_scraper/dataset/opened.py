@@ -85,9 +85,12 @@ def _open_export(text: str, folder: Path) -> DuckDBPyConnection:
     try:
         with open_export(text, folder) as held:
             for name in held.tables:
-                kind = "TABLE" if text.endswith(".sqlite") else "VIEW"
                 rows = held.rows(dataset_tables()[name], connection)
-                connection.execute(f"CREATE {kind} {sql.name(name)} AS FROM {rows}")
+                if text.endswith(".sqlite"):
+                    # DuckDB cannot read the file, so they are a copy.
+                    connection.execute(f"CREATE TABLE {sql.name(name)} AS FROM {rows}; DROP TABLE {rows}")
+                else:
+                    connection.execute(f"CREATE VIEW {sql.name(name)} AS FROM {rows}")
     except (duckdb.Error, sqlite3.Error, OSError) as error:
         connection.close()
         raise TargetError(f"{text} cannot be read: {one_line(error)}") from None
