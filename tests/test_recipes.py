@@ -208,7 +208,12 @@ def test_the_recipe_for_polars(here: Path) -> None:
 def test_a_time_is_a_date_in_a_workbook(dataset: Path) -> None:
     with closing(openpyxl.load_workbook(dataset / "parti.xlsx")) as book:
         sheets = {sheet.title: list(sheet.values) for sheet in book}
-    assert {name: len(rows) for name, rows in sheets.items()} == {"livestreams": 5, "categories": 2}
+    assert {name: len(rows) for name, rows in sheets.items()} == {
+        "livestreams": 5,
+        "streams": 5,
+        "channels": 3,
+        "categories": 2,
+    }
     column = sheets["livestreams"][0].index("event_end")
     # The formula of the document is for this column.
     assert (column, "=H2+1/24" in DATA) == (7, True)
