@@ -17,7 +17,7 @@ from scrapy.spiderloader import SpiderLoader
 
 from parti_scraper import settings
 from parti_scraper.commands import export
-from parti_scraper.dataset.tables import SCHEMA_VERSION, record_tables
+from parti_scraper.dataset.tables import SCHEMA_VERSION, dataset_tables
 from parti_scraper.dataset.targets.named import ACCEPTED
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.spiders import components
@@ -125,7 +125,7 @@ def test_the_readme_has_every_command_and_no_other() -> None:
 def test_the_tables_of_the_dataset_are_as_they_are_said_to_be() -> None:
     documented = {name: cells[1:] for name, cells in table(DATA, "table").items()}
     declared = {}
-    for name, each in record_tables().items():
+    for name, each in dataset_tables().items():
         added = ", ".join(f"`{column.name}`" for column in each.columns if column.is_added)
         partition = f"{each.partition} of `{each.time}`" if each.partition else ""
         declared[name] = [each.description, ", ".join(f"`{column}`" for column in each.key), added, partition]

@@ -289,14 +289,15 @@ def test_what_was_loaded_stays_when_its_run_is_deleted(target: Path, tmp_path: P
 
 
 class Changing:
-    """The entries of a catalog, after which something happens."""
+    """The entries of a catalog, after which something happens the first time."""
 
     def __init__(self, output: Path, happens: Callable[[], Any]) -> None:
-        self._catalog, self._happens = Catalog([output], None), happens
+        self._catalog, self._happening = Catalog([output], None), [happens]
 
     def __iter__(self) -> Iterator[Entry]:
         yield from self._catalog
-        self._happens()
+        while self._happening:
+            self._happening.pop()()
 
 
 def test_a_run_that_is_resumed_while_it_is_exported_is_for_the_next_export(target: Path, tmp_path: Path) -> None:

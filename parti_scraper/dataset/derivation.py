@@ -132,6 +132,7 @@ class Derivation:
             f"event_end >= {since} AND event_end <= {until} AND scraped_at < {last} "
             f"AND (last_confirmed_at IS NULL OR last_confirmed_at < {last}) "
             f"AND (missing_since IS NULL OR missing_since > {first})",
+            days=_month_starts(bounds[0], bounds[1]),
         )
 
     # Livestreams:
@@ -430,6 +431,12 @@ def _moment(second: int | None) -> str | None:
 
 def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _month_starts(since: datetime, until: datetime) -> list[date]:
+    """Return the first days of the months between two times in UTC, with those of the times."""
+    first, last = (12 * each.year + each.month - 1 for each in (since.astimezone(UTC), until.astimezone(UTC)))
+    return [date(month // 12, month % 12 + 1, 1) for month in range(first, last + 1)]
 
 
 def _on(column: str, days: Iterable[date]) -> str:
