@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Of each order of a table.
 _MOST_ROWS = 60
+_ORDERS = ("peak_viewers", "viewer_hours", "total_viewers", "stream_hours")
 _SUMS = "count(*) AS streams, coalesce(sum(stream_hours), 0) AS hours, coalesce(sum(viewer_hours), 0) AS viewer_hours"
 
 
@@ -70,14 +71,14 @@ def top_channels(connection: DuckDBPyConnection) -> Rows:
     # The name, its address and the category are those of the latest livestream that has them.
     return ask(
         connection,
-        f"""FROM (
-            SELECT user_id, max_by(user_name, (began, event_id))[:{LONGEST}] AS user_name,
-                max_by(channel_url, (began, event_id))[:1000] AS url,
-                max_by(category_name, (began, event_id))[:{LONGEST}] AS category, {_SUMS},
+        f"""WITH channel AS (
+            SELECT user_id, max_by(user_name[:{LONGEST}], (began, event_id)) AS user_name,
+                max_by(channel_url[:1000], (began, event_id)) AS url,
+                max_by(category_name[:{LONGEST}], (began, event_id)) AS category, {_SUMS},
                 max(peak_viewers) AS peak_viewers, sum(total_viewers)::BIGINT AS total_viewers,
                 epoch(max(began))::BIGINT AS last_at
             FROM report_streams WHERE user_id IS NOT NULL GROUP BY user_id)
-        QUALIFY {_first("user_id", "viewer_hours", "total_viewers", "hours", "streams")}
+        FROM channel WHERE {_is_first("channel", "user_id", "viewer_hours", "total_viewers", "hours", "streams")}
         ORDER BY viewer_hours DESC, total_viewers DESC NULLS LAST, user_id""",
     )
 
@@ -96,12 +97,13 @@ def top_streams(connection: DuckDBPyConnection) -> Rows:
             epoch(began)::BIGINT AS moment, stream_hours AS hours, viewer_hours, peak_viewers, average_viewers,
             total_viewers
         FROM report_streams
-        QUALIFY {_first("event_id", "peak_viewers", "viewer_hours", "total_viewers", "hours")}
+        WHERE {_is_first("report_streams", "event_id", *_ORDERS)}
         ORDER BY peak_viewers DESC NULLS LAST, total_viewers DESC NULLS LAST, event_id""",
     )
 
 
-def _first(key: str, *figures: str) -> str:
+def _is_first(rows: str, key: str, *figures: str) -> str:
     """Return the condition for rows that are among the first by one of the figures."""
-    ranks = (f"row_number() OVER (ORDER BY {each} DESC NULLS LAST, {key})" for each in figures)
-    return " OR ".join(f"{rank} <= {_MOST_ROWS}" for rank in ranks)
+    # A limit keeps few rows in memory; ranks would keep all.
+    tops = (f"(SELECT {key} FROM {rows} ORDER BY {each} DESC NULLS LAST, {key} LIMIT {_MOST_ROWS})" for each in figures)
+    return f"{key} IN ({' UNION '.join(tops)})"

@@ -116,7 +116,7 @@ def _activity(measure: str, unit: str, categories: Sequence[str]) -> Chart:
     """Return bars over time, stacked by category."""
     alt = _altair()
     chart = _bars("activity", unit, _CHOSEN).encode(
-        y=alt.Y(f"sum({measure}):Q", title=None),
+        y=_summed(measure),
         color=_coloured(categories),
         tooltip=[_time_of_bar(unit), alt.Tooltip("category:N", title="Category"), *_measures()],
     )
@@ -144,6 +144,8 @@ def _by_category(categories: Sequence[str]) -> Chart:
 
 def _week() -> Chart:
     alt = _altair()
+    # All of them, also those in which nothing began.
+    hours, weekdays = (alt.Scale(domain=list(range(number))) for number in (24, 7))
     days = "['Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun']"
     chart = (
         alt.Chart(alt.NamedData(name="week"))
@@ -151,8 +153,18 @@ def _week() -> Chart:
         .transform_calculate(weekday="floor(datum.hour / 24)", of_day="datum.hour % 24")
         .mark_rect()
         .encode(
-            x=alt.X("of_day:O", title="Hour (UTC)", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
-            y=alt.Y("weekday:O", title=None, axis=alt.Axis(labelExpr=f"{days}[datum.value]")),
+            x=alt.X(
+                "of_day:O",
+                title="Hour (UTC)",
+                scale=hours,
+                axis=alt.Axis(labelAngle=0, labelOverlap=True),
+            ),
+            y=alt.Y(
+                "weekday:O",
+                title=None,
+                scale=weekdays,
+                axis=alt.Axis(labelExpr=f"{days}[datum.value]"),
+            ),
             color=alt.Color("sum(streams):Q", scale=alt.Scale(scheme="viridis"), legend=None),
             tooltip=[
                 alt.Tooltip("weekday:O", title="Day of the week (0: Monday)"),
@@ -174,7 +186,7 @@ def _live(measure: str, title: str) -> Chart:
         .mark_line(clip=True, color=COLOURS[0], point=alt.OverlayMarkDef(size=14, color=COLOURS[0]))
         .encode(
             x=_over_time("moment"),
-            y=alt.Y(f"sum({measure}):Q", title=None),
+            y=_summed(measure),
             detail="stretch:N",
             tooltip=[
                 alt.Tooltip("moment:T", title="Time", format=_MOMENT),
@@ -216,7 +228,7 @@ def _curves() -> Chart:
 def _runs(measure: str, title: str, unit: str) -> Chart:
     alt = _altair()
     chart = _bars("runs", unit, _IN_PERIOD).encode(
-        y=alt.Y(f"sum({measure}):Q", title=None),
+        y=_summed(measure),
         color=alt.Color(
             "outcome:N",
             scale=alt.Scale(domain=list(OUTCOMES), range=list(_OUTCOME_COLOURS)),
@@ -237,7 +249,7 @@ def _bars(rows: str, unit: str, condition: str) -> Any:
     return (
         alt.Chart(alt.NamedData(name=rows))
         .transform_filter(condition)
-        .transform_calculate(bar_end=f"datum.moment + {_LENGTHS[unit]}")
+        .transform_calculate(bar_end=f"datum.moment + {_LENGTHS[unit]} * 0.94")
         .mark_bar(clip=True)
         .encode(x=_over_time("moment"), x2="bar_end:T")
     )
@@ -249,6 +261,13 @@ def _time_of_bar(unit: str) -> Any:
 
 def _measures() -> list[Any]:
     return [_altair().Tooltip(f"sum({name}):Q", title=title, format=_NUMBER) for name, title in MEASURES.items()]
+
+
+def _summed(measure: str) -> Any:
+    """Return the axis of a sum; what is counted has no halves."""
+    alt = _altair()
+    step = alt.Undefined if measure in {"hours", "viewer_hours"} else 1
+    return alt.Y(f"sum({measure}):Q", title=None, axis=alt.Axis(tickMinStep=step))
 
 
 def _coloured(categories: Sequence[str]) -> Any:
