@@ -242,6 +242,8 @@ def _template(options: Options) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # The order of the columns is that of the tables.
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "sort_keys": False}
     environment.filters |= {
         "amount": _amount,
         "day": lambda seconds: timestamp_to_iso(seconds)[:10],

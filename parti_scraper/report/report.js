@@ -20,8 +20,8 @@
         const picked = [...document.querySelectorAll("input[name=category]:checked")].map((box) => page.categories[box.value]);
         return {
             since: Number.isNaN(since) ? page.since : since,
-            // The last day belongs to the period.
-            until: (Number.isNaN(until) ? page.until : until) + 86400000,
+            // The last day belongs to the period, the next one does not.
+            until: (Number.isNaN(until) ? page.until : until) + 86399999,
             picked,
         };
     }
@@ -40,7 +40,9 @@
             const spec = { ...chart.spec, datasets: { [chart.rows]: rows[chart.rows].map((row) => ({ ...row })) } };
             spec.params = spec.params.map((each) => each.name in choice ? { ...each, value: choice[each.name] } : each);
             const result = await window.vegaEmbed(document.getElementById(`chart-${name}`), spec, {
-                actions: false, ast: true, defaultStyle: false, renderer: "svg", tooltip: { disableDefaultStyle: true },
+                actions: false, ast: true, defaultStyle: false, renderer: "svg",
+                // Only errors: that nothing is left to draw, when nothing is chosen, is none.
+                logLevel: 1, tooltip: { disableDefaultStyle: true },
             });
             views[name] = result.view;
         }
