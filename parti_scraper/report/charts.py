@@ -266,8 +266,9 @@ def _measures() -> list[Any]:
 def _summed(measure: str) -> Any:
     """Return the axis of a sum; what is counted has no halves."""
     alt = _altair()
-    step = alt.Undefined if measure in {"hours", "viewer_hours"} else 1
-    return alt.Y(f"sum({measure}):Q", title=None, axis=alt.Axis(tickMinStep=step))
+    # A minimal step of the ticks is not kept to where the numbers are small.
+    label = "datum.label" if measure in {"hours", "viewer_hours"} else "datum.value % 1 ? '' : format(datum.value, ',')"
+    return alt.Y(f"sum({measure}):Q", title=None, axis=alt.Axis(labelExpr=label))
 
 
 def _coloured(categories: Sequence[str]) -> Any:
@@ -281,7 +282,7 @@ def _over_time(column: str) -> Any:
     """Return the axis of time: the period that was chosen, in UTC."""
     alt = _altair()
     scale = alt.Scale(type="utc", domain={"expr": "[since, until]"})
-    return alt.X(f"{column}:T", scale=scale, title=None, axis=alt.Axis(labelExpr=_TIME_LABEL))
+    return alt.X(f"{column}:T", scale=scale, title=None, axis=alt.Axis(labelExpr=_TIME_LABEL, labelFlush=True))
 
 
 def _finished(chart: Any, height: int) -> dict[str, Any]:
