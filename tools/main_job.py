@@ -66,7 +66,15 @@ def main() -> int:
     print(f"\nDone in {time.monotonic() - started:.0f} s. What was written:")
     for spider, code in codes.items():
         _report(output / spider / run_id, code)
+    if not received:
+        _make_page(output, is_mock=options.mock)
     return max(codes.values())
+
+
+def _make_page(output: Path, *, is_mock: bool) -> None:
+    """Make the page of `scrapy report`, and print where it is; the crawls are done whether that works or not."""
+    source = ("--source", "mock") if is_mock else ()
+    subprocess.run([*_SCRAPY, "report", "-o", str(output / "report.html"), *source], check=False)
 
 
 def _run(command: list[str], environment: dict[str, str], received: list[int]) -> int:

@@ -22,13 +22,15 @@ from parti_scraper.exceptions import LedgerError, UsageError, quoted
 from parti_scraper.program import program
 from parti_scraper.report import Options, make_report, write_report
 from parti_scraper.report.period import Period
-from parti_scraper.run.folders import output_dir
+from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.outcome import ExitCode
+from parti_scraper.secret_settings import secret_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duckdb import DuckDBPyConnection
+    from scrapy.settings import BaseSettings
 
 _DEFAULT = "report.html"
 
@@ -98,7 +100,7 @@ class Command(ScrapyCommand):
         )
         path = _path(opts.page)
         sources = [opts.dataset] if opts.dataset else opts.inputs or [output_dir(settings, {})]
-        with closing(_open(*sources, source=opts.source)) as connection:
+        with closing(_open(*sources, source=opts.source, settings=settings)) as connection:
             page = make_report(connection, options)
         try:
             write_report(page, path)
@@ -108,11 +110,14 @@ class Command(ScrapyCommand):
         return ExitCode.COMPLETE
 
 
-def _open(*sources: str | Path, source: str | None) -> DuckDBPyConnection:
+def _open(*places: str | Path, source: str | None, settings: BaseSettings) -> DuckDBPyConnection:
     """Open the dataset. Raises UsageError, TargetError and ExtraMissing."""
     # DuckDB is an extra, and is imported only where it is used.
     opened: Any = importlib.import_module("parti_scraper.dataset.opened")
-    connection: DuckDBPyConnection = opened.open_dataset(*sources, source=source)
+    database_url = secret_from(settings, "PARTI_DATABASE_URL")
+    connection: DuckDBPyConnection = opened.open_dataset(
+        *places, source=source, state=state_dir(settings, {}), database_url=database_url
+    )
     return connection
 
 
