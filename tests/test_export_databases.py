@@ -24,7 +24,7 @@ from parti_scraper.exceptions import UsageError
 from tests import forked
 from tests.collecting import Collector, bring
 from tests.databases import Database, Postgres, Sqlite
-from tests.dataset_truth import COLLECTIONS, TABLES, Row, Truth, rows_of, tables_of
+from tests.dataset_truth import COLLECTIONS, DERIVED, TABLES, Row, Truth, derived_of, rows_of, tables_of
 from tests.exporting import HOSTILE
 from tests.made_runs import category, live_channel, livestream, make_run, rejected
 from tests.support import TIMEOUT, environment_of, read_lines
@@ -32,7 +32,7 @@ from tests.support import TIMEOUT, environment_of, read_lines
 # Of one moment: how many livestreams, versions of them, and records of files that were loaded.
 STATE = """
     SELECT (SELECT count(*) FROM livestreams), (SELECT count(*) FROM livestream_versions),
-    (SELECT sum(rows) FROM loaded_files)
+    (SELECT sum(rows) FROM loaded_files WHERE file LIKE '%.jsonl')
 """
 # Any text, with more of what is hard than chance would give.
 TEXTS = st.lists(st.sampled_from(HOSTILE[:20]) | st.text(max_size=20)).map("".join)
@@ -77,16 +77,17 @@ def contents(database: Database) -> dict[str, list[str]]:
 def test_every_table_has_the_rows_that_the_runs_have_and_those_of_a_duckdb_file(
     database: Database, tmp_path: Path
 ) -> None:
-    collector = collect_some(tmp_path)
-    report = bring(database.target, collector.outputs, collector.state)
+    collector, now = collect_some(tmp_path), time.time()
+    report = bring(database.target, collector.outputs, collector.state, now=now)
     truth = Truth().see(*collector.outputs, state=collector.state).tables()
-    assert {table: changes.rows for table, changes in report.tables.items()} == {
-        table: len(rows) for table, rows in truth.items()
-    }
+    assert {table: report.tables[table].rows for table in TABLES} == {table: len(truth[table]) for table in TABLES}
     assert all(truth[table] for table in TABLES)
     assert tables_of(database.target) == truth
-    bring(tmp_path / "x.duckdb", collector.outputs, collector.state)
+    bring(tmp_path / "x.duckdb", collector.outputs, collector.state, now=now)
     assert tables_of(tmp_path / "x.duckdb") == truth
+    derived = derived_of(database.target)
+    assert {table: report.tables[table].rows for table in DERIVED} == {table: len(derived[table]) for table in DERIVED}
+    assert derived_of(tmp_path / "x.duckdb") == derived
 
 
 def test_in_whatever_order_and_steps_runs_come_the_rows_are_those_of_one_step(
@@ -135,7 +136,8 @@ def test_a_second_export_changes_nothing(database: Database, tmp_path: Path) -> 
     make_run(collector.output, "recent", "again", seen)
     report = bring(database.target, collector.outputs, collector.state)
     assert report.files == 1
-    assert sum(changes.new + changes.replaced for changes in report.tables.values()) == 0
+    changed = {table: (each.new, each.replaced) for table, each in report.tables.items() if each.new or each.replaced}
+    assert changed == {"runs": (1, 0), "coverage": (1, 0)}
     assert contents(database) == before
 
 

@@ -28,7 +28,7 @@ from parti_scraper.dataset.export import Silent
 from parti_scraper.dataset.targets import files
 from parti_scraper.feeds.exporters import CsvItemExporter, harmless
 from tests.exporting import FORMULAS, HOSTILE, bring, make_categories
-from tests.made_runs import Row, category, livestream, make_run, rejected
+from tests.made_runs import STARTED, Row, category, livestream, make_run, rejected
 from tests.support import (
     ROOT,
     TIMEOUT,
@@ -62,9 +62,10 @@ def test_a_csv_file_is_as_the_runs_write_it_without_the_hash_of_the_content(outp
     rows = [livestream(1, **odd, event_start=None, has_access_pass=True), livestream(2, user_name="a,\rb")]
     make_run(output, "recent", "run", rows)
     bring(tmp_path / "x.csv", output)
-    exporter = CsvItemExporter(as_in_runs := BytesIO(), fields_to_export=[*rows[0], "first_scraped_at"])
+    added = {"first_scraped_at": STARTED, "last_confirmed_at": STARTED, "missing_since": None}
+    exporter = CsvItemExporter(as_in_runs := BytesIO(), fields_to_export=[*rows[0], *added])
     for row in rows:
-        exporter.export_item(row | {"first_scraped_at": row["scraped_at"]})
+        exporter.export_item(row | added)
     exporter.finish_exporting()
     assert (tmp_path / "x.csv").read_bytes().decode() == as_in_runs.getvalue().decode()
 
@@ -108,7 +109,8 @@ def test_a_row_has_all_columns_in_order_with_null_for_what_is_unknown(output: Pa
     bring(tmp_path / "x.jsonl", output)
     (written,) = read_lines(tmp_path / "x.jsonl")
     digest = written.pop("content_hash")
-    assert list(written.items()) == [*row.items(), ("first_scraped_at", row["scraped_at"])]
+    added = {"first_scraped_at": STARTED, "last_confirmed_at": STARTED, "missing_since": None}
+    assert list(written.items()) == [*row.items(), *added.items()]
     assert len(digest) == 32
 
 

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
+    from parti_scraper.dataset.earlier_formats import Held
     from parti_scraper.redact import Secret
 
 _HELD = "held"
+_FILE = "dataset.duckdb"
 
 
 def open_dataset(
@@ -40,8 +42,8 @@ def open_dataset(
 
     Exports are read as they are: a folder, `s3://…`, a file `.duckdb` or `.sqlite`, `postgresql://…`. Folders of runs,
     or several places, are brought together first, as `scrapy export` does it, into a temporary file. Nothing is
-    written to what is opened, and what exports do to it meanwhile does not show. Of tables that an export does not
-    have, there is no view.
+    written to what is opened, and what exports do to it meanwhile does not show; but a folder can be read up to the
+    export after next only. Of tables that an export does not have, there is no view.
 
     Args:
         places: folders of runs such as `output/`, and exports.
@@ -70,34 +72,49 @@ def open_dataset(
 
 
 def _open_database(text: str, folder: Path, database_url: Secret | None) -> DuckDBPyConnection:
-    """Copy the tables of a database that DuckDB cannot read."""
-    staging = Staging(folder, [])
-    with target_of(text, database_url).open() as session:
+    """Open a copy of the tables of a database that DuckDB cannot read."""
+    path, target = folder / _FILE, target_of(text, database_url)
+    with target.open() as session, Staging(folder, []) as staging:
+        if session.meta is None:
+            raise UsageError(f"{target.shown} holds no export (accepted: an earlier export)")
+        staging.connection.execute(f"ATTACH {sql.literal(str(path))} AS {_HELD}")
         for table in dataset_tables().values():
+            into = f"{_HELD}.main.{sql.name(table.name)}"
             columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in table.columns)
-            staging.connection.execute(f"CREATE TABLE {sql.name(table.name)} ({columns})")
-            session.fetch(Wanted(table, sql.name(table.name)), staging)
-    return staging.connection
+            staging.connection.execute(f"CREATE TABLE {into} ({columns})")
+            session.fetch(Wanted(table, into), staging)
+    return _open_file(path)
 
 
 def _open_export(text: str, folder: Path) -> DuckDBPyConnection:
-    """Make views of the tables of an export."""
+    """Make views of the tables of an export, or of a copy of them."""
     duckdb = require("duckdb", "dataset")
-    if text.endswith(".duckdb"):
-        return _open_file(Path(text))
-    connection = connect()
     try:
         with open_export(text, folder) as held:
-            for name in held.tables:
-                rows = held.rows(dataset_tables()[name], connection)
-                if text.endswith(".sqlite"):
-                    # DuckDB cannot read the file, so they are a copy.
-                    connection.execute(f"CREATE TABLE {sql.name(name)} AS FROM {rows}; DROP TABLE {rows}")
-                else:
-                    connection.execute(f"CREATE VIEW {sql.name(name)} AS FROM {rows}")
+            if text.endswith(".duckdb"):
+                return _open_file(Path(text))
+            if text.endswith(".sqlite") or "://" in text:
+                # DuckDB cannot read the one, and what is fetched from the other does not stay.
+                return _open_copy(held, folder)
+            return _open_folder(held)
     except (duckdb.Error, sqlite3.Error, OSError) as error:
-        connection.close()
         raise TargetError(f"{text} cannot be read: {one_line(error)}") from None
+
+
+def _open_copy(held: Held, folder: Path) -> DuckDBPyConnection:
+    path = folder / _FILE
+    with connect(path, folder / "scratch") as connection:
+        for name in held.tables:
+            rows = held.rows(dataset_tables()[name], connection)
+            connection.execute(f"CREATE TABLE {sql.name(name)} AS FROM {rows}")
+    return _open_file(path)
+
+
+def _open_folder(held: Held) -> DuckDBPyConnection:
+    connection = connect()
+    for name in held.tables:
+        rows = held.rows(dataset_tables()[name], connection)
+        connection.execute(f"CREATE VIEW {sql.name(name)} AS FROM {rows}")
     return connection
 
 
@@ -121,7 +138,7 @@ def _open_file(path: Path) -> DuckDBPyConnection:
 
 def _bring_together(inputs: Inputs, folder: Path, source: str | None, state: str | Path | None) -> Path:
     """Export everything into a temporary file, and return it."""
-    path = folder / "dataset.duckdb"
+    path = folder / _FILE
     with _catalog(inputs.runs, state) as entries:
         what = Export(entries, folder / "scratch", source=source, earlier=inputs.exports)
         export(DuckDbTarget(path), what, Silent())
