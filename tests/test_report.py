@@ -6,12 +6,11 @@ import base64
 import hashlib
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +18,14 @@ from duckdb import DuckDBPyConnection
 from scrapy.settings import Settings
 
 from parti_scraper import settings
-from parti_scraper.commands.report import Command
+from parti_scraper.commands import report as report_command
 from parti_scraper.report import Options, make_report, write_report
 from parti_scraper.report.period import OTHERS, Period, prepare
 from parti_scraper.report.text import link, shown
 from parti_scraper.run.outcome import ExitCode
+from tests.made_runs import livestream, make_run, rejected
 from tests.reported import DAY, HOSTILE, HOUR, START, Row, empty_dataset, insert, made_week
+from tests.support import Scrapy
 
 OPTIONS = Options(now=START + 8 * DAY)
 MEASURES = ("streams", "hours", "viewer_hours")
@@ -370,14 +371,12 @@ def report(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[int, list[A
     """Run the command; return its exit code, and what it opened."""
     asked: list[Any] = []
 
-    def open_dataset(*sources: Any, source: str | None = None) -> DuckDBPyConnection:
-        asked.append((sources, source))
+    def open_dataset(*places: Any, source: str | None, **_: Any) -> DuckDBPyConnection:
+        asked.append((places, source))
         return made_week(1)
 
-    module = ModuleType("opened")
-    monkeypatch.setattr(module, "open_dataset", open_dataset, raising=False)
-    monkeypatch.setitem(sys.modules, "parti_scraper.dataset.opened", module)
-    command = Command()
+    monkeypatch.setattr(report_command, "open_dataset", open_dataset)
+    command = report_command.Command()
     command.settings = Settings()
     command.settings.setmodule(settings)
     command._group = SimpleNamespace(_group_actions=[])  # type: ignore[assignment]
@@ -424,6 +423,15 @@ def test_a_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_table_that_the_dataset_does_not_have_is_empty() -> None:
+    connection = made_week(1)
+    for name in ("snapshots", "live_channels", "quarantine", "coverage"):
+        connection.execute(f"DROP TABLE {name}")
+    page = opened(connection)
+    assert sum(row["streams"] for row in page.rows("activity")) == 60
+    assert page.rows("live") == page.rows("coverage") == []
+
+
 def test_each_run_counts_once_whether_its_days_are_known_or_not() -> None:
     connection = empty_dataset()
     run: Row = {"spider": "live", "status": "finished", "started_at": START, "complete": True}
@@ -434,3 +442,12 @@ def test_each_run_counts_once_whether_its_days_are_known_or_not() -> None:
         ("a", 1),
         ("b", 2),
     ]
+
+
+def test_the_report_of_real_runs_has_their_livestreams(scrapy: Scrapy, output: Path, tmp_path: Path) -> None:
+    make_run(output, "recent", "first", [livestream(1), livestream(2)], quarantine=[rejected(0)])
+    run = scrapy("report", "-o", str(tmp_path / "page.html"))
+    assert (run.returncode, run.stderr) == (0, "")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert sum(row["streams"] for row in page.rows("activity")) == 2
+    assert sum(row["runs"] for row in page.rows("runs")) == 1

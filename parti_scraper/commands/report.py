@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
 import time
 from contextlib import closing
@@ -18,6 +17,7 @@ from parti_scraper.api.urls import check_site_url
 from parti_scraper.commands import refuse_options, report_in_one_line, say
 from parti_scraper.commands.inputs import add_source_option, check_source
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
+from parti_scraper.dataset.opened import open_dataset
 from parti_scraper.exceptions import LedgerError, UsageError, quoted
 from parti_scraper.program import program
 from parti_scraper.report import Options, make_report, write_report
@@ -28,9 +28,6 @@ from parti_scraper.secret_settings import secret_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from duckdb import DuckDBPyConnection
-    from scrapy.settings import BaseSettings
 
 _DEFAULT = "report.html"
 
@@ -100,7 +97,9 @@ class Command(ScrapyCommand):
         )
         path = _path(opts.page)
         sources = [opts.dataset] if opts.dataset else opts.inputs or [output_dir(settings, {})]
-        with closing(_open(*sources, source=opts.source, settings=settings)) as connection:
+        state, database_url = state_dir(settings, {}), secret_from(settings, "PARTI_DATABASE_URL")
+        opened = open_dataset(*sources, source=opts.source, state=state, database_url=database_url)
+        with closing(opened) as connection:
             page = make_report(connection, options)
         try:
             write_report(page, path)
@@ -108,17 +107,6 @@ class Command(ScrapyCommand):
             raise TargetError(f"{path} cannot be written: {error.strerror}") from None
         print(path)
         return ExitCode.COMPLETE
-
-
-def _open(*places: str | Path, source: str | None, settings: BaseSettings) -> DuckDBPyConnection:
-    """Open the dataset. Raises UsageError, TargetError and ExtraMissing."""
-    # DuckDB is an extra, and is imported only where it is used.
-    opened: Any = importlib.import_module("parti_scraper.dataset.opened")
-    database_url = secret_from(settings, "PARTI_DATABASE_URL")
-    connection: DuckDBPyConnection = opened.open_dataset(
-        *places, source=source, state=state_dir(settings, {}), database_url=database_url
-    )
-    return connection
 
 
 def _time(option: str, text: str | None, parser: Callable[[str, float], int], now: float) -> int | None:

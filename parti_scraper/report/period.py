@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parti_scraper.dataset import sql
+from parti_scraper.dataset.tables import dataset_tables
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -93,8 +96,18 @@ def prepare(connection: DuckDBPyConnection, period: Period) -> None:
         SELECT *, started_at AS began FROM runs WHERE {period.condition("started_at")}
         QUALIFY day = '' OR count(*) FILTER (day = '') OVER (PARTITION BY run_uuid) = 0""",
     ]
+    _complete(connection)
     for statement in statements:
         connection.execute(f"CREATE OR REPLACE {statement}")
+
+
+def _complete(connection: DuckDBPyConnection) -> None:
+    """Make an empty view of each table that the dataset does not have: an export may have been told to leave it out."""
+    known = {row[0] for row in ask(connection, "SELECT table_name FROM information_schema.tables").rows}
+    for table in dataset_tables().values():
+        if table.name not in known:
+            columns = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in table.columns)
+            connection.execute(f"CREATE TEMP VIEW {sql.name(table.name)} AS SELECT {columns} WHERE false")
 
 
 def unit_of(connection: DuckDBPyConnection, relation: str) -> str:
