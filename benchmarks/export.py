@@ -8,6 +8,8 @@ Makes run folders in a temporary folder, and exports them, each time in a proces
   key. Needs PARTI_DATABASE_URL.
 - `again`: a second export, of which nothing is new.
 - `live`: a year of `live` every five minutes, as 365 folders of days and as 105,120 folders of runs.
+- `derived`: ten million rows of snapshots, with all that follows from them, and one day more; its peer is the export of
+  `live_channels` alone.
 """
 
 from __future__ import annotations
@@ -82,24 +84,31 @@ def _livestream(event_id: int, at: int, by_chance: random.Random) -> str:
     )
 
 
-def make_live(output: Path, days: int, *, by_day: bool) -> None:
-    """Make a snapshot every five minutes, of a run that has folders of days, or of a run each."""
+def make_live(output: Path, days: int, *, by_day: bool, first: int = 0) -> None:
+    """Make a snapshot every five minutes, of a run that has folders of days, or of a run each, from a day on."""
     by_chance = random.Random(1)
     run = output / "live" / "run"
-    for day in range(days):
+    for day in range(first, days):
         began = _START + day * _DAY
         snapshots = [_snapshot(at, by_chance) for at in range(began, began + _DAY, _EVERY)]
         if by_day:
             name = iso(began)[:10]
             lines = [line for lines in snapshots for line in lines]
-            _write(run / name, LiveChannel, lines, began, {"day": name}, run_id="run")
+            noted = [_noted(at) for at in range(began, began + _DAY, _EVERY)]
+            _write(run / name, LiveChannel, lines, began, {"day": name, "snapshots": noted}, run_id="run")
             continue
         for number, lines in enumerate(snapshots):
             at = began + number * _EVERY
-            _write(output / "live" / f"run-{at}", LiveChannel, lines, at, {})
+            _write(output / "live" / f"run-{at}", LiveChannel, lines, at, {"snapshots": [_noted(at)]})
     if by_day:
         names = [iso(_START + day * _DAY)[:10] for day in range(days)]
         _write(run, LiveChannel, [], _START, {"days": names}, run_id="run")
+
+
+def _noted(at: int) -> dict[str, Any]:
+    """Return what a data package says of a snapshot."""
+    times = {"started_at": iso(at), "ended_at": iso(at)}
+    return {"snapshot_id": f"run-{at // _EVERY}", **times, "channels": _CHANNELS, "complete": True}
 
 
 def _snapshot(at: int, by_chance: random.Random) -> list[str]:
@@ -258,8 +267,32 @@ def case_live(folder: Path, days: int, _rows: int, _rounds: int) -> None:
         print(f"  {lines:,.0f} MiB of JSON Lines are {parquet:,.1f} MiB of Parquet")
 
 
-CASES = {"parquet": case_parquet, "postgres": case_postgres, "again": case_again, "live": case_live}
-_SIZES = {"parquet": (5_000, 200), "postgres": (5_000, 200), "again": (10_000, 40), "live": (365, 0)}
+def case_derived(folder: Path, days: int, _rows: int, _rounds: int) -> None:
+    """Print what it takes to work out what follows from snapshots, and what one day more takes."""
+    output, rows = folder / "output", days * _DAY // _EVERY * _CHANNELS
+    make_live(output, days, by_day=True)
+    print(f"{rows:,} rows of snapshots on {days} days", flush=True)
+    peer = measured("export", folder, str(folder / "peer") + "/", "live_channels")
+    first = measured("export", folder, str(folder / "dataset") + "/")
+    _print("live_channels alone against all tables", first, peer)
+    make_live(output, days + 1, by_day=True, first=days)
+    _print("one day more against all of them", measured("export", folder, str(folder / "dataset") + "/"), first)
+
+
+CASES = {
+    "parquet": case_parquet,
+    "postgres": case_postgres,
+    "again": case_again,
+    "live": case_live,
+    "derived": case_derived,
+}
+_SIZES = {
+    "parquet": (5_000, 200),
+    "postgres": (5_000, 200),
+    "again": (10_000, 40),
+    "live": (365, 0),
+    "derived": (579, 0),
+}
 
 
 def _print(what: str, ours: tuple[float, float, float], peer: tuple[float, float, float] | None = None) -> None:
@@ -271,7 +304,7 @@ def main() -> None:
     """Make runs, export them and print seconds and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, default="parquet")
-    parser.add_argument("--runs", type=int, help="how many there are; of `live`: days")
+    parser.add_argument("--runs", type=int, help="how many there are; of `live` and `derived`: days")
     parser.add_argument("--rows", type=int, help="how many livestreams each has")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)

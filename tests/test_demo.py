@@ -80,6 +80,9 @@ def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warni
         assert f"  {found['.csv']}  {len(rows):,} rows\n" in job.stdout
         assert f"  {package}  complete\n" in job.stdout
         assert f"{spider} {folder.name}: complete: {len(rows):,} " in job.stderr
+    page = output / "report.html"
+    assert job.stdout.endswith(f"The report, to be opened in a browser:\n{page}\n")
+    assert "Made-up data of a mock server." in page.read_text(encoding="utf-8")
 
 
 def test_the_main_job_passes_a_signal_on_and_starts_no_more_crawls(serve: Serve, output: Path) -> None:

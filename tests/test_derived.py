@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -139,3 +140,38 @@ def test_a_run_that_ended_without_another_record_is_loaded_once(output: Path, tm
     assert "runs" in second.tables
     _, third = bring_both(output, tmp_path / "state")
     assert third.tables == {}
+
+
+# --- Exports of earlier versions -----------------------------------------------------------------------------------
+
+
+def make_first_version(target: Path) -> None:
+    """Let an SQLite database look as the first version of the tables was."""
+    with closing(sqlite3.connect(target)) as connection:
+        for name in DERIVED:
+            if name != "livestreams":
+                connection.execute(f"DROP TABLE {name}")
+        for column in ("last_confirmed_at", "missing_since"):
+            connection.execute(f"ALTER TABLE livestreams DROP COLUMN {column}")
+        connection.execute("DROP TABLE confirmed_livestreams")
+        connection.execute("DELETE FROM loaded_files WHERE file LIKE '%datapackage.json'")
+        replaced = "UPDATE export_state SET value = replace(value, '\"schema_version\": 2', '\"schema_version\": 1')"
+        assert connection.execute(replaced).rowcount == 1
+        connection.commit()
+
+
+def test_what_an_earlier_version_has_exported_gets_all_that_follows(output: Path, tmp_path: Path) -> None:
+    target, state = tmp_path / "dataset.sqlite", tmp_path / "state"
+    times = [f"2026-11-26T12:{minute:02}:00Z" for minute in (0, 5, 10)]
+    rows = [live_channel(1, f"snapshot {at}", observed_at=at, viewers_count=10) for at in times]
+    make_run(output, "live", "run", rows)
+    make_run(output, "recent", "run", [livestream(1), livestream(2)])
+    bring(target, [output], state)
+    make_first_version(target)
+    make_run(output, "notifications", "run", [notification(3)])
+    bring(target, [output], state)
+    afresh = tmp_path / "afresh.sqlite"
+    bring(afresh, [output], state)
+    assert derived_of(target) == derived_of(afresh)
+    (stream,) = (row for row in derived_of(target, ["streams"])["streams"] if row["event_id"] == 1)
+    assert (stream["snapshots"], stream["observed_seconds"]) == (3, 600)

@@ -94,7 +94,7 @@ def test_a_day_with_one_snapshot_has_gaps_only() -> None:
     (stream,) = known(looked([at("23:00", 26)], "a"), looked([at("00:10")], "b"), live_channels=seen(1, times))[
         "streams"
     ]
-    assert (stream["observed_seconds"], stream["viewer_hours"], stream["average_viewers"]) == (0, 0, 20)
+    assert (stream["observed_seconds"], stream["viewer_hours"], stream["average_viewers"]) == (0, None, 20)
     assert stream["longest_gap_seconds"] == 4_200
 
 

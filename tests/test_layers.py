@@ -21,6 +21,7 @@ FOLDERS = (
     "spiders",
     "extensions",
     "dataset",
+    "report",
     "commands",
 )
 # Folders and modules without Scrapy, network, files and clock.

@@ -26,7 +26,13 @@ sources:
     schema: parti
     description: "Livestreams of parti.com, brought together by parti_scraper. All times are UTC."
     tables:"""
-_TYPES = {"BIGINT": "bigint", "BOOLEAN": "boolean", "DOUBLE": "double precision", "TIMESTAMPTZ": "timestamptz", "VARCHAR": "text"}
+_TYPES = {
+    "BIGINT": "bigint",
+    "BOOLEAN": "boolean",
+    "DOUBLE": "double precision",
+    "TIMESTAMPTZ": "timestamptz",
+    "VARCHAR": "text",
+}
 
 
 def sources() -> Iterator[str]:

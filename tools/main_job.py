@@ -1,6 +1,6 @@
 """The main job: categories, recent and live livestreams, and ten seconds of notifications.
 
-`make crawl` runs it against the real API, `make demo` against the bundled mock server.
+`make crawl` runs it against the real API, `make demo` against the bundled mock server, with a report in the end.
 """
 
 from __future__ import annotations
@@ -66,6 +66,10 @@ def main() -> int:
     print(f"\nDone in {time.monotonic() - started:.0f} s. What was written:")
     for spider, code in codes.items():
         _report(output / spider / run_id, code)
+    if not received:
+        print("\nThe report, to be opened in a browser:", flush=True)
+        page = ("report", *(("--source", "mock") if options.mock else ()), "-o", str(output / "report.html"))
+        codes["report"] = _run([*_SCRAPY, *page], environment, received)
     return max(codes.values())
 
 

@@ -82,19 +82,21 @@ if [ -z "${PARTI_CHROMIUM:-}" ] &&
         "Install it with your system's packages, or run .venv/bin/playwright install chromium."
 fi
 
-wscat=6.1.0 stamp=node_modules/wscat.installed
-no_wscat="the test of the specification's wscat command fails"
-need node nodejs "$no_wscat" "Install Node.js 18 or newer."
-if has node && ! echo "$wscat" | cmp -s - "$stamp"; then
-    need npm npm "$no_wscat" "Install it with your system's packages."
+packages="wscat@6.1.0 axe-core@4.14.1" stamp=node_modules/npm.installed
+no_packages="the tests of the specification's wscat command and of the report's accessibility fail"
+need node nodejs "$no_packages" "Install Node.js 18 or newer."
+if has node && ! echo "$packages" | cmp -s - "$stamp"; then
+    need npm npm "$no_packages" "Install it with your system's packages."
     if has npm; then
-        echo "setup: wscat $wscat, with npm, into node_modules"
-        # Few retries, because most targets of the Makefile run this, also without network.
+        echo "setup: $packages, with npm, into node_modules"
+        # Few retries, because most targets of the Makefile run this, also without network. All at once, because npm
+        # removes what it is not asked for.
+        # shellcheck disable=SC2086
         if npm install --prefix . --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error \
-            --fetch-retries=1 --fetch-retry-mintimeout=1000 "wscat@$wscat" >/dev/null; then
-            echo "$wscat" >"$stamp"
+            --fetch-retries=1 --fetch-retry-mintimeout=1000 $packages >/dev/null; then
+            echo "$packages" >"$stamp"
         else
-            printf "setup: wscat could not be installed; the lines above say why. Without it, %s.\n" "$no_wscat" >&2
+            printf "setup: %s could not be installed; the lines above say why. Without them, %s.\n" "$packages" "$no_packages" >&2
         fi
     fi
 fi

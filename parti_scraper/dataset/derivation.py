@@ -72,9 +72,12 @@ class Derivation:
         self._everything = everything or fetch is None
         self._spans = spans
         self._days: list[date] = []
+        # Where everything is gone through, once is enough.
+        self._fetched: set[str] = set()
 
     def derive(self) -> list[Derived]:
         """Return the rows of all tables; of those that follow from others, those that are new or have changed."""
+        self._run("CREATE TABLE removed_events (event_id BIGINT)")
         self._prepare()
         known = dataset_tables()
         found = {name: Derived(self._staging.rows(table)) for name, table in known.items() if name in self._read}
@@ -97,9 +100,12 @@ class Derivation:
     def _prepare(self) -> None:
         """Add to the records what has to be known of earlier ones."""
         if SNAPSHOTS in self._names and "live_channels" in self._names:
-            read = staging_name(SNAPSHOTS)
-            query = derived.unnoted_snapshots(staging_name("live_channels"), read)
-            self._run(f"INSERT INTO {read} {query}")
+            read, channels = staging_name(SNAPSHOTS), staging_name("live_channels")
+            if self._everything and self._fetch is not None:
+                self._old("live_channels")
+                columns = "run_uuid, snapshot_id, observed_at"
+                channels = f"(SELECT {columns} FROM {channels} UNION ALL SELECT {columns} FROM {_old('live_channels')})"
+            self._run(f"INSERT INTO {read} {derived.unnoted_snapshots(channels, read)}")
         if "livestreams" in self._names:
             self._prepare_livestreams()
 
@@ -175,7 +181,6 @@ class Derivation:
 
     def _find_snapshots(self) -> None:
         """Fetch the snapshots that matter, and find out how far apart they usually are."""
-        self._run("CREATE TABLE removed_events (event_id BIGINT)")
         self._find_days()
         self._old_near(SNAPSHOTS, "started_at", -2 * _DAY, 3 * _DAY)
         if "live_channels" in self._names:
@@ -355,7 +360,8 @@ class Derivation:
         table = dataset_tables()[name]
         columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in table.columns)
         self._run(f"CREATE TABLE IF NOT EXISTS {_old(name)} ({columns})")
-        if self._fetch is not None:
+        if self._fetch is not None and not (self._everything and name in self._fetched):
+            self._fetched.add(name)
             parts = None
             if days is not None and table.partition is not None:
                 parts = frozenset(day.strftime(table.partition.pattern) for day in days)

@@ -76,8 +76,9 @@ def absences(seen: str, latest: str, looks: str) -> str:
 def with_deletions(livestreams: str, confirmations: str, missing: str) -> str:
     """Return the query for livestreams with when they were confirmed last, and since when they are missing."""
     return (
-        "SELECT livestreams.* REPLACE (greatest(livestreams.last_confirmed_at, confirmed.last_confirmed_at) "
-        "AS last_confirmed_at, missing.missing_since AS missing_since) "
+        "SELECT livestreams.* REPLACE (CASE WHEN event_end IS NOT NULL THEN "
+        "greatest(livestreams.last_confirmed_at, confirmed.last_confirmed_at) END AS last_confirmed_at, "
+        "missing.missing_since AS missing_since) "
         f"FROM {livestreams} livestreams LEFT JOIN {confirmations} confirmed USING (event_id) "
         f"LEFT JOIN {missing} missing USING (event_id)"
     )

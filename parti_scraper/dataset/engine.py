@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# What is to be installed for each extra; `make setup` has the first.
-_PACKAGES = {"dataset": "duckdb tzdata xlsxwriter", "postgres": "'psycopg[binary]'", "s3": "obstore"}
+# What is to be installed for each extra; `make setup` has the first two.
+_PACKAGES = {
+    "dataset": "duckdb tzdata xlsxwriter",
+    "report": "altair jinja2 vl-convert-python",
+    "postgres": "'psycopg[binary]'",
+    "s3": "obstore",
+}
 # How an error of one of DuckDB's threads begins, which is JSON within another error.
 _INNER = '{"exception_type":'
 # What DuckDB may hold in memory; beyond that it uses the disk. But each thread that sorts holds 122,880 rows, so there

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.earlier_formats import open_export
+from parti_scraper.dataset.earlier_formats import ACCEPTED, is_export, open_export
 from parti_scraper.dataset.engine import TargetError, connect, one_line, require
 from parti_scraper.dataset.export import Export, Silent, export
 from parti_scraper.dataset.inputs import Inputs
@@ -19,7 +19,7 @@ from parti_scraper.dataset.targets.base import Wanted
 from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
 from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.dataset.targets.postgres_address import SCHEMES
-from parti_scraper.exceptions import UsageError
+from parti_scraper.exceptions import UsageError, quoted
 from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.run.catalog import Catalog
 
@@ -61,6 +61,9 @@ def open_dataset(
         folder = Path(name)
         if len(texts) == 1 and texts[0].startswith(SCHEMES):
             return _open_database(texts[0], folder, database_url)
+        for text in texts:
+            if not is_export(text) and not Path(text).is_dir():
+                raise UsageError(f"neither a folder of runs nor an export: {quoted(text)} (accepted: {ACCEPTED})")
         inputs = Inputs.parse(texts)
         if not inputs.runs and len(inputs.exports) == 1:
             return _open_export(inputs.exports[0], folder)

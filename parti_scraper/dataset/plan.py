@@ -237,7 +237,9 @@ def _parts(entry: Entry, wanted: frozenset[str], known: Mapping[Key, Loaded]) ->
 
 def _account(entry: Entry, known: Mapping[Key, Loaded]) -> Part | None:
     """Return what is said of a run, or of a day of one; None if nothing is."""
-    if entry.run_uuid is None or entry.status is Status.FOREIGN:
+    # A run that has just begun does not know its source.
+    is_known = entry.source is not None or entry.status is not Status.UNFINISHED
+    if entry.run_uuid is None or entry.status is Status.FOREIGN or not is_known:
         return None
     key = (entry.run_uuid, facts.name_of(entry))
     return Part(key, RUNS, entry.location, facts.size_of(entry), 1, facts.digest_of(entry), known.get(key))
