@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
-from parti_scraper.dataset.tables import LOADED, record_tables
+from parti_scraper.dataset.tables import all_tables
 from parti_scraper.dataset.targets.database import DatabaseSession
 from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.dataset.targets.postgres_address import parse_address
@@ -86,7 +86,7 @@ def test_columns_have_types_and_say_what_they_are(postgres_url: str, output: Pat
     }
     assert set(rows(postgres_url, query)) == {
         (table.name, table.description, column.name, types[column.type], column.description)
-        for table in (*record_tables().values(), LOADED)
+        for table in all_tables().values()
         for column in table.columns
     }
 
