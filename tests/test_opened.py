@@ -195,7 +195,7 @@ def test_who_has_it_open_can_add_tables_but_not_change_it(runs: Path, tmp_path: 
 @pytest.mark.parametrize("name", ["nothing", "nothing/", "nothing.duckdb", "nothing.sqlite", "notes.txt"])
 def test_what_is_not_there_or_something_else_is_a_usage_error(name: str, tmp_path: Path, opened: Opened) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="neither a folder nor an export"):
+    with pytest.raises(UsageError, match="neither a folder of runs nor an export"):
         opened(f"{tmp_path}/{name}")
     assert not (tmp_path / "nothing").exists()
 
