@@ -23,11 +23,12 @@ from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.dataset.export import Export, Silent, export
 from parti_scraper.dataset.plan import LeftOut
 from parti_scraper.dataset.selection import Selection
+from parti_scraper.dataset.tables import dataset_tables
 from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.run.catalog import Catalog
 from parti_scraper.run.entries import Entry
 from tests.collecting import LASTING, Collector, bring, differences, rows_at
-from tests.dataset_truth import COLLECTIONS, Row, Truth, in_order, rows_of, tables_of
+from tests.dataset_truth import COLLECTIONS, TABLES, Row, Truth, in_order, rows_of, tables_of
 from tests.made_runs import ENDINGS, STARTED, live_channel, livestream, make_run, rejected, uuid_of
 from tests.support import ROOT, ids
 
@@ -276,16 +277,20 @@ def test_a_run_that_is_damaged_is_named_and_left_out_until_it_is_healed(
     assert differences(target, Truth().see(output).tables()) == []
 
 
-def test_what_was_loaded_stays_when_its_run_is_deleted(target: Path, tmp_path: Path) -> None:
-    output = tmp_path / "output"
-    folder = make_run(output, "recent", "run", [livestream(1)])
-    bring(target, [output], tmp_path)
+@pytest.mark.parametrize("tables", [None, ("livestreams",)])
+def test_what_was_loaded_stays_when_its_run_is_deleted(
+    tables: tuple[str, ...] | None, target: Path, tmp_path: Path
+) -> None:
+    output, selection = tmp_path / "output", Selection(tables=tables)
+    folder = make_run(output, "recent", "run", [livestream(1), livestream(2)])
+    bring(target, [output], tmp_path, selection=selection)
     true = Truth().see(output).tables()
     shutil.rmtree(folder)
     make_run(output, "recent", "other", [livestream(1)])
     report = bring(target, [output], tmp_path)
-    assert (report.left_out, report.files) == ((), 1)
-    assert differences(target, true) == []
+    assert (report.left_out, report.files, [*report.tables]) == ((), 1, [*(tables or dataset_tables())])
+    assert differences(target, true, tables or TABLES) == []
+    assert bring(target, [output], tmp_path).tables == {}
 
 
 class Changing:

@@ -325,8 +325,8 @@ def test_an_age_is_that_of_each_export(output: Path, target: Path) -> None:
 
 DATES = "2026-01-31, 2026-01-31T12:00Z, 1769860800, 7d, 2w, today, yesterday"
 TABLES = (
-    "api_calls, categories, live_channels, live_notifications, livestream_versions, livestreams, quarantine, "
-    "scheduled_livestreams"
+    "api_calls, categories, channels, confirmed_livestreams, coverage, hours, live_channels, live_notifications, "
+    "livestream_versions, livestreams, quarantine, runs, scheduled_livestreams, snapshots, streams"
 )
 
 

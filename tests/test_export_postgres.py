@@ -77,7 +77,13 @@ def test_columns_have_types_and_say_what_they_are(postgres_url: str, output: Pat
         WHERE c.relnamespace = 'parti'::regnamespace AND c.relkind = 'r' AND c.relname != 'export_state'
         AND a.attnum > 0
     """
-    types = {"BIGINT": "bigint", "BOOLEAN": "boolean", "TIMESTAMPTZ": "timestamp with time zone", "VARCHAR": "text"}
+    types = {
+        "BIGINT": "bigint",
+        "BOOLEAN": "boolean",
+        "DOUBLE": "double precision",
+        "TIMESTAMPTZ": "timestamp with time zone",
+        "VARCHAR": "text",
+    }
     assert set(rows(postgres_url, query)) == {
         (table.name, table.description, column.name, types[column.type], column.description)
         for table in (*record_tables().values(), LOADED)

@@ -118,7 +118,11 @@ def make_runs(output: Path) -> None:
         for number, (at, viewers, rank) in enumerate(zip(OBSERVED, (10, 15), (2, 1), strict=True), 1)
     ]
     others = [live_channel(80659, "run-1", observed_at=OBSERVED[0], viewers_count=40, rank=1, **otter)]
-    make_run(output, "live", "run", [*others, *snapshots], day="2026-11-24")
+    said = [
+        {"snapshot_id": f"run-{number}", "started_at": at, "ended_at": at, "channels": channels, "complete": True}
+        for number, (at, channels) in enumerate(zip(OBSERVED, (2, 1), strict=True), 1)
+    ]
+    make_run(output, "live", "run", [*others, *snapshots], day="2026-11-24", snapshots=said)
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +209,27 @@ def test_the_recipe_for_polars(here: Path) -> None:
     assert in_python("Polars")["per_day"].rows() == in_berlin
 
 
+def test_the_recipes_for_open_dataset(here: Path) -> None:
+    assert in_python("`open_dataset` and DuckDB")["most"] == [("MellowDuck", 2, 3.0), ("TinyOtter", 2, 1.5)]
+    watched = in_python("`open_dataset` and pandas")["watched"]
+    assert watched.to_dict() == {80658: 12.5 * 300 / 3_600}
+    assert in_python("`open_dataset` and Polars")["per_category"].rows() == [("Category 7", 4)]
+    variables = in_python("`open_dataset` in a notebook")
+    *_, last = RECIPES["`open_dataset` in a notebook"].code.splitlines()
+    with variables["dataset"]:
+        shown = eval(last, variables)  # noqa: S307 - as a notebook does
+        assert plain(shown.fetchall()) == [("2026-11-24T22:00:00Z", 32.5)]
+
+
 def test_a_time_is_a_date_in_a_workbook(dataset: Path) -> None:
     with closing(openpyxl.load_workbook(dataset / "parti.xlsx")) as book:
         sheets = {sheet.title: list(sheet.values) for sheet in book}
-    assert {name: len(rows) for name, rows in sheets.items()} == {"livestreams": 5, "categories": 2}
+    assert {name: len(rows) for name, rows in sheets.items()} == {
+        "livestreams": 5,
+        "streams": 5,
+        "channels": 3,
+        "categories": 2,
+    }
     column = sheets["livestreams"][0].index("event_end")
     # The formula of the document is for this column.
     assert (column, "=H2+1/24" in DATA) == (7, True)

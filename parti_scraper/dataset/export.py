@@ -21,6 +21,7 @@ from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.staging import Staging
 from parti_scraper.dataset.tables import LOADED, SCHEMA_VERSION, record_tables, with_sources
 from parti_scraper.dataset.targets.base import Changes, Load, Meta, Outdated
+from parti_scraper.dataset.targets.written import WrittenTarget
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.source import REAL
 from parti_scraper.run.entries import CatalogError
@@ -133,12 +134,21 @@ class _Exporter:
         self._target, self._session, self._what, self._progress = target, session, what, progress
         self._meta = session.meta
         self._selection = self._select()
-        self._wanted = frozenset(self._selection.tables or target.default_tables())
+        # In this order they are written and named.
+        self._wanted = tuple(self._selection.tables or target.default_tables())
         # Those that others follow from are read, too.
         self._all = with_sources(self._wanted)
         self._tables = [table for table in self._all if table.name in record_tables()]
-        lacks_sources = not self._wanted.issuperset(table.name for table in self._all)
+        self._loaded = self._wanted + self._kept_too()
+        lacks_sources = any(table.name not in self._loaded for table in self._all)
         self._rebuilds = what.rebuild or self._selection.has_filters or (self._meta is not None and lacks_sources)
+
+    def _kept_too(self) -> tuple[str, ...]:
+        """Return the tables that the target needs beside those that are wanted, so that what it holds can stay."""
+        if isinstance(self._target, WrittenTarget) or self._selection.has_filters:
+            return ()
+        needed = with_sources(name for name in self._wanted if name in record_tables())
+        return tuple(table.name for table in needed if table.name not in self._wanted)
 
     def export(self) -> Report:
         self._progress.begin("looking for runs")
@@ -242,10 +252,10 @@ class _Exporter:
         source = plan.source or (self._meta.source if self._meta else None)
         meta = Meta(self._selection.as_json(), source, __version__, now)
         changes = self._session.load(Load(staging, rows, meta, self._rebuilds, gone))
-        return {name: each for name, each in changes.items() if name != LOADED.name}
+        return {name: changes[name] for name in self._wanted}
 
     def _derive(self, staging: Staging, spans: list[tuple[str, Interval]]) -> list[Derived]:
-        """Return the rows of all tables that are wanted, also of those that follow from others."""
+        """Return the rows of all tables that are loaded, also of those that follow from others."""
         self._progress.begin("working out what follows")
         holds = self._meta is not None and not self._rebuilds
         derivation = Derivation(
@@ -255,8 +265,8 @@ class _Exporter:
             everything=holds and self._meta is not None and self._meta.schema_version < SCHEMA_VERSION,
             spans=spans,
         )
-        ready = derivation.derive()
-        return [self._select_rows(each, staging) for each in ready if each.rows.table.name in self._wanted]
+        ready = {each.rows.table.name: each for each in derivation.derive()}
+        return [self._select_rows(ready[name], staging) for name in self._loaded]
 
     def _select_rows(self, each: Derived, staging: Staging) -> Derived:
         """Return the rows of a table that are wanted, if there are filters."""
