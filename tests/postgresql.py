@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -134,10 +134,19 @@ def postgresql() -> Iterator[Cluster]:
         yield it
 
 
+@contextmanager
+def empty_database(cluster: Cluster) -> Iterator[str]:
+    """Make a database, and return its address, with the password; its owner is a role without other rights."""
+    name = f"test_{next(_numbers)}"
+    cluster.execute(f"CREATE DATABASE {name} OWNER {ROLE}")
+    try:
+        yield f"postgresql://{ROLE}:{quote(PASSWORD, safe='')}@127.0.0.1:{cluster.port}/{name}"
+    finally:
+        cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def postgres_url(postgresql: Cluster) -> Iterator[str]:
-    """Return the address, with the password, of an empty database; its owner is a role without other rights."""
-    name = f"test_{next(_numbers)}"
-    postgresql.execute(f"CREATE DATABASE {name} OWNER {ROLE}")
-    yield f"postgresql://{ROLE}:{quote(PASSWORD, safe='')}@127.0.0.1:{postgresql.port}/{name}"
-    postgresql.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    """Return the address of an empty database."""
+    with empty_database(postgresql) as address:
+        yield address

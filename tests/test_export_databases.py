@@ -100,7 +100,7 @@ def test_in_whatever_order_and_steps_runs_come_the_rows_are_those_of_one_step(
     runs = sorted(collector.output.glob("*/*"))
     truth = Truth().see(collector.output).tables()
     by_chance = random.Random(1)
-    for number in range(5):
+    for number in range(3):
         target, output = database.another(), tmp_path / f"output-{number}"
         by_chance.shuffle(runs)
         for run in runs:
@@ -285,7 +285,7 @@ def test_two_exports_at_once_into_the_same_target_are_one_after_the_other(databa
     outputs = [tmp_path / "one" / "output", tmp_path / "two" / "output"]
     truth = Truth()
     with ThreadPoolExecutor(2) as pool:
-        for number in range(8):
+        for number in range(5):
             for side, output in enumerate(outputs):
                 # The same livestreams, in another order; what is newer comes from the one, then from the other.
                 events = range(30) if side else range(29, -1, -1)

@@ -125,7 +125,7 @@ def test_a_record_that_was_set_aside_is_what_it_was_whatever_that_is(output: Pat
 # --- Every format ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(texts=st.lists(TEXTS, max_size=9), extra=OBJECTS)
 def test_any_text_and_any_object_is_the_same_in_each_format(texts: list[str], extra: dict[str, Any]) -> None:
     rows = [category(number, name=text, extra=extra) for number, text in enumerate(texts)]

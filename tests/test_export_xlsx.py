@@ -75,7 +75,7 @@ def test_libreoffice_shows_hostile_texts_as_they_came_or_as_the_docs_say(output:
     assert [row[1] for row in rows_of_sheet(tmp_path / "x.xlsx", "categories")] == ["name", *READABLE]
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(texts=st.lists(TEXTS | TRAPS, max_size=20))
 def test_any_text_is_read_as_it_came_but_for_control_characters_and_line_breaks(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:

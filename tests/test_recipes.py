@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.made_runs import category, live_channel, livestream, make_run, rejected
 from tests.office import needs_office, rows_of_sheet
-from tests.postgresql import ROLE, Cluster
+from tests.postgresql import ROLE, Cluster, empty_database
 from tests.support import ROOT, TIMEOUT, environment_of
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -259,11 +259,12 @@ def reader(postgresql: Cluster) -> Iterator[str]:
     postgresql.execute("DROP ROLE reader")
 
 
-@pytest.fixture
-def database(dataset: Path, reader: str, postgres_url: str) -> str:
-    """Return the address of a database with the dataset."""
-    type_in(dataset, RECIPES["An export"].code, PARTI_DATABASE_URL=postgres_url)
-    return postgres_url
+@pytest.fixture(scope="module")
+def database(dataset: Path, postgresql: Cluster) -> Iterator[str]:
+    """Return the address of a database with the dataset, which is only read."""
+    with empty_database(postgresql) as address:
+        type_in(dataset, RECIPES["An export"].code, PARTI_DATABASE_URL=address)
+        yield address
 
 
 def test_the_questions_in_postgresql(database: str) -> None:
@@ -273,10 +274,11 @@ def test_the_questions_in_postgresql(database: str) -> None:
         assert answers == QUESTIONS
 
 
-def test_a_reader_in_postgresql_may_read_also_after_a_rebuild(dataset: Path, database: str, reader: str) -> None:
-    with psycopg.connect(database, autocommit=True) as connection:
+def test_a_reader_in_postgresql_may_read_also_after_a_rebuild(dataset: Path, reader: str, postgres_url: str) -> None:
+    type_in(dataset, RECIPES["An export"].code, PARTI_DATABASE_URL=postgres_url)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(RECIPES["A role that may only read"].code)
-        type_in(dataset, f"{RECIPES['An export'].code.strip()} --rebuild", PARTI_DATABASE_URL=database)
+        type_in(dataset, f"{RECIPES['An export'].code.strip()} --rebuild", PARTI_DATABASE_URL=postgres_url)
         connection.execute("CREATE TABLE parti.later ()")
         connection.execute(f"SET ROLE {reader}; SET search_path = parti")
         assert connection.execute("SELECT count(*) FROM livestreams").fetchall() == [(4,)]
