@@ -175,3 +175,27 @@ def test_what_an_earlier_version_has_exported_gets_all_that_follows(output: Path
     assert derived_of(target) == derived_of(afresh)
     (stream,) = (row for row in derived_of(target, ["streams"])["streams"] if row["event_id"] == 1)
     assert (stream["snapshots"], stream["observed_seconds"]) == (3, 600)
+
+
+def test_the_example_in_the_documents_is_what_an_export_makes_of_it(output: Path, tmp_path: Path) -> None:
+    times = [f"2026-11-27T{20 + minute // 60}:{minute % 60:02}:00Z" for minute in range(0, 61, 5)]
+    viewers = {"20:00": 10, "20:05": 20, "20:10": 30, "20:40": 100, "20:45": 50}
+    rows = [
+        live_channel(1, f"snapshot {at}", observed_at=at, viewers_count=viewers[at[11:16]])
+        for at in times
+        if at[11:16] in viewers
+    ]
+    noted = [
+        {"snapshot_id": f"snapshot {at}", "started_at": at, "ended_at": at, "channels": 1, "complete": True}
+        for at in times
+    ]
+    make_run(output, "live", "run", rows, snapshots=noted)
+    target, _ = bring_both(output, tmp_path / "state")
+    made = derived_of(target, ["streams", "hours", "coverage"])
+    (stream,), (hour,), (interval,) = made["streams"], made["hours"], made["coverage"]
+    assert (stream["observed_seconds"], stream["longest_gap_seconds"], stream["snapshots"]) == (900, 1_800, 5)
+    assert (round(stream["viewer_hours"], 3), round(stream["average_viewers"], 3)) == (9.583, 38.333)
+    assert (stream["peak_viewers"], stream["peak_at"]) == (100, "2026-11-27T20:40:00Z")
+    assert (hour["hour"], hour["snapshots"], hour["average_viewers"]) == ("2026-11-27T20:00:00Z", 12, 17.5)
+    assert (round(hour["average_channels"], 6), hour["peak_viewers"]) == (round(5 / 12, 6), 100)
+    assert (interval["since"], interval["until"]) == (times[0], times[-1])

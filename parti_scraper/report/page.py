@@ -110,7 +110,7 @@ def _figures(connection: DuckDBPyConnection, options: Options) -> dict[str, Any]
         "runs": runs,
     }
     drawn = charts.all_charts(len(lines), (unit, unit_of_runs), categories)
-    drawn = [each for each in drawn if rows[each.rows].rows]
+    drawn = [each for each in drawn if rows[each.rows].rows and (each.name != "viewer_hours" or key["viewer_hours"])]
     bounds = _bounds(key, lines)
     return {
         "key": key,
