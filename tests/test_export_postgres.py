@@ -135,7 +135,7 @@ def test_views_indexes_and_grants_stay_when_a_column_is_added_and_at_a_rebuild(
         WHERE attrelid = 'parti.livestreams'::regclass AND attnum > 0 AND NOT attisdropped
     """
     assert dict(rows(postgres_url, query)) == {
-        each.name: each.description for each in record_tables()["livestreams"].columns
+        each.name: each.description for each in all_tables()["livestreams"].columns
     }
 
 
