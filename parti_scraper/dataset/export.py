@@ -145,9 +145,8 @@ class _Exporter:
 
     def _kept_too(self) -> tuple[str, ...]:
         """Return the tables that the target needs beside those that are wanted, so that what it holds can stay."""
-        if isinstance(self._target, WrittenTarget) or self._selection.has_filters:
-            return ()
-        needed = with_sources(name for name in self._wanted if name in record_tables())
+        is_kept = not isinstance(self._target, WrittenTarget) and not self._selection.has_filters
+        needed = with_sources(["livestreams"]) if is_kept and "livestreams" in self._wanted else []
         return tuple(table.name for table in needed if table.name not in self._wanted)
 
     def export(self) -> Report:

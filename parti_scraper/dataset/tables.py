@@ -381,6 +381,7 @@ _SNAPSHOTS = Table(
     ("is_noted", "complete", "ended_at"),
     time="started_at",
     partition=Partition.MONTH,
+    sources=(RUNS, "live_channels"),
 )
 _CONFIRMED_LIVESTREAMS = Table(
     CONFIRMED,
@@ -393,6 +394,7 @@ _CONFIRMED_LIVESTREAMS = Table(
     CONFIRMED,
     greatest=(LAST_CONFIRMED_AT,),
     replaces=True,
+    sources=(RUNS, "livestreams"),
 )
 
 # --- What follows from others ------------------------------------------------------------------------------------
