@@ -31,7 +31,7 @@ Name = TypeVar("Name")
 # Data packages of format 1 do not say when the run began, which was this long before its end at most, in seconds.
 _LONGEST_OF_FORMAT_1 = DAY
 # A stretch without a snapshot is a gap if it is more than so many times as long as the day's usual distance.
-_USUAL_TIMES = 3
+USUAL_TIMES = 3
 # Seconds. When a run connects, it asks which channels are live, so a shorter break misses only livestreams that begin
 # and end within it.
 _LONGEST_BREAK = 60
@@ -256,7 +256,7 @@ def looked(moments: Mapping[str, Iterable[int]]) -> list[Interval]:
     found: list[Interval] = []
     for moment in every:
         last = found[-1] if found else None
-        if last and moment - last.until <= _USUAL_TIMES * usual.get(last.until // DAY, otherwise):
+        if last and moment - last.until <= USUAL_TIMES * usual.get(last.until // DAY, otherwise):
             found[-1] = Interval(last.since, moment)
         else:
             found.append(Interval(moment, moment))

@@ -286,7 +286,7 @@ class Derivation:
         self._now(RUNS)
         rows = [*self._proved(), *self._connected()]
         table = dataset_tables()["coverage"]
-        columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in table.columns)
+        columns = sql.typed(table.columns)
         self._run(f"CREATE TEMP TABLE proved ({columns})")
         insert_all(self._connection, "proved", rows)
         query = f"FROM proved UNION ALL FROM ({derived.live_coverage(_now(SNAPSHOTS), 'usual', scope)})"
@@ -358,7 +358,7 @@ class Derivation:
     ) -> None:
         """Add rows that the target has to the table of those; a row may be there twice then."""
         table = dataset_tables()[name]
-        columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in table.columns)
+        columns = sql.typed(table.columns)
         self._run(f"CREATE TABLE IF NOT EXISTS {_old(name)} ({columns})")
         if self._fetch is not None and not (self._everything and name in self._fetched):
             self._fetched.add(name)

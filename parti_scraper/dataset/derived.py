@@ -9,13 +9,13 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
+from parti_scraper.dataset.coverage import USUAL_TIMES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from parti_scraper.dataset.coverage import Interval
 
-# A stretch between two snapshots is a gap if it is more than so many times as long as the usual one of its day.
-USUAL_TIMES = 3
 _MOST = 9_223_372_036_854_775_807
 _UNKNOWN_CATEGORY = -1
 
@@ -258,7 +258,7 @@ def hours(live_channels: str, snapshots: str, scope: str) -> str:
         "count(*) AS channels, coalesce(sum(viewers_count), 0) AS viewers, "
         "max((observed_at, category_name)) FILTER (category_name IS NOT NULL) AS named "
         f"FROM {live_channels} JOIN good USING (run_uuid, snapshot_id) "
-        "GROUP BY hour, coalesce(category_id, -1), run_uuid, snapshot_id) "
+        f"GROUP BY hour, coalesce(category_id, {_UNKNOWN_CATEGORY}), run_uuid, snapshot_id) "
         "SELECT hour, category_id, max(named)[2] AS category_name, any_value(number) AS snapshots, "
         "sum(channels)::DOUBLE / any_value(number) AS average_channels, max(channels) AS peak_channels, "
         "sum(viewers)::DOUBLE / any_value(number) AS average_viewers, "

@@ -197,7 +197,7 @@ class _Sqlite(_Database):
         has = {each for (each,) in self._query(f"SELECT name FROM pragma_table_info({sql.literal(table.name)})")}
         columns = [each for each in table.columns if each.name in has]
         into = sql.name(f"earlier {table.name}")
-        typed = ", ".join(f"{sql.name(each.name)} {each.type}" for each in columns)
+        typed = sql.typed(columns)
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {into} ({typed})")
         names = sql.names(each.name for each in columns)
         cursor = self._connection.execute(f"SELECT {names} FROM {sql.name(table.name)}")

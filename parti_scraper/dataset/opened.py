@@ -80,7 +80,7 @@ def _open_database(text: str, folder: Path, database_url: Secret | None) -> Duck
         staging.connection.execute(f"ATTACH {sql.literal(str(path))} AS {_HELD}")
         for table in dataset_tables().values():
             into = f"{_HELD}.main.{sql.name(table.name)}"
-            columns = ", ".join(f"{sql.name(each.name)} {each.type}" for each in table.columns)
+            columns = sql.typed(table.columns)
             staging.connection.execute(f"CREATE TABLE {into} ({columns})")
             session.fetch(Wanted(table, into), staging)
     return _open_file(path)

@@ -33,6 +33,11 @@ def names(texts: Iterable[str], of: str = "") -> str:
     return ", ".join(head + name(text) for text in texts)
 
 
+def typed(columns: Iterable[Column]) -> str:
+    """Return columns as the definition of a table of DuckDB has them."""
+    return ", ".join(f"{name(each.name)} {each.type}" for each in columns)
+
+
 def literal(text: str) -> str:
     """Return a text as SQL takes it."""
     return "'" + text.replace("'", "''") + "'"

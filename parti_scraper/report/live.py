@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from parti_scraper.dataset.coverage import USUAL_TIMES
 from parti_scraper.report.period import LONGEST, OTHERS, Rows, ask
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 _MOST_POINTS = 800
 _MOST_OF_A_STREAM = 300
 _STREAMS = 6
-# A stretch without a snapshot is a gap if it is more than so many times as long as the usual distance of its day.
-_USUAL_TIMES = 3
 _DAY = 86_400
 
 # By day, the least of the medians of the distances between two snapshots of a run; runs with one snapshot on a day
@@ -42,7 +41,7 @@ def _stretches(points: str, of: str) -> str:
         SELECT * EXCLUDE (is_first), sum(is_first::INT) {later} AS stretch
         FROM (
             SELECT points.*, coalesce(
-                moment - lag(moment) {later} > {_USUAL_TIMES} * coalesce(lag(distance) {later}, 0), true) AS is_first
+                moment - lag(moment) {later} > {USUAL_TIMES} * coalesce(lag(distance) {later}, 0), true) AS is_first
             FROM ({points}) points LEFT JOIN usual ON usual.day = moment // {_DAY})"""
 
 
