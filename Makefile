@@ -45,4 +45,4 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.
 	--python-version 3.11 --quiet
 lock: setup-dev ## update requirements.txt and requirements-dev.txt from pyproject.toml
 	$(COMPILE) --all-extras --upgrade --output-file requirements-dev.txt
-	$(COMPILE) --extra dataset --extra report --constraint requirements-dev.txt --upgrade --output-file requirements.txt
+	$(COMPILE) --extra dataset --extra report --extra operations --constraint requirements-dev.txt --upgrade --output-file requirements.txt

@@ -22,6 +22,7 @@ FOLDERS = (
     "extensions",
     "dataset",
     "report",
+    "operations",
     "commands",
 )
 # Folders and modules without Scrapy, network, files and clock.
@@ -37,6 +38,7 @@ PURE = (
     "network.fills",
     "network.hosts",
     "network.listener",
+    "operations.health",
     "run.arguments",
     "run.outcome",
     "run.parsers",

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api.times import UnparsableError, timestamp_to_iso
-from parti_scraper.items import LiveChannel
 from parti_scraper.ledger.ledger import SUPERSEDED
 from parti_scraper.network.traffic import COUNTS as TRAFFIC
 from parti_scraper.run import datapackage
@@ -264,7 +263,7 @@ class _Unfinished:
         for each in [self._days["current"], *self._days["over"]] if self._days else []:
             if each["name"] == day:
                 began = {"started_at": timestamp_to_iso(each["started_at"])}
-                noted = {"noted": tuple(each["observations"]) if self._kind.item_class is LiveChannel else ()}
+                noted = {"noted": tuple(each["observations"])}
                 return began | noted | _account(each["counts"], each["quality"])
         return {}
 

@@ -186,10 +186,12 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         rate_limited: how many answers had status 429.
         unknown_fields: fields of the API that no item declares, and in how many records.
         unreadable_fields: fields that could not be read, and in how many records.
+        vanished_fields: fields that records are known to have, and that none had.
         files: the files in this folder. If `pruned`, record files among them were removed.
         feeds: what the user had stored elsewhere.
         pruned: whether its record files were removed on purpose.
-        noted: of an unfinished day, its snapshots up to the last checkpoint, as JSON has them.
+        noted: of an unfinished day, its snapshots or stretches of listening up to the last checkpoint, as JSON has
+            them.
     """
 
     location: str
@@ -218,6 +220,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rate_limited: int | None = None
     unknown_fields: dict[str, int] = {}
     unreadable_fields: dict[str, int] = {}
+    vanished_fields: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
     feeds: tuple[datapackage.Feed, ...] = ()
     pruned: bool = False
@@ -326,6 +329,7 @@ class _Descriptor(_Observed, kw_only=True):
     window: Window | None = None
     unknown_fields: dict[str, int] = {}
     unreadable_fields: dict[str, int] = {}
+    vanished_fields: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
     truncated: bool = False
     reason: str | None = None

@@ -1,0 +1,227 @@
+"""What each run has done, also those that were killed, are going on, or could not be started.
+
+Moments are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parti_scraper.exceptions import UsageError
+from parti_scraper.network.source import MOCK, REAL
+from parti_scraper.run.entries import KINDS, Entry, Status
+from parti_scraper.run.sealing import KILLED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from parti_scraper.ledger.ledger import FailedStart
+
+
+class State(StrEnum):
+    """How a run stands.
+
+    Members:
+        RUNNING: a process is at work on it.
+        ENDED: it has ended by itself, and is not to be resumed.
+        STOPPED: it was stopped, and may be resumed.
+        KILLED: no process is at work on it, and nothing says how it ended.
+        NOT_STARTED: it was asked for and not begun, so it has no folder.
+        UNREADABLE: its data package is damaged, or made by a later version.
+    """
+
+    RUNNING = "running"
+    ENDED = "ended"
+    STOPPED = "stopped"
+    KILLED = "killed"
+    NOT_STARTED = "not started"
+    UNREADABLE = "unreadable"
+
+
+class Window(NamedTuple):
+    """The first and last moment of what a run collects."""
+
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What was found by a run that is over, or on a day of one that is over.
+
+    Attributes:
+        began_at, ended_at: from when to when it was; None where that is not known.
+        complete: whether everything is there.
+        degraded: fields that most records lack, a part of a sentence each.
+        counts: what became of the records, by the names of `run.outcome.Counts`, and `new` and `changed`.
+        unknown_fields: fields of the API that no item declares, and in how many records.
+        unreadable_fields: fields that could not be read, and in how many records.
+        vanished_fields: fields that records are known to have, and that none had.
+        reason: why it is not complete, one line.
+        day: such as 2026-11-27; None: it is of a whole run.
+    """
+
+    began_at: float | None
+    ended_at: float | None
+    complete: bool = False
+    degraded: Sequence[str] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    unknown_fields: Mapping[str, int] = field(default_factory=dict)
+    unreadable_fields: Mapping[str, int] = field(default_factory=dict)
+    vanished_fields: Sequence[str] = ()
+    reason: str | None = None
+    day: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A run as it stands.
+
+    Attributes:
+        spider: the name of the spider.
+        run_id: the name of the run; None where it was given none.
+        arguments: those that differ from the defaults, as JSON has them; of a run that was refused as typed.
+        state: how it stands.
+        account: what it has found, as far as it has come.
+        exit_code: of `scrapy crawl`; None while it runs, and if it was killed.
+        window: what it collects; None where that is no window of time.
+        truncated: whether `max_records` was reached.
+        sealed: whether its folder was closed for it after it was killed or stopped.
+        good_until: the last moment at which it is known to have collected everything: the end of a complete run, of
+            the last complete snapshot, or of listening as last noted; None: it never has.
+        days: of a run with days, those that are over, oldest first.
+        source: `parti.com` or `mock`; None where that is not known.
+        folder: of the run; None if it has none.
+    """
+
+    spider: str
+    run_id: str | None
+    arguments: Mapping[str, Any]
+    state: State
+    account: Account
+    exit_code: int | None = None
+    window: Window | None = None
+    truncated: bool = False
+    sealed: bool = False
+    good_until: float | None = None
+    days: Sequence[Account] = ()
+    source: str | None = None
+    folder: str | None = None
+
+
+def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str | None = None) -> list[PastRun]:
+    """Return the runs of a source, oldest first, with those whose source is not known.
+
+    Args:
+        entries: of the catalog.
+        failed: runs that were not begun.
+        source: where their data come from; None: parti.com, or a mock server if there are only made-up data.
+    """
+    runs = [*starmap(past_run, _grouped(entries)), *map(_refused, failed)]
+    if source is None:
+        sources = {run.source for run in runs}
+        source = MOCK if MOCK in sources and REAL not in sources else REAL
+    chosen = [run for run in runs if run.source in {source, None}]
+    return sorted(chosen, key=lambda run: (run.account.began_at or 0, run.run_id or ""))
+
+
+def past_run(own: Entry, days: Sequence[Entry] = ()) -> PastRun:
+    """Return a run by its entry and those of its days."""
+    state = _state(own)
+    account = _account(own)
+    return PastRun(
+        own.spider,
+        own.run_id,
+        own.arguments,
+        state,
+        account,
+        own.exit_code,
+        _window(own),
+        own.truncated,
+        own.status is Status.SEALED,
+        max(_good(own, days), default=None),
+        tuple(_account(day) for day in days if day.status in {Status.FINISHED, Status.SEALED}),
+        own.source,
+        own.location,
+    )
+
+
+def _window(own: Entry) -> Window | None:
+    since, until = (_moment(own.window.since), _moment(own.window.until)) if own.window else (None, None)
+    return None if since is None or until is None else Window(since, until)
+
+
+def _grouped(entries: Iterable[Entry]) -> Iterable[tuple[Entry, list[Entry]]]:
+    """Yield each run with its days, which follow it; what is no run is left out."""
+    run: Entry | None = None
+    days: list[Entry] = []
+    for entry in entries:
+        if entry.day is not None:
+            days.append(entry)
+            continue
+        if run:
+            yield run, days
+        run, days = (entry if entry.status is not Status.FOREIGN and entry.run_id else None), []
+    if run:
+        yield run, days
+
+
+def _state(own: Entry) -> State:
+    match own.status:
+        case Status.FINISHED:
+            return State.ENDED
+        case Status.SEALED:
+            return State.KILLED if own.reason == KILLED else State.STOPPED
+        case Status.UNFINISHED:
+            if own.is_at_work():
+                return State.RUNNING
+            return State.KILLED if own.ended_at is None else State.STOPPED
+        case _:
+            return State.UNREADABLE
+
+
+def _account(entry: Entry) -> Account:
+    return Account(
+        _moment(entry.started_at),
+        _moment(entry.ended_at),
+        entry.complete,
+        entry.degraded,
+        entry.counts,
+        entry.unknown_fields,
+        entry.unreadable_fields,
+        entry.vanished_fields,
+        entry.reason,
+        entry.day,
+    )
+
+
+def _good(own: Entry, days: Sequence[Entry]) -> list[float]:
+    """Return moments at which a run had collected everything."""
+    texts = [each.ended_at for each in (own, *days) if each.complete]
+    for day in days:
+        # Snapshots have `ended_at` and `complete`, stretches of listening `to`.
+        texts += [str(each.get("to") or each["ended_at"]) for each in day.noted if each.get("complete", True)]
+    return [moment for text in texts if (moment := _moment(text)) is not None]
+
+
+def _moment(text: str | None) -> float | None:
+    """Return a time in ISO 8601 in Unix seconds; None if there is none, or it is none."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None
+
+
+def _refused(failed: FailedStart) -> PastRun:
+    try:
+        arguments: Mapping[str, Any] = (
+            KINDS[failed.spider].arguments.parse(failed.arguments, failed.spider, failed.at).given()
+        )
+    except (UsageError, KeyError):
+        arguments = failed.arguments
+    account = Account(failed.at, failed.at, reason=failed.reason)
+    return PastRun(failed.spider, failed.run_id, arguments, State.NOT_STARTED, account, failed.exit_code)
