@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shlex
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from scrapy.commands import ScrapyCommand
 
-from parti_scraper.api.times import TIMES, UnparsableError, first_second, last_second, timestamp_to_iso
-from parti_scraper.commands import refuse_options, report_in_one_line, say
-from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines, open_runs
+from parti_scraper.api.times import first_second, last_second, timestamp_to_iso
+from parti_scraper.commands.base import Reading
+from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines, open_runs, time_typed
 from parti_scraper.dataset.collected import collect
 from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
 from parti_scraper.dataset.inputs import Inputs
-from parti_scraper.exceptions import LedgerError, UsageError, quoted
+from parti_scraper.exceptions import UsageError
 from parti_scraper.program import program
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.outcome import ExitCode
@@ -25,7 +24,8 @@ from parti_scraper.run.summary import printable
 from parti_scraper.wording import length_of, number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import argparse
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from parti_scraper.dataset.coverage import Coverage, Interval
@@ -36,15 +36,10 @@ _SINCE = "PARTI_COVERAGE_SINCE"
 _DONE = {"live_channels": "observed", "live_notifications": "listened"}
 
 
-class Command(ScrapyCommand):
+class Command(Reading, ScrapyCommand):
     """Says which stretches of time the runs prove, and which are missing."""
 
-    requires_project = True
-    requires_crawler_process = False
-    default_settings: ClassVar[dict[str, Any]] = {"LOG_ENABLED": False}
-
-    def syntax(self) -> str:
-        return "[options]"
+    name = "coverage"
 
     def short_desc(self) -> str:
         return "Say what of the history is proved complete, and what fetches the rest"
@@ -56,12 +51,7 @@ class Command(ScrapyCommand):
             "The exit code is 4 if unfiltered livestreams have a gap, else 0."
         )
 
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        super().add_options(parser)
-        parser.formatter_class = argparse.HelpFormatter
-        parser.allow_abbrev = False
-        report_in_one_line(parser, "coverage")
-        group = parser.add_argument_group(title="Coverage")
+    def options(self, group: argparse._ArgumentGroup) -> None:
         since = (
             f"look at this time and later, as for the spider recent (default: {_SINCE}, or what the runs begin with)"
         )
@@ -72,27 +62,11 @@ class Command(ScrapyCommand):
         where = "folder of runs; repeatable (default: PARTI_OUTPUT_DIR)"
         group.add_argument("--from", dest="inputs", metavar="DIR", action="append", help=where)
         add_source_option(group)
-        self._group = group
 
-    def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Print the coverage; sets the exit code."""
-        try:
-            self.exitcode = self._run(args, opts)
-        except UsageError as error:
-            self.exitcode = say("coverage", str(error), ExitCode.USAGE)
-        except LedgerError as error:
-            self.exitcode = say("coverage", str(error), ExitCode.NOT_STARTED)
-        except KeyboardInterrupt:
-            self.exitcode = say("coverage", "stopped", ExitCode.STOPPED)
-
-    def _run(self, args: list[str], opts: argparse.Namespace) -> int:
+    def execute(self, args: Sequence[str], opts: argparse.Namespace) -> int:
         now = time.time()
-        refuse_options(args, self._group)
-        if args:
-            raise UsageError(f"unknown argument: {quoted(args[0])} (accepted: see {program()} coverage --help)")
         check_source(opts.source)
         settings = self.settings
-        assert settings is not None  # noqa: S101 - set by Scrapy
         bounds, since = _bounds(opts.since, opts.until, settings[_SINCE], now)
         folders = _folders(opts.inputs) or [output_dir(settings, {})]
         with open_runs(folders, state_dir(settings, {}), now) as runs:
@@ -108,9 +82,10 @@ class Command(ScrapyCommand):
 def _bounds(since: str | None, until: str | None, setting: str, now: float) -> tuple[Bounds, int | None]:
     """Return what was typed, and from when on unfiltered livestreams are looked at otherwise. Raises UsageError."""
     present = math.floor(now)
-    last = None if until is None else min(_time("option", "--until", until, last_second, now), present)
-    first = None if since is None else _time("option", "--since", since, first_second, now)
-    start = _time("setting", _SINCE, setting, first_second, now) if setting else None
+    last = time_typed("option", "--until", until, last_second, now)
+    last = None if last is None else min(last, present)
+    first = time_typed("option", "--since", since, first_second, now)
+    start = time_typed("setting", _SINCE, setting or None, first_second, now)
     typed = ("setting", _SINCE, setting, start) if since is None else ("option", "--since", since, first)
     kind, name, text, earliest = typed
     latest = present if last is None else last
@@ -118,14 +93,6 @@ def _bounds(since: str | None, until: str | None, setting: str, now: float) -> t
         problem = "in the future" if last is None else "later than `--until`"
         raise UsageError.of(kind, name, problem, text, f"at or before {timestamp_to_iso(latest)}")
     return Bounds(first, last, present), start
-
-
-def _time(kind: str, name: str, text: str, parser: Callable[[str, float], int], now: float) -> int:
-    """Return a time that was typed, in Unix seconds. Raises UsageError."""
-    try:
-        return parser(text, now)
-    except UnparsableError as problem:
-        raise UsageError.of(kind, name, str(problem), text, TIMES, hint=problem.hint) from None
 
 
 def _folders(texts: Sequence[str] | None) -> Sequence[Path]:

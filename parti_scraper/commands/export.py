@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from scrapy.commands import ScrapyCommand
 from tqdm import tqdm
 
-from parti_scraper.commands import refuse_options, report_in_one_line, say
+from parti_scraper.commands.base import Reading
 from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines, open_runs
-from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.export import Export, Silent, export
 from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.targets.named import ACCEPTED, target_of
-from parti_scraper.exceptions import LedgerError, UsageError
+from parti_scraper.exceptions import UsageError
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.secret_settings import secret_from
 from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import argparse
+    from collections.abc import Iterator, Sequence
 
     from parti_scraper.dataset.export import Report
     from parti_scraper.dataset.targets.base import Target
 
 
-class Command(ScrapyCommand):
+class Command(Reading, ScrapyCommand):
     """Brings targets up to date with all runs."""
 
-    requires_project = True
-    requires_crawler_process = False
-    default_settings: ClassVar[dict[str, Any]] = {"LOG_ENABLED": False}
+    name = "export"
+    stopped = "stopped; the next export does the rest"
+    most_arguments = None
 
     def syntax(self) -> str:
         return "TARGET... [options]"
@@ -50,12 +49,7 @@ class Command(ScrapyCommand):
             f"TARGET is {ACCEPTED}. docs/data.md says what the tables are."
         )
 
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        super().add_options(parser)
-        parser.formatter_class = argparse.HelpFormatter
-        parser.allow_abbrev = False
-        report_in_one_line(parser, "export")
-        group = parser.add_argument_group(title="Export")
+    def options(self, group: argparse._ArgumentGroup) -> None:
         group.add_argument(
             "--from",
             dest="inputs",
@@ -73,30 +67,16 @@ class Command(ScrapyCommand):
         add_source_option(group)
         group.add_argument("--rebuild", action="store_true", help="fill the target anew, possibly with other options")
         group.add_argument("--quiet", action="store_true", help="print errors only")
-        self._group = group
 
-    def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        """Export; sets the exit code."""
+    def execute(self, args: Sequence[str], opts: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            self.exitcode = self._run(args, opts)
-        except UsageError as error:
-            self.exitcode = say("export", str(error), ExitCode.USAGE)
-        except (TargetError, ExtraMissing, LedgerError) as error:
-            self.exitcode = say("export", str(error), ExitCode.NOT_STARTED)
-        except KeyboardInterrupt:
-            self.exitcode = say("export", "stopped; the next export does the rest", ExitCode.STOPPED)
-
-    def _run(self, args: list[str], opts: argparse.Namespace) -> int:
         now = time.time()
-        refuse_options(args, self._group)
         if not args:
             raise UsageError(f"no target (accepted: {ACCEPTED})")
         check_source(opts.source)
         filters = {name: getattr(opts, name) for name in ("since", "until", "categories", "user_id")}
         selection = Selection.parse(tables=opts.tables or (), now=now, **filters)
         settings = self.settings
-        assert settings is not None  # noqa: S101 - set by Scrapy
         inputs = Inputs.parse(opts.inputs) if opts.inputs else Inputs([output_dir(settings, {})], ())
         state = state_dir(settings, {})
         database_url = secret_from(settings, "PARTI_DATABASE_URL")

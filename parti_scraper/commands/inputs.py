@@ -6,6 +6,7 @@ from collections import defaultdict
 from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from parti_scraper.api.times import TIMES, UnparsableError
 from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.network.source import MOCK, REAL
@@ -17,7 +18,7 @@ from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from parti_scraper.dataset.plan import LeftOut
@@ -74,6 +75,27 @@ def check_source(source: str | None) -> None:
     if source not in {None, MOCK, REAL}:
         hint = did_you_mean(source or "", (MOCK, REAL))
         raise UsageError.of("option", "--source", "no such source", source or "", f"{MOCK}, {REAL}", hint=hint)
+
+
+def time_typed(kind: str, name: str, text: str | None, parser: Callable[[str, float], int], now: float) -> int | None:
+    """Return a time that was typed, in Unix seconds; None if none was.
+
+    Args:
+        kind: `option` or `setting`.
+        name: its name.
+        text: as typed.
+        parser: such as `first_second`.
+        now: Unix seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return parser(text, now)
+    except UnparsableError as problem:
+        raise UsageError.of(kind, name, str(problem), text, TIMES, hint=problem.hint) from None
 
 
 def left_out_lines(left_out: Sequence[LeftOut]) -> Iterator[str]:

@@ -5,6 +5,7 @@ Moments are Unix seconds.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -96,6 +97,7 @@ class PastRun:
         days: of a run with days, those that are over, oldest first.
         source: `parti.com` or `mock`; None where that is not known.
         folder: of the run; None if it has none.
+        duration: how many seconds it took; None where that is not known.
     """
 
     spider: str
@@ -111,6 +113,7 @@ class PastRun:
     days: Sequence[Account] = ()
     source: str | None = None
     folder: str | None = None
+    duration: float | None = None
 
 
 def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str | None = None) -> list[PastRun]:
@@ -127,6 +130,25 @@ def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str
         source = MOCK if MOCK in sources and REAL not in sources else REAL
     chosen = [run for run in runs if run.source in {source, None}]
     return sorted(chosen, key=lambda run: (run.account.began_at or 0, run.run_id or ""))
+
+
+def last_runs(
+    entries: Iterable[Entry], failed: Iterable[FailedStart], number: int, spider: str | None = None
+) -> list[PastRun]:
+    """Return the runs that began last, of all spiders or one, whatever their source, the newest first.
+
+    Args:
+        entries: of the catalog.
+        failed: runs that were not begun.
+        number: how many.
+        spider: the name of the spider; None: all.
+    """
+    begun = (run for run in _grouped(entries) if spider in {None, run[0].spider})
+    refused = [_refused(each) for each in failed if spider in {None, each.spider}]
+    # Only those that are returned are looked at more closely: whether a process is at work on them.
+    newest = heapq.nlargest(number, begun, key=lambda run: run[0].started_at or "")
+    runs = [*starmap(past_run, newest), *refused]
+    return heapq.nlargest(number, runs, key=lambda run: run.account.began_at or 0)
 
 
 def past_run(own: Entry, days: Sequence[Entry] = ()) -> PastRun:
@@ -147,12 +169,20 @@ def past_run(own: Entry, days: Sequence[Entry] = ()) -> PastRun:
         tuple(_account(day) for day in days if day.status in {Status.FINISHED, Status.SEALED}),
         own.source,
         own.location,
+        _duration(own, account),
     )
 
 
 def _window(own: Entry) -> Window | None:
     since, until = (_moment(own.window.since), _moment(own.window.until)) if own.window else (None, None)
     return None if since is None or until is None else Window(since, until)
+
+
+def _duration(own: Entry, account: Account) -> float | None:
+    # Unfinished runs have no duration of their own.
+    if own.duration_seconds is not None or account.began_at is None or account.ended_at is None:
+        return own.duration_seconds
+    return max(0.0, account.ended_at - account.began_at)
 
 
 def _grouped(entries: Iterable[Entry]) -> Iterable[tuple[Entry, list[Entry]]]:
