@@ -6,11 +6,9 @@ One scrapyd, with the configuration of `deploy/` and a password, serves all test
 from __future__ import annotations
 
 import base64
-import configparser
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -382,30 +380,24 @@ def test_the_schedule_does_not_pile_up(scrapyd: Scrapyd, serve: Serve) -> None:
     assert scrapyd.schedule().stderr.startswith("Schedule a spider on scrapyd")
 
 
-def test_the_units_and_the_crontab_schedule_valid_arguments() -> None:
-    crontab = (DEPLOY / "crontab").read_text(encoding="utf-8")
-    units = {path.stem.removeprefix("parti-"): path for path in DEPLOY.glob("parti-*.service")}
-    assert units.keys() == {"recent", "live", "categories"}
-    for spider, path in units.items():
-        unit = configparser.ConfigParser(interpolation=None)
-        unit.optionxform = str  # type: ignore[assignment, method-assign]
-        unit.read(path)
-        command = unit["Service"]["ExecStart"]
-        assert shlex.split(command)[:2] == ["/opt/scrapyd/deploy/schedule", spider]
-        assert command in crontab
-        assert path.with_suffix(".timer").exists()
-
-
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-def test_systemd_accepts_the_units(tmp_path: Path) -> None:
-    # The programs that they start are not installed here; the rest is checked unchanged.
-    for name in ("bin/scrapyd", "deploy/schedule"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(DEPLOY / "schedule", tmp_path / name)
-    for path in (*DEPLOY.glob("*.service"), *DEPLOY.glob("*.timer")):
-        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8").replace("/opt/scrapyd", str(tmp_path)))
-    units = sorted(str(path) for path in tmp_path.glob("*.*"))
-    checked = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, encoding="utf-8", check=False
-    )
-    assert (checked.returncode, checked.stderr) == (0, "")
+def test_a_job_that_waits_for_hours_is_replaced(scrapyd: Scrapyd, serve: Serve) -> None:
+    server = serve(**STILL)
+    # As many as scrapyd runs at a time.
+    running = [f"full-{number}" for number in range(4)]
+    for job in running:
+        scrapyd.begin("live", server, job, interval="60")
+    scrapyd.tell("schedule", spider="recent", jobid="20200101T000000Z-recent-0123456789")
+    replaced = scrapyd.schedule("recent", "max_records=1")
+    job = re.fullmatch(r"recent: scheduled as job (20\d{6}T\d{6}Z-recent-[0-9a-f]{10})\n", replaced.stdout)
+    assert job
+    pattern = r"job 20200101T000000Z-recent-0123456789 was pending for [0-9]+ hours; it was cancelled\n"
+    assert re.fullmatch(pattern, replaced.stderr)
+    again = scrapyd.schedule("recent", "max_records=1")
+    assert (again.stdout, again.stderr) == (f"recent: job {job[1]} is pending; nothing was scheduled\n", "")
+    assert [each["id"] for each in scrapyd.ask("listjobs", project=PROJECT)["pending"]] == [job[1]]
+    # A process that is only just starting would be killed by the signal.
+    wait_until(lambda: len(requests(server, "/live")) >= len(running))
+    for name in (job[1], *running):
+        scrapyd.tell("cancel", job=name)
+    for name in running:
+        scrapyd.end("live", name)
