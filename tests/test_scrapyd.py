@@ -395,8 +395,8 @@ def test_a_job_that_waits_for_hours_is_replaced(scrapyd: Scrapyd, serve: Serve) 
     again = scrapyd.schedule("recent", "max_records=1")
     assert (again.stdout, again.stderr) == (f"recent: job {job[1]} is pending; nothing was scheduled\n", "")
     assert [each["id"] for each in scrapyd.ask("listjobs", project=PROJECT)["pending"]] == [job[1]]
-    # A process that is only just starting would be killed by the signal.
-    wait_until(lambda: len(requests(server, "/live")) >= len(running))
+    # Each has asked for its three pages; a process that is only just starting would be killed by the signal.
+    wait_until(lambda: len(requests(server, "/live")) >= 3 * len(running))
     for name in (job[1], *running):
         scrapyd.tell("cancel", job=name)
     for name in running:
