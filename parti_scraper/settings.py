@@ -58,6 +58,8 @@ PARTI_STATE_DIR = os.environ.get("PARTI_STATE_DIR") or ".scrapy/parti"
 PARTI_INCREMENTAL_OVERLAP = os.environ.get("PARTI_INCREMENTAL_OVERLAP") or "48h"
 # From when on `scrapy coverage` looks for gaps between ended livestreams. Empty: from the first that a run proves.
 PARTI_COVERAGE_SINCE = os.environ.get("PARTI_COVERAGE_SINCE", "")
+# What `scrapy health` watches, and at which age each is late: recent=2h,live=15m. Empty: all that has run often.
+PARTI_HEALTH_MAX_AGE = os.environ.get("PARTI_HEALTH_MAX_AGE", "")
 
 # Whether the records of a page go through pipelines and feeds together, which takes a fourth of the time, or one by
 # one, as in any Scrapy project.

@@ -9,10 +9,13 @@ import math
 import re
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api.values import refuse
 from parti_scraper.exceptions import RecordError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DAY = 86_400
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
@@ -117,6 +120,27 @@ def parse_length(setting: str, text: str) -> float:
         return length(text, 0)
     except UnparsableError as problem:
         raise UsageError.of("setting", setting, str(problem), text, LENGTHS, hint=problem.hint) from None
+
+
+def parse_time(kind: str, name: str, text: str | None, parser: Callable[[str, float], int], now: float) -> int | None:
+    """Return a time that was typed, in Unix seconds; None if none was.
+
+    Args:
+        kind: `option` or `setting`.
+        name: its name.
+        text: as typed.
+        parser: such as `first_second`.
+        now: Unix seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return parser(text, now)
+    except UnparsableError as problem:
+        raise UsageError.of(kind, name, str(problem), text, TIMES, hint=problem.hint) from None
 
 
 def length(text: str, _now: float) -> float:

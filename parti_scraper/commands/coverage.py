@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy.commands import ScrapyCommand
 
-from parti_scraper.api.times import first_second, last_second, timestamp_to_iso
+from parti_scraper.api.times import first_second, last_second, parse_time, timestamp_to_iso
 from parti_scraper.commands.base import Reading
-from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines, open_runs, time_typed
+from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines
 from parti_scraper.dataset.collected import collect
 from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
 from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.exceptions import UsageError
 from parti_scraper.program import program
 from parti_scraper.run.folders import output_dir, state_dir
+from parti_scraper.run.open_runs import open_runs
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.run.summary import printable
 from parti_scraper.wording import length_of, number_of
@@ -82,10 +83,10 @@ class Command(Reading, ScrapyCommand):
 def _bounds(since: str | None, until: str | None, setting: str, now: float) -> tuple[Bounds, int | None]:
     """Return what was typed, and from when on unfiltered livestreams are looked at otherwise. Raises UsageError."""
     present = math.floor(now)
-    last = time_typed("option", "--until", until, last_second, now)
+    last = parse_time("option", "--until", until, last_second, now)
     last = None if last is None else min(last, present)
-    first = time_typed("option", "--since", since, first_second, now)
-    start = time_typed("setting", _SINCE, setting or None, first_second, now)
+    first = parse_time("option", "--since", since, first_second, now)
+    start = parse_time("setting", _SINCE, setting or None, first_second, now)
     typed = ("setting", _SINCE, setting, start) if since is None else ("option", "--since", since, first)
     kind, name, text, earliest = typed
     latest = present if last is None else last

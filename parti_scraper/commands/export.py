@@ -11,13 +11,14 @@ from scrapy.commands import ScrapyCommand
 from tqdm import tqdm
 
 from parti_scraper.commands.base import Reading
-from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines, open_runs
+from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines
 from parti_scraper.dataset.export import Export, Silent, export
 from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.targets.named import ACCEPTED, target_of
 from parti_scraper.exceptions import UsageError
 from parti_scraper.run.folders import output_dir, state_dir
+from parti_scraper.run.open_runs import open_runs
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.secret_settings import secret_from
 from parti_scraper.wording import number_of

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from scrapy.commands import ScrapyCommand
 
 from parti_scraper.api.routes import SITE_URL
-from parti_scraper.api.times import first_second, last_second
+from parti_scraper.api.times import first_second, last_second, parse_time
 from parti_scraper.api.urls import check_site_url
 from parti_scraper.commands.base import Reading
-from parti_scraper.commands.inputs import add_source_option, check_source, time_typed
+from parti_scraper.commands.inputs import add_source_option, check_source
 from parti_scraper.dataset.engine import TargetError
 from parti_scraper.dataset.opened import open_dataset
 from parti_scraper.exceptions import UsageError
@@ -65,8 +65,8 @@ class Command(Reading, ScrapyCommand):
         options = Options(
             math.floor(now),
             Period(
-                time_typed("option", "--since", opts.since, first_second, now),
-                time_typed("option", "--until", opts.until, last_second, now),
+                parse_time("option", "--since", opts.since, first_second, now),
+                parse_time("option", "--until", opts.until, last_second, now),
             ),
             tuple(dict.fromkeys([SITE_URL, check_site_url(settings["PARTI_SITE_URL"])])),
             program(),

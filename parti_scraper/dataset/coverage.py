@@ -108,7 +108,10 @@ class Series(NamedTuple):
     @classmethod
     def of(cls, collection: str, arguments: Mapping[str, Any]) -> Series:
         """Return the series of a run with these arguments, as its data package has them."""
-        categories, user_id = arguments.get("categories", []), arguments.get("user_id")
+        categories, user_id = arguments.get("categories"), arguments.get("user_id")
+        if categories is None and user_id is None:
+            return _series(collection)
+        categories = [] if categories is None else categories
         names = {_canonical(str(each)) for each in (categories if isinstance(categories, list) else [categories])}
         return _series(collection, ",".join(sorted(names)), "" if user_id is None else str(user_id))
 

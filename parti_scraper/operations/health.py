@@ -1,11 +1,79 @@
 """The rules by which a collection is healthy or not. Pure: what is known is passed in.
 
-Moments are Unix seconds.
+Moments are Unix seconds. docs/operations.md says of each rule what clears it: none can hold for ever.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+import shlex
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from parti_scraper.api.quality import MIN_RECORDS
+from parti_scraper.api.times import DAY, timestamp_to_iso
+from parti_scraper.operations.history import Account, PastRun, State
+from parti_scraper.run.summary import printable
+from parti_scraper.wording import length_of, number_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+# Seconds. What began that much later than now did so by a wrong clock, and says nothing.
+CLOCK_TOLERANCE = 3_600
+# Runs, or days of runs, that make a series, which is then expected to go on.
+RUNS_OF_A_SERIES = 5
+# A series is late after so many times its usual distance, but never sooner than after so many seconds.
+LATE_TIMES, LATE_AT_LEAST = 3, 300
+# The usual distance, in seconds, of what a run that goes on for days observes, unless its interval is longer.
+USUAL_OBSERVATIONS = 600
+# Seconds after which a series that does not go on is given up: as long as it has lasted, but within these.
+GIVEN_UP_AFTER = (DAY, 30 * DAY)
+# Seconds for which a few runs that are no series yet are looked at.
+FEW_RUNS_FOR = 7 * DAY
+# A run that is the first of its spider may last so many seconds.
+FIRST_RUN_LASTS = DAY
+# Seconds that rules look back which compare with what is usual.
+USUAL_DAYS = 30 * DAY
+# Half of the usual is few, unless chance explains it: so many standard deviations of a count.
+FEW_SHARE, BY_CHANCE = 0.5, 3.0
+# Days before, and the share of a day's usual runs, that are needed to compare days.
+DAYS_TO_COMPARE, DAYS_COMPARED, RUNS_TO_COMPARE = 3, 14, 0.8
+# Seconds for which a field is new.
+NEW_FOR = DAY
+# A field that is unreadable in a smaller share of the records is no news.
+UNREADABLE_SHARE = 0.01
+# An API that makes up so many names of fields in a month has no news.
+NAMES_MADE_UP = 20
+# Seconds without anybody listening that count, in the last day.
+SILENT_FOR, LISTENED_FOR = 600, DAY
+# The share of a file system that must be free.
+FREE_SHARE = 0.05
+
+# What a message is about, by rule: a further rule of the same group is no news.
+GROUPS = {
+    "late": "runs",
+    "failed": "runs",
+    "incomplete": "runs",
+    "abandoned": "runs",
+    "gaps": "runs",
+    "not_listening": "runs",
+    "degraded": "content",
+    "few_records": "content",
+    "set_aside": "content",
+    "fields": "content",
+    "damaged": "files",
+    "disk": "disk",
+    "alerts": "alerts",
+}
+_FIELDS_NAMED, _LONGEST_NAME, _LONGEST_REASON = 5, 60, 200
+_FILTERS = ("categories", "user_id")
+# What differs between runs of a series: `since=24h` is stored as the moment that it meant.
+_MOVING = {"since", "until"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +82,8 @@ class Finding:
 
     Attributes:
         rule: the name of the rule, such as `late`; docs/operations.md has a line for each.
-        subject: the spider; of a series that not all runs of the spider belong to with its arguments, such as
-            `recent user_id=5`; `disk` and the like for what is about no spider.
+        subject: the spider; of a series with arguments also these, such as `recent user_id=5`; `disk` and the like for
+            what is about no spider.
         text: what is wrong, one line without a word that the API chose but for names of fields.
         since: from when on it is so.
         command: what helps, to be typed in a shell; None where no command does.
@@ -26,3 +94,508 @@ class Finding:
     text: str
     since: float
     command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A stretch of time that no run proves, and the command that fetches it."""
+
+    since: float
+    until: float
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What is free on the file system of a folder: bytes, and numbers of files (0 in all where it has no limit)."""
+
+    folder: str
+    free: int
+    size: int
+    free_files: int = 0
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known beside the runs.
+
+    Attributes:
+        max_ages: spiders that are watched, and the age in seconds at which each is late; empty: series are watched.
+        gaps: of unfiltered ended livestreams, oldest first.
+        listened: from when to when somebody listened to notifications, in the last days.
+        disks: the file systems that are written to.
+        alerts_failing: since when no alert could be sent, and why; None if all could.
+        expect_absent: fields that are known to be absent, see PARTI_EXPECT_ABSENT.
+        program: what is typed before a command.
+    """
+
+    max_ages: Mapping[str, float] = field(default_factory=dict)
+    gaps: Sequence[Gap] = ()
+    listened: Sequence[tuple[float, float]] = ()
+    disks: Sequence[Disk] = ()
+    alerts_failing: tuple[float, str] | None = None
+    expect_absent: frozenset[str] = frozenset()
+    program: str = "scrapy"
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A spider or a series that is expected to go on, when it was good last, and the age at which it is late."""
+
+    subject: str
+    good_at: float | None
+    max_age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What was found, the most pressing first, and what is watched."""
+
+    findings: list[Finding]
+    watched: list[Watched]
+
+
+def examine(runs: Sequence[PastRun], known: Known, now: float) -> Health:
+    """Apply all rules.
+
+    Args:
+        runs: of one source, oldest first; those of the last `USUAL_DAYS` at least.
+        known: what else is known.
+        now: the present.
+    """
+    past = [run for run in runs if _began(run) <= now + CLOCK_TOLERANCE]
+    spiders: dict[str, list[_Series]] = {}
+    for each in _series(past, known, now):
+        spiders.setdefault(each.spider, []).append(each)
+    late = [*_late(spiders, known, now)]
+    watched = [each for each, _ in late]
+    findings = [finding for _, finding in late if finding]
+    for all_series in spiders.values():
+        looked_at = [each for each in all_series if each.is_looked_at]
+        for series in looked_at:
+            findings += filter(None, [_last_run(series, all_series, known)])
+            findings += filter(None, [_few_records(series, now), _set_aside(series, now)])
+        if looked_at:
+            findings += _new_fields(all_series, now)
+    findings += _gaps(past, known)
+    findings += _not_listening(spiders.get("notifications", ()), known, now)
+    findings += _damaged(past)
+    findings += _disks(known, now)
+    if known.alerts_failing:
+        since, why = known.alerts_failing
+        findings.append(Finding("alerts", "alerts", f"no alert can be sent: {why}", since))
+    order = list(GROUPS)
+    findings.sort(key=lambda finding: (order.index(finding.rule), finding.since))
+    return Health(findings, watched)
+
+
+# --- Series ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Series:
+    """Runs of a spider with the same arguments, oldest first.
+
+    Attributes:
+        spider: its name.
+        subject: the spider and the arguments.
+        arguments: the arguments, without what differs from run to run.
+        runs: those that are on disk, and those that were refused.
+        usual: seconds from one to the next: the median of the distances between their starts, or what is usual for the
+            snapshots of a run with days.
+        is_watched: whether it is expected to go on.
+        is_looked_at: whether what its last run did matters.
+    """
+
+    spider: str
+    subject: str
+    arguments: Mapping[str, Any]
+    runs: list[PastRun]
+    usual: float = 0.0
+    is_watched: bool = False
+    is_looked_at: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many runs there are, or days of runs."""
+        return sum(max(1, len(run.days)) for run in self.runs)
+
+    @property
+    def last(self) -> PastRun:
+        return self.runs[-1]
+
+    def good_at(self) -> float | None:
+        """Return the last moment at which one of the runs had everything."""
+        return max((run.good_until for run in self.runs if run.good_until is not None), default=None)
+
+
+def _series(runs: Sequence[PastRun], known: Known, now: float) -> list[_Series]:
+    by_key: dict[tuple[str, str], _Series] = {}
+    for run in runs:
+        if run.state is State.UNREADABLE:
+            continue
+        arguments = {name: value for name, value in run.arguments.items() if name not in _MOVING}
+        key = json.dumps(arguments, sort_keys=True) if arguments else ""
+        series = by_key.get((run.spider, key))
+        if series is None:
+            series = by_key[run.spider, key] = _Series(run.spider, _subject(run.spider, arguments), arguments, [])
+        series.runs.append(run)
+    found = list(by_key.values())
+    for series in found:
+        series.usual = _usual_distance(series)
+        if known.max_ages:
+            series.is_watched = series.is_looked_at = series.spider in known.max_ages
+            continue
+        is_given_up = _is_given_up(series, now) or _is_replaced(series, found)
+        series.is_watched = series.size >= RUNS_OF_A_SERIES and not is_given_up
+        # Of a typing error at the keyboard nobody needs to hear.
+        is_begun = any(run.state is not State.NOT_STARTED for run in series.runs)
+        is_recent = is_begun and now - _last_sign(series) <= FEW_RUNS_FOR
+        series.is_looked_at = series.is_watched or (is_recent and series.size < RUNS_OF_A_SERIES)
+    return found
+
+
+def _usual_distance(series: _Series) -> float:
+    if any(run.days or run.today for run in series.runs):
+        interval = series.arguments.get("interval")
+        return max(interval if isinstance(interval, (int, float)) else 0.0, USUAL_OBSERVATIONS)
+    distances = [_began(after) - _began(before) for before, after in pairwise(series.runs[-50:])]
+    return median(distances) if distances else 0.0
+
+
+def _subject(spider: str, arguments: Mapping[str, Any]) -> str:
+    words = [spider]
+    for name, value in arguments.items():
+        text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        words.append(f"{name}={text.lower() if isinstance(value, bool) else text}")
+    return printable(" ".join(words))[:_LONGEST_REASON]
+
+
+def _began(run: PastRun) -> float:
+    return run.account.began_at or 0.0
+
+
+def _last_sign(series: _Series) -> float:
+    """Return when a series was last known to go on."""
+    last = series.last
+    return max(_began(last), last.account.ended_at or 0.0, last.good_until or 0.0)
+
+
+def _is_given_up(series: _Series, now: float) -> bool:
+    """Tell whether a series was silent for as long as it had lasted."""
+    if any(run.state is State.RUNNING for run in series.runs):
+        return False
+    least, most = GIVEN_UP_AFTER
+    lasted = _last_sign(series) - _began(series.runs[0])
+    return now - _last_sign(series) > min(max(lasted, least), most)
+
+
+def _is_replaced(series: _Series, others: Iterable[_Series]) -> bool:
+    """Tell whether another series of the spider has begun after the last run of this one, and goes well."""
+    for other in others:
+        if other.spider == series.spider and other is not series:
+            later = [run for run in other.runs if run.account.complete and _began(run) > _last_sign(series)]
+            if len(later) >= RUNS_OF_A_SERIES and len(later) == sum(run.account.complete for run in other.runs):
+                return True
+    return False
+
+
+def _is_whole(run: PastRun) -> bool:
+    """Tell whether a run was to take everything."""
+    return not run.truncated and not any(name in run.arguments for name in _FILTERS)
+
+
+# --- Runs --------------------------------------------------------------------------------------------------------
+
+
+def _late(
+    spiders: Mapping[str, Sequence[_Series]], known: Known, now: float
+) -> Iterator[tuple[Watched, Finding | None]]:
+    """Yield what is watched, and what is wrong where no run was good for too long."""
+    for spider, max_age in known.max_ages.items():
+        runs = [run for series in spiders.get(spider, ()) for run in series.runs]
+        whole = [run for run in runs if _is_whole(run) and run.state is not State.NOT_STARTED]
+        goods = [run.good_until for run in whole or runs if run.good_until is not None]
+        yield _judge_age(Watched(spider, max(goods, default=None), max_age), runs, spider, known, now)
+    for series in (each for all_series in spiders.values() for each in all_series):
+        if series.is_watched and not known.max_ages:
+            max_age = max(LATE_TIMES * series.usual, LATE_AT_LEAST)
+            words = series.subject.split(" ")
+            command = " ".join([words[0], *(f"-a {shlex.quote(word)}" for word in words[1:])])
+            yield _judge_age(Watched(series.subject, series.good_at(), max_age), series.runs, command, known, now)
+
+
+def _judge_age(
+    watched: Watched, runs: Sequence[PastRun], command: str, known: Known, now: float
+) -> tuple[Watched, Finding | None]:
+    good_at = watched.good_at
+    if good_at is not None and now - good_at <= watched.max_age:
+        return watched, None
+    if good_at is None and any(run.state is State.RUNNING and now - _began(run) <= FIRST_RUN_LASTS for run in runs):
+        return watched, None
+    if good_at is None:
+        what = "no run was ever complete" if runs else "it has never run"
+        since = min(map(_began, runs), default=now)
+    else:
+        what, since = f"no complete run since {timestamp_to_iso(good_at)}", good_at
+    age = f"{length_of(math.floor(now - since))} ago, late after {length_of(math.floor(watched.max_age))}"
+    going = ", one is going on" if any(run.state is State.RUNNING for run in runs) else ""
+    text = f"{watched.subject}: {what} ({age}{going})" if runs else f"{watched.subject}: {what}"
+    return watched, Finding("late", watched.subject, text, since, f"{known.program} crawl {command}")
+
+
+def _last_run(series: _Series, all_series: Sequence[_Series], known: Known) -> Finding | None:
+    """Return what is wrong with the last run of a series that has come to an end, unless a later one was good."""
+    last = series.last
+    if last.state is State.RUNNING and not _flaws(last, known):
+        # It says nothing yet of how it will end.
+        last = next((run for run in reversed(series.runs) if run.state is not State.RUNNING), last)
+    rule, what = _ending(last, known)
+    if not rule:
+        return None
+    others = [run for each in all_series for run in each.runs if run is not last]
+    if rule == "degraded":
+        is_cleared = any(_began(run) > _began(last) and _is_good(run, known) for run in others)
+    else:
+        is_cleared = any(_covers(run, last) for run in others)
+    if is_cleared:
+        return None
+    since = last.account.ended_at or _began(last)
+    name = f" {printable(last.run_id)}" if last.run_id else ""
+    can_resume = last.state in {State.STOPPED, State.KILLED} and last.run_id
+    command = f"{known.program} crawl {last.spider} -a {shlex.quote(f'run_id={last.run_id}')}" if can_resume else None
+    return Finding(rule, series.subject, f"{series.subject}: the last run{name} {what}", since, command)
+
+
+def _ending(run: PastRun, known: Known) -> tuple[str, str]:
+    """Return the rule by which the end of a run is a finding, and what to say; the rule is empty if it was good."""
+    reason = printable(run.account.reason or "")[:_LONGEST_REASON]
+    because = f": {reason}" if reason else ""
+    match run.state:
+        case State.NOT_STARTED:
+            return "failed", f"could not start (exit code {run.exit_code}){because}"
+        case State.KILLED:
+            return ("failed" if run.sealed else "abandoned"), "was killed"
+        case State.RUNNING:
+            pass
+        case State.STOPPED:
+            return ("failed" if run.sealed else "abandoned"), f"was stopped{because}"
+    if not run.account.complete and run.state is not State.RUNNING:
+        return "incomplete", f"is not complete (exit code {run.exit_code}){because}"
+    flaws = _flaws(run, known)
+    return ("degraded", f"is degraded: {printable(', '.join(flaws))[:_LONGEST_REASON]}") if flaws else ("", "")
+
+
+def _flaws(run: PastRun, known: Known) -> list[str]:
+    """Return the fields that most records lack, of a run, or of the last of its days that has enough records."""
+    days = [day for day in (*run.days[-1:], run.today) if day and day.counts.get("served", 0) >= MIN_RECORDS]
+    account = days[-1] if days else run.account
+    # The first word of each part is the field.
+    return [each for each in account.degraded if each.split(" ")[0] not in known.expect_absent]
+
+
+def _is_good(run: PastRun, known: Known) -> bool:
+    return (run.account.complete or run.good_until is not None) and not _flaws(run, known)
+
+
+def _covers(later: PastRun, bad: PastRun) -> bool:
+    """Tell whether a run has what one that did not end well was to bring."""
+    end = bad.account.ended_at or _began(bad)
+    if later.state is State.RUNNING or not later.account.complete:
+        # One that goes on is good as far as it has come, if it does not work towards an end.
+        return later.window is None and (later.good_until or 0.0) > end and _began(later) >= _began(bad)
+    if _began(later) < _began(bad) or (later.truncated and not bad.truncated):
+        return False
+    if bad.state is State.NOT_STARTED:
+        return True
+    if any(name in later.arguments and later.arguments[name] != bad.arguments.get(name) for name in _FILTERS):
+        return False
+    if bad.window is None or later.window is None or later.arguments == bad.arguments:
+        return True
+    return later.window.since <= bad.window.since and later.window.until >= bad.window.until
+
+
+# --- Content -----------------------------------------------------------------------------------------------------
+
+
+def _accounts(series: _Series, now: float) -> list[Account]:
+    """Return what runs of a series that were complete, or days of them, have found lately, oldest first."""
+    found: list[Account] = []
+    for run in series.runs:
+        if run.days:
+            found += run.days
+        elif run.state is State.ENDED:
+            found.append(run.account)
+    return [each for each in found if each.began_at is not None and now - each.began_at <= USUAL_DAYS]
+
+
+def _few_records(series: _Series, now: float) -> Finding | None:
+    """Return that a series brings less than half of its usual records."""
+    good = [each for each in _accounts(series, now) if each.complete and each.ended_at is not None]
+    if not good or series.arguments.get("max_records"):
+        return None
+    last = good[-1]
+    compared = _day_means(good, now) if last.day is None else _whole_days(good)
+    if compared is None and last.day is None and len(good) > RUNS_OF_A_SERIES:
+        compared = _written(last), min(map(_written, good[:-1]))
+    if compared is None:
+        return None
+    written, usual = compared
+    if written >= FEW_SHARE * usual or usual - written <= BY_CHANCE * math.sqrt(usual):
+        return None
+    what = f"{series.subject}: {written:,.0f} records a {'day' if last.day else 'run'}, usual are {usual:,.0f}"
+    return Finding("few_records", series.subject, what, last.began_at or now)
+
+
+def _written(account: Account) -> int:
+    return account.counts.get("written", 0)
+
+
+def _day_means(good: Sequence[Account], now: float) -> tuple[float, float] | None:
+    """Return the mean records of the runs of the last 24 hours, and the median of such means of days before.
+
+    None if there are too few days or runs to compare: it matters which hours of the day they are from.
+    """
+    days: defaultdict[int, list[int]] = defaultdict(list)
+    for each in good:
+        days[math.floor((now - (each.ended_at or now)) / DAY)].append(_written(each))
+    before = [days[ago] for ago in range(1, DAYS_COMPARED + 1) if ago in days]
+    if len(before) < DAYS_TO_COMPARE:
+        return None
+    usual_runs = median(map(len, before))
+    today = days.get(0, [])
+    if usual_runs < 2 or len(today) < RUNS_TO_COMPARE * usual_runs:
+        return None
+    full = [each for each in before if len(each) >= RUNS_TO_COMPARE * usual_runs]
+    return sum(today) / len(today), median(sum(each) / len(each) for each in full)
+
+
+def _whole_days(good: Sequence[Account]) -> tuple[float, float] | None:
+    """Return the records of the last whole day of a run that goes on for days, and the median of the days before."""
+    whole = [each for each in good if each.day and (each.ended_at or 0) - (each.began_at or 0) >= 0.95 * DAY]
+    if len(whole) <= DAYS_TO_COMPARE or whole[-1] is not good[-1]:
+        return None
+    return _written(whole[-1]), median(map(_written, whole[-DAYS_COMPARED - 1 : -1]))
+
+
+def _set_aside(series: _Series, now: float) -> Finding | None:
+    """Return that the last run, or day, of a series has set more records aside than usual."""
+    accounts = _accounts(series, now)
+    if len(accounts) < 2:
+        return None
+    last = series.last.today or accounts.pop()
+    before = accounts
+    aside, served = (last.counts.get(name, 0) for name in ("quarantined", "served"))
+    earlier = sum(each.counts.get("quarantined", 0) for each in before)
+    share = earlier / max(1, sum(each.counts.get("served", 0) for each in before))
+    expected = served * share
+    if aside <= expected + BY_CHANCE * math.sqrt(expected) + 1:
+        return None
+    what = f"{number_of(aside, 'records')} of {served:,} were set aside, usual are {share:.1%}; see quarantine.jsonl"
+    return Finding("set_aside", series.subject, f"{series.subject}: {what}", last.began_at or now)
+
+
+def _new_fields(all_series: Sequence[_Series], now: float) -> Iterator[Finding]:
+    """Yield the fields that records of a spider have, or lack, for the first time."""
+    accounts = sorted(
+        (each for series in all_series for each in (*_accounts(series, now), *_going_on(series))),
+        key=lambda each: each.began_at or 0,
+    )
+    first: dict[tuple[str, str], float] = {}
+    is_first = True
+    for each in accounts:
+        for problem in _field_problems(each):
+            # What the first run has is not new.
+            first.setdefault(problem, 0.0 if is_first else each.began_at or 0.0)
+        is_first = is_first and not each.counts.get("served", 0)
+    earlier = sum(0 < moment < now - NEW_FOR for moment in first.values())
+    new = {problem: moment for problem, moment in first.items() if moment and now - moment <= NEW_FOR}
+    if not new or earlier > NAMES_MADE_UP:
+        return
+    spider = all_series[0].spider
+    for kind in dict.fromkeys(kind for kind, _ in new):
+        names = sorted(name for each, name in new if each == kind)
+        shown = ", ".join(printable(name[:_LONGEST_NAME]) for name in names[:_FIELDS_NAMED])
+        more = f" and {len(names) - _FIELDS_NAMED} more" if len(names) > _FIELDS_NAMED else ""
+        yield Finding("fields", spider, f"{spider}: {kind}: {shown}{more}", min(new[kind, name] for name in names))
+
+
+def _going_on(series: _Series) -> Iterator[Account]:
+    if series.last.state is State.RUNNING:
+        yield series.last.today or series.last.account
+
+
+def _field_problems(account: Account) -> Iterator[tuple[str, str]]:
+    """Yield what is odd about fields: what, and which."""
+    for name in account.unknown_fields:
+        yield "fields that were unknown before", name
+    served = account.counts.get("served", 0)
+    for name, number in account.unreadable_fields.items():
+        if number >= UNREADABLE_SHARE * served:
+            yield "fields that could be read before", name
+    for name in account.vanished_fields:
+        yield "fields that no record has any more", name
+
+
+# --- The rest ----------------------------------------------------------------------------------------------------
+
+
+def _gaps(runs: Iterable[PastRun], known: Known) -> Iterator[Finding]:
+    """Yield that stretches of time are missing that nobody is fetching."""
+    windows = [run.window for run in runs if run.state is State.RUNNING and run.window and _is_whole(run)]
+    left = [
+        gap
+        for gap in known.gaps
+        if not any(
+            window.since <= timestamp_to_iso(gap.since) and timestamp_to_iso(gap.until) <= window.until
+            for window in windows
+        )
+    ]
+    if left:
+        first = left[0]
+        since, until = map(timestamp_to_iso, (first.since, first.until))
+        more = f", and {number_of(len(left) - 1, 'more gaps')}, see {known.program} coverage" if len(left) > 1 else ""
+        text = f"recent: livestreams that ended from {since} to {until} are missing{more}"
+        yield Finding("gaps", "recent", text, first.since, first.command)
+
+
+def _not_listening(all_series: Sequence[_Series], known: Known, now: float) -> Iterator[Finding]:
+    """Yield the last stretch of the last day in which nobody listened, though notifications are wanted."""
+    if not any(series.is_watched for series in all_series) or not known.listened:
+        return
+    spans = sorted(known.listened)
+    silences: list[tuple[float, float]] = []
+    heard = spans[0][1]
+    for since, until in [*spans[1:], (now, now)]:
+        if since - heard > SILENT_FOR and since >= now - LISTENED_FOR:
+            silences.append((heard, since))
+        heard = max(heard, until)
+    if silences:
+        since, until = silences[-1]
+        begun, ended = map(timestamp_to_iso, (since, until))
+        until_now = "until now" if until == now else f"to {ended}"
+        text = f"notifications: nobody was listening from {begun} {until_now}"
+        more = f", and {number_of(len(silences) - 1, 'more times')} in 24 hours" if len(silences) > 1 else ""
+        yield Finding("not_listening", "notifications", text + more, since)
+
+
+def _damaged(runs: Iterable[PastRun]) -> Iterator[Finding]:
+    """Yield that data packages cannot be read."""
+    damaged = [run for run in runs if run.state is State.UNREADABLE]
+    for spider, number in sorted(Counter(run.spider for run in damaged).items()):
+        run = next(each for each in damaged if each.spider == spider)
+        more = f" and {number - 1} more" if number > 1 else ""
+        reason = printable(run.account.reason or "")[:_LONGEST_REASON]
+        text = f"{spider or 'output'}: {printable(run.folder or '')}{more} cannot be read: {reason}"
+        yield Finding("damaged", spider or "output", text, _began(run))
+
+
+def _disks(known: Known, now: float) -> Iterator[Finding]:
+    """Yield that a file system is nearly full."""
+    for disk in known.disks:
+        for free, size, what in ((disk.free, disk.size, "bytes"), (disk.free_files, disk.files, "files")):
+            if size and free < FREE_SHARE * size:
+                text = f"disk: {free / size:.1%} of the {what} are free in {printable(disk.folder)}"
+                yield Finding("disk", "disk", text, now, f"{known.program} prune --help")
+                break

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from itertools import starmap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.source import MOCK, REAL
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from parti_scraper.ledger.ledger import FailedStart
+    from parti_scraper.run.entries import Window
 
 
 class State(StrEnum):
@@ -41,13 +42,6 @@ class State(StrEnum):
     KILLED = "killed"
     NOT_STARTED = "not started"
     UNREADABLE = "unreadable"
-
-
-class Window(NamedTuple):
-    """The first and last moment of what a run collects."""
-
-    since: float
-    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +83,13 @@ class PastRun:
         state: how it stands.
         account: what it has found, as far as it has come.
         exit_code: of `scrapy crawl`; None while it runs, and if it was killed.
-        window: what it collects; None where that is no window of time.
+        window: what it collects, in ISO 8601; None where that is no window of time.
         truncated: whether `max_records` was reached.
         sealed: whether its folder was closed for it after it was killed or stopped.
         good_until: the last moment at which it is known to have collected everything: the end of a complete run, of
             the last complete snapshot, or of listening as last noted; None: it never has.
         days: of a run with days, those that are over, oldest first.
+        today: the last of its days, where that is not over.
         source: `parti.com` or `mock`; None where that is not known.
         folder: of the run; None if it has none.
         duration: how many seconds it took; None where that is not known.
@@ -111,6 +106,7 @@ class PastRun:
     sealed: bool = False
     good_until: float | None = None
     days: Sequence[Account] = ()
+    today: Account | None = None
     source: str | None = None
     folder: str | None = None
     duration: float | None = None
@@ -162,20 +158,16 @@ def past_run(own: Entry, days: Sequence[Entry] = ()) -> PastRun:
         state,
         account,
         own.exit_code,
-        _window(own),
+        own.window,
         own.truncated,
         own.status is Status.SEALED,
-        max(_good(own, days), default=None),
+        _good_until(account, days),
         tuple(_account(day) for day in days if day.status in {Status.FINISHED, Status.SEALED}),
+        _account(days[-1]) if days and days[-1].status is Status.UNFINISHED else None,
         own.source,
         own.location,
         _duration(own, account),
     )
-
-
-def _window(own: Entry) -> Window | None:
-    since, until = (_moment(own.window.since), _moment(own.window.until)) if own.window else (None, None)
-    return None if since is None or until is None else Window(since, until)
 
 
 def _duration(own: Entry, account: Account) -> float | None:
@@ -229,13 +221,14 @@ def _account(entry: Entry) -> Account:
     )
 
 
-def _good(own: Entry, days: Sequence[Entry]) -> list[float]:
-    """Return moments at which a run had collected everything."""
-    texts = [each.ended_at for each in (own, *days) if each.complete]
+def _good_until(account: Account, days: Sequence[Entry]) -> float | None:
+    """Return the last moment at which a run had collected everything; None: it never had."""
+    moments = [account.ended_at if account.complete else None]
+    moments += [_moment(day.ended_at) for day in days if day.complete]
     for day in days:
         # Snapshots have `ended_at` and `complete`, stretches of listening `to`.
-        texts += [str(each.get("to") or each["ended_at"]) for each in day.noted if each.get("complete", True)]
-    return [moment for text in texts if (moment := _moment(text)) is not None]
+        moments += [_moment(each.get("to") or each["ended_at"]) for each in day.noted if each.get("complete", True)]
+    return max(filter(None, moments), default=None)
 
 
 def _moment(text: str | None) -> float | None:

@@ -133,6 +133,9 @@ class Cache:
                 self._remove()
 
     def _open(self) -> sqlite3.Connection:
+        if self._path:
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(2 if self._path else 0):
             try:
                 return _connect(str(self._path))
