@@ -51,6 +51,8 @@ _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 _USER = re.compile(r"((?:^|:)//)[^/\s]*@")
 # The same in what a user typed, where more is taken for a secret: a password with a slash, an address without a scheme.
 _TYPED_USER = re.compile(r"(?<=//)\S*@|(?<![^\s,])(?!\S*?//)[^\s,]+:\S*@")
+# Settings whose whole value is a secret, also where the name was typed not quite right.
+_SECRET_SETTING = re.compile(r"(parti_?)?(alerts?|pings?|database)_?ur[li]s?", re.IGNORECASE)
 _IN_QUERY, _IN_PATH = re.compile(r"([&;?])"), re.compile(r"([&;~])")
 # A word of a text; and what an address has that has something to hide.
 _WORD = re.compile(r"""[^\s"'<>]+""")
@@ -153,6 +155,11 @@ def redact_text(text: str) -> str:
     return _JWT.sub("", text)
 
 
+def is_typed_secret(name: str) -> bool:
+    """Tell whether what was typed under a name is a secret; not a rule for fields of the API, which may be named so."""
+    return is_secret_name(name) or bool(_SECRET_SETTING.fullmatch(name))
+
+
 def redact_typed(text: str, name: str = "") -> str:
     """Return what a user typed as an error may show it: `***` for the value of a name that is that of a secret.
 
@@ -161,9 +168,9 @@ def redact_typed(text: str, name: str = "") -> str:
         name: the name of the value, if the text is one.
     """
     before, mark, _ = text.partition("=")
-    if is_secret_name(name):
+    if is_typed_secret(name):
         return "***"
-    if mark and is_secret_name(before.lstrip("-")):
+    if mark and is_typed_secret(before.lstrip("-")):
         return f"{before}=***"
     return redact_text(_TYPED_USER.sub("", text))
 

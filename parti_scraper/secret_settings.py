@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from parti_scraper.exceptions import UsageError
@@ -9,6 +10,18 @@ from parti_scraper.redact import Secret
 
 if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
+
+# By name. The settings read them as they are imported.
+SECRETS = ("PARTI_ALERT_URLS", "PARTI_DATABASE_URL", "PARTI_PING_URL", "PARTI_TOKEN")
+
+
+def forget_environment() -> None:
+    """Remove the secrets from the environment, which every process that is started from now on gets a copy of.
+
+    To be called once the settings were imported.
+    """
+    for name in SECRETS:
+        os.environ.pop(name, None)
 
 
 def secret_from(settings: BaseSettings, name: str) -> Secret:

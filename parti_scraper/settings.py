@@ -25,6 +25,12 @@ PARTI_API_BASE_URLS = os.environ.get("PARTI_API_BASE_URLS", ",".join(routes.BASE
 PARTI_TOKEN = Secret(os.environ.get("PARTI_TOKEN", ""))
 # The address of the PostgreSQL database that `scrapy export postgresql://` means; environment only, likewise.
 PARTI_DATABASE_URL = Secret(os.environ.get("PARTI_DATABASE_URL", ""))
+# Who is told that something is wrong: addresses as Apprise has them; environment only, likewise, as they hold secrets.
+PARTI_ALERT_URLS = Secret(os.environ.get("PARTI_ALERT_URLS", ""))
+# What is asked as a run begins and ends, in healthchecks.io's form; environment only: who knows it can ask it too.
+PARTI_PING_URL = Secret(os.environ.get("PARTI_PING_URL", ""))
+# Where each crawl leaves metrics for node_exporter. Empty: nowhere.
+PARTI_METRICS_DIR = os.environ.get("PARTI_METRICS_DIR", "")
 # Addresses of the WebSocket that tells who goes live, comma-separated.
 PARTI_WS_URL = os.environ.get("PARTI_WS_URL") or ",".join(routes.WS_URLS)
 # Scheme and host of the site, whose pages the spider `site` and the transport `browser` open.

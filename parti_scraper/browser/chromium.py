@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from parti_scraper.exceptions import BrowserError
 from parti_scraper.network.backoff import one_line
+from parti_scraper.secret_settings import SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +43,7 @@ ARGUMENTS = (
 # How long closing may take, in seconds; Chromium also ends by itself when the pipe to it closes.
 _CLOSE_TIMEOUT = 5.0
 # Not passed on to driver and browser: with DEBUG the driver prints everything it transports, the token included.
-_NOT_INHERITED = ("DEBUG", "PARTI_DATABASE_URL", "PARTI_TOKEN")
+_NOT_INHERITED = ("DEBUG", *SECRETS)
 # Lines of the stack trace that Chromium prints when it crashes: functions, registers, and the lines around them.
 _STACK = re.compile(r"\s|#\d+ |\[end of stack trace\]|Received signal|Calling _exit|$")
 # How the spider `site` opens its pages. `BrowserProvider` adds the user agent, which is known once the browser runs.

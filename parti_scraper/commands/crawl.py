@@ -34,7 +34,7 @@ from parti_scraper.exceptions import (
 from parti_scraper.extensions.recorder import RunRecorder
 from parti_scraper.feeds.exporter import check_feeds, check_formats, check_names
 from parti_scraper.feeds.log_formatter import log_lists_at_debug
-from parti_scraper.redact import is_secret_name
+from parti_scraper.operations.reporting import Reporting
 from parti_scraper.run import datapackage
 from parti_scraper.run.arguments import LAST, check_words
 from parti_scraper.run.failed_starts import note_failed_start
@@ -43,6 +43,7 @@ from parti_scraper.run.outcome import Counts, Ending, ExitCode, judge
 from parti_scraper.run.problems import LoggedExceptions
 from parti_scraper.run.sealing import seal
 from parti_scraper.run.summary import Left, how_to_finish, printable, summarize
+from parti_scraper.secret_settings import SECRETS, forget_environment
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Command(crawl.Command):
     # Set by Scrapy before anything here is called.
     settings: Settings
     crawler_process: CrawlerProcessBase
+    # Of the run, once there is one.
+    _reporting: Reporting | None = None
 
     def long_desc(self) -> str:
         codes = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
@@ -94,6 +97,7 @@ class Command(crawl.Command):
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
         """Check everything that was typed, before anything is started or logged."""
         _open_what_is_closed()
+        forget_environment()
         typed = list(opts.spargs)
         try:
             _check_encoding(sys.argv)
@@ -118,12 +122,12 @@ class Command(crawl.Command):
         except (ScrapyUsageError, UsageError) as error:
             self._refuse(args, typed, ExitCode.USAGE, str(error))
         except NothingToFinish as nothing:
-            sys.exit(self._say(ExitCode.COMPLETE, str(nothing)))
+            sys.exit(self._say_unstarted(args[0], opts.spargs, ExitCode.COMPLETE, str(nothing)))
         except BrowserError as error:
             self._refuse(args, typed, _code_of(error), str(error))
         except LedgerError as error:
-            # Nor could it be noted there.
-            sys.exit(self._say(_code_of(error), str(error)))
+            # Nor can it be noted there.
+            sys.exit(self._say_unstarted(args[0], opts.spargs, _code_of(error), str(error)))
         except OSError as error:
             # The file of --pidfile or of the log.
             line = f"{error.filename} cannot be written: {error.strerror}"
@@ -145,6 +149,8 @@ class Command(crawl.Command):
                 return
             # Not before it is known which run goes on.
             seal(run.ledger, run.identity.spider, time.time(), but=run.folder.path)
+            self._reporting = Reporting(self.settings, run.identity.spider, opts.spargs, run.identity.run_uuid)
+            self._reporting.began()
         exceptions = LoggedExceptions()
         crawling: Any = self.crawler_process.crawl(crawler, **({"run": run} if run else opts.spargs))
         self.crawler_process.start()
@@ -182,7 +188,7 @@ class Command(crawl.Command):
             if name.startswith("PARTI_") and name not in _known_names():
                 accepted, hint = ", ".join(_known_names()), did_you_mean(name, _known_names())
                 # It may hold what was meant for the setting of a similar name.
-                is_secret = hint and hint == did_you_mean(name, filter(is_secret_name, _known_names()))
+                is_secret = hint and hint == did_you_mean(name, SECRETS)
                 shown = "***" if is_secret else text
                 raise UsageError.of("setting", name, "not known", shown, accepted, hint=hint)
             getter, problem, accepted = _KINDS.get(type(getattr(default_settings, name, None)), ("get", "", ""))
@@ -243,13 +249,17 @@ class Command(crawl.Command):
             line = f"{identity.spider} {identity.run_id}: STOPPED at once; {how_to_finish(identity)}"
             if recorder is not None:
                 recorder.stopped_at_once()
-            return self._say(ExitCode.STOPPED, line)
+            self._say(ExitCode.STOPPED, line)
+            self._reported(identity.spider, raw).stopped_at_once(run, line)
+            return ExitCode.STOPPED
         left = Left(recorder.files, recorder.feeds, recorder.spider.remarks())
         finished_before = recorder.finished_before is not None
         summary = summarize(run, recorder.verdict, left, seconds, finished_before=finished_before)
         code = self._say(recorder.verdict.exit_code, summary)
         if recorder.left_no_trace and code is not ExitCode.STOPPED:
             note_failed_start(self.settings, run.identity.spider, raw, code, recorder.verdict.reason or "")
+        reporting = self._reported(run.identity.spider, raw)
+        reporting.ended(code, summary, recorder.verdict, None if finished_before else run)
         return code
 
     def _conclude_foreign(self, crawler: Crawler, exceptions: int) -> ExitCode:
@@ -283,11 +293,17 @@ class Command(crawl.Command):
         return spider is not None and issubclass(spider, PartiSpider)
 
     def _say_unstarted(self, spider: str, raw: Mapping[str, str], code: ExitCode, line: str) -> ExitCode:
-        """Say why a run was not begun, and note it. Returns the code."""
+        """Say why a run was not begun, note it, and report it. Returns the code."""
         self._say(code, line)
-        if code is not ExitCode.COMPLETE and self._is_own(spider):
-            note_failed_start(self.settings, spider, raw, code, line)
+        if self._is_own(spider):
+            if code is not ExitCode.COMPLETE:
+                note_failed_start(self.settings, spider, raw, code, line)
+            self._reported(spider, raw).ended(code, line)
         return code
+
+    def _reported(self, spider: str, raw: Mapping[str, str]) -> Reporting:
+        """Return what reports the end of the run, or of one that was not begun."""
+        return self._reporting or Reporting(self.settings, spider, raw)
 
     def _say(self, code: ExitCode, text: str) -> ExitCode:
         """Print how it ended, at any log level, and log it where the log is a file. Returns the code."""

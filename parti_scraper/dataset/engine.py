@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# What is to be installed for each extra; `make setup` has the first two.
+# What is to be installed for each extra; `make setup` has the first three.
 _PACKAGES = {
     "dataset": "duckdb tzdata xlsxwriter",
     "report": "altair jinja2 vl-convert-python",
+    "operations": '"parti_scraper[operations]"',
     "postgres": "'psycopg[binary]'",
     "s3": "obstore",
 }

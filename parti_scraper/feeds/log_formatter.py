@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy import logformatter
 
-from parti_scraper.redact import is_secret_name, redact_text
+from parti_scraper.redact import is_typed_secret, redact_text
 
 if TYPE_CHECKING:
     from scrapy import Request, Spider
@@ -36,7 +36,7 @@ class _NoSecrets(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record; it is logged all the same."""
         text = _USER.sub("", redact_text(record.getMessage()))
-        record.msg = _SETTING.sub(lambda found: f"'{found[1]}': '***'" if is_secret_name(found[1]) else found[0], text)
+        record.msg = _SETTING.sub(lambda found: f"'{found[1]}': '***'" if is_typed_secret(found[1]) else found[0], text)
         record.args = None
         return True
 

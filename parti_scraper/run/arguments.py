@@ -14,7 +14,7 @@ from parti_scraper.api.routes import CATEGORIES_PAGE, FIRST_TS, SITE_URL
 from parti_scraper.api.times import LENGTHS, TIMES, UnparsableError, first_second, last_second, length, timestamp_to_iso
 from parti_scraper.exceptions import UsageError, did_you_mean, quoted
 from parti_scraper.program import program
-from parti_scraper.redact import is_secret_name, redact_typed
+from parti_scraper.redact import is_typed_secret, redact_typed
 from parti_scraper.run.parsers import Parser, choice, flag, folder_name, page_url, whole_number
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def check_words(
 
     def show(name: str, value: str) -> str:
         value = value or ("true" if flags.get(name) else next(iter(values), "VALUE"))
-        value = "VALUE" if is_secret_name(name) else redact_typed(value)
+        value = "VALUE" if is_typed_secret(name) else redact_typed(value)
         return f"-{'s' if name.isupper() else 'a'} {name}={value}"
 
     for text in arguments:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from parti_scraper.exceptions import PartiError
 from parti_scraper.ledger.ledger import FailedStart, Ledger
-from parti_scraper.redact import redact, redact_unparsed
+from parti_scraper.redact import is_typed_secret, redact, redact_unparsed
 from parti_scraper.run.arguments import LAST, without_run_id
 from parti_scraper.run.context import default_run_id
 from parti_scraper.run.folders import state_dir
@@ -30,7 +30,7 @@ def note_failed_start(settings: BaseSettings, spider: str, raw: Mapping[str, str
         exit_code: how it ended.
         reason: what the user was told.
     """
-    typed = {_encodable(name): _encodable(text) for name, text in raw.items()}
+    typed = {_encodable(name): _encodable(text) for name, text in raw.items() if not is_typed_secret(name)}
     now, run_id, job = time.time(), typed.get("run_id"), typed.get("_job")
     if not run_id and job:
         run_id = default_run_id(job, now)

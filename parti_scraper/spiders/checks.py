@@ -11,7 +11,7 @@ from parti_scraper.browser.chromium import check_browser
 from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.network.proxies import check_proxies
 from parti_scraper.network.settings import check_settings as check_retry_settings
-from parti_scraper.secret_settings import secret_from
+from parti_scraper.secret_settings import SECRETS, secret_from
 from parti_scraper.spiders import components
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def check_settings(settings: BaseSettings, uses: tuple[str, ...]) -> None:
     urls.parse_base_urls(settings["PARTI_API_BASE_URLS"])
     components.check(settings)
     check_retry_settings(settings)
-    secret_from(settings, "PARTI_DATABASE_URL")
+    for name in SECRETS:
+        secret_from(settings, name)
     check_proxies(settings)
     urls.check_same_machine(addresses(settings, uses))
     if settings["PARTI_TRANSPORT"] == "browser":

@@ -26,6 +26,7 @@ _EXTENSIONS = {
     "parti_scraper.feeds.exporter.FeedExporter": 0,
     "parti_scraper.extensions.recorder.RunRecorder": 800,
     "parti_scraper.extensions.progress.Progress": 900,
+    "parti_scraper.operations.going_on.GoingOn": 910,
 }
 _ITEM_PIPELINES = {
     "parti_scraper.feeds.pipelines.QuarantinePipeline": 100,
@@ -88,7 +89,7 @@ _NEEDED = {
         "parti_scraper.network.retry.RetryMiddleware",
         "parti_scraper.network.source.SourceMiddleware",
     ),
-    "EXTENSIONS": tuple(name for name in _EXTENSIONS if not name.endswith("Progress")),
+    "EXTENSIONS": tuple(name for name in _EXTENSIONS if not name.endswith((".Progress", ".GoingOn"))),
     "ITEM_PIPELINES": tuple(_ITEM_PIPELINES),
 }
 
