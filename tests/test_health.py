@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parti_scraper.api.times import timestamp_to_iso
-from parti_scraper.operations.health import GROUPS, Disk, Finding, Gap, Health, Known, examine
+from parti_scraper.operations.health import RULES, Disk, Finding, Gap, Health, Known, examine
 from parti_scraper.operations.history import Account, PastRun, State
 from parti_scraper.run.entries import Window
 from tests.support import ROOT
@@ -62,7 +62,7 @@ def found(runs: list[PastRun], known: Known | None = None, now: float = NOW) -> 
     findings = examine(ordered, known or Known(), now).findings
     for each in findings:
         assert "\n" not in each.text
-        assert each.rule in GROUPS
+        assert each.rule in RULES
     return findings
 
 
@@ -454,4 +454,4 @@ def test_any_history_can_be_examined(runs: list[PastRun], later: float) -> None:
 
 def test_the_document_has_every_rule() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) >= set(GROUPS)
+    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) >= set(RULES)

@@ -154,7 +154,7 @@ def test_a_ping_that_fails_is_one_warning_without_the_address(
 @pytest.mark.parametrize(
     ("url", "line"),
     [
-        (f"{closed_port()}/{HIDDEN}", "A ping of PARTI_PING_URL failed: Connection refused"),
+        (f"http://127.0.0.1:9/{HIDDEN}", "A ping of PARTI_PING_URL failed: Connection refused"),
         (f"file:///{HIDDEN}", "PARTI_PING_URL is no address of http or https"),
         (HIDDEN, "PARTI_PING_URL is no address of http or https"),
         (f"http://[{HIDDEN}", "PARTI_PING_URL is no address of http or https"),

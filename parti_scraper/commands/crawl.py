@@ -34,6 +34,7 @@ from parti_scraper.exceptions import (
 from parti_scraper.extensions.recorder import RunRecorder
 from parti_scraper.feeds.exporter import check_feeds, check_formats, check_names
 from parti_scraper.feeds.log_formatter import log_lists_at_debug
+from parti_scraper.operations.checkup import problems
 from parti_scraper.operations.reporting import Reporting
 from parti_scraper.run import datapackage
 from parti_scraper.run.arguments import LAST, check_words
@@ -149,7 +150,9 @@ class Command(crawl.Command):
                 return
             # Not before it is known which run goes on.
             seal(run.ledger, run.identity.spider, time.time(), but=run.folder.path)
-            self._reporting = Reporting(self.settings, run.identity.spider, opts.spargs, run.identity.run_uuid)
+            self._reporting = Reporting(
+                self.settings, run.identity.spider, opts.spargs, run.identity.run_uuid, check=problems
+            )
             self._reporting.began()
         exceptions = LoggedExceptions()
         crawling: Any = self.crawler_process.crawl(crawler, **({"run": run} if run else opts.spargs))
@@ -303,7 +306,7 @@ class Command(crawl.Command):
 
     def _reported(self, spider: str, raw: Mapping[str, str]) -> Reporting:
         """Return what reports the end of the run, or of one that was not begun."""
-        return self._reporting or Reporting(self.settings, spider, raw)
+        return self._reporting or Reporting(self.settings, spider, raw, check=problems)
 
     def _say(self, code: ExitCode, text: str) -> ExitCode:
         """Print how it ended, at any log level, and log it where the log is a file. Returns the code."""

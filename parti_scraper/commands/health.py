@@ -12,9 +12,12 @@ from scrapy.commands import ScrapyCommand
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.commands.base import Reading
 from parti_scraper.commands.inputs import add_source_option, check_source
+from parti_scraper.exceptions import UsageError
+from parti_scraper.operations.alerting import alert
 from parti_scraper.operations.checkup import MAX_AGE, check_up
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.run.summary import printable
+from parti_scraper.secret_settings import secret_from
 from parti_scraper.wording import length_of
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ class Command(Reading, ScrapyCommand):
 
     def options(self, group: argparse._ArgumentGroup) -> None:
         group.add_argument("--json", action="store_true", help="print JSON")
+        told = "tell through PARTI_ALERT_URLS what has got worse, and when all is well again"
+        group.add_argument("--alert", action="store_true", help=told)
         add_source_option(group)
 
     def execute(self, args: Sequence[str], opts: argparse.Namespace) -> int:
@@ -52,6 +57,11 @@ class Command(Reading, ScrapyCommand):
             print(json.dumps(_as_json(checkup, now), indent=2))
         else:
             print("\n".join(_lines(checkup, now)))
+        if opts.alert:
+            if not secret_from(self.settings, "PARTI_ALERT_URLS"):
+                accepted = "with PARTI_ALERT_URLS in the environment"
+                raise UsageError(f"option `--alert`: nobody to tell (accepted: {accepted})")
+            alert(self.settings, checkup.health.findings, now)
         return ExitCode.INCOMPLETE if checkup.health.findings else ExitCode.COMPLETE
 
 

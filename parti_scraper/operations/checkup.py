@@ -17,6 +17,7 @@ from parti_scraper.api.times import LENGTHS, UnparsableError, first_second, iso_
 from parti_scraper.dataset.collected import collect
 from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
 from parti_scraper.exceptions import UsageError, did_you_mean
+from parti_scraper.operations.alerting import alert_failure
 from parti_scraper.operations.health import USUAL_DAYS, Disk, Gap, Known, examine
 from parti_scraper.operations.history import history
 from parti_scraper.program import program
@@ -25,13 +26,13 @@ from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.open_runs import open_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from scrapy.settings import BaseSettings
 
     from parti_scraper.dataset.collected import Collected
-    from parti_scraper.operations.health import Health
+    from parti_scraper.operations.health import Finding, Health
     from parti_scraper.run.entries import Entry
 
 MAX_AGE, COVERAGE_SINCE = "PARTI_HEALTH_MAX_AGE", "PARTI_COVERAGE_SINCE"
@@ -67,24 +68,35 @@ def parse_max_ages(text: str) -> dict[str, float]:
     return ages
 
 
-def check_up(settings: BaseSettings, now: float | None = None, source: str | None = None) -> Checkup:
+def problems(settings: BaseSettings, raw_arguments: Mapping[str, str], now: float) -> list[Finding]:
+    """Return what is wrong, as a crawl sees it; see `check_up`."""
+    return check_up(settings, now, raw_arguments=raw_arguments).health.findings
+
+
+def check_up(
+    settings: BaseSettings,
+    now: float,
+    source: str | None = None,
+    raw_arguments: Mapping[str, str] | None = None,
+) -> Checkup:
     """Look at the runs, the disks and all else, and apply the rules. Runs that were left are sealed first.
 
     Args:
         settings: which name the folders, and what is watched.
-        now: Unix seconds; None: the present.
+        now: Unix seconds.
         source: where the data come from; None: parti.com, or a mock server if there are only made-up data.
+        raw_arguments: of the crawl that looks, as typed: where the folders are depends on them.
 
     Raises:
         UsageError: a setting is wrong.
         LedgerError: the ledger cannot be read.
     """
-    now = time.time() if now is None else now
     # Of a hundred thousand runs, garbage collection would take as long as all the rest: what is made here stays.
     gc.disable()
+    raw = raw_arguments or {}
     max_ages = parse_max_ages(settings[MAX_AGE])
     expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
-    output, state = output_dir(settings, {}), state_dir(settings, {})
+    output, state = output_dir(settings, raw), state_dir(settings, raw)
     with open_runs([output], state, now) as runs:
         entries = list(runs)
         failed = list(runs.failed_starts)
@@ -94,6 +106,7 @@ def check_up(settings: BaseSettings, now: float | None = None, source: str | Non
         [*_gaps(collected, settings[COVERAGE_SINCE], now)],
         [*_listened(entries, source, now)],
         _disks([output, state]),
+        alert_failure(settings, now, raw),
         expect_absent=expect_absent,
         program=program(),
     )

@@ -54,22 +54,22 @@ SILENT_FOR, LISTENED_FOR = 600, DAY
 # The share of a file system that must be free.
 FREE_SHARE = 0.05
 
-# What a message is about, by rule: a further rule of the same group is no news.
-GROUPS = {
-    "late": "runs",
-    "failed": "runs",
-    "incomplete": "runs",
-    "abandoned": "runs",
-    "gaps": "runs",
-    "not_listening": "runs",
-    "degraded": "content",
-    "few_records": "content",
-    "set_aside": "content",
-    "fields": "content",
-    "damaged": "files",
-    "disk": "disk",
-    "alerts": "alerts",
-}
+# The most pressing first.
+RULES = (
+    "late",
+    "failed",
+    "incomplete",
+    "abandoned",
+    "gaps",
+    "not_listening",
+    "degraded",
+    "few_records",
+    "set_aside",
+    "fields",
+    "damaged",
+    "disk",
+    "alerts",
+)
 _FIELDS_NAMED, _LONGEST_NAME, _LONGEST_REASON = 5, 60, 200
 _FILTERS = ("categories", "user_id")
 # What differs between runs of a series: `since=24h` is stored as the moment that it meant.
@@ -185,8 +185,7 @@ def examine(runs: Sequence[PastRun], known: Known, now: float) -> Health:
     if known.alerts_failing:
         since, why = known.alerts_failing
         findings.append(Finding("alerts", "alerts", f"no alert can be sent: {why}", since))
-    order = list(GROUPS)
-    findings.sort(key=lambda finding: (order.index(finding.rule), finding.since))
+    findings.sort(key=lambda finding: (RULES.index(finding.rule), finding.since))
     return Health(findings, watched)
 
 
