@@ -244,7 +244,7 @@ class Command(crawl.Command):
             if recorder is not None:
                 recorder.stopped_at_once()
             return self._say(ExitCode.STOPPED, line)
-        left = Left(recorder.files, recorder.feeds, recorder.spider.remarks())
+        left = Left(recorder.files, recorder.feeds, recorder.spider.remarks(), recorder.before)
         finished_before = recorder.finished_before is not None
         summary = summarize(run, recorder.verdict, left, seconds, finished_before=finished_before)
         code = self._say(recorder.verdict.exit_code, summary)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parti_scraper.api.quality import Quality
+from parti_scraper.api.registry import specified_of
 from parti_scraper.api.times import UnparsableError, timestamp_to_iso
 from parti_scraper.ledger.ledger import SUPERSEDED
 from parti_scraper.network.traffic import COUNTS as TRAFFIC
@@ -249,7 +251,7 @@ class _Unfinished:
     def entry(self, sizes: Mapping[str, int], days: Sequence[str]) -> Entry:
         """Return the entry of the run; `sizes` are the bytes of the files in its folder, by name."""
         counts = (self._noted.counts if self._noted else {}) | self._progress.get("traffic", {})
-        known = self._facts | self._end | _account(counts, self._progress.get("quality", {}))
+        known = self._facts | self._end | self._account(counts, self._progress.get("quality", {}))
         files = self._files(sizes)
         return Entry(self._location, Status.UNFINISHED, days=tuple(days), files=files, **known)
 
@@ -264,7 +266,7 @@ class _Unfinished:
             if each["name"] == day:
                 began = {"started_at": timestamp_to_iso(each["started_at"])}
                 noted = {"noted": tuple(each["observations"])}
-                return began | noted | _account(each["counts"], each["quality"])
+                return began | noted | self._account(each["counts"], each["quality"])
         return {}
 
     def _files(self, sizes: Mapping[str, int], day: str = "") -> tuple[File, ...]:
@@ -283,6 +285,19 @@ class _Unfinished:
                 good, rows = size, None
             files.append(File(name, name.rpartition(".")[2], kind, rows, good))
         return tuple(files)
+
+    def _account(self, counts: Mapping[str, int], noted: dict[str, Any]) -> dict[str, Any]:
+        """Return the counts of the run or a day as an entry has them; for `noted` see `Quality.as_json`."""
+        quality = Quality(specified_of(self._kind.item_class))
+        if noted:
+            quality.restore(noted)
+        return {
+            "counts": {name: number for name, number in counts.items() if name not in TRAFFIC},
+            **{name: counts.get(name) for name in TRAFFIC},
+            "unknown_fields": dict(quality.unknown),
+            "unreadable_fields": dict(quality.unreadable),
+            "vanished_fields": tuple(quality.vanished()),
+        }
 
     def _facts_of(self, record: RunRecord) -> dict[str, Any]:
         """Return what is known of the run and of each of its days."""
@@ -307,16 +322,6 @@ def _end_of(record: RunRecord) -> dict[str, Any]:
         "ended_at": None if record.ended_at is None else timestamp_to_iso(record.ended_at),
         "exit_code": record.exit_code,
         "reason": "a later run has written its records" if is_superseded else record.reason,
-    }
-
-
-def _account(counts: Mapping[str, int], quality: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the counts of a run or a day as an entry has them; for `quality` see `Quality.as_json`."""
-    return {
-        "counts": {name: number for name, number in counts.items() if name not in TRAFFIC},
-        **{name: counts.get(name) for name in TRAFFIC},
-        "unknown_fields": quality.get("unknown", {}),
-        "unreadable_fields": quality.get("unreadable", {}),
     }
 
 
