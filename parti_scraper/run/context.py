@@ -155,6 +155,11 @@ class RecordLimit:
     def is_reached(self) -> bool:
         return self._taken == self.most
 
+    @property
+    def share(self) -> float | None:
+        """How much of what is wanted was written, from 0 to 1; None where all is wanted."""
+        return None if self.most is None else self._taken / max(self.most, 1)
+
     def take(self) -> bool:
         """Tell whether one more record is wanted, and count it."""
         if self.is_reached:

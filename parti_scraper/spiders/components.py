@@ -26,6 +26,7 @@ _EXTENSIONS = {
     "parti_scraper.feeds.exporter.FeedExporter": 0,
     "parti_scraper.extensions.recorder.RunRecorder": 800,
     "parti_scraper.extensions.progress.Progress": 900,
+    "parti_scraper.extensions.progress.LoggedProgress": 901,
 }
 _ITEM_PIPELINES = {
     "parti_scraper.feeds.pipelines.QuarantinePipeline": 100,
