@@ -167,6 +167,10 @@ class Ledger:
         """Return the unfinished runs of a series, the last one first."""
         return self._runs("series = ? AND state = 'running'", series)
 
+    def last_complete(self, spider: str, number: int) -> Iterator[RunRecord]:
+        """Return so many complete runs of a spider, the last one first."""
+        return self._runs("spider = ? AND state = 'complete'", spider, number=number)
+
     def left_unsealed(self, spider: str | None) -> Iterator[RunRecord]:
         """Return the runs of a spider, or of all, that did not finish and are not sealed; some may be at work."""
         of_spider, values = ("", ()) if spider is None else (" AND spider = ?", (spider,))
@@ -343,9 +347,9 @@ class Ledger:
         row = self._database.execute("SELECT max(ended) FROM version WHERE series = ?", (series,)).fetchone()
         return None if row[0] is None else int(row[0])
 
-    def _runs(self, where: str, *values: Any) -> Iterator[RunRecord]:
-        query = f"SELECT {_COLUMNS}, {_OUTCOME} FROM run WHERE {where} ORDER BY id DESC"  # noqa: S608 - see above
-        rows = self._database.fetch(query, values)
+    def _runs(self, where: str, *values: Any, number: int = -1) -> Iterator[RunRecord]:
+        query = f"SELECT {_COLUMNS}, {_OUTCOME} FROM run WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - see above
+        rows = self._database.fetch(query, (*values, number))
         for folder, spider, run_id, arguments, started_at, since, until, *rest, sealed in rows:
             window = None if since is None else (since, until)
             outcome = (*rest, bool(sealed))

@@ -20,6 +20,7 @@ from parti_scraper.run import datapackage
 from parti_scraper.run.datapackage import QUARANTINE
 from parti_scraper.run.days import Days, day_from, day_of
 from parti_scraper.run.problems import Problems
+from parti_scraper.run.reasons import Reasons
 from parti_scraper.run.rejected import RejectedMarks
 from parti_scraper.run.tally import Tally
 from parti_scraper.run.unchanged import Unchanged
@@ -154,6 +155,11 @@ class RecordLimit:
     def is_reached(self) -> bool:
         return self._taken == self.most
 
+    @property
+    def share(self) -> float | None:
+        """How much of what is wanted was written, from 0 to 1; None where all is wanted."""
+        return None if self.most is None else self._taken / max(self.most, 1)
+
     def take(self) -> bool:
         """Tell whether one more record is wanted, and count it."""
         if self.is_reached:
@@ -182,6 +188,7 @@ class Run:
         limit: how many records are wanted.
         seen: identities of the records that were written.
         rejected: marks of the records that were set aside.
+        reasons: why records were set aside.
         tally: what became of the records.
         unchanged: livestreams that an incremental run saw and did not write again.
         quality: what is wrong with single fields of records.
@@ -227,6 +234,7 @@ class Run:
         self.limit = RecordLimit(getattr(identity.arguments, "max_records", None))
         self.seen = seen
         self.rejected = RejectedMarks()
+        self.reasons = Reasons()
         self.tally = Tally()
         self.unchanged = Unchanged()
         self.quality = Quality(specified_of(folder.item_class))
@@ -306,6 +314,7 @@ class Run:
             "failovers": self.hosts.failovers,
             "hosts": self.hosts.as_json(time.monotonic()),
             "quality": self.quality.as_json(),
+            "reasons": self.reasons.as_json(),
             "source": self.source.as_json(),
             "traffic": self.traffic.as_json(),
             **({} if self.series is None else self.unchanged.as_json()),
@@ -319,12 +328,13 @@ class Run:
 
     def restore(self, progress: Mapping[str, Any]) -> None:
         """Resume from there; called before anything is requested. Raises UsageError if data would be mixed."""
-        # Earlier versions had no hosts, quality, source and traffic.
+        # Earlier versions had no hosts, quality, reasons, source and traffic.
         self.source.restore(progress.get("source"), (progress.get("hosts") or {}).get("served", []))
         self.traffic.restore(progress.get("traffic", {}))
         self.hosts.restore(progress.get("hosts"), time.monotonic(), progress["failovers"])
         if "quality" in progress:
             self.quality.restore(progress["quality"])
+        self.reasons.restore(progress.get("reasons", {}))
         self.unchanged.restore(progress.get("unchanged"))
         self.problems.restore(progress.get("gaps", ()))
         self.restore_days(progress)
