@@ -22,6 +22,7 @@ from parti_scraper.run import datapackage
 from parti_scraper.run.description import DayPackage, describe_day, describe_run
 from parti_scraper.run.news import run_before
 from parti_scraper.run.outcome import COUNTED, Counts, Ending, ExitCode, Verdict, judge, judge_fields
+from parti_scraper.run.previous import check_not_pruned
 from parti_scraper.run.problems import LoggedExceptions
 from parti_scraper.scrapy_internals import close_spider
 from parti_scraper.signals import checkpoint, items_dropped, items_scraped, send_storage_failed, storage_failed
@@ -117,6 +118,7 @@ class RunRecorder:
 
     def _check_finished(self) -> None:
         try:
+            check_not_pruned(self.run.folder.path)
             self.finished_before = datapackage.read_finished(self.run.folder.path)
         except UsageError as error:
             self.run.problems.refuse(str(error))

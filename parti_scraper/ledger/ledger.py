@@ -243,6 +243,14 @@ class Ledger:
         with self._database.transaction():
             self._delete(run)
 
+    def forget_all(self, folders: Iterable[Path]) -> None:
+        """Forget the runs of folders; what is known of their series stays."""
+        with self._database.transaction():
+            for folder in folders:
+                query = "SELECT id FROM run WHERE folder = ?"
+                for (run,) in self._database.execute(query, (str(folder.absolute()),)).fetchall():
+                    self._delete(run)
+
     def finish(self, run: int, end: RunEnd, *, complete: bool, truncated: bool) -> None:
         """Note that a run has ended, and what it has written of its series. A second call changes nothing."""
         state = "complete" if complete else "incomplete"
@@ -289,6 +297,11 @@ class Ledger:
         )
         for spider, run_id, arguments, *rest in self._database.fetch(query, (since,)):
             yield FailedStart(spider, run_id, json.loads(arguments), *rest)
+
+    def forget_failed_starts(self, before: float) -> None:
+        """Forget the runs that were not begun before a moment, in Unix seconds."""
+        with self._database.transaction():
+            self._database.execute("DELETE FROM failed_start WHERE at < ?", (before,))
 
     # Series:
 

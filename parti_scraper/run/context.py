@@ -261,23 +261,30 @@ class Run:
         since, until = self.window
         return {"since": timestamp_to_iso(since), "until": timestamp_to_iso(until)}
 
-    def enter_day(self, now: float) -> None:
+    def enter_day(self, now: float) -> bool:
         """Go to the day of a moment, in Unix seconds, where the run has days and that is another one.
 
         What was counted until now belongs to the day before, so nothing is to be on its way through the pipelines.
+
+        Returns:
+            whether it is there. If a clock was set back to a day whose files were removed, the run stays where it is:
+            new files would pass for all records of that day.
 
         Raises:
             OSError: the files of the day cannot be used.
         """
         if self.days is None or not self.days.is_over(now):
-            return
-        self.count_day(now)
+            return True
         name = day_of(now)
         described = datapackage.read(self.folder.path / name) if name in self.days.described else None
+        if described and datapackage.is_pruned(described):
+            return False
+        self.count_day(now)
         specified = specified_of(self.folder.item_class)
         self.days.turn(now, day_from(described, specified) if described else None)
         resources = described["resources"] if described else []
         self.folder.enter_day(name, {f"{name}/{each['path']}": each["rows"] for each in resources if "rows" in each})
+        return True
 
     def count_day(self, now: float) -> None:
         """Bring the account of the current day up to date, where the run has days; `now` is in Unix seconds."""
