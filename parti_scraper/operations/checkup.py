@@ -92,7 +92,18 @@ def check_up(
         LedgerError: the ledger cannot be read.
     """
     # Of a hundred thousand runs, garbage collection would take as long as all the rest: what is made here stays.
+    was_enabled = gc.isenabled()
     gc.disable()
+    try:
+        return _check_up(settings, now, source, raw_arguments)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _check_up(
+    settings: BaseSettings, now: float, source: str | None, raw_arguments: Mapping[str, str] | None
+) -> Checkup:
     raw = raw_arguments or {}
     max_ages = parse_max_ages(settings[MAX_AGE])
     expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
@@ -133,10 +144,10 @@ def _lately(entries: Iterable[Entry], now: float) -> Iterator[Entry]:
 
 
 def _gaps(collected: Collected, since: str, now: float) -> Iterator[Gap]:
-    """Yield the gaps between ended livestreams that a crawl can fill; without any runs of them there are none."""
+    """Yield the gaps between ended livestreams that a crawl can fill; without a run that proves any there are none."""
     start = parse_time("setting", COVERAGE_SINCE, since or None, first_second, now)
     for coverage in collected.coverages(Bounds(None, None, math.floor(now)), start):
-        if coverage.series == LIVESTREAMS and coverage.intervals:
+        if coverage.series == LIVESTREAMS and collected.proofs:
             for gap in coverage.gaps:
                 words = crawl_for(gap, LIVESTREAMS, math.floor(now))
                 if words:

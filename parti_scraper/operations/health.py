@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api.quality import MIN_RECORDS
-from parti_scraper.api.times import DAY, timestamp_to_iso
+from parti_scraper.api.times import DAY, iso_to_timestamp, timestamp_to_iso
 from parti_scraper.operations.history import Account, PastRun, State
 from parti_scraper.run.summary import printable
 from parti_scraper.wording import length_of, number_of
@@ -41,6 +41,8 @@ FIRST_RUN_LASTS = DAY
 USUAL_DAYS = 30 * DAY
 # Half of the usual is few, unless chance explains it: so many standard deviations of a count.
 FEW_SHARE, BY_CHANCE = 0.5, 3.0
+# Of records set aside, too: that many standard deviations, and that many records, above what is usual.
+ASIDE_BY_CHANCE, ASIDE_AT_LEAST = 4.0, 2
 # Days before, and the share of a day's usual runs, that are needed to compare days.
 DAYS_TO_COMPARE, DAYS_COMPARED, RUNS_TO_COMPARE = 3, 14, 0.8
 # Seconds for which a field is new.
@@ -174,7 +176,7 @@ def examine(runs: Sequence[PastRun], known: Known, now: float) -> Health:
     for all_series in spiders.values():
         looked_at = [each for each in all_series if each.is_looked_at]
         for series in looked_at:
-            findings += filter(None, [_last_run(series, all_series, known)])
+            findings += filter(None, [_last_run(series, all_series, known, now)])
             findings += filter(None, [_few_records(series, now), _set_aside(series, now)])
         if looked_at:
             findings += _new_fields(all_series, now)
@@ -344,27 +346,38 @@ def _judge_age(
     return watched, Finding("late", watched.subject, text, since, f"{known.program} crawl {command}")
 
 
-def _last_run(series: _Series, all_series: Sequence[_Series], known: Known) -> Finding | None:
-    """Return what is wrong with the last run of a series that has come to an end, unless a later one was good."""
-    last = series.last
-    if last.state is State.RUNNING and not _flaws(last, known):
+def _last_run(series: _Series, all_series: Sequence[_Series], known: Known, now: float) -> Finding | None:
+    """Return what is wrong with how a run of a series has ended, the last one first, unless a later one was good."""
+    others = [run for each in all_series for run in each.runs]
+    for last in _to_judge(series, known, now):
+        rule, what = _ending(last, known)
+        if rule == "degraded":
+            is_cleared = any(_began(run) > _began(last) and _is_good(run, known) for run in others)
+        else:
+            is_cleared = not rule or _is_covered(last, [run for run in others if run is not last])
+        if not is_cleared:
+            return _of_a_run(rule, what, series, last, known)
+    return None
+
+
+def _to_judge(series: _Series, known: Known, now: float) -> Iterator[PastRun]:
+    """Yield the runs of a series whose end may be wrong: the last, and those before whose time no gap would show."""
+    runs = list(reversed(series.runs))
+    if runs[0].state is State.RUNNING and not _flaws(runs[0], known):
         # It says nothing yet of how it will end.
-        last = next((run for run in reversed(series.runs) if run.state is not State.RUNNING), last)
-    rule, what = _ending(last, known)
-    if not rule:
-        return None
-    others = [run for each in all_series for run in each.runs if run is not last]
-    if rule == "degraded":
-        is_cleared = any(_began(run) > _began(last) and _is_good(run, known) for run in others)
-    else:
-        is_cleared = any(_covers(run, last) for run in others)
-    if is_cleared:
-        return None
+        runs = [run for run in runs if run.state is not State.RUNNING]
+    yield from runs[:1]
+    if any(name in series.arguments for name in _FILTERS):
+        yield from (run for run in runs[1:] if run.window and now - _began(run) <= FEW_RUNS_FOR)
+
+
+def _of_a_run(rule: str, what: str, series: _Series, last: PastRun, known: Known) -> Finding:
+    which = "the last run" if last is series.last else "the run"
     since = last.account.ended_at or _began(last)
     name = f" {printable(last.run_id)}" if last.run_id else ""
     can_resume = last.state in {State.STOPPED, State.KILLED} and last.run_id
     command = f"{known.program} crawl {last.spider} -a {shlex.quote(f'run_id={last.run_id}')}" if can_resume else None
-    return Finding(rule, series.subject, f"{series.subject}: the last run{name} {what}", since, command)
+    return Finding(rule, series.subject, f"{series.subject}: {which}{name} {what}", since, command)
 
 
 def _ending(run: PastRun, known: Known) -> tuple[str, str]:
@@ -398,21 +411,44 @@ def _is_good(run: PastRun, known: Known) -> bool:
     return (run.account.complete or run.good_until is not None) and not _flaws(run, known)
 
 
-def _covers(later: PastRun, bad: PastRun) -> bool:
-    """Tell whether a run has what one that did not end well was to bring."""
-    end = bad.account.ended_at or _began(bad)
+def _is_covered(bad: PastRun, others: Iterable[PastRun]) -> bool:
+    """Tell whether later runs have what one that did not end well was to bring."""
+    windows = []
+    for later in others:
+        if not _has_all_of(later, bad):
+            continue
+        if bad.state is State.NOT_STARTED or bad.window is None or later.window is None:
+            return True
+        if later.arguments == bad.arguments:
+            return True
+        windows.append((later.window.since, later.window.until))
+    if bad.window is None:
+        return False
+    reached = bad.window.since
+    for since, until in sorted(windows):
+        if since <= _second_after(reached):
+            reached = max(reached, until)
+    return bool(windows) and reached >= bad.window.until and min(windows)[0] <= bad.window.since
+
+
+def _has_all_of(later: PastRun, bad: PastRun) -> bool:
+    """Tell whether a run is good and later, and has the records that one that did not end well was to bring.
+
+    They may be of another window of time.
+    """
     if later.state is State.RUNNING or not later.account.complete:
         # One that goes on is good as far as it has come, if it does not work towards an end.
+        end = bad.account.ended_at or _began(bad)
         return later.window is None and (later.good_until or 0.0) > end and _began(later) >= _began(bad)
     if _began(later) < _began(bad) or (later.truncated and not bad.truncated):
         return False
     if bad.state is State.NOT_STARTED:
         return True
-    if any(name in later.arguments and later.arguments[name] != bad.arguments.get(name) for name in _FILTERS):
-        return False
-    if bad.window is None or later.window is None or later.arguments == bad.arguments:
-        return True
-    return later.window.since <= bad.window.since and later.window.until >= bad.window.until
+    return not any(name in later.arguments and later.arguments[name] != bad.arguments.get(name) for name in _FILTERS)
+
+
+def _second_after(moment: str) -> str:
+    return timestamp_to_iso(iso_to_timestamp(moment) + 1)
 
 
 # --- Content -----------------------------------------------------------------------------------------------------
@@ -466,8 +502,15 @@ def _day_means(good: Sequence[Account], now: float) -> tuple[float, float] | Non
     today = days.get(0, [])
     if usual_runs < 2 or len(today) < RUNS_TO_COMPARE * usual_runs:
         return None
-    full = [each for each in before if len(each) >= RUNS_TO_COMPARE * usual_runs]
-    return sum(today) / len(today), median(sum(each) / len(each) for each in full)
+    means = {ago: sum(days[ago]) / len(days[ago]) for ago in days if len(days[ago]) >= RUNS_TO_COMPARE * usual_runs}
+    now_mean = means.pop(0)
+    return now_mean, _usual(means, now_mean)
+
+
+def _usual(days: Mapping[int, float], of_now: float) -> float:
+    """Return what is usual, by how many days ago it was: of all days, or of the same weekday if that is less."""
+    same = [days[ago] for ago in (7, 14) if ago in days]
+    return min([median(days.values()), *same]) if days else of_now
 
 
 def _whole_days(good: Sequence[Account]) -> tuple[float, float] | None:
@@ -475,7 +518,11 @@ def _whole_days(good: Sequence[Account]) -> tuple[float, float] | None:
     whole = [each for each in good if each.day and (each.ended_at or 0) - (each.began_at or 0) >= 0.95 * DAY]
     if len(whole) <= DAYS_TO_COMPARE or whole[-1] is not good[-1]:
         return None
-    return _written(whole[-1]), median(map(_written, whole[-DAYS_COMPARED - 1 : -1]))
+    before = {
+        round(((whole[-1].began_at or 0) - (each.began_at or 0)) / DAY): float(_written(each))
+        for each in whole[-DAYS_COMPARED - 1 : -1]
+    }
+    return _written(whole[-1]), _usual(before, _written(whole[-1]))
 
 
 def _set_aside(series: _Series, now: float) -> Finding | None:
@@ -487,10 +534,12 @@ def _set_aside(series: _Series, now: float) -> Finding | None:
     before = accounts
     aside, served = (last.counts.get(name, 0) for name in ("quarantined", "served"))
     earlier = sum(each.counts.get("quarantined", 0) for each in before)
-    share = earlier / max(1, sum(each.counts.get("served", 0) for each in before))
-    expected = served * share
-    if aside <= expected + BY_CHANCE * math.sqrt(expected) + 1:
+    served_earlier = sum(each.counts.get("served", 0) for each in before)
+    # Half a record more than there were: that few records had none says little.
+    expected = served * (earlier + 0.5) / (served_earlier + 1)
+    if aside <= expected + ASIDE_BY_CHANCE * math.sqrt(expected) + ASIDE_AT_LEAST:
         return None
+    share = earlier / max(1, served_earlier)
     what = f"{number_of(aside, 'records')} of {served:,} were set aside, usual are {share:.1%}; see quarantine.jsonl"
     return Finding("set_aside", series.subject, f"{series.subject}: {what}", last.began_at or now)
 
