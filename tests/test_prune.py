@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -19,14 +20,22 @@ from typing import Any
 import pytest
 
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.commands.prune import Pruning
+from parti_scraper.dataset.export import Silent
+from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.ledger.ledger import Checkpoint, FailedStart, Ledger
 from parti_scraper.ledger.locks import Lock
-from parti_scraper.operations.prune import NEEDED_FOR
+from parti_scraper.mockserver import MockServer
+from parti_scraper.operations.prune import NEEDED_FOR, Terms
+from parti_scraper.operations.removal import Account, Work
+from parti_scraper.run.catalog import Catalog
 from parti_scraper.spiders.notifications import NotificationsSpider
 from tests import forked
-from tests.collecting import bring, differences
-from tests.dataset_truth import Row, Truth, rows_of
+from tests.collecting import LASTING, Collector, bring, differences
+from tests.dataset_truth import COLLECTIONS, Row, Truth, rows_of
+from tests.listening import STARTING
 from tests.made_runs import (
+    ENDINGS,
     HOSTS,
     RUNNING,
     api_call,
@@ -603,3 +612,146 @@ def test_killed_at_any_moment_it_loses_nothing_and_the_next_one_does_the_rest(
         shutil.rmtree(output)
         shutil.copytree(whole, output)
     assert number > 10
+
+
+# --- Beside others -----------------------------------------------------------------------------------------------
+
+
+def prune_all(target: Path, collector: Collector) -> Account:
+    """Prune all that has ended, in this process."""
+    with closing(Ledger(collector.state)) as ledger, target_of(shown(target)).open() as session:
+        assert session.meta
+        moment = time.time() + 365 * 86_400
+        terms = Terms(moment, moment, shown(target), session.meta.source, session.loaded())
+        work = Work(session, shown(target), collector.state / "export", moment)
+        return Pruning(Catalog([*collector.outputs], None, ledger), terms, work, ledger, Silent()).prune()
+
+
+def shown(target: Path) -> str:
+    return str(target) if target.suffix else f"{target}/"
+
+
+def happen(collector: Collector, by_chance: random.Random) -> None:
+    """Let something happen to the runs."""
+    events = [(each, by_chance.randrange(3)) for each in by_chance.sample(range(1, 6), by_chance.randrange(1, 4))]
+    which = by_chance.randrange(10)
+    steps: list[tuple[Callable[..., None], list[Any]]] = [
+        (collector.collect, [by_chance.choice(sorted(COLLECTIONS)), events, by_chance.choice(sorted(ENDINGS))]),
+        (collector.begin, [by_chance.choice(LASTING), events]),
+        (collector.go_on, [which, events]),
+        (collector.finish, [which]),
+        (collector.kill, [which, events]),
+        (collector.resume, [which, events]),
+        (collector.copy, [which]),
+        (collector.damage, [which]),
+    ]
+    step, values = by_chance.choice(steps)
+    step(*values)
+
+
+@pytest.mark.parametrize("name", ["dataset", "dataset.sqlite", "dataset.duckdb"])
+@pytest.mark.parametrize("seed", range(2))
+def test_pruned_at_any_time_the_target_and_one_that_is_made_of_it_stay_the_truth(
+    name: str, seed: int, tmp_path: Path
+) -> None:
+    collector, truth, by_chance = Collector(tmp_path), Truth(), random.Random(seed)
+    target, gone = tmp_path / name, 0
+    for step in range(40):
+        happen(collector, by_chance)
+        if step % 4 == 3:
+            bring(target, collector.outputs, collector.state)
+            truth.see(*collector.outputs, state=collector.state)
+            if by_chance.random() < 0.5:
+                # It may be that something has happened since the export.
+                happen(collector, by_chance)
+                truth.see(*collector.outputs, state=collector.state)
+            gone += sum(each.files for each in prune_all(target, collector).removed.values())
+            collector.forget_pruned()
+    collector.end()
+    bring(target, collector.outputs, collector.state)
+    true = truth.see(*collector.outputs, state=collector.state).tables()
+    assert gone > 5
+    lost = [each for each in differences(target, true) if ": missing: " in each]
+    if not collector.was_cut:
+        assert differences(target, true) == []
+    assert lost == []
+    bring(tmp_path / "anew", collector.outputs, collector.state, earlier=[shown(target)])
+    assert [each for each in differences(tmp_path / "anew", true) if ": missing: " in each] == []
+
+
+class _Beside:
+    """Collectors that go on, by a clock that is set; and exports and prunes by the same clock."""
+
+    def __init__(self, server: MockServer, output: Path, target: Path) -> None:
+        self.clock, self.output, self.target = output.with_name("clock"), output, target
+        self.state, self.env = output.with_name("state"), environment_of(output, server)
+        self.clock.write_text("0")
+        self.before = partial(_by, self.clock)
+        self.truth = Truth()
+
+    def start(self, spider: str, arguments: dict[str, str]) -> forked.Scrapy:
+        """Start a collector that does not end."""
+        process = forked.Scrapy(typed_of(spider, "run", arguments, QUIET), self.env, before=self.before)
+        RunningCrawl.begun.append(process)
+        return process
+
+    def pass_days(self, days: int) -> None:
+        """Let days pass, until the collectors have left the day that they were in."""
+        today = timestamp_to_iso(time.time() + float(self.clock.read_text()))[:10]
+        set_clock(self.clock, str(float(self.clock.read_text()) + days * 86_400))
+        for spider in ("live", "notifications"):
+            run = self.output / spider / "run"
+            wait_until(partial(self._has_left, run, today))
+
+    def _has_left(self, run: Path, day: str) -> bool:
+        return day in described_days(self.state, run)
+
+    def run(self, *typed: str, **trouble: Any) -> int:
+        """Run a command to its end, and return its exit code."""
+        code, _, _ = run_to_end([*typed], self.env, **({"before": self.before} | trouble))
+        return code
+
+    def prune(self, killed_at: int) -> int:
+        """Prune, and be killed if it comes so far."""
+        self.truth.see(self.output, state=self.state, source="mock")
+        before = partial(_by_and_die, self.clock, killed_at)
+        return self.run("prune", "--older-than", "1d", "--exported-to", str(self.target), before=before)
+
+
+def _by_and_die(clock: Path, number: int) -> None:
+    _by(clock)
+    _die_at(number)
+
+
+def test_beside_three_collectors_and_killed_again_and_again_it_loses_nothing(
+    serve: Serve, output: Path, target: Path, tmp_path: Path
+) -> None:
+    server = serve(**STARTING)
+    beside = _Beside(server, output, target)
+    collectors = [beside.start("live", {"interval": "1"}), beside.start("notifications", {})]
+    for spider, name in (("live", "live_channels.jsonl"), ("notifications", "live_notifications.jsonl")):
+        wait_until(partial(_has_records, output / spider, name))
+    by_chance, killed = random.Random(1), 0
+    for number in range(3):
+        typed = typed_of("recent", f"run-{number}", {"until": NOW}, QUIET)
+        assert beside.run(*typed) == 0
+        beside.pass_days(10)
+        assert beside.run("export", str(target)) == 0
+        killed += beside.prune(by_chance.randrange(1, 25)) == -signal.SIGKILL
+    assert beside.prune(0) == 0
+    assert killed
+    for process in collectors:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, process.stderr
+    assert beside.run("export", str(target)) == 0
+    true = beside.truth.see(output, state=beside.state, source="mock").tables()
+    assert differences(target, true) == []
+    assert beside.run("export", str(tmp_path / "anew.duckdb"), "--from", str(target), "--from", str(output)) == 0
+    assert differences(tmp_path / "anew.duckdb", true) == []
+    pruned = [path.parts[-4] for path in output.glob(f"*/run/*/{PACKAGE}") if package_of(path.parent).get("pruned")]
+    assert set(pruned) == {"live", "notifications"}
+    assert {name.split("/")[0] for name in files_of(output)} <= {"live", "notifications"}
+
+
+def _has_records(folder: Path, name: str) -> bool:
+    return any(path.stat().st_size for path in folder.rglob(name))

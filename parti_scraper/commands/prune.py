@@ -95,14 +95,22 @@ class Command(Reading, ScrapyCommand):
             terms = Terms(now, before, target.shown, meta.source, session.loaded())
             work = Work(session, target.shown, state / "export", now, opts.dry_run)
             progress = Silent() if opts.quiet else Line()
-            account = _Pruning(catalog, terms, work, ledger, progress).prune()
+            account = Pruning(catalog, terms, work, ledger, progress).prune()
         _print(account, opts, terms)
         return ExitCode.INCOMPLETE if any(each.is_wrong for each in account.kept) else ExitCode.COMPLETE
 
 
 @dataclass(frozen=True, slots=True)
-class _Pruning:
-    """What is needed to prune."""
+class Pruning:
+    """What is needed to prune.
+
+    Attributes:
+        catalog: the runs.
+        terms: what may go.
+        work: how it goes.
+        ledger: what runs have done; None where there is none.
+        progress: is told how far it is.
+    """
 
     catalog: Catalog
     terms: Terms
@@ -112,7 +120,7 @@ class _Pruning:
 
     def prune(self) -> Account:
         """Remove what may go, and let the ledger forget it. Raises TargetError, LedgerError."""
-        account, pruned = Account(), []
+        account = Account()
         self.progress.begin("looking for runs")
         going = []
         entries = list(self.catalog)
