@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,10 @@ USUAL_OBSERVATIONS = 600
 GIVEN_UP_AFTER = (DAY, 30 * DAY)
 # Seconds for which a few runs that are no series yet are looked at.
 FEW_RUNS_FOR = 7 * DAY
+# A series has a usual break where it had one at the same time on so many days before, or in so many weeks.
+USUAL_BREAKS = ((DAY, 3), (7 * DAY, 2))
+# Seconds; no break is longer.
+LONGEST_BREAK = 8 * DAY
 # A run that is the first of its spider may last so many seconds.
 FIRST_RUN_LASTS = DAY
 # Seconds that rules look back which compare with what is usual.
@@ -166,7 +171,7 @@ def examine(runs: Sequence[PastRun], known: Known, now: float) -> Health:
         known: what else is known.
         now: the present.
     """
-    past = [run for run in runs if _began(run) <= now + CLOCK_TOLERANCE]
+    past = [_by_this_clock(run, now) for run in runs if _began(run) <= now + CLOCK_TOLERANCE]
     spiders: dict[str, list[_Series]] = {}
     for each in _series(past, known, now):
         spiders.setdefault(each.spider, []).append(each)
@@ -191,6 +196,15 @@ def examine(runs: Sequence[PastRun], known: Known, now: float) -> Health:
     return Health(findings, watched)
 
 
+def _by_this_clock(run: PastRun, now: float) -> PastRun:
+    """Return a run whose end is not in the future: else it would be good, and never late, until then."""
+    latest = now + CLOCK_TOLERANCE
+    if max(run.account.ended_at or 0.0, run.good_until or 0.0) <= latest:
+        return run
+    good = run.good_until if run.good_until is None or run.good_until <= latest else _began(run)
+    return replace(run, account=replace(run.account, ended_at=_began(run)), good_until=good)
+
+
 # --- Series ------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +221,7 @@ class _Series:
             snapshots of a run with days.
         is_watched: whether it is expected to go on.
         is_looked_at: whether what its last run did matters.
+        is_replaced: whether another series goes on in its place.
     """
 
     spider: str
@@ -216,6 +231,7 @@ class _Series:
     usual: float = 0.0
     is_watched: bool = False
     is_looked_at: bool = False
+    is_replaced: bool = False
 
     @property
     def size(self) -> int:
@@ -236,25 +252,40 @@ def _series(runs: Sequence[PastRun], known: Known, now: float) -> list[_Series]:
     for run in runs:
         if run.state is State.UNREADABLE:
             continue
-        arguments = {name: value for name, value in run.arguments.items() if name not in _MOVING}
-        key = json.dumps(arguments, sort_keys=True) if arguments else ""
+        key = series_key(run.arguments)
         series = by_key.get((run.spider, key))
         if series is None:
+            arguments = {name: value for name, value in run.arguments.items() if name not in _MOVING}
             series = by_key[run.spider, key] = _Series(run.spider, _subject(run.spider, arguments), arguments, [])
         series.runs.append(run)
     found = list(by_key.values())
     for series in found:
         series.usual = _usual_distance(series)
-        if known.max_ages:
-            series.is_watched = series.is_looked_at = series.spider in known.max_ages
-            continue
-        is_given_up = _is_given_up(series, now) or _is_replaced(series, found)
-        series.is_watched = series.size >= RUNS_OF_A_SERIES and not is_given_up
-        # Of a typing error at the keyboard nobody needs to hear.
-        is_begun = any(run.state is not State.NOT_STARTED for run in series.runs)
-        is_recent = is_begun and now - _last_sign(series) <= FEW_RUNS_FOR
-        series.is_looked_at = series.is_watched or (is_recent and series.size < RUNS_OF_A_SERIES)
+    for series in found:
+        if series.spider in known.max_ages or not known.max_ages:
+            _watch(series, found, known.max_ages.get(series.spider), now)
     return found
+
+
+def _watch(series: _Series, others: Sequence[_Series], max_age: float | None, now: float) -> None:
+    """Set whether a series is watched and looked at; `max_age` is that of its spider, if it is named."""
+    series.is_replaced = _is_replaced(series, others)
+    silent = now - _last_sign(series)
+    if series.size >= RUNS_OF_A_SERIES:
+        is_given_up = silent > (max_age or 0.0) and _is_given_up(series, now)
+        series.is_looked_at = not (is_given_up or series.is_replaced)
+        series.is_watched = series.is_looked_at or max_age is not None
+        return
+    # Of a typing error at the keyboard nobody needs to hear.
+    is_begun = max_age is not None or any(run.state is not State.NOT_STARTED for run in series.runs)
+    series.is_looked_at = is_begun and silent <= max(FEW_RUNS_FOR, max_age or 0.0)
+    series.is_watched = max_age is not None
+
+
+def series_key(arguments: Mapping[str, Any]) -> str:
+    """Return what is the same for the runs of a spider that make a series: their arguments, but for those that move."""
+    kept = {name: value for name, value in arguments.items() if name not in _MOVING} if arguments else None
+    return json.dumps(kept, sort_keys=True) if kept else ""
 
 
 def _usual_distance(series: _Series) -> float:
@@ -316,15 +347,50 @@ def _late(
     """Yield what is watched, and what is wrong where no run was good for too long."""
     for spider, max_age in known.max_ages.items():
         runs = [run for series in spiders.get(spider, ()) for run in series.runs]
-        whole = [run for run in runs if _is_whole(run) and run.state is not State.NOT_STARTED]
-        goods = [run.good_until for run in whole or runs if run.good_until is not None]
+        goods = [run.good_until for run in _wanted(spiders.get(spider, ())) if run.good_until is not None]
         yield _judge_age(Watched(spider, max(goods, default=None), max_age), runs, spider, known, now)
     for series in (each for all_series in spiders.values() for each in all_series):
         if series.is_watched and not known.max_ages:
             max_age = max(LATE_TIMES * series.usual, LATE_AT_LEAST)
+            good_at = series.good_at()
+            if good_at is not None and _is_on_break(series, good_at, max_age, now):
+                yield Watched(series.subject, good_at, max_age), None
+                continue
             words = series.subject.split(" ")
             command = " ".join([words[0], *(f"-a {shlex.quote(word)}" for word in words[1:])])
-            yield _judge_age(Watched(series.subject, series.good_at(), max_age), series.runs, command, known, now)
+            yield _judge_age(Watched(series.subject, good_at, max_age), series.runs, command, known, now)
+
+
+def _wanted(all_series: Iterable[_Series]) -> Sequence[PastRun]:
+    """Return the runs that keep a named spider from being late: those without filters, if they are not an exception."""
+    begun = [(run, series) for series in all_series for run in series.runs if run.state is not State.NOT_STARTED]
+    whole = [run for run, series in begun if _is_whole(run) and not series.is_replaced]
+    is_usual = len(whole) >= RUNS_OF_A_SERIES or 2 * len(whole) >= len(begun)
+    return whole if is_usual else [run for run, _ in begun]
+
+
+def _is_on_break(series: _Series, good_at: float, max_age: float, now: float) -> bool:
+    """Tell whether a series was silent as long only at times of the day or week at which it usually is."""
+    if not good_at + max_age < now <= good_at + LONGEST_BREAK or any(run.days or run.today for run in series.runs):
+        return False
+    starts = sorted(map(_began, series.runs))
+    # The step is so small that none of the runs that were to come is stepped over.
+    step = max(series.usual, LATE_AT_LEAST / LATE_TIMES) / 2
+    moments = [good_at + max_age + step * number for number in range(math.ceil((now - good_at - max_age) / step))]
+    return all(_is_usually_silent(starts, series.usual, max_age, good_at, moment) for moment in (*moments, now))
+
+
+def _is_usually_silent(starts: Sequence[float], usual: float, max_age: float, good_at: float, moment: float) -> bool:
+    """Tell whether nothing began before the same time on earlier days or in earlier weeks; a late start is no end."""
+    for period, times in USUAL_BREAKS:
+        # Only what was before the silence says what is usual.
+        first = max(1, math.ceil((moment - good_at) / period))
+        earlier = [moment - period * number for number in range(first, first + times)]
+        if earlier[-1] - max_age < starts[0]:
+            continue
+        if all(bisect_right(starts, each - max_age) == bisect_right(starts, each - usual) for each in earlier):
+            return True
+    return False
 
 
 def _judge_age(
@@ -440,7 +506,8 @@ def _has_all_of(later: PastRun, bad: PastRun) -> bool:
         # One that goes on is good as far as it has come, if it does not work towards an end.
         end = bad.account.ended_at or _began(bad)
         return later.window is None and (later.good_until or 0.0) > end and _began(later) >= _began(bad)
-    if _began(later) < _began(bad) or (later.truncated and not bad.truncated):
+    # Of a run that could not start, the moment is known more exactly than that of others, which is in whole seconds.
+    if _began(later) < math.floor(_began(bad)) or (later.truncated and not bad.truncated):
         return False
     if bad.state is State.NOT_STARTED:
         return True
