@@ -16,6 +16,7 @@ from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.dataset.export import Export, Report, Silent, export
 from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.ledger.ledger import Ledger
+from parti_scraper.run import datapackage
 from parti_scraper.run.catalog import Catalog
 from parti_scraper.run.catalog_cache import FILE_NAME as CACHE_NAME
 from parti_scraper.run.sealing import LEFT_AFTER, seal
@@ -176,6 +177,11 @@ class Collector:
                 ledger.resume(record.id)
             self._add(run, events, self._now())
             self._note(run)
+
+    def forget_pruned(self) -> None:
+        """Let no run go on whose record files were removed."""
+        pruned = (datapackage.is_pruned(datapackage.read(run.folder) or {}) for run in self._going)
+        self._going = [run for run, is_pruned in zip(self._going, pruned, strict=True) if not is_pruned]
 
     def copy(self, which: int) -> None:
         """Copy a run to the other folder, in place of an earlier copy."""

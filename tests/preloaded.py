@@ -5,6 +5,8 @@ The project's settings are not among it: they read the environment as they are i
 
 from __future__ import annotations
 
+import gc
+import importlib
 import warnings
 
 # As each crawl has it from its environment.
@@ -38,3 +40,17 @@ for component in (
     "scrapy.squeues.PickleLifoDiskQueue",
 ):
     load_object(component)
+# What commands import only where they need it: the engine of exports, drivers of targets, and what draws reports.
+for module in (
+    "altair",
+    "duckdb",
+    "jinja2",
+    "obstore.store",
+    "psycopg.conninfo",
+    "vl_convert",
+    "xlsxwriter",
+):
+    importlib.import_module(module)
+# So that no process looks at all that again when it collects garbage, and gets a copy of it by that.
+gc.collect()
+gc.freeze()

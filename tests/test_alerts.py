@@ -105,6 +105,11 @@ def test_that_all_is_well_is_told_also_within_the_hour() -> None:
     assert kinds((0, [FAILED]), (0.1, [])) == [(0, "worse"), (0.1, "all clear")]
 
 
+def test_what_begins_after_an_all_clear_is_told_at_once() -> None:
+    steps = (0, [FAILED]), (0.1, []), (0.2, [FAILED]), (0.3, [FAILED])
+    assert kinds(*steps) == [(0, "worse"), (0.1, "all clear"), (0.2, "worse")]
+
+
 def test_what_comes_back_within_an_hour_never_went_away_and_after_it_is_told_again() -> None:
     flapping = [(2 + 0.5 * number, [DISK] if number % 2 else [DISK, FAILED]) for number in range(9)]
     assert kinds((0, [DISK, FAILED]), *flapping) == [(0, "worse")]
@@ -301,7 +306,9 @@ def test_where_some_addresses_fail_it_counts_as_told_and_they_are_named_by_numbe
         alert(settings, [FAILED], NOW + 60)
     assert len(watcher.told) == 1
     problem = "2 of 3 addresses in PARTI_ALERT_URLS failed: number 1, 3"
-    assert [each.message for each in caplog.records] == [f"An alert could not be sent to everyone: {problem}"]
+    assert [each.message for each in caplog.records if each.levelno > logging.DEBUG] == [
+        f"An alert could not be sent to everyone: {problem}"
+    ]
     assert alert_failure(settings, NOW + 60) == (NOW, problem)
     # Until the next try nothing is known of it, and nobody is unhealthy for ever.
     assert alert_failure(settings, NOW + 2 * DAY) is None

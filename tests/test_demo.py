@@ -99,12 +99,12 @@ def test_the_main_job_passes_a_signal_on_and_starts_no_more_crawls(serve: Serve,
     assert paths(server, "/live") == []
 
 
-def on_a_terminal(spider: str, env: dict[str, str], columns: int) -> str:
+def on_a_terminal(spider: str, env: dict[str, str], columns: int, **arguments: str) -> str:
     """Return the output of a crawl on a terminal with so many columns."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0))
     crawl = subprocess.Popen(
-        command_of(spider, "run", {}, ("--loglevel", "INFO")),
+        command_of(spider, "run", arguments, ("--loglevel", "INFO")),
         cwd=ROOT,
         env=env,
         stdout=its,
@@ -131,6 +131,21 @@ def test_a_line_of_progress_is_on_a_terminal_until_the_summary(serve: Serve, out
     # Log lines are above it, and the summary replaces it.
     assert re.search(r"\r +\r20[-\d]+ [:\d]+ \[scrapy.core.engine\] INFO: Closing spider \(finished\)\r\n", sent)
     assert not progress.search(sent[sent.index("recent run: complete") :])
+
+
+@pytest.mark.parametrize("columns", [120, 60])
+def test_a_terminal_shows_how_much_is_done_and_as_much_more_as_fits(serve: Serve, output: Path, columns: int) -> None:
+    server = serve(**STILL, latency=0.15, page_cap=25)
+    oldest = min(record["event_start_ts"] for record in server.world.recent_at())
+    window = {"since": str(oldest), "until": STILL["now"]}
+    sent = on_a_terminal("recent", environment_of(output, server), columns, **window)
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", sent) if line.startswith("recent: ")]
+    percents = [int(match[1]) for line in lines if (match := re.search(r", (\d+)%, ", line))]
+    assert percents == sorted(percents)
+    assert len(set(percents)) > 2
+    assert all(len(line) < columns for line in lines)
+    whole = re.compile(r"\d+%, \w+ left, back to 2026-\d\d-\d\d \d\d:\d\d, \d+ pages\]$")
+    assert any(map(whole.search, lines)) is (columns == 120)
 
 
 @pytest.mark.parametrize("columns", [100, 60])

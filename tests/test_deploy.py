@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.deployed import DEPLOY, cron_lines, unit_of
+from parti_scraper.api.times import timestamp_to_iso
+from tests.deployed import DEPLOY, command_of, cron_lines, unit_of
+from tests.support import ROOT, TIMEOUT, Run, Serve, ids, read_lines
+from tests.watchers import watching
 
 UNITS = {path.stem: path for path in DEPLOY.glob("parti-*.service")}
 SERVICES = {"parti-live", "parti-notifications"}
@@ -43,3 +50,43 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, encoding="utf-8", check=False
     )
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_a_unit_that_fails_is_told_without_an_address_in_the_command(tmp_path: Path) -> None:
+    command = [
+        word.replace("%i", "parti-export.service").replace("%H", "host")
+        for word in command_of("parti-failed@", tmp_path)
+    ]
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    with watching() as watcher:
+        for urls in ({}, {"PARTI_ALERT_URLS": f"json://{watcher.host}/secret"}):
+            subprocess.run(command, env=env | urls, timeout=TIMEOUT, check=True)
+        (message,) = watcher.messages
+    assert (message["title"], message["message"]) == (
+        "parti-export.service has failed on host",
+        "See: journalctl -u parti-export.service",
+    )
+
+
+def test_a_ledger_that_is_restored_costs_no_record(crawl: Run, serve: Serve, output: Path, tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    backup = re.search(r"^(backup\(\) .*)$", document, flags=re.MULTILINE)
+    assert backup
+    function = backup[1].replace("/opt/parti/bin/python", sys.executable)
+    copy, ledger = tmp_path / "copy.sqlite", tmp_path / "state" / "ledger.sqlite"
+    # Incremental runs go by this machine's clock.
+    server = serve(now=timestamp_to_iso(time.time()), speed=0, events=300, years=0.1)
+    world = server.world
+    for number in range(6):
+        run = crawl("recent", server=server, run_id=f"run-{number}", incremental="true")
+        assert run.code == 0, run.stderr
+        if number == 2:
+            subprocess.run(["sh", "-ec", f'{function}; backup "$@"', "sh", ledger, copy], check=True)
+        if number == 4:
+            for suffix in ("", "-wal", "-shm"):
+                ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
+            shutil.copy(copy, ledger)
+        world.insert_now(int(world.now()) - 60)
+    assert crawl("recent", server=server, run_id="run-6", incremental="true").code == 0
+    written = [event for path in output.glob("recent/*/livestreams.jsonl") for event in ids(read_lines(path))]
+    assert set(written) == {each["event_id"] for each in world.recent_at()}

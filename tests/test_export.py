@@ -28,7 +28,7 @@ from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.run.catalog import Catalog
 from parti_scraper.run.entries import Entry
 from tests.collecting import LASTING, Collector, bring, differences, rows_at
-from tests.dataset_truth import COLLECTIONS, TABLES, Row, Truth, derived_of, in_order, rows_of, tables_of
+from tests.dataset_truth import COLLECTIONS, DERIVED, TABLES, Row, Truth, derived_of, in_order, rows_of, tables_of
 from tests.made_runs import ENDINGS, STARTED, live_channel, livestream, make_run, rejected, uuid_of
 from tests.support import ROOT, ids
 
@@ -294,7 +294,7 @@ def test_what_was_loaded_stays_when_its_run_is_deleted(
     assert bring(target, [output], tmp_path).tables == {}
 
 
-@pytest.mark.parametrize("table", ["snapshots", "hours", "coverage", "streams"])
+@pytest.mark.parametrize("table", DERIVED)
 def test_a_table_alone_is_as_in_the_whole_dataset(table: str, tmp_path: Path) -> None:
     output, said = tmp_path / "output", {"channels": 1, "complete": True}
     moments = [f"2026-11-26T12:0{number}:00Z" for number in range(3)]

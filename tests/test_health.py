@@ -208,6 +208,26 @@ def test_a_later_good_run_clears_only_what_it_covers(failed: Any, later: Any, cl
         assert ("incomplete" not in rules(runs)) == clears
 
 
+def test_an_hour_that_is_missing_from_filtered_runs_is_found_until_it_is_fetched() -> None:
+    def hour(ago: int, make: Any = run) -> PastRun:
+        window = Window(timestamp_to_iso(NOW - (ago + 1) * HOUR), timestamp_to_iso(NOW - ago * HOUR - 1))
+        began = ago * HOUR - 5 * MINUTE if ago else MINUTE
+        return make(began, arguments={"categories": ["7"], "since": str(ago)}, window=window)
+
+    runs = [hour(ago) for ago in range(30, 9, -1)] + [hour(9, bad)] + [hour(ago) for ago in range(8, -1, -1)]
+    assert rules(runs) == ["incomplete"]
+    # Both halves together.
+    middle = timestamp_to_iso(NOW - 9.5 * HOUR)
+    window = runs[21].window
+    assert window
+    first = run(2 * MINUTE, arguments={"categories": ["7"]}, window=Window(window.since, middle))
+    later = timestamp_to_iso(NOW - 9.5 * HOUR + 1)
+    second = run(MINUTE, arguments={"categories": ["7"]}, window=Window(later, window.until))
+    assert rules([*runs, first]) == ["incomplete"]
+    assert rules([*runs, first, second]) == []
+    assert rules([*runs, run(MINUTE)]) == []
+
+
 def test_a_service_that_was_killed_and_goes_on_again_is_healthy() -> None:
     killed = endless("live", DAY, 20 * MINUTE, state=State.KILLED)
     assert "abandoned" in rules([killed], Known({"live": HOUR}))
@@ -237,22 +257,22 @@ def counts(written: float, **others: int) -> dict[str, int]:
     return {"written": round(written), "served": round(written)} | others
 
 
-def by_hour(days: int, rate: float, seed: int, *, night: float = 0.2) -> list[PastRun]:
+def by_hour(days: int, rate: float, seed: int, *, night: float = 0.2, weekend: float = 0.8) -> list[PastRun]:
     """Return hourly runs whose records follow the time of day and the week, by chance, after a first one of all."""
     chance = random.Random(seed)
     runs = [run(days * DAY + HOUR, counts=counts(1_000_000))]
     for ago in reversed(range(24 * days)):
         moment = NOW - ago * HOUR
         wave = night + (1 - night) * (1 + math.sin(moment / DAY * 2 * math.pi)) / 2
-        mean = rate * wave * (0.8 if int(moment // DAY) % 7 > 4 else 1.0)
+        mean = rate * wave * (weekend if int(moment // DAY) % 7 > 4 else 1.0)
         written = max(0, round(chance.gauss(mean, math.sqrt(mean))))
         runs.append(run(ago * HOUR + 2 * MINUTE, counts=counts(written, new=written)))
     return runs
 
 
-@pytest.mark.parametrize("rate", [1, 5, 40, 1_000])
-def test_nights_weekends_and_chance_are_no_lack_of_records(rate: float) -> None:
-    runs = by_hour(40, rate, seed=int(rate))
+@pytest.mark.parametrize(("rate", "weekend"), [(1, 0.8), (5, 0.8), (40, 0.8), (1_000, 0.8), (40, 0.4)])
+def test_nights_weekends_and_chance_are_no_lack_of_records(rate: float, weekend: float) -> None:
+    runs = by_hour(40, rate, seed=int(rate), weekend=weekend)
     first = len(runs) - 24 * 30
     for last in [*range(2, 24 * 4), *range(first, len(runs))]:
         began = runs[last].account.began_at or 0
@@ -294,13 +314,27 @@ def test_a_day_of_a_service_with_less_than_half_is_noticed_until_the_next() -> N
 
 def test_more_records_set_aside_than_usual_are_found_until_a_run_without() -> None:
     clean = schedule(HOUR, 9, last=HOUR)
-    assert rules([*clean, run(2 * MINUTE, counts=counts(100, quarantined=1))]) == []
-    worse = run(2 * MINUTE, counts=counts(100, quarantined=2))
+    assert rules([*clean, run(2 * MINUTE, counts=counts(100, quarantined=2))]) == []
+    worse = run(2 * MINUTE, counts=counts(100, quarantined=3))
     assert rules([*clean, worse]) == ["set_aside"]
     assert rules([*clean, worse, run(MINUTE)]) == []
     usual = schedule(HOUR, 9, last=HOUR, counts=counts(100, quarantined=3))
-    assert rules([*usual, run(2 * MINUTE, counts=counts(100, quarantined=9))]) == []
-    assert rules([*usual, run(2 * MINUTE, counts=counts(100, quarantined=10))]) == ["set_aside"]
+    assert rules([*usual, run(2 * MINUTE, counts=counts(100, quarantined=12))]) == []
+    assert rules([*usual, run(2 * MINUTE, counts=counts(100, quarantined=13))]) == ["set_aside"]
+    # That few records had none says little.
+    few = run(HOUR, counts=counts(3))
+    assert rules([few, run(2 * MINUTE, counts=counts(500, quarantined=4))]) == []
+
+
+def test_a_share_that_is_always_set_aside_is_no_finding() -> None:
+    chance = random.Random(5)
+    runs = []
+    for ago in reversed(range(24 * 60)):
+        aside = sum(chance.random() < 0.001 for _ in range(200))
+        runs.append(run(ago * HOUR + 2 * MINUTE, counts=counts(200, quarantined=aside)))
+    for last in range(24 * 30, len(runs), 3):
+        now = (runs[last].account.began_at or 0) + 2 * MINUTE
+        assert "set_aside" not in rules(runs[last - 24 * 10 : last + 1], now=now)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ PURE = (
     "network.hosts",
     "network.listener",
     "operations.health",
+    "operations.prune",
     "run.arguments",
     "run.outcome",
     "run.parsers",

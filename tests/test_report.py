@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from scrapy.settings import Settings
 
 from parti_scraper import settings
 from parti_scraper.commands import report as report_command
-from parti_scraper.report import Options, make_report, write_report
+from parti_scraper.report import Options, Problem, make_report, write_report
 from parti_scraper.report.period import OTHERS, Period, prepare
 from parti_scraper.report.text import link, shown
 from parti_scraper.run.outcome import ExitCode
@@ -451,3 +452,24 @@ def test_the_report_of_real_runs_has_their_livestreams(scrapy: Scrapy, output: P
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert sum(row["streams"] for row in page.rows("activity")) == 2
     assert sum(row["runs"] for row in page.rows("runs")) == 1
+    assert "Healthy: nothing is wrong." in page.text
+
+
+def test_the_report_names_what_is_wrong_with_the_collection(scrapy: Scrapy, output: Path, tmp_path: Path) -> None:
+    make_run(output, "recent", "first", [livestream(1)])
+    run = scrapy("report", "-o", str(tmp_path / "page.html"), env={"PARTI_HEALTH_MAX_AGE": "recent=1h,live=15m"})
+    assert (run.returncode, run.stderr) == (0, "")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "recent: no complete run since" in page.text
+    assert "live: it has never run" in page.text
+    assert "scrapy crawl recent" in page.text
+    run = scrapy("report", "-o", str(tmp_path / "page.html"), "--from", str(output))
+    assert "no complete run" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_what_is_wrong_is_hostile_text_too() -> None:
+    problems = [Problem("<script>\u202ehacked", 0.0, "scrapy crawl '<b>'")]
+    page = opened(made_week(1), replace(OPTIONS, problems=problems))
+    assert [tag for tag, _ in page.tags].count("script") == 3
+    assert "b" not in [tag for tag, _ in page.tags]
+    assert "\u202e" not in page.text

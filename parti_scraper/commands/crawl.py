@@ -255,7 +255,7 @@ class Command(crawl.Command):
             self._say(ExitCode.STOPPED, line)
             self._reported(identity.spider, raw).stopped_at_once(run, line)
             return ExitCode.STOPPED
-        left = Left(recorder.files, recorder.feeds, recorder.spider.remarks())
+        left = Left(recorder.files, recorder.feeds, recorder.spider.remarks(), recorder.before)
         finished_before = recorder.finished_before is not None
         summary = summarize(run, recorder.verdict, left, seconds, finished_before=finished_before)
         code = self._say(recorder.verdict.exit_code, summary)

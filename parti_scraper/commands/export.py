@@ -14,6 +14,7 @@ from parti_scraper.commands.base import Reading
 from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines
 from parti_scraper.dataset.export import Export, Silent, export
 from parti_scraper.dataset.inputs import Inputs
+from parti_scraper.dataset.plan import PRUNED
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.targets.named import ACCEPTED, target_of
 from parti_scraper.exceptions import UsageError
@@ -96,7 +97,7 @@ class Command(Reading, ScrapyCommand):
 
 def _bring(target: Target, what: Export, *, is_quiet: bool) -> bool:
     """Export into a target, and say what was done; tell whether nothing was left out that should be there."""
-    progress = Silent() if is_quiet else _Line()
+    progress = Silent() if is_quiet else Line()
     report = export(target, what, progress)
     if not is_quiet:
         progress.begin("")
@@ -106,7 +107,7 @@ def _bring(target: Target, what: Export, *, is_quiet: bool) -> bool:
     return report.is_whole
 
 
-class _Line:
+class Line:
     """A line of progress, on a terminal."""
 
     def __init__(self) -> None:
@@ -150,3 +151,5 @@ def _summary(target: Target, report: Report) -> Iterator[str]:
             done += f", {number_of(changes.altered, 'texts')} altered" if changes.altered else ""
             yield f"  {name:<{width}}  {number_of(changes.rows, 'rows')} ({done})"
     yield from left_out_lines(report.left_out)
+    if any(each.reason == PRUNED for each in report.left_out):
+        yield "  to carry such records over: --from, with a folder or a file that an earlier export has made"

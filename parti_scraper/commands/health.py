@@ -51,18 +51,20 @@ class Command(Reading, ScrapyCommand):
 
     def execute(self, args: Sequence[str], opts: argparse.Namespace) -> int:
         check_source(opts.source)
+        if opts.alert and not secret_from(self.settings, "PARTI_ALERT_URLS"):
+            accepted = "with PARTI_ALERT_URLS in the environment"
+            raise UsageError(f"option `--alert`: nobody to tell (accepted: {accepted})")
         now = time.time()
         checkup = check_up(self.settings, now, opts.source)
+        # Before anything is printed: who reads it may have enough, such as `head`.
+        self.exitcode = ExitCode.INCOMPLETE if checkup.health.findings else ExitCode.COMPLETE
+        if opts.alert:
+            alert(self.settings, checkup.health.findings, now)
         if opts.json:
             print(json.dumps(_as_json(checkup, now), indent=2))
         else:
             print("\n".join(_lines(checkup, now)))
-        if opts.alert:
-            if not secret_from(self.settings, "PARTI_ALERT_URLS"):
-                accepted = "with PARTI_ALERT_URLS in the environment"
-                raise UsageError(f"option `--alert`: nobody to tell (accepted: {accepted})")
-            alert(self.settings, checkup.health.findings, now)
-        return ExitCode.INCOMPLETE if checkup.health.findings else ExitCode.COMPLETE
+        return self.exitcode
 
 
 def _as_json(checkup: Checkup, now: float) -> dict[str, Any]:

@@ -31,11 +31,11 @@ def check_source(source: str | None) -> None:
         raise UsageError.of("option", "--source", "no such source", source or "", f"{MOCK}, {REAL}", hint=hint)
 
 
-def left_out_lines(left_out: Sequence[LeftOut]) -> Iterator[str]:
-    """Yield a line for each reason for which runs are left out, with the first of them."""
+def left_out_lines(left_out: Sequence[LeftOut], done: str = "left out") -> Iterator[str]:
+    """Yield a line for each reason for which runs are left out, with the first of them; `done` is what was done."""
     by_reason: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for each in left_out:
         by_reason[each.what, each.reason].append(each.folder)
     for (what, reason), folders in by_reason.items():
         named = ", ".join(folders[:_NAMED]) + (", …" if len(folders) > _NAMED else "")
-        yield f"  left out: {number_of(len(folders), what)}: {reason}: {named}"
+        yield f"  {done}: {number_of(len(folders), what)}: {reason}: {named}"

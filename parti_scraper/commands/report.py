@@ -18,8 +18,9 @@ from parti_scraper.commands.inputs import add_source_option, check_source
 from parti_scraper.dataset.engine import TargetError
 from parti_scraper.dataset.opened import open_dataset
 from parti_scraper.exceptions import UsageError
+from parti_scraper.operations.checkup import check_up
 from parti_scraper.program import program
-from parti_scraper.report import Options, make_report, write_report
+from parti_scraper.report import Options, Problem, make_report, write_report
 from parti_scraper.report.period import Period
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.outcome import ExitCode
@@ -28,6 +29,8 @@ from parti_scraper.secret_settings import secret_from
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+
+    from scrapy.settings import Settings
 
 _DEFAULT = "report.html"
 
@@ -70,6 +73,7 @@ class Command(Reading, ScrapyCommand):
             ),
             tuple(dict.fromkeys([SITE_URL, check_site_url(settings["PARTI_SITE_URL"])])),
             program(),
+            None if opts.inputs or opts.dataset else _problems(settings, now, opts.source),
         )
         path = _path(opts.page)
         sources = [opts.dataset] if opts.dataset else opts.inputs or [output_dir(settings, {})]
@@ -83,6 +87,12 @@ class Command(Reading, ScrapyCommand):
             raise TargetError(f"{path} cannot be written: {error.strerror}") from None
         print(path)
         return ExitCode.COMPLETE
+
+
+def _problems(settings: Settings, now: float, source: str | None) -> list[Problem]:
+    """Return what is wrong with the collection."""
+    findings = check_up(settings, now, source).health.findings
+    return [Problem(each.text, each.since, each.command) for each in findings]
 
 
 def _path(text: str) -> Path:

@@ -200,13 +200,21 @@ class _Exporter:
                 f"{self._target.shown} holds data of {held}, and these are of {plan.source} "
                 f"(accepted: another target, --source {held}, or --rebuild)"
             )
-        if self._rebuilds and plan.pruned and self._meta is not None:
-            runs = number_of(len(plan.pruned), "runs")
-            raise UsageError(
-                f"{self._target.shown} may alone hold the records of {runs} that `prune` has removed, such as "
-                f"{plan.pruned[0]} (accepted: a new target; --from takes over what a folder or a file has)"
-            )
+        self._check_pruned(plan)
         return plan
+
+    def _check_pruned(self, plan: Plan) -> None:
+        """Raise UsageError if the target is to be emptied, and may alone hold records whose files were removed."""
+        if not self._rebuilds or not plan.pruned or self._meta is None:
+            return
+        held = {run for run, _ in self._session.loaded()}
+        folders = [folder for folder, run in plan.pruned.items() if run in held]
+        if folders:
+            raise UsageError(
+                f"{self._target.shown} may alone hold the records of {number_of(len(folders), 'runs')} that `prune` "
+                f"has removed, such as {folders[0]} "
+                "(accepted: a new target; --from takes over what a folder or a file has)"
+            )
 
     def _plan_runs(self, known: Mapping[Key, Loaded], source: str | None) -> Plan:
         return make_plan(self._what.entries, {table.records for table in self._tables}, known, source)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from parti_scraper.dataset import facts
-from parti_scraper.dataset.tables import RUNS
+from parti_scraper.dataset.tables import RUNS, record_tables
 from parti_scraper.items import Livestream
 from parti_scraper.network.source import MOCK, REAL
 from parti_scraper.run.entries import Status
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Run and file.
 Key = tuple[str, str]
+# Why a run is left out whose record files were removed.
+PRUNED = "its files were removed by `prune`, and are not in this target"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +105,13 @@ class Plan:
         runs: the files of each run or day, by its folder.
         left_out: what is not loaded.
         source: where the data come from; None if there are none.
-        pruned: folders of runs that are not loaded and whose files were removed.
+        pruned: runs that are not loaded and whose files were removed: by folder, the `run_uuid`.
     """
 
     runs: Mapping[str, list[Part]]
     left_out: Sequence[LeftOut] = ()
     source: str | None = None
-    pruned: Sequence[str] = ()
+    pruned: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Rank(NamedTuple):
@@ -188,16 +190,33 @@ def _plan(of_source: _OfSource | None, left_out: list[LeftOut], source: str) -> 
     if of_source is None:
         return Plan({}, left_out)
     runs: defaultdict[str, list[Part]] = defaultdict(list)
-    pruned: dict[str, None] = {}
+    pruned: dict[str, str] = {}
     for rank, part in of_source.best.values():
         if part is None:
             continue
         if rank.has_files:
             runs[part.folder].append(part)
         else:
-            pruned[part.folder] = None
-    left_out += [LeftOut(each, "its files were removed by `prune`, and are not in this target") for each in pruned]
-    return Plan(runs, left_out, source, [*pruned])
+            pruned[part.folder] = part.key[0]
+    left_out += [LeftOut(each, PRUNED) for each in pruned]
+    return Plan(runs, left_out, source, pruned)
+
+
+def held_parts(entry: Entry, known: Mapping[Key, Loaded]) -> list[Part] | None:
+    """Return the files of a run that is over, or of a day of one, if exactly these were loaded; None if one was not.
+
+    What is said of the run must have been loaded too: without it, it is not known what the files confirm.
+
+    Args:
+        entry: of the catalog.
+        known: what was loaded.
+    """
+    parts = list(_parts(entry, frozenset(table.records for table in record_tables().values()), known))
+    for part in parts:
+        is_same = part.sha256 is not None and part.before is not None and part.before.sha256 == part.sha256
+        if not is_same or not part.before or (part.before.bytes != part.bytes and not part.is_account):
+            return None
+    return [part for part in parts if not part.is_account]
 
 
 def _is_loaded(entry: Entry, part: Part, before: Loaded) -> bool:

@@ -255,6 +255,8 @@ def _left_out(folder: str, parts: Iterable[Part], problem: str) -> LeftOut:
         package = datapackage.read(Path(folder)) or {}
     except UsageError:
         package = {}
+    if package.get("pruned"):
+        return LeftOut(folder, "`prune` has just removed its files", is_wrong=False)
     said = {each.get("hash") for each in package.get("resources", [])}
     if all(f"sha256:{each.sha256}" in said for each in parts if not each.is_account):
         return LeftOut(folder, problem)

@@ -155,6 +155,10 @@ class Staging:
         """Return the rows of `REMOVED_FILES`, with times in ISO 8601."""
         return self._removed
 
+    def read_of(self, table: Table) -> str:
+        """Return the name of the relation with all records that a table is made of, as they were read."""
+        return _records(table.records)
+
     def rows(self, table: Table) -> Rows:
         """Return the rows of a table, of which each key is there once."""
         records = _records(table.records)

@@ -189,6 +189,7 @@ class Checkpoints:
         recovery.carry_out(self.run.folder.path, recovery.roll_back(flushed.sizes, noted.files, files))
         self._restore_counts(noted, self._noted_categories)
         self.run.restore_days(noted.progress)
+        self.run.reasons.restore(noted.progress.get("reasons", {}))
         self._exporter.restore_rows({name: rows for name, (_, rows) in noted.files.items() if files.is_feed(name)})
         self._restore_quarantine(files, noted)
 
@@ -327,15 +328,19 @@ class Checkpoints:
         self._exporter.resume(plan.rows)
         self._restore_quarantine(files, noted, plan.quarantined)
         if not self.spider.can_refetch:
-            self._bring_back(self._exporter, plan)
+            self._bring_back(self._exporter, plan, noted)
         run.limit.restore(run.tally.written)
         written = noted.counts["written"] + len(plan.tail)
         logger.info("The run %s resumes after %s", run.identity.run_id, number_of(written, "records"))
 
-    def _bring_back(self, exporter: FeedExporter, plan: recovery.Resume) -> None:
+    def _bring_back(self, exporter: FeedExporter, plan: recovery.Resume, noted: Checkpoint) -> None:
         """Write and count again what came after the checkpoint and cannot be fetched again."""
         run = self.run
         quarantined = sum(plan.quarantined.values())
+        for name in plan.quarantined:
+            size, _ = noted.files.get(name, (0, 0))
+            for line in recovery.tail(run.folder.path / name, size).splitlines():
+                run.reasons.add(json.loads(line)["reason"])
         run.tally.add("served", quarantined)
         run.tally.add("quarantined", quarantined)
         for row in plan.tail:

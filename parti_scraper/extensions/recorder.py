@@ -20,7 +20,9 @@ from parti_scraper.feeds.pipelines import KEYS, QuarantinePipeline
 from parti_scraper.ledger.ledger import RunEnd
 from parti_scraper.run import datapackage
 from parti_scraper.run.description import DayPackage, describe_day, describe_run
+from parti_scraper.run.news import run_before
 from parti_scraper.run.outcome import COUNTED, Counts, Ending, ExitCode, Verdict, judge, judge_fields
+from parti_scraper.run.previous import check_not_pruned
 from parti_scraper.run.problems import LoggedExceptions
 from parti_scraper.scrapy_internals import close_spider
 from parti_scraper.signals import checkpoint, items_dropped, items_scraped, send_storage_failed, storage_failed
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.items import Item
     from parti_scraper.run.days import Day
+    from parti_scraper.run.entries import Entry
 
 
 class RunRecorder:
@@ -46,6 +49,7 @@ class RunRecorder:
         finished_before: the data package of a run that had finished before, so that nothing was done.
         files: the files in its folder.
         feeds: the feeds outside of it.
+        before: the run that its fields are compared with, see `run_before`.
     """
 
     def __init__(self, crawler: Crawler, spider: PartiSpider) -> None:
@@ -57,6 +61,7 @@ class RunRecorder:
         self.finished_before: dict[str, Any] | None = None
         self.files: list[datapackage.File] = []
         self.feeds: list[datapackage.Feed] = []
+        self.before: Entry | None = None
         # Of these, what is on this machine, whole and described like the files.
         self._files_elsewhere: list[datapackage.File] = []
         self._expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
@@ -113,6 +118,7 @@ class RunRecorder:
 
     def _check_finished(self) -> None:
         try:
+            check_not_pruned(self.run.folder.path)
             self.finished_before = datapackage.read_finished(self.run.folder.path)
         except UsageError as error:
             self.run.problems.refuse(str(error))
@@ -176,6 +182,8 @@ class RunRecorder:
             self._note_last()
             ending = self._ending()
             self.verdict = judge(ending)
+            # It is not among the complete ones yet.
+            self.before = run_before(self.run)
             if self.verdict.exit_code is ExitCode.INCOMPLETE and not self.spider.made_progress:
                 # An outage must not end a run that can still be finished.
                 self.verdict = replace(self.verdict, ended=False)

@@ -68,7 +68,6 @@ class QuarantinePipeline(_Pipeline):
         super().__init__(crawler, run)
         self._file: IO[bytes] | None = None
         self._path: Path | None = None
-        self._reasons: set[str] = set()
         # By the names of the files: one, or one a day.
         self._rows: dict[str, int] = {}
 
@@ -82,9 +81,8 @@ class QuarantinePipeline(_Pipeline):
             self._write(encode_line(row))
         except OSError as error:
             send_storage_failed(self.crawler, str(self.run.folder.quarantine), error)
-        if item.reason not in self._reasons:
+        if self.run.reasons.add(item.reason):
             # Once for each reason: a field that changes its type affects every record.
-            self._reasons.add(item.reason)
             logger.warning("A record was set aside: %s (position %d of %s)", item.reason, item.position, item.url)
         raise BadRecord(item.reason)
 

@@ -167,6 +167,10 @@ class Ledger:
         """Return the unfinished runs of a series, the last one first."""
         return self._runs("series = ? AND state = 'running'", series)
 
+    def last_complete(self, spider: str, number: int) -> Iterator[RunRecord]:
+        """Return so many complete runs of a spider, the last one first."""
+        return self._runs("spider = ? AND state = 'complete'", spider, number=number)
+
     def left_unsealed(self, spider: str | None) -> Iterator[RunRecord]:
         """Return the runs of a spider, or of all, that did not finish and are not sealed; some may be at work."""
         of_spider, values = ("", ()) if spider is None else (" AND spider = ?", (spider,))
@@ -239,6 +243,14 @@ class Ledger:
         with self._database.transaction():
             self._delete(run)
 
+    def forget_all(self, folders: Iterable[Path]) -> None:
+        """Forget the runs of folders; what is known of their series stays."""
+        with self._database.transaction():
+            for folder in folders:
+                query = "SELECT id FROM run WHERE folder = ?"
+                for (run,) in self._database.execute(query, (str(folder.absolute()),)).fetchall():
+                    self._delete(run)
+
     def finish(self, run: int, end: RunEnd, *, complete: bool, truncated: bool) -> None:
         """Note that a run has ended, and what it has written of its series. A second call changes nothing."""
         state = "complete" if complete else "incomplete"
@@ -285,6 +297,11 @@ class Ledger:
         )
         for spider, run_id, arguments, *rest in self._database.fetch(query, (since,)):
             yield FailedStart(spider, run_id, json.loads(arguments), *rest)
+
+    def forget_failed_starts(self, before: float) -> None:
+        """Forget the runs that were not begun before a moment, in Unix seconds."""
+        with self._database.transaction():
+            self._database.execute("DELETE FROM failed_start WHERE at < ?", (before,))
 
     # Series:
 
@@ -343,9 +360,9 @@ class Ledger:
         row = self._database.execute("SELECT max(ended) FROM version WHERE series = ?", (series,)).fetchone()
         return None if row[0] is None else int(row[0])
 
-    def _runs(self, where: str, *values: Any) -> Iterator[RunRecord]:
-        query = f"SELECT {_COLUMNS}, {_OUTCOME} FROM run WHERE {where} ORDER BY id DESC"  # noqa: S608 - see above
-        rows = self._database.fetch(query, values)
+    def _runs(self, where: str, *values: Any, number: int = -1) -> Iterator[RunRecord]:
+        query = f"SELECT {_COLUMNS}, {_OUTCOME} FROM run WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - see above
+        rows = self._database.fetch(query, (*values, number))
         for folder, spider, run_id, arguments, started_at, since, until, *rest, sealed in rows:
             window = None if since is None else (since, until)
             outcome = (*rest, bool(sealed))

@@ -82,7 +82,7 @@ class Told:
 
     Attributes:
         troubles: what was told since the last all-clear, also what went away.
-        messaged: when the last message was sent.
+        messaged: when the last message was sent; None: none was, or it was an all-clear.
         checked: of when the last findings were that were looked at.
         failure: that the last message did not reach everyone; None: it did.
     """
@@ -177,7 +177,8 @@ def decide(told: Told, findings: Sequence[Finding], now: float) -> tuple[Message
     if not reasons:
         if not after.troubles:
             return None, after
-        return Message(Kind.ALL_CLEAR, now, over=after.troubles), replace(after, troubles=(), messaged=now)
+        # What begins after it is told at once.
+        return Message(Kind.ALL_CLEAR, now, over=after.troubles), replace(after, troubles=(), messaged=None)
     known = {(each.subject, each.group) for each in after.troubles if each.gone is None}
     new = [each for each in findings if _key(each) in reasons.keys() - known]
     still = [each for each in findings if each not in new]

@@ -18,7 +18,7 @@ from parti_scraper.dataset.collected import collect
 from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
 from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.operations.alerting import alert_failure
-from parti_scraper.operations.health import USUAL_DAYS, Disk, Gap, Known, examine
+from parti_scraper.operations.health import USUAL_DAYS, Disk, Gap, Known, examine, series_key
 from parti_scraper.operations.history import history
 from parti_scraper.program import program
 from parti_scraper.run.entries import KINDS, CatalogError, Status
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 MAX_AGE, COVERAGE_SINCE = "PARTI_HEALTH_MAX_AGE", "PARTI_COVERAGE_SINCE"
 # Seconds back from which stretches of listening are read.
 _LISTENED = 2 * 86_400
-# How many runs of a spider are looked at, the last ones: of one every five minutes, those of a month.
-_RUNS_OF_A_SPIDER = 10_000
+# How many runs of a spider with the same arguments are looked at, the last ones: of one every five minutes, those of a
+# month; and how many of them however old they are.
+_RUNS_OF_A_SERIES, _ALWAYS = 10_000, 10
 _DAY_LENGTH = len("2026-11-27")
 
 
@@ -62,9 +63,11 @@ def parse_max_ages(text: str) -> dict[str, float]:
             accepted = f"such as recent=2h,live=15m; spiders are {', '.join(sorted(KINDS))}"
             raise UsageError.of("setting", MAX_AGE, problem, part, accepted, hint=hint)
         try:
-            ages[spider] = length(age, 0)
+            seconds = length(age, 0)
         except UnparsableError as problem:
             raise UsageError.of("setting", MAX_AGE, str(problem), part, LENGTHS, hint=problem.hint) from None
+        if ages.setdefault(spider, seconds) != seconds:
+            raise UsageError.of("setting", MAX_AGE, f"{spider} is named twice", part, "one age for each spider")
     return ages
 
 
@@ -92,7 +95,18 @@ def check_up(
         LedgerError: the ledger cannot be read.
     """
     # Of a hundred thousand runs, garbage collection would take as long as all the rest: what is made here stays.
+    was_enabled = gc.isenabled()
     gc.disable()
+    try:
+        return _check_up(settings, now, source, raw_arguments)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _check_up(
+    settings: BaseSettings, now: float, source: str | None, raw_arguments: Mapping[str, str] | None
+) -> Checkup:
     raw = raw_arguments or {}
     max_ages = parse_max_ages(settings[MAX_AGE])
     expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
@@ -117,26 +131,31 @@ def check_up(
 def _lately(entries: Iterable[Entry], now: float) -> Iterator[Entry]:
     """Yield the entries of runs that the rules look at: of a schedule of years, most are of no interest."""
     earliest = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(0.0, now - 1.5 * USUAL_DAYS)))
-    plain: defaultdict[str, list[Entry]] = defaultdict(list)
+    plain: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
     is_taken = True
     for entry in entries:
         if entry.day is None:
-            is_old = entry.status is Status.FINISHED and (entry.ended_at or "") < earliest
             is_plain = entry.status is Status.FINISHED and not entry.days
+            is_old = entry.status is Status.FINISHED and (entry.ended_at or "") < earliest
             is_taken = not (is_old or is_plain)
-            if is_plain and not is_old:
-                plain[entry.spider].append(entry)
+            if is_plain:
+                plain[entry.spider, series_key(entry.arguments)].append(entry)
         if is_taken:
             yield entry
     for finished in plain.values():
-        yield from heapq.nlargest(_RUNS_OF_A_SPIDER, finished, key=lambda entry: entry.started_at or "")
+        newest = heapq.nlargest(_RUNS_OF_A_SERIES, finished, key=lambda entry: entry.started_at or "")
+        yield from newest[:_ALWAYS]
+        # What failed since then, of a spider that is named, must not hide when it was good last.
+        good = next((entry for entry in newest if entry.complete), None)
+        rest = newest[_ALWAYS:]
+        yield from (entry for entry in rest if entry is good or (entry.ended_at or "") >= earliest)
 
 
 def _gaps(collected: Collected, since: str, now: float) -> Iterator[Gap]:
-    """Yield the gaps between ended livestreams that a crawl can fill; without any runs of them there are none."""
+    """Yield the gaps between ended livestreams that a crawl can fill; without a run that proves any there are none."""
     start = parse_time("setting", COVERAGE_SINCE, since or None, first_second, now)
     for coverage in collected.coverages(Bounds(None, None, math.floor(now)), start):
-        if coverage.series == LIVESTREAMS and coverage.intervals:
+        if coverage.series == LIVESTREAMS and collected.proofs:
             for gap in coverage.gaps:
                 words = crawl_for(gap, LIVESTREAMS, math.floor(now))
                 if words:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api.quality import MIN_RECORDS
-from parti_scraper.api.times import DAY, timestamp_to_iso
+from parti_scraper.api.times import DAY, iso_to_timestamp, timestamp_to_iso
 from parti_scraper.operations.history import Account, PastRun, State
 from parti_scraper.run.summary import printable
 from parti_scraper.wording import length_of, number_of
@@ -35,12 +36,18 @@ USUAL_OBSERVATIONS = 600
 GIVEN_UP_AFTER = (DAY, 30 * DAY)
 # Seconds for which a few runs that are no series yet are looked at.
 FEW_RUNS_FOR = 7 * DAY
+# A series has a usual break where it had one at the same time on so many days before, or in so many weeks.
+USUAL_BREAKS = ((DAY, 3), (7 * DAY, 2))
+# Seconds; no break is longer.
+LONGEST_BREAK = 8 * DAY
 # A run that is the first of its spider may last so many seconds.
 FIRST_RUN_LASTS = DAY
 # Seconds that rules look back which compare with what is usual.
 USUAL_DAYS = 30 * DAY
 # Half of the usual is few, unless chance explains it: so many standard deviations of a count.
 FEW_SHARE, BY_CHANCE = 0.5, 3.0
+# Of records set aside, too: that many standard deviations, and that many records, above what is usual.
+ASIDE_BY_CHANCE, ASIDE_AT_LEAST = 4.0, 2
 # Days before, and the share of a day's usual runs, that are needed to compare days.
 DAYS_TO_COMPARE, DAYS_COMPARED, RUNS_TO_COMPARE = 3, 14, 0.8
 # Seconds for which a field is new.
@@ -164,7 +171,7 @@ def examine(runs: Sequence[PastRun], known: Known, now: float) -> Health:
         known: what else is known.
         now: the present.
     """
-    past = [run for run in runs if _began(run) <= now + CLOCK_TOLERANCE]
+    past = [_by_this_clock(run, now) for run in runs if _began(run) <= now + CLOCK_TOLERANCE]
     spiders: dict[str, list[_Series]] = {}
     for each in _series(past, known, now):
         spiders.setdefault(each.spider, []).append(each)
@@ -174,7 +181,7 @@ def examine(runs: Sequence[PastRun], known: Known, now: float) -> Health:
     for all_series in spiders.values():
         looked_at = [each for each in all_series if each.is_looked_at]
         for series in looked_at:
-            findings += filter(None, [_last_run(series, all_series, known)])
+            findings += filter(None, [_last_run(series, all_series, known, now)])
             findings += filter(None, [_few_records(series, now), _set_aside(series, now)])
         if looked_at:
             findings += _new_fields(all_series, now)
@@ -187,6 +194,15 @@ def examine(runs: Sequence[PastRun], known: Known, now: float) -> Health:
         findings.append(Finding("alerts", "alerts", f"no alert can be sent: {why}", since))
     findings.sort(key=lambda finding: (RULES.index(finding.rule), finding.since))
     return Health(findings, watched)
+
+
+def _by_this_clock(run: PastRun, now: float) -> PastRun:
+    """Return a run whose end is not in the future: else it would be good, and never late, until then."""
+    latest = now + CLOCK_TOLERANCE
+    if max(run.account.ended_at or 0.0, run.good_until or 0.0) <= latest:
+        return run
+    good = run.good_until if run.good_until is None or run.good_until <= latest else _began(run)
+    return replace(run, account=replace(run.account, ended_at=_began(run)), good_until=good)
 
 
 # --- Series ------------------------------------------------------------------------------------------------------
@@ -205,6 +221,7 @@ class _Series:
             snapshots of a run with days.
         is_watched: whether it is expected to go on.
         is_looked_at: whether what its last run did matters.
+        is_replaced: whether another series goes on in its place.
     """
 
     spider: str
@@ -214,6 +231,7 @@ class _Series:
     usual: float = 0.0
     is_watched: bool = False
     is_looked_at: bool = False
+    is_replaced: bool = False
 
     @property
     def size(self) -> int:
@@ -234,25 +252,40 @@ def _series(runs: Sequence[PastRun], known: Known, now: float) -> list[_Series]:
     for run in runs:
         if run.state is State.UNREADABLE:
             continue
-        arguments = {name: value for name, value in run.arguments.items() if name not in _MOVING}
-        key = json.dumps(arguments, sort_keys=True) if arguments else ""
+        key = series_key(run.arguments)
         series = by_key.get((run.spider, key))
         if series is None:
+            arguments = {name: value for name, value in run.arguments.items() if name not in _MOVING}
             series = by_key[run.spider, key] = _Series(run.spider, _subject(run.spider, arguments), arguments, [])
         series.runs.append(run)
     found = list(by_key.values())
     for series in found:
         series.usual = _usual_distance(series)
-        if known.max_ages:
-            series.is_watched = series.is_looked_at = series.spider in known.max_ages
-            continue
-        is_given_up = _is_given_up(series, now) or _is_replaced(series, found)
-        series.is_watched = series.size >= RUNS_OF_A_SERIES and not is_given_up
-        # Of a typing error at the keyboard nobody needs to hear.
-        is_begun = any(run.state is not State.NOT_STARTED for run in series.runs)
-        is_recent = is_begun and now - _last_sign(series) <= FEW_RUNS_FOR
-        series.is_looked_at = series.is_watched or (is_recent and series.size < RUNS_OF_A_SERIES)
+    for series in found:
+        if series.spider in known.max_ages or not known.max_ages:
+            _watch(series, found, known.max_ages.get(series.spider), now)
     return found
+
+
+def _watch(series: _Series, others: Sequence[_Series], max_age: float | None, now: float) -> None:
+    """Set whether a series is watched and looked at; `max_age` is that of its spider, if it is named."""
+    series.is_replaced = _is_replaced(series, others)
+    silent = now - _last_sign(series)
+    if series.size >= RUNS_OF_A_SERIES:
+        is_given_up = silent > (max_age or 0.0) and _is_given_up(series, now)
+        series.is_looked_at = not (is_given_up or series.is_replaced)
+        series.is_watched = series.is_looked_at or max_age is not None
+        return
+    # Of a typing error at the keyboard nobody needs to hear.
+    is_begun = max_age is not None or any(run.state is not State.NOT_STARTED for run in series.runs)
+    series.is_looked_at = is_begun and silent <= max(FEW_RUNS_FOR, max_age or 0.0)
+    series.is_watched = max_age is not None
+
+
+def series_key(arguments: Mapping[str, Any]) -> str:
+    """Return what is the same for the runs of a spider that make a series: their arguments, but for those that move."""
+    kept = {name: value for name, value in arguments.items() if name not in _MOVING} if arguments else None
+    return json.dumps(kept, sort_keys=True) if kept else ""
 
 
 def _usual_distance(series: _Series) -> float:
@@ -314,15 +347,50 @@ def _late(
     """Yield what is watched, and what is wrong where no run was good for too long."""
     for spider, max_age in known.max_ages.items():
         runs = [run for series in spiders.get(spider, ()) for run in series.runs]
-        whole = [run for run in runs if _is_whole(run) and run.state is not State.NOT_STARTED]
-        goods = [run.good_until for run in whole or runs if run.good_until is not None]
+        goods = [run.good_until for run in _wanted(spiders.get(spider, ())) if run.good_until is not None]
         yield _judge_age(Watched(spider, max(goods, default=None), max_age), runs, spider, known, now)
     for series in (each for all_series in spiders.values() for each in all_series):
         if series.is_watched and not known.max_ages:
             max_age = max(LATE_TIMES * series.usual, LATE_AT_LEAST)
+            good_at = series.good_at()
+            if good_at is not None and _is_on_break(series, good_at, max_age, now):
+                yield Watched(series.subject, good_at, max_age), None
+                continue
             words = series.subject.split(" ")
             command = " ".join([words[0], *(f"-a {shlex.quote(word)}" for word in words[1:])])
-            yield _judge_age(Watched(series.subject, series.good_at(), max_age), series.runs, command, known, now)
+            yield _judge_age(Watched(series.subject, good_at, max_age), series.runs, command, known, now)
+
+
+def _wanted(all_series: Iterable[_Series]) -> Sequence[PastRun]:
+    """Return the runs that keep a named spider from being late: those without filters, if they are not an exception."""
+    begun = [(run, series) for series in all_series for run in series.runs if run.state is not State.NOT_STARTED]
+    whole = [run for run, series in begun if _is_whole(run) and not series.is_replaced]
+    is_usual = len(whole) >= RUNS_OF_A_SERIES or 2 * len(whole) >= len(begun)
+    return whole if is_usual else [run for run, _ in begun]
+
+
+def _is_on_break(series: _Series, good_at: float, max_age: float, now: float) -> bool:
+    """Tell whether a series was silent as long only at times of the day or week at which it usually is."""
+    if not good_at + max_age < now <= good_at + LONGEST_BREAK or any(run.days or run.today for run in series.runs):
+        return False
+    starts = sorted(map(_began, series.runs))
+    # The step is so small that none of the runs that were to come is stepped over.
+    step = max(series.usual, LATE_AT_LEAST / LATE_TIMES) / 2
+    moments = [good_at + max_age + step * number for number in range(math.ceil((now - good_at - max_age) / step))]
+    return all(_is_usually_silent(starts, series.usual, max_age, good_at, moment) for moment in (*moments, now))
+
+
+def _is_usually_silent(starts: Sequence[float], usual: float, max_age: float, good_at: float, moment: float) -> bool:
+    """Tell whether nothing began before the same time on earlier days or in earlier weeks; a late start is no end."""
+    for period, times in USUAL_BREAKS:
+        # Only what was before the silence says what is usual.
+        first = max(1, math.ceil((moment - good_at) / period))
+        earlier = [moment - period * number for number in range(first, first + times)]
+        if earlier[-1] - max_age < starts[0]:
+            continue
+        if all(bisect_right(starts, each - max_age) == bisect_right(starts, each - usual) for each in earlier):
+            return True
+    return False
 
 
 def _judge_age(
@@ -344,27 +412,38 @@ def _judge_age(
     return watched, Finding("late", watched.subject, text, since, f"{known.program} crawl {command}")
 
 
-def _last_run(series: _Series, all_series: Sequence[_Series], known: Known) -> Finding | None:
-    """Return what is wrong with the last run of a series that has come to an end, unless a later one was good."""
-    last = series.last
-    if last.state is State.RUNNING and not _flaws(last, known):
+def _last_run(series: _Series, all_series: Sequence[_Series], known: Known, now: float) -> Finding | None:
+    """Return what is wrong with how a run of a series has ended, the last one first, unless a later one was good."""
+    others = [run for each in all_series for run in each.runs]
+    for last in _to_judge(series, known, now):
+        rule, what = _ending(last, known)
+        if rule == "degraded":
+            is_cleared = any(_began(run) > _began(last) and _is_good(run, known) for run in others)
+        else:
+            is_cleared = not rule or _is_covered(last, [run for run in others if run is not last])
+        if not is_cleared:
+            return _of_a_run(rule, what, series, last, known)
+    return None
+
+
+def _to_judge(series: _Series, known: Known, now: float) -> Iterator[PastRun]:
+    """Yield the runs of a series whose end may be wrong: the last, and those before whose time no gap would show."""
+    runs = list(reversed(series.runs))
+    if runs[0].state is State.RUNNING and not _flaws(runs[0], known):
         # It says nothing yet of how it will end.
-        last = next((run for run in reversed(series.runs) if run.state is not State.RUNNING), last)
-    rule, what = _ending(last, known)
-    if not rule:
-        return None
-    others = [run for each in all_series for run in each.runs if run is not last]
-    if rule == "degraded":
-        is_cleared = any(_began(run) > _began(last) and _is_good(run, known) for run in others)
-    else:
-        is_cleared = any(_covers(run, last) for run in others)
-    if is_cleared:
-        return None
+        runs = [run for run in runs if run.state is not State.RUNNING]
+    yield from runs[:1]
+    if any(name in series.arguments for name in _FILTERS):
+        yield from (run for run in runs[1:] if run.window and now - _began(run) <= FEW_RUNS_FOR)
+
+
+def _of_a_run(rule: str, what: str, series: _Series, last: PastRun, known: Known) -> Finding:
+    which = "the last run" if last is series.last else "the run"
     since = last.account.ended_at or _began(last)
     name = f" {printable(last.run_id)}" if last.run_id else ""
     can_resume = last.state in {State.STOPPED, State.KILLED} and last.run_id
     command = f"{known.program} crawl {last.spider} -a {shlex.quote(f'run_id={last.run_id}')}" if can_resume else None
-    return Finding(rule, series.subject, f"{series.subject}: the last run{name} {what}", since, command)
+    return Finding(rule, series.subject, f"{series.subject}: {which}{name} {what}", since, command)
 
 
 def _ending(run: PastRun, known: Known) -> tuple[str, str]:
@@ -398,21 +477,45 @@ def _is_good(run: PastRun, known: Known) -> bool:
     return (run.account.complete or run.good_until is not None) and not _flaws(run, known)
 
 
-def _covers(later: PastRun, bad: PastRun) -> bool:
-    """Tell whether a run has what one that did not end well was to bring."""
-    end = bad.account.ended_at or _began(bad)
+def _is_covered(bad: PastRun, others: Iterable[PastRun]) -> bool:
+    """Tell whether later runs have what one that did not end well was to bring."""
+    windows = []
+    for later in others:
+        if not _has_all_of(later, bad):
+            continue
+        if bad.state is State.NOT_STARTED or bad.window is None or later.window is None:
+            return True
+        if later.arguments == bad.arguments:
+            return True
+        windows.append((later.window.since, later.window.until))
+    if bad.window is None:
+        return False
+    reached = bad.window.since
+    for since, until in sorted(windows):
+        if since <= _second_after(reached):
+            reached = max(reached, until)
+    return bool(windows) and reached >= bad.window.until and min(windows)[0] <= bad.window.since
+
+
+def _has_all_of(later: PastRun, bad: PastRun) -> bool:
+    """Tell whether a run is good and later, and has the records that one that did not end well was to bring.
+
+    They may be of another window of time.
+    """
     if later.state is State.RUNNING or not later.account.complete:
         # One that goes on is good as far as it has come, if it does not work towards an end.
+        end = bad.account.ended_at or _began(bad)
         return later.window is None and (later.good_until or 0.0) > end and _began(later) >= _began(bad)
-    if _began(later) < _began(bad) or (later.truncated and not bad.truncated):
+    # Of a run that could not start, the moment is known more exactly than that of others, which is in whole seconds.
+    if _began(later) < math.floor(_began(bad)) or (later.truncated and not bad.truncated):
         return False
     if bad.state is State.NOT_STARTED:
         return True
-    if any(name in later.arguments and later.arguments[name] != bad.arguments.get(name) for name in _FILTERS):
-        return False
-    if bad.window is None or later.window is None or later.arguments == bad.arguments:
-        return True
-    return later.window.since <= bad.window.since and later.window.until >= bad.window.until
+    return not any(name in later.arguments and later.arguments[name] != bad.arguments.get(name) for name in _FILTERS)
+
+
+def _second_after(moment: str) -> str:
+    return timestamp_to_iso(iso_to_timestamp(moment) + 1)
 
 
 # --- Content -----------------------------------------------------------------------------------------------------
@@ -466,8 +569,15 @@ def _day_means(good: Sequence[Account], now: float) -> tuple[float, float] | Non
     today = days.get(0, [])
     if usual_runs < 2 or len(today) < RUNS_TO_COMPARE * usual_runs:
         return None
-    full = [each for each in before if len(each) >= RUNS_TO_COMPARE * usual_runs]
-    return sum(today) / len(today), median(sum(each) / len(each) for each in full)
+    means = {ago: sum(days[ago]) / len(days[ago]) for ago in days if len(days[ago]) >= RUNS_TO_COMPARE * usual_runs}
+    now_mean = means.pop(0)
+    return now_mean, _usual(means, now_mean)
+
+
+def _usual(days: Mapping[int, float], of_now: float) -> float:
+    """Return what is usual, by how many days ago it was: of all days, or of the same weekday if that is less."""
+    same = [days[ago] for ago in (7, 14) if ago in days]
+    return min([median(days.values()), *same]) if days else of_now
 
 
 def _whole_days(good: Sequence[Account]) -> tuple[float, float] | None:
@@ -475,7 +585,11 @@ def _whole_days(good: Sequence[Account]) -> tuple[float, float] | None:
     whole = [each for each in good if each.day and (each.ended_at or 0) - (each.began_at or 0) >= 0.95 * DAY]
     if len(whole) <= DAYS_TO_COMPARE or whole[-1] is not good[-1]:
         return None
-    return _written(whole[-1]), median(map(_written, whole[-DAYS_COMPARED - 1 : -1]))
+    before = {
+        round(((whole[-1].began_at or 0) - (each.began_at or 0)) / DAY): float(_written(each))
+        for each in whole[-DAYS_COMPARED - 1 : -1]
+    }
+    return _written(whole[-1]), _usual(before, _written(whole[-1]))
 
 
 def _set_aside(series: _Series, now: float) -> Finding | None:
@@ -487,10 +601,12 @@ def _set_aside(series: _Series, now: float) -> Finding | None:
     before = accounts
     aside, served = (last.counts.get(name, 0) for name in ("quarantined", "served"))
     earlier = sum(each.counts.get("quarantined", 0) for each in before)
-    share = earlier / max(1, sum(each.counts.get("served", 0) for each in before))
-    expected = served * share
-    if aside <= expected + BY_CHANCE * math.sqrt(expected) + 1:
+    served_earlier = sum(each.counts.get("served", 0) for each in before)
+    # Half a record more than there were: that few records had none says little.
+    expected = served * (earlier + 0.5) / (served_earlier + 1)
+    if aside <= expected + ASIDE_BY_CHANCE * math.sqrt(expected) + ASIDE_AT_LEAST:
         return None
+    share = earlier / max(1, served_earlier)
     what = f"{number_of(aside, 'records')} of {served:,} were set aside, usual are {share:.1%}; see quarantine.jsonl"
     return Finding("set_aside", series.subject, f"{series.subject}: {what}", last.began_at or now)
 

@@ -187,7 +187,9 @@ def _grouped(entries: Iterable[Entry]) -> Iterable[tuple[Entry, list[Entry]]]:
             continue
         if run:
             yield run, days
-        run, days = (entry if entry.status is not Status.FOREIGN and entry.run_id else None), []
+        # A folder of runs that cannot be read has no run either, but hides what it has.
+        is_run = entry.status is not Status.FOREIGN and (entry.run_id or entry.status is Status.UNREADABLE)
+        run, days = (entry if is_run else None), []
     if run:
         yield run, days
 

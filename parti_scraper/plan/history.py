@@ -109,8 +109,12 @@ class History:
 
     def remaining(self) -> list[Span]:
         """Return what is left: windows under way from where they have come to, and those not begun or given up."""
+        return [*self.ahead(), *self._failed]
+
+    def ahead(self) -> list[Span]:
+        """Return what is left without the windows that were given up."""
         under_way = [(window.reached, window.low) for window in (*self._windows.values(), *self._ended)]
-        return [*under_way, *self._backlog.spans, *self._failed]
+        return [*under_way, *self._backlog.spans]
 
     # Windows:
 

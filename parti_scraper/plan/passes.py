@@ -82,6 +82,9 @@ class Passes:
     def remaining(self) -> None:
         """Return nothing: a list that moves is walked as a whole."""
 
+    def ahead(self) -> None:
+        """Return nothing: how long the list is shows only at its end."""
+
     def start(self) -> list[PageQuery]:
         """Return the first page."""
         if self._window is not None:

@@ -135,6 +135,10 @@ class Plan(Protocol):
         """Return what is left of the windows, for another plan to continue; None: it cannot be continued."""
         ...
 
+    def ahead(self) -> list[Span] | None:
+        """Return what is left without what was given up; None: that is not known."""
+        ...
+
     def start(self) -> list[PageQuery]:
         """Return the first pages to ask for."""
         ...

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from parti_scraper.report.page import Options, make_report, write_report
+from parti_scraper.report.page import Options, Problem, make_report, write_report
 
-__all__ = ["Options", "make_report", "write_report"]
+__all__ = ["Options", "Problem", "make_report", "write_report"]

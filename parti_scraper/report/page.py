@@ -9,7 +9,7 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parti_scraper.api.routes import SITE_URL
 from parti_scraper.api.times import DAY, timestamp_to_iso
@@ -34,6 +34,14 @@ _TIMES = {"moment", "since", "until"}
 _MOST_GAPS = 20
 
 
+class Problem(NamedTuple):
+    """Something that is wrong with the collection: one line, since when in Unix seconds, and the command that helps."""
+
+    text: str
+    since: float
+    command: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the report is made with.
@@ -43,12 +51,14 @@ class Options:
         period: what is looked at.
         origins: scheme and host of each site that it may link to.
         program: how commands are called in it.
+        problems: what is wrong with the collection; None where that is not known.
     """
 
     now: int
     period: Period = EVERYTHING
     origins: tuple[str, ...] = (SITE_URL,)
     program: str = "scrapy"
+    problems: Sequence[Problem] | None = None
 
 
 def make_report(connection: DuckDBPyConnection, options: Options) -> str:
@@ -72,6 +82,7 @@ def make_report(connection: DuckDBPyConnection, options: Options) -> str:
         policy=_policy([runtime, script], style),
         program=options.program,
         made_at=options.now,
+        problems=options.problems,
     )
     return page
 

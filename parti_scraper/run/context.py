@@ -20,6 +20,7 @@ from parti_scraper.run import datapackage
 from parti_scraper.run.datapackage import QUARANTINE
 from parti_scraper.run.days import Days, day_from, day_of
 from parti_scraper.run.problems import Problems
+from parti_scraper.run.reasons import Reasons
 from parti_scraper.run.rejected import RejectedMarks
 from parti_scraper.run.tally import Tally
 from parti_scraper.run.unchanged import Unchanged
@@ -154,6 +155,11 @@ class RecordLimit:
     def is_reached(self) -> bool:
         return self._taken == self.most
 
+    @property
+    def share(self) -> float | None:
+        """How much of what is wanted was written, from 0 to 1; None where all is wanted."""
+        return None if self.most is None else self._taken / max(self.most, 1)
+
     def take(self) -> bool:
         """Tell whether one more record is wanted, and count it."""
         if self.is_reached:
@@ -182,6 +188,7 @@ class Run:
         limit: how many records are wanted.
         seen: identities of the records that were written.
         rejected: marks of the records that were set aside.
+        reasons: why records were set aside.
         tally: what became of the records.
         unchanged: livestreams that an incremental run saw and did not write again.
         quality: what is wrong with single fields of records.
@@ -227,6 +234,7 @@ class Run:
         self.limit = RecordLimit(getattr(identity.arguments, "max_records", None))
         self.seen = seen
         self.rejected = RejectedMarks()
+        self.reasons = Reasons()
         self.tally = Tally()
         self.unchanged = Unchanged()
         self.quality = Quality(specified_of(folder.item_class))
@@ -253,23 +261,30 @@ class Run:
         since, until = self.window
         return {"since": timestamp_to_iso(since), "until": timestamp_to_iso(until)}
 
-    def enter_day(self, now: float) -> None:
+    def enter_day(self, now: float) -> bool:
         """Go to the day of a moment, in Unix seconds, where the run has days and that is another one.
 
         What was counted until now belongs to the day before, so nothing is to be on its way through the pipelines.
+
+        Returns:
+            whether it is there. If a clock was set back to a day whose files were removed, the run stays where it is:
+            new files would pass for all records of that day.
 
         Raises:
             OSError: the files of the day cannot be used.
         """
         if self.days is None or not self.days.is_over(now):
-            return
-        self.count_day(now)
+            return True
         name = day_of(now)
         described = datapackage.read(self.folder.path / name) if name in self.days.described else None
+        if described and datapackage.is_pruned(described):
+            return False
+        self.count_day(now)
         specified = specified_of(self.folder.item_class)
         self.days.turn(now, day_from(described, specified) if described else None)
         resources = described["resources"] if described else []
         self.folder.enter_day(name, {f"{name}/{each['path']}": each["rows"] for each in resources if "rows" in each})
+        return True
 
     def count_day(self, now: float) -> None:
         """Bring the account of the current day up to date, where the run has days; `now` is in Unix seconds."""
@@ -306,6 +321,7 @@ class Run:
             "failovers": self.hosts.failovers,
             "hosts": self.hosts.as_json(time.monotonic()),
             "quality": self.quality.as_json(),
+            "reasons": self.reasons.as_json(),
             "source": self.source.as_json(),
             "traffic": self.traffic.as_json(),
             **({} if self.series is None else self.unchanged.as_json()),
@@ -319,12 +335,13 @@ class Run:
 
     def restore(self, progress: Mapping[str, Any]) -> None:
         """Resume from there; called before anything is requested. Raises UsageError if data would be mixed."""
-        # Earlier versions had no hosts, quality, source and traffic.
+        # Earlier versions had no hosts, quality, reasons, source and traffic.
         self.source.restore(progress.get("source"), (progress.get("hosts") or {}).get("served", []))
         self.traffic.restore(progress.get("traffic", {}))
         self.hosts.restore(progress.get("hosts"), time.monotonic(), progress["failovers"])
         if "quality" in progress:
             self.quality.restore(progress["quality"])
+        self.reasons.restore(progress.get("reasons", {}))
         self.unchanged.restore(progress.get("unchanged"))
         self.problems.restore(progress.get("gaps", ()))
         self.restore_days(progress)

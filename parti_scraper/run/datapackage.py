@@ -196,6 +196,11 @@ def is_sealed(descriptor: Mapping[str, Any]) -> bool:
     return bool(descriptor.get("sealed"))
 
 
+def is_pruned(descriptor: Mapping[str, Any]) -> bool:
+    """Tell whether the record files were removed on purpose."""
+    return bool(descriptor.get("pruned"))
+
+
 def write(folder: Path, descriptor: Mapping[str, Any]) -> Path:
     """Write the descriptor whole or not at all, even if the machine dies. Raises OSError."""
     path = folder / FILE_NAME

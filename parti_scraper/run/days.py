@@ -177,7 +177,8 @@ def day_from(described: Mapping[str, Any], specified: Sequence[str]) -> Day:
             "records": readable,
             "unknown": described["unknown_fields"],
             "unreadable": described["unreadable_fields"],
-            "absent": {},
+            # Of the others it is not known how many records lacked them.
+            "absent": dict.fromkeys(described.get("vanished_fields", ()), readable),
         }
     )
     observations: list[dict[str, Any]] = next((described[name] for name in OBSERVATIONS if name in described), [])

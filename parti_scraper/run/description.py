@@ -208,6 +208,7 @@ def describe(about: About, outcome: Outcome) -> dict[str, Any]:
         "counts": outcome.counts,
         "unknown_fields": dict(sorted(outcome.quality.unknown.items())),
         "unreadable_fields": dict(sorted(outcome.quality.unreadable.items())),
+        "vanished_fields": outcome.quality.vanished(),
         "complete": outcome.complete,
         "degraded": outcome.degraded,
         "truncated": outcome.truncated,

@@ -47,7 +47,7 @@ def find_previous(
         if run is None:
             raise NothingToFinish(f"{spider}: no run is unfinished; nothing was requested")
     elif run_id:
-        datapackage.read(folder / run_id)
+        check_not_pruned(folder / run_id)
         run = ledger.find(folder / run_id) if ledger else None
     if run is None or not is_unfinished(run):
         return None
@@ -59,9 +59,18 @@ def find_previous(
 
 
 def is_unfinished(run: RunRecord) -> bool:
-    """Tell whether the folder of a run is there, and has no data package but one that sealed it."""
+    """Tell whether the folder of a run is there, and has no data package but one that sealed it, with all its files."""
     folder = Path(run.folder)
     try:
+        check_not_pruned(folder)
         return folder.is_dir() and datapackage.read_finished(folder) is None
     except UsageError:  # One of a later version.
         return False
+
+
+def check_not_pruned(folder: Path) -> None:
+    """Raise UsageError if a run is to be resumed whose record files were removed, or that a later version wrote."""
+    package = datapackage.read(folder)
+    if package and datapackage.is_sealed(package) and datapackage.is_pruned(package):
+        problem = "left unfinished, and `prune` has removed its records, so it cannot go on"
+        raise UsageError.of("argument", "run_id", problem, folder.name, "another name")

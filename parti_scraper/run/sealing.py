@@ -301,7 +301,7 @@ class _Sealing:
         folder, progress = self._left.folder, self._left.progress
         known = self._left.noted.counts if self._left.noted else {}
         closed = self._close("", is_noted=False)
-        quality, traffic = Quality(), Traffic()
+        quality, traffic = Quality(specified_of(self._item_class)), Traffic()
         if "quality" in progress:
             quality.restore(progress["quality"])
         traffic.restore(progress.get("traffic", {}))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,13 +10,15 @@ from parti_scraper.run.outcome import ExitCode
 from parti_scraper.wording import number_of
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Sequence
-    from pathlib import Path
 
     from parti_scraper.api.quality import Quality
     from parti_scraper.run.context import Identity, Run
     from parti_scraper.run.datapackage import Feed, File
+    from parti_scraper.run.entries import Entry
     from parti_scraper.run.outcome import Counts, Verdict
+    from parti_scraper.run.reasons import Reasons
 
 _CATEGORIES_SHOWN = 12
 _FIELDS_SHOWN = 10
@@ -34,11 +34,19 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a run leaves: files in its folder, feeds elsewhere, and remarks of the spider, a line each."""
+    """What a run leaves.
+
+    Attributes:
+        files: those in its folder.
+        feeds: those elsewhere.
+        remarks: what the spider has to say, a line each.
+        before: the run that its fields are compared with; None if there is none.
+    """
 
     files: Sequence[File] = ()
     feeds: Sequence[Feed] = ()
     remarks: Sequence[str] = ()
+    before: Entry | None = None
 
 
 def summarize(run: Run, verdict: Verdict, left: Left, seconds: float, *, finished_before: bool = False) -> str:
@@ -63,7 +71,8 @@ def summarize(run: Run, verdict: Verdict, left: Left, seconds: float, *, finishe
     if identity.spider != "categories":
         lines += _by_category(run.tally.categories)
     lines.append(_counts(run.counts()))
-    lines += _set_aside(run.folder.quarantine, run.tally.quarantined)
+    lines += _set_aside(run.reasons, run.tally.quarantined)
+    lines += _new_fields(run.quality, left.before)
     lines += _fields(run.quality)
     lines += _stored(run, left)
     lines += [f"  {printable(remark)}" for remark in left.remarks]
@@ -92,16 +101,31 @@ def _counts(counts: Counts) -> str:
     )
 
 
-def _set_aside(quarantine: Path, number: int) -> list[str]:
-    if not number:
-        return []
-    try:
-        with quarantine.open("rb") as lines:
-            reasons = Counter(json.loads(line)["reason"] for line in lines)
-    except (OSError, ValueError):
-        return []
+def _set_aside(reasons: Reasons, number: int) -> list[str]:
     shown = reasons.most_common(_REASONS_SHOWN)
-    return [f"  {number:>9,}  set aside: {printable(reason)}" for reason, number in shown]
+    lines = [f"  {count:>9,}  set aside: {printable(reason)}" for reason, count in shown]
+    others = number - sum(count for _, count in shown)
+    # Fewer where a record could not be stored.
+    return lines + ([f"  {others:>9,}  set aside for other reasons"] if others > 0 else [])
+
+
+def _new_fields(quality: Quality, before: Entry | None) -> list[str]:
+    """Return a line with the fields that were not unknown, or not unreadable, in the run before."""
+    if before is None:
+        return []
+    unknown = [
+        ("", name, number) for name, number in quality.unknown.most_common() if name not in before.unknown_fields
+    ]
+    unreadable = [
+        ("unreadable ", name, number)
+        for name, number in quality.unreadable.most_common()
+        if name not in before.unreadable_fields
+    ]
+    new = [
+        f"field `{printable(name[:_LONGEST_NAME])}` {how}in {number_of(number, 'records')}"
+        for how, name, number in (*unknown, *unreadable)
+    ]
+    return [f"  new: {_listed(new)}; not so in the run {printable(before.run_id)}"] if new else []
 
 
 def _fields(quality: Quality) -> list[str]:
@@ -115,9 +139,12 @@ def _fields(quality: Quality) -> list[str]:
 
 
 def _counted(names: Counter[str]) -> str:
-    shown = [f"{printable(name[:_LONGEST_NAME])} ({number:,})" for name, number in names.most_common(_FIELDS_SHOWN)]
-    more = [f"and {len(names) - _FIELDS_SHOWN} more"] if len(names) > _FIELDS_SHOWN else []
-    return ", ".join(shown + more)
+    return _listed([f"{printable(name[:_LONGEST_NAME])} ({number:,})" for name, number in names.most_common()])
+
+
+def _listed(fields: Sequence[str]) -> str:
+    more = [f"and {len(fields) - _FIELDS_SHOWN} more"] if len(fields) > _FIELDS_SHOWN else []
+    return ", ".join([*fields[:_FIELDS_SHOWN], *more])
 
 
 def _stored(run: Run, left: Left) -> list[str]:

@@ -20,6 +20,7 @@ from parti_scraper.network.retry import RetryMiddleware
 from parti_scraper.network.settings import hosts_from
 from parti_scraper.network.source import Source
 from parti_scraper.plan.identities import Identities
+from parti_scraper.plan.outlook import Outlook
 from parti_scraper.run.arguments import without_run_id
 from parti_scraper.run.context import Identity, Run, RunFolder, default_run_id
 from parti_scraper.run.folders import output_dir, state_dir
@@ -190,6 +191,16 @@ class PartiSpider(Spider):
     def remarks(self) -> list[str]:
         """Return lines for the summary."""
         return self.run.problems.remarks
+
+    def outlook(self) -> Outlook:
+        """Return how far the run has come: by `max_records`, and by the time where it has a duration."""
+        duration: float | None = getattr(self.arguments, "duration", None)
+        limited = self.run.limit.share
+        if not duration:
+            return Outlook(limited)
+        # By the wall clock, so that the time before a run was resumed counts too.
+        passed = min(max(time.time() - self.started_at, 0.0), duration)
+        return Outlook(max(passed / duration, limited or 0.0), left=duration - passed)
 
     def description(self) -> dict[str, Any]:
         """Return what is added to the data package."""

@@ -26,6 +26,7 @@ _EXTENSIONS = {
     "parti_scraper.feeds.exporter.FeedExporter": 0,
     "parti_scraper.extensions.recorder.RunRecorder": 800,
     "parti_scraper.extensions.progress.Progress": 900,
+    "parti_scraper.extensions.progress.LoggedProgress": 901,
     "parti_scraper.operations.going_on.GoingOn": 910,
 }
 _ITEM_PIPELINES = {

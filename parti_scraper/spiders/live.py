@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scrapy.utils.asyncio import CallLaterResult
 
     from parti_scraper.api.pages import NormalizedPage
+    from parti_scraper.plan.outlook import Outlook
     from parti_scraper.plan.plan import PageQuery
     from parti_scraper.run.arguments import Arguments
     from parti_scraper.run.context import Run
@@ -60,6 +61,8 @@ class LiveSpider(LiveRouteSpider):
         self._first_at = 0.0
         self._snapshot_began = 0.0
         self._timer: CallLaterResult | None = None
+        # When it fires, by the monotonic clock.
+        self._next_at = 0.0
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *, run: Run | None = None, **raw_arguments: Any) -> Self:
@@ -96,6 +99,11 @@ class LiveSpider(LiveRouteSpider):
             elapsed = max(elapsed, self._schedule.tick * self._schedule.interval)
         self._first_at -= elapsed
         self._schedule_snapshot()
+
+    def outlook(self) -> Outlook:
+        """Return how far the run has come, and when the next snapshot is due where it waits for one."""
+        wait = None if self._timer is None else max(self._next_at - time.monotonic(), 0.0)
+        return replace(super().outlook(), next_in=wait)
 
     def progress(self) -> dict[str, Any]:
         # The next snapshot may have started.
@@ -169,6 +177,7 @@ class LiveSpider(LiveRouteSpider):
             self.crawler.stats.inc_value("parti/live/snapshots_missed", due.missed)
             logger.warning("A snapshot took longer than the interval; snapshots left out: %d", due.missed)
         if due.wait is not None:
+            self._next_at = time.monotonic() + due.wait
             self._timer = call_later(due.wait, self._on_timer)
 
     def _on_timer(self) -> None:

@@ -233,7 +233,8 @@ class PagedSpider(PartiSpider):
         while self.run.days is not None and self.run.days.is_over(time.time()):
             await self._are_through()
             try:
-                self.run.enter_day(time.time())
+                if not self.run.enter_day(time.time()):
+                    break
             except OSError as error:
                 send_storage_failed(self.crawler, "a record", error)
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from parti_scraper.api import routes, urls
@@ -14,6 +15,7 @@ from parti_scraper.api.selection import Selection
 from parti_scraper.api.times import parse_length, timestamp_to_iso
 from parti_scraper.items import Livestream
 from parti_scraper.plan.history import History
+from parti_scraper.plan.outlook import Outlook, outlook_of
 from parti_scraper.plan.passes import Passes
 from parti_scraper.plan.schedule import CheckpointTimer
 from parti_scraper.run.arguments import RecentArguments
@@ -116,6 +118,16 @@ class RecentSpider(PagedSpider):
     def is_checkpoint_due(self) -> bool:
         """Tell after every few pages, at most once a second: so much is fetched again after a kill."""
         return self._checkpoint_timer.is_due(time.monotonic())
+
+    def outlook(self) -> Outlook:
+        """Return how far the run has come: by `max_records`, or by the time that was walked if that is more."""
+        limited = super().outlook()
+        ahead = [walk.plan.ahead() for walk in self.walks] or [each["remaining"] for each in self._previous_walks]
+        spans = [each for each in ahead if each is not None]
+        if self.arguments.sort == "views" or len(spans) < len(ahead):
+            return limited
+        walked = outlook_of(*self.window, spans or [[(self.window[1], self.window[0] - 1)]])
+        return replace(walked, share=max(walked.share or 0.0, limited.share or 0.0))
 
     def drain_rejected(self) -> list[bytes]:
         return self.run.rejected.drain_new()
