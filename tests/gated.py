@@ -99,9 +99,7 @@ class _Changing(Site):
         self._first_port = str(first_port)
 
     def _now(self, what: str) -> list[Weather]:
-        return [
-            each for each in self._weathers if each.what == what and each.since <= self._clock.elapsed < each.until
-        ]
+        return [each for each in self._weathers if each.what == what and each.since <= self._clock.elapsed < each.until]
 
     def _is_gone(self, request: web.Request) -> bool:
         is_first = request.host.endswith(f":{self._first_port}")

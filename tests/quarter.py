@@ -1,8 +1,9 @@
-"""A quarter of the schedule of `deploy/`, by virtual clocks, with incidents; what is said of it is compared with them.
+"""A quarter of the schedule of `deploy/`, by virtual clocks, with incidents; what is said of it is compared with those.
 
-`python -m tests.quarter --days 91 --seed 1` plays it, and prints what was measured. The commands are those of the units,
-at the times of the timers, but for `deploy/schedule`: the jobs are started as scrapyd would start them. Health is looked
-at once an hour, and every ten minutes around incidents; each crawl looks at it, too.
+`python -m tests.quarter --days 91 --seed 1` plays it, and prints what was measured. The commands are those of the
+units, at the times of the timers, but for `deploy/schedule`: the jobs are started as scrapyd would start them. Health
+is looked at once an hour, and every ten minutes around incidents; each crawl looks at it, too. Ctrl-C ends it before
+its time, with what was measured so far.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -37,8 +38,9 @@ from tests.watchers import watching
 
 START = "2035-11-25T21:40:00Z"
 OPTIONS: dict[str, Any] = {"events": 200, "years": 0.05, "live": 5, "start_every": 1_200, "page_cap": 50}
-# So few channels go live that the default would open the connection again and again.
-ENV = {"PARTI_WS_IDLE_TIMEOUT": "30m"}
+# So few channels go live that the default would open the connection again and again; and on this machine a host that
+# fails would be asked again at once, as no real one is.
+ENV = {"PARTI_WS_IDLE_TIMEOUT": "30m", "PARTI_RETRY_DELAY": "1"}
 AGES = "recent=2h,live=15m,notifications=15m,categories=2d"
 SERVICES = ("live", "notifications")
 # In place of 90 days, so that it matters within a quarter.
@@ -135,6 +137,7 @@ class Quarter:
         now: the time that was reached, in seconds since the start of the clock.
         incidents: what happens.
         measures: what was measured.
+        is_over: set to end it before its time.
     """
 
     def __init__(self, folder: Path, seed: int, alert_host: str, incidents: Iterable[Incident]) -> None:
@@ -156,6 +159,7 @@ class Quarter:
         self.services = [Process(self, name) for name in SERVICES]
         self.job = Process(self, "job")
         self.is_full = False
+        self.is_over = False
         self._trouble: forked.Trouble | None = None
 
     @property
@@ -269,7 +273,7 @@ class Quarter:
         actions = {name: getattr(self, name) for name in ("export", "health", "prune")}
         moments = [*self._timed(days), *self._happening()]
         for at, _, what in sorted(moments):
-            if at > days * DAY:
+            if at > days * DAY or self.is_over:
                 break
             self.pass_to(max(at, self.now))
             if what in {"recent", "categories"}:
@@ -382,12 +386,14 @@ def report(quarter: Quarter) -> Iterator[str]:
     for each in quarter.incidents:
         kinds = Counter(kind_of(title) for _, title, _ in measures.of(each))
         yield f"  {each.what:22}{each.since / DAY:6.2f} to {each.until / DAY:6.2f}  {dict(kinds)}"
+        yield from (f"    {at / DAY:.2f} {title}: {text}" for at, title, text in measures.of(each))
     yield f"messages about nothing: {len(strays(quarter))}"
     yield from (f"  {at / DAY:.2f} {title}: {text}" for at, title, text in strays(quarter))
     yield f"rows lost: {measures.reader.lost}, doubled: {measures.reader.doubled}"
     for place, name in enumerate(("ended livestreams", "snapshots", "notifications")):
         values = sorted(each[place] for each in measures.ages)
-        yield f"age of the newest at an export, {name}: median {values[len(values) // 2]:.0f} s, most {values[-1]:.0f} s"
+        middle = values[len(values) // 2]
+        yield f"age of the newest at an export, {name}: median {middle:.0f} s, most {values[-1]:.0f} s"
     for process in (*quarter.services, quarter.job):
         yield f"requests an hour, {process.name}: {process.gate.requests / (days * 24):.1f}"
     yield "Wrong is:" if measures.wrong else "Nothing else is wrong"
@@ -405,12 +411,22 @@ def strays(quarter: Quarter) -> list[tuple[float, str, str]]:
     return [each for each in quarter.measures.messages if each not in heard]
 
 
-def play(folder: Path, days: float, seed: int, incidents: Iterable[Incident] | None = None) -> Quarter:
-    """Play so many days in an empty folder; without incidents, those of every kind."""
+def play(
+    folder: Path,
+    days: float,
+    seed: int,
+    incidents: Iterable[Incident] | None = None,
+    begun: Callable[[Quarter], object] = lambda _: None,
+) -> Quarter:
+    """Play so many days in an empty folder; without incidents, those of every kind.
+
+    `begun` is called before the first moment.
+    """
     midnight = DAY - instant_seconds(START) % DAY
     chosen = planned(days, random.Random(seed), midnight) if incidents is None else incidents
     with watching() as watcher:
         quarter = Quarter(folder, seed, watcher.host, chosen)
+        begun(quarter)
         try:
             quarter.play(days, lambda: watcher.messages)
         finally:
@@ -428,8 +444,15 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="empty folder for what is left (default: it is deleted)")
     args = parser.parse_args()
     began = time.monotonic()
+
+    def ended_by_ctrl_c(quarter: Quarter) -> None:
+        def end(*_: object) -> None:
+            quarter.is_over = True
+
+        signal.signal(signal.SIGINT, end)
+
     with tempfile.TemporaryDirectory() as temporary:
-        quarter = play(args.keep or Path(temporary), args.days, args.seed)
+        quarter = play(args.keep or Path(temporary), args.days, args.seed, begun=ended_by_ctrl_c)
         print("\n".join(report(quarter)))
     print(f"took {time.monotonic() - began:.0f} s")
     return int(bool(quarter.measures.false or quarter.measures.wrong or strays(quarter)))

@@ -89,6 +89,15 @@ def test_a_named_spider_that_never_ran_is_late_but_not_while_it_runs_for_the_fir
     assert rules([run(9 * HOUR), first], HOURLY) == ["late"]
 
 
+def test_of_a_new_schedule_a_named_spider_is_late_only_after_its_age() -> None:
+    daily = Known({"categories": 2 * DAY})
+    new = schedule(HOUR, 5)
+    since = new[0].account.began_at or 0.0
+    assert rules(new, daily) == []
+    assert rules(new, daily, since + 2 * DAY) == []
+    assert rules(new, daily, since + 2 * DAY + 1) == ["late"]
+
+
 def test_only_runs_without_filters_keep_a_named_spider_from_being_late_if_there_are_any() -> None:
     filtered = run(10 * MINUTE, arguments={"user_id": 5})
     assert rules([run(9 * HOUR), filtered], HOURLY) == ["late"]
