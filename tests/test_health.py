@@ -114,6 +114,13 @@ def test_a_series_of_five_is_late_after_three_times_its_usual_distance(distance:
     assert rules(runs[:4], now=NOW - MINUTE + 3 * distance + 1) == []
 
 
+def test_of_runs_of_the_first_format_the_end_stands_for_the_beginning() -> None:
+    old = [run(ago * HOUR, began_at=None) for ago in reversed(range(1, 7))]
+    assert rules(old) == []
+    assert rules(old, now=NOW + 2 * HOUR + MINUTE + 1) == ["late"]
+    assert rules(old, Known({"recent": 2 * HOUR, "categories": DAY})) == []
+
+
 def test_what_nobody_runs_any_more_is_given_up() -> None:
     runs = schedule(HOUR, 24 * 10)
     assert rules(runs, now=NOW + 9 * DAY) == ["late"]

@@ -305,7 +305,8 @@ def _subject(spider: str, arguments: Mapping[str, Any]) -> str:
 
 
 def _began(run: PastRun) -> float:
-    return run.account.began_at or 0.0
+    # Of runs of the first format only the end is known.
+    return run.account.began_at or run.account.ended_at or 0.0
 
 
 def _last_sign(series: _Series) -> float:

@@ -125,7 +125,8 @@ def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str
         sources = {run.source for run in runs}
         source = MOCK if MOCK in sources and REAL not in sources else REAL
     chosen = [run for run in runs if run.source in {source, None}]
-    return sorted(chosen, key=lambda run: (run.account.began_at or 0, run.run_id or ""))
+    # Of runs of the first format only the end is known.
+    return sorted(chosen, key=lambda run: (run.account.began_at or run.account.ended_at or 0, run.run_id or ""))
 
 
 def last_runs(
