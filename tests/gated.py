@@ -32,7 +32,19 @@ from tests.virtual import Act, Clock, _Selector, _wait_longer, _watch
 _SLICE = 120.0
 # Real seconds between two looks whether a process may go on.
 LOOK = 0.003
-_FIELDS = ("limit", "parked", "requests", "is_full", "driver")
+_NUMBERS = 5
+
+
+def _shared(place: int) -> Any:
+    """Return a property of a gate that is in its file."""
+
+    def read(gate: Gate) -> float:
+        return float(gate._values[place])
+
+    def write(gate: Gate, value: float) -> None:
+        gate._values[place] = value
+
+    return property(read, write)
 
 
 class Gate:
@@ -46,24 +58,14 @@ class Gate:
         driver: the process of the driver; none goes on without it.
     """
 
-    limit: float
-    parked: float
-    requests: float
-    is_full: float
-    driver: float
-
     def __init__(self, path: Path) -> None:
         """Open the gate of a file, which is made where it is not there."""
-        size = 8 * len(_FIELDS)
+        size = 8 * _NUMBERS
         with path.open("a+b") as file:
             file.truncate(size)
-            object.__setattr__(self, "_values", memoryview(mmap.mmap(file.fileno(), size)).cast("d"))
+            self._values = memoryview(mmap.mmap(file.fileno(), size)).cast("d")
 
-    def __getattr__(self, name: str) -> float:
-        return float(self._values[_FIELDS.index(name)])
-
-    def __setattr__(self, name: str, value: float) -> None:
-        self._values[_FIELDS.index(name)] = value
+    limit, parked, requests, is_full, driver = map(_shared, range(_NUMBERS))
 
     def wait(self, is_woken: Callable[[], bool]) -> None:
         """Wait until the process may go on, or is woken by a signal."""
@@ -200,7 +202,8 @@ class GatedStage:
         loop = asyncio.SelectorEventLoop(_Gated(clock, gate, _watch()))
         asyncio.set_event_loop(loop)
         _wait_longer()
-        notifications.SLICE = websocket.SLICE = _SLICE  # type: ignore[misc]
+        for module in (websocket, notifications):
+            module.SLICE = _SLICE  # type: ignore[attr-defined]
         listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         ports = [each.getsockname()[1] for each in listening]
         os.environ["PARTI_API_BASE_URLS"] = ",".join(f"http://127.0.0.1:{port}" for port in ports)

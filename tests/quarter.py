@@ -26,7 +26,7 @@ from typing import Any
 
 from parti_scraper.mockserver.options import Options, instant_seconds
 from parti_scraper.mockserver.world import World
-from tests import deployed, forked
+from tests import deployed, forked, older
 from tests.collecting import differences
 from tests.dataset_reader import Reader
 from tests.dataset_truth import Truth, rows_of
@@ -138,6 +138,7 @@ class Quarter:
         incidents: what happens.
         measures: what was measured.
         is_over: set to end it before its time.
+        older: a checkout of an earlier version, with the first format; it runs before the first upgrade.
     """
 
     def __init__(self, folder: Path, seed: int, alert_host: str, incidents: Iterable[Incident]) -> None:
@@ -160,6 +161,7 @@ class Quarter:
         self.job = Process(self, "job")
         self.is_full = False
         self.is_over = False
+        self.older: Path | None = None
         self._trouble: forked.Trouble | None = None
 
     @property
@@ -213,11 +215,7 @@ class Quarter:
 
     def crawl(self, spider: str) -> None:
         """Run what scrapyd would start for a unit that schedules a job, while the services go on."""
-        words = command_of(f"parti-{spider}", self.home)
-        at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.began + self.now))
-        job = f"_job={at}-{spider}-{self.chance.randrange(16**10):010x}"
-        typed = ["crawl", words[0], *(part for each in (*words[1:], job) for part in ("-a", each))]
-        self.job.start(typed, self.now, self._trouble)
+        self.job.start(self._typed(spider), self.now, self._trouble)
         self._trouble = None
         while self.job.goes_to(self.job.gate.limit + MINUTE):
             self.pass_to(self.job.gate.limit)
@@ -225,6 +223,28 @@ class Quarter:
         self.measures.codes[spider, self.job.process.exitcode or 0] += 1
         self._age_files(spider, self.job.clock.told())
         self.now = max(self.now, self.job.clock.elapsed)
+
+    def crawl_older(self, code: int) -> None:
+        """Run `recent` as an earlier version, where there is one, which is to end with this exit code."""
+        if not self.older:
+            return
+        self.job.clock.move(self.now)
+        self.job.gate.limit = float("inf")
+        options = {"now": START, "seed": self.options.seed, **OPTIONS}
+        place = (self.job.clock_path, self.job.gate_path)
+        ended, said = older.crawl(self.older, self._typed("recent"), *place, options, self.env)
+        self.measures.codes["older recent", ended] += 1
+        if ended != code or "Traceback" in said:
+            self.measures.wrong.append(f"the earlier version ends with {ended}: {said[-300:]}")
+        self._age_files("recent", self.job.clock.told())
+        self.now = max(self.now, self.job.clock.elapsed)
+
+    def _typed(self, spider: str) -> list[str]:
+        """Return the words of what scrapyd would start for a unit that schedules a job."""
+        words = command_of(f"parti-{spider}", self.home)
+        at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.began + self.now))
+        job = f"_job={at}-{spider}-{self.chance.randrange(16**10):010x}"
+        return ["crawl", words[0], *(part for each in (*words[1:], job) for part in ("-a", each))]
 
     def run(self, typed: list[str]) -> forked.Scrapy:
         """Start a command that does not crawl."""
@@ -271,6 +291,7 @@ class Quarter:
     def play(self, days: float, hear: Any) -> None:
         """Let so many days pass; `hear` returns the messages that have come so far."""
         actions = {name: getattr(self, name) for name in ("export", "health", "prune")}
+        self.crawl_older(0)
         moments = [*self._timed(days), *self._happening()]
         for at, _, what in sorted(moments):
             if at > days * DAY or self.is_over:
@@ -326,8 +347,12 @@ class Quarter:
             case "acknowledged":
                 self.env["PARTI_EXPECT_ABSENT"] = "total_viewers,viewers_count"
                 self.stop_services(signal.SIGTERM)
-            case "upgrade" | "rollback":
+            case "upgrade":
                 self.stop_services(signal.SIGTERM)
+            case "rollback":
+                self.stop_services(signal.SIGTERM)
+                # Its ledger is not of that version.
+                self.crawl_older(1)
 
     def _hear(self, messages: list[dict[str, str]]) -> None:
         for each in messages[len(self.measures.messages) :]:
@@ -441,18 +466,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=float, default=91)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--older", type=Path, help="checkout of an earlier version, which is run before and in between")
     parser.add_argument("--keep", type=Path, help="empty folder for what is left (default: it is deleted)")
     args = parser.parse_args()
     began = time.monotonic()
 
-    def ended_by_ctrl_c(quarter: Quarter) -> None:
+    def begin(quarter: Quarter) -> None:
+        quarter.older = args.older
+
         def end(*_: object) -> None:
             quarter.is_over = True
 
         signal.signal(signal.SIGINT, end)
 
     with tempfile.TemporaryDirectory() as temporary:
-        quarter = play(args.keep or Path(temporary), args.days, args.seed, begun=ended_by_ctrl_c)
+        quarter = play(args.keep or Path(temporary), args.days, args.seed, begun=begin)
         print("\n".join(report(quarter)))
     print(f"took {time.monotonic() - began:.0f} s")
     return int(bool(quarter.measures.false or quarter.measures.wrong or strays(quarter)))
