@@ -341,7 +341,7 @@ class Quarter:
                 if what == "room":
                     self.stop_services(signal.SIGKILL)
             case "killed job":
-                self._trouble = forked.Trouble(crash_at=self.chance.randrange(2, 12))
+                self._trouble = forked.Trouble(crash_at=self.chance.randrange(1, 5))
             case "killed live" | "killed notifications":
                 self.stop_services(signal.SIGKILL, [what.split(" ")[1]])
             case "acknowledged":
