@@ -112,18 +112,21 @@ class PastRun:
     duration: float | None = None
 
 
-def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str | None = None) -> list[PastRun]:
+def source_among(entries: Iterable[Entry]) -> str:
+    """Return which source is meant if none is named: parti.com, or a mock server if no run asked anything else."""
+    sources = {entry.source for entry in entries}
+    return MOCK if MOCK in sources and REAL not in sources else REAL
+
+
+def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str) -> list[PastRun]:
     """Return the runs of a source, oldest first, with those whose source is not known.
 
     Args:
         entries: of the catalog.
         failed: runs that were not begun.
-        source: where their data come from; None: parti.com, or a mock server if there are only made-up data.
+        source: where their data come from.
     """
     runs = [*starmap(past_run, _grouped(entries)), *map(_refused, failed)]
-    if source is None:
-        sources = {run.source for run in runs}
-        source = MOCK if MOCK in sources and REAL not in sources else REAL
     chosen = [run for run in runs if run.source in {source, None}]
     return sorted(chosen, key=lambda run: (run.account.began_at or 0, run.run_id or ""))
 
