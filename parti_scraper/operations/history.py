@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.source import MOCK, REAL
-from parti_scraper.run.entries import KINDS, Entry, Status
+from parti_scraper.run.entries import KINDS, CatalogError, Entry, Status
 from parti_scraper.run.sealing import KILLED
 
 if TYPE_CHECKING:
@@ -230,10 +230,22 @@ def _good_until(account: Account, days: Sequence[Entry]) -> float | None:
     """Return the last moment at which a run had collected everything; None: it never had."""
     moments = [account.ended_at if account.complete else None]
     moments += [_moment(day.ended_at) for day in days if day.complete]
-    for day in days:
-        # Snapshots have `ended_at` and `complete`, stretches of listening `to`.
-        moments += [_moment(each.get("to") or each["ended_at"]) for each in day.noted if each.get("complete", True)]
+    # Of earlier days that are not complete, others tell more.
+    moments += [_moment(text) for day in days[-2:] if not day.complete for text in _observed(day)]
     return max(filter(None, moments), default=None)
+
+
+def _observed(day: Entry) -> list[str]:
+    """Return when complete snapshots ended on a day, or listening."""
+    if day.status is Status.UNFINISHED:
+        # Snapshots have `ended_at` and `complete`, stretches of listening `to`.
+        return [str(each.get("to") or each["ended_at"]) for each in day.noted if each.get("complete", True)]
+    try:
+        if day.spider == "notifications":
+            return [each.until for each in day.listened()]
+        return [each.ended_at for each in day.snapshots() if each.complete]
+    except CatalogError:  # It is a finding of its own.
+        return []
 
 
 def _moment(text: str | None) -> float | None:
