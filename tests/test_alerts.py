@@ -94,6 +94,20 @@ def test_another_group_of_the_same_subject_is_another_trouble() -> None:
     assert kinds((0, [FAILED]), (2, [FAILED, finding("a rule of later")])) == [(0, "worse")]
 
 
+def test_a_spider_and_a_series_of_its_runs_are_one_trouble_and_two_series_are_two() -> None:
+    hourly, of_user = finding("incomplete", "recent incremental=true"), finding("incomplete", "recent user_id=5")
+    assert kinds((0, [hourly]), (2, [hourly, LATE])) == [(0, "worse")]
+    assert kinds((0, [LATE]), (2, [hourly, LATE])) == [(0, "worse")]
+    assert kinds((0, [hourly]), (2, [hourly, of_user])) == [(0, "worse"), (2, "worse")]
+    assert kinds((0, [hourly]), (2, [hourly, finding("late", "recently")])) == [(0, "worse"), (2, "worse")]
+    # It is told as soon as what it was a part of is gone.
+    assert kinds((0, [hourly]), (2, [hourly, LATE]), (3, [LATE]), (4, [])) == [
+        (0, "worse"),
+        (3, "worse"),
+        (4, "all clear"),
+    ]
+
+
 def test_all_is_well_is_told_once_and_says_what_was_wrong_and_for_how_long() -> None:
     sent = play((0, [FAILED]), (2, [FAILED, DISK]), (3, [DISK]), (4, []), (5, []), (30, []))
     assert [(hours, message.kind) for hours, message in sent] == [(0, "worse"), (2, "worse"), (4, "all clear")]

@@ -89,6 +89,15 @@ def test_a_named_spider_that_never_ran_is_late_but_not_while_it_runs_for_the_fir
     assert rules([run(9 * HOUR), first], HOURLY) == ["late"]
 
 
+def test_of_a_new_schedule_a_named_spider_is_late_only_after_its_age() -> None:
+    daily = Known({"categories": 2 * DAY})
+    new = schedule(HOUR, 5)
+    since = new[0].account.began_at or 0.0
+    assert rules(new, daily) == []
+    assert rules(new, daily, since + 2 * DAY) == []
+    assert rules(new, daily, since + 2 * DAY + 1) == ["late"]
+
+
 def test_only_runs_without_filters_keep_a_named_spider_from_being_late_if_there_are_any() -> None:
     filtered = run(10 * MINUTE, arguments={"user_id": 5})
     assert rules([run(9 * HOUR), filtered], HOURLY) == ["late"]
@@ -103,6 +112,13 @@ def test_a_series_of_five_is_late_after_three_times_its_usual_distance(distance:
     assert rules(runs, now=NOW - MINUTE + 3 * distance) == []
     assert rules(runs, now=NOW - MINUTE + 3 * distance + 1) == ["late"]
     assert rules(runs[:4], now=NOW - MINUTE + 3 * distance + 1) == []
+
+
+def test_of_runs_of_the_first_format_the_end_stands_for_the_beginning() -> None:
+    old = [run(ago * HOUR, began_at=None) for ago in reversed(range(1, 7))]
+    assert rules(old) == []
+    assert rules(old, now=NOW + 2 * HOUR + MINUTE + 1) == ["late"]
+    assert rules(old, Known({"recent": 2 * HOUR, "categories": DAY})) == []
 
 
 def test_what_nobody_runs_any_more_is_given_up() -> None:

@@ -180,7 +180,8 @@ def decide(told: Told, findings: Sequence[Finding], now: float) -> tuple[Message
         # What begins after it is told at once.
         return Message(Kind.ALL_CLEAR, now, over=after.troubles), replace(after, troubles=(), messaged=None)
     known = {(each.subject, each.group) for each in after.troubles if each.gone is None}
-    new = [each for each in findings if _key(each) in reasons.keys() - known]
+    unknown = {each for each in reasons if not _is_part_of(each, known)}
+    new = [each for each in findings if _key(each) in unknown]
     still = [each for each in findings if each not in new]
     if new and not _is_within(told.messaged, now, HOLD):
         return Message(Kind.WORSE, now, new, still), _told(after, reasons, now)
@@ -220,6 +221,19 @@ def _by_key(findings: Sequence[Finding]) -> dict[Key, Finding]:
     """Return those of which somebody is to be told, the oldest of each trouble."""
     ordered = sorted(findings, key=lambda each: -each.since)
     return {_key(each): each for each in ordered if group_of(each.rule) not in _NO_REASON}
+
+
+def _is_part_of(key: Key, known: set[Key]) -> bool:
+    """Tell whether a trouble was told: that of a spider is that of its series too, and the other way round."""
+    subject, group = key
+    spider = _spider_of(subject)
+    if key in known or (spider, group) in known:
+        return True
+    return subject == spider and any(_spider_of(each) == spider and other == group for each, other in known)
+
+
+def _spider_of(subject: str) -> str:
+    return subject.partition(" ")[0]
 
 
 def _key(finding: Finding) -> Key:

@@ -305,7 +305,8 @@ def _subject(spider: str, arguments: Mapping[str, Any]) -> str:
 
 
 def _began(run: PastRun) -> float:
-    return run.account.began_at or 0.0
+    # Of runs of the first format only the end is known.
+    return run.account.began_at or run.account.ended_at or 0.0
 
 
 def _last_sign(series: _Series) -> float:
@@ -345,10 +346,16 @@ def _late(
     spiders: Mapping[str, Sequence[_Series]], known: Known, now: float
 ) -> Iterator[tuple[Watched, Finding | None]]:
     """Yield what is watched, and what is wrong where no run was good for too long."""
+    begun = min((_began(run) for each in spiders.values() for series in each for run in series.runs), default=None)
     for spider, max_age in known.max_ages.items():
         runs = [run for series in spiders.get(spider, ()) for run in series.runs]
         goods = [run.good_until for run in _wanted(spiders.get(spider, ())) if run.good_until is not None]
-        yield _judge_age(Watched(spider, max(goods, default=None), max_age), runs, spider, known, now)
+        watched = Watched(spider, max(goods, default=None), max_age)
+        if not runs and begun is not None and now - begun <= max_age:
+            # The schedule is so new that its turn has not come.
+            yield watched, None
+            continue
+        yield _judge_age(watched, runs, spider, known, now)
     for series in (each for all_series in spiders.values() for each in all_series):
         if series.is_watched and not known.max_ages:
             max_age = max(LATE_TIMES * series.usual, LATE_AT_LEAST)

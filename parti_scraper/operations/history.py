@@ -128,7 +128,8 @@ def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str
     """
     runs = [*starmap(past_run, _grouped(entries)), *map(_refused, failed)]
     chosen = [run for run in runs if run.source in {source, None}]
-    return sorted(chosen, key=lambda run: (run.account.began_at or 0, run.run_id or ""))
+    # Of runs of the first format only the end is known.
+    return sorted(chosen, key=lambda run: (run.account.began_at or run.account.ended_at or 0, run.run_id or ""))
 
 
 def last_runs(
