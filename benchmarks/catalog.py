@@ -1,7 +1,8 @@
 """How long it takes to list the runs of an output folder: the first time, and again with what was noted then.
 
-Makes a tree of finished runs in a temporary folder, all with the data package of the same small run, and lists it in
-one thread. The times of the files are set back, since what has just changed is not noted.
+Makes a tree of finished runs in a temporary folder, one every five minutes up to now, all with the data package of the
+same small run, and lists it in one thread. The times of the files are set back, since what has just changed is not
+noted. The commands are whole processes, the start of Scrapy included.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections import deque
@@ -16,9 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from parti_scraper import __version__
+from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.items import Livestream
 from parti_scraper.run import datapackage
 from parti_scraper.run.catalog import Catalog
+
+# Seconds from the start of one run to that of the next.
+_BETWEEN = 300
 
 
 def main() -> None:
@@ -35,21 +43,38 @@ def main() -> None:
         print(f"  the first time         {_seconds(Catalog([output], cache), options.runs):6.2f} s")
         for _ in range(options.rounds):
             print(f"  again                  {_seconds(Catalog([output], cache), options.runs):6.2f} s", flush=True)
+        for command in (["runs"], ["health"], ["coverage"]):
+            for _ in range(options.rounds):
+                took, cpu = _run(command, Path(folder))
+                print(f"  scrapy {command[0]:<15} {took:6.2f} s, {cpu:.2f} s of CPU", flush=True)
         print(f"  the cache holds        {cache.stat().st_size / 2**20:6.1f} MiB")
 
 
 def _make(output: Path, runs: int) -> None:
-    text = json.dumps(_package("RUN-ID"), indent=2)
+    now = int(time.time())
     for number in range(runs):
-        run_id = f"20261127T{number:06}Z-{number:06x}"
+        began = now - _BETWEEN * (runs - number)
+        run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(began))}-{number:06x}"
         folder = output / "recent" / run_id
         folder.mkdir(parents=True)
         path = folder / datapackage.FILE_NAME
-        path.write_text(text.replace("RUN-ID", run_id), encoding="utf-8")
+        path.write_text(json.dumps(_package(run_id, began), indent=2), encoding="utf-8")
         os.utime(path, (number, number))
 
 
-def _package(run_id: str) -> dict[str, Any]:
+def _run(command: list[str], folder: Path) -> tuple[float, float]:
+    """Run a command on the tree; return how long it took, and its CPU seconds."""
+    env = os.environ | {"PARTI_OUTPUT_DIR": str(folder / "output"), "PARTI_STATE_DIR": str(folder)}
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    typed = [sys.executable, "-m", "scrapy", *command]
+    run = subprocess.run(typed, env=env, stdout=subprocess.DEVNULL, check=False)
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if run.returncode not in {0, 4}:
+        raise SystemExit(f"scrapy {command[0]} ended with {run.returncode}")
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _package(run_id: str, began: int) -> dict[str, Any]:
     file = {
         "bytes": 123_456,
         "rows": 250,
@@ -62,14 +87,14 @@ def _package(run_id: str) -> dict[str, Any]:
         "project_version": __version__,
         "run_uuid": "9b2f5a1e-7c1e-4c0e-9a52-6d7c2e3f4a5b",
         "source": "parti.com",
-        "created": "2026-11-27T00:00:10Z",
-        "started_at": "2026-11-27T00:00:00Z",
-        "ended_at": "2026-11-27T00:00:10Z",
+        "created": timestamp_to_iso(began + 10),
+        "started_at": timestamp_to_iso(began),
+        "ended_at": timestamp_to_iso(began + 10),
         "duration_seconds": 9.876,
         "spider": "recent",
         "run_id": run_id,
         "arguments": {"incremental": True},
-        "window": {"since": "2026-11-26T22:00:00Z", "until": "2026-11-27T00:00:00Z"},
+        "window": {"since": timestamp_to_iso(began - 7_200), "until": timestamp_to_iso(began)},
         "host": "https://api-backend.parti.com",
         "counts": dict.fromkeys(names, 123),
         "unknown_fields": {"is_new": 250},

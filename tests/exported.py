@@ -27,8 +27,6 @@ from tests.virtual import Act, Change
 # Of these, readers do not see half while others write, so runs that are going on are exported into them.
 _MEANWHILE = "meanwhile"
 _AFTER = ("dataset.duckdb", "dataset.sqlite")
-# Seconds between two exports while a run goes on.
-_PAUSE = 0.2
 
 
 class Exported(Simulation):
@@ -75,8 +73,8 @@ class Exported(Simulation):
                 self.wrong.append(f"{target.name}: another export has changed something")
 
     def _export_until(self, is_over: threading.Event) -> None:
-        """Export what there is, again and again, with a pause in which the run gets the processor."""
-        while not is_over.wait(_PAUSE):
+        """Export what there is, again and again."""
+        while not is_over.is_set():
             self._export(self.targets[0])
             self.exports += 1
 

@@ -259,9 +259,10 @@ class RunningCrawl:
 
 
 def keep_permissions() -> None:
-    """Drop root's right to write everywhere; does nothing for other users."""
-    pr_capbset_drop, cap_dac_override = 24, 1
+    """Drop root's right to read and write everywhere; does nothing for other users."""
+    pr_capbset_drop, cap_dac_override, cap_dac_read_search = 24, 1, 2
     LIBC.prctl(pr_capbset_drop, cap_dac_override, 0, 0, 0)
+    LIBC.prctl(pr_capbset_drop, cap_dac_read_search, 0, 0, 0)
 
 
 LIBC = ctypes.CDLL(None)

@@ -29,6 +29,7 @@ from parti_scraper.mockserver import MockServer
 from parti_scraper.operations.prune import NEEDED_FOR, Terms
 from parti_scraper.operations.removal import Account, Work
 from parti_scraper.run.catalog import Catalog
+from parti_scraper.spiders import notifications
 from parti_scraper.spiders.notifications import NotificationsSpider
 from tests import forked
 from tests.collecting import LASTING, Collector, bring, differences
@@ -691,7 +692,8 @@ class _Beside:
 
     def start(self, spider: str, arguments: dict[str, str]) -> forked.Scrapy:
         """Start a collector that does not end."""
-        process = forked.Scrapy(typed_of(spider, "run", arguments, QUIET), self.env, before=self.before)
+        before = partial(_by_and_note, self.clock)
+        process = forked.Scrapy(typed_of(spider, "run", arguments, QUIET), self.env, before=before)
         RunningCrawl.begun.append(process)
         return process
 
@@ -708,7 +710,8 @@ class _Beside:
 
     def run(self, *typed: str, **trouble: Any) -> int:
         """Run a command to its end, and return its exit code."""
-        code, _, _ = run_to_end([*typed], self.env, **({"before": self.before} | trouble))
+        code, stdout, stderr = run_to_end([*typed], self.env, **({"before": self.before} | trouble))
+        assert code in {0, -signal.SIGKILL}, stdout + stderr
         return code
 
     def prune(self, killed_at: int) -> int:
@@ -716,6 +719,12 @@ class _Beside:
         self.truth.see(self.output, state=self.state, source="mock")
         before = partial(_by_and_die, self.clock, killed_at)
         return self.run("prune", "--older-than", "1d", "--exported-to", str(self.target), before=before)
+
+
+def _by_and_note(clock: Path) -> None:
+    """Take the checkpoints of a listener at once: by the true clock, a minute is between them."""
+    _by(clock)
+    notifications._SECONDS_BETWEEN_NOTES = 0.2
 
 
 def _by_and_die(clock: Path, number: int) -> None:

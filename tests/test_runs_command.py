@@ -6,8 +6,10 @@ import json
 import signal
 from pathlib import Path
 
-from parti_scraper.api.times import timestamp_to_iso
-from tests.made_runs import category, livestream, make_run
+from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
+from parti_scraper.operations.history import past_run
+from parti_scraper.run.catalog import Catalog
+from tests.made_runs import category, live_channel, livestream, make_run
 from tests.support import STILL, Run, RunningCrawl, Scrapy, Serve, environment_of, wait_until
 
 
@@ -98,3 +100,17 @@ def test_a_usage_error_is_one_line(scrapy: Scrapy) -> None:
         run = scrapy("runs", *typed)
         assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
         assert run.stderr.startswith(f"scrapy runs: {expected}")
+
+
+def test_a_day_that_is_not_complete_was_good_until_its_last_complete_snapshot(output: Path) -> None:
+    snapshots = [
+        {"snapshot_id": "a", "started_at": f"2026-11-27T22:0{minute}:00Z", "ended_at": f"2026-11-27T22:0{minute}:01Z"}
+        | {"channels": 1, "complete": minute != 9}
+        for minute in (1, 5, 9)
+    ]
+    gaps = {"complete": False, "reason": "a snapshot failed", "snapshots": snapshots}
+    times = {"started_at": "2026-11-27T21:00:00Z", "ended_at": "2026-11-28T00:00:00Z"}
+    make_run(output, "live", "run", [live_channel(1)], day="2026-11-27", **times, **gaps)
+    (output / "live" / "run" / "datapackage.json").unlink()
+    own, day = Catalog([output])
+    assert past_run(own, [day]).good_until == iso_to_timestamp("2026-11-27T22:05:01Z")

@@ -73,11 +73,13 @@ class Command(Reading, ScrapyCommand):
         with open_runs(folders, state_dir(settings, {}), now) as runs:
             source, collected = collect(runs, bounds.now, opts.source)
         coverages = collected.coverages(bounds, since)
+        # Before anything is printed: who reads it may have enough, such as `head`.
+        self.exitcode = ExitCode.INCOMPLETE if _is_missing(coverages) else ExitCode.COMPLETE
         if opts.json:
             print(json.dumps(_as_json(source, coverages, collected.left_out, bounds.now), indent=2))
         else:
             print("\n".join(_lines(source, coverages, collected.left_out, bounds.now)))
-        return ExitCode.INCOMPLETE if _is_missing(coverages) else ExitCode.COMPLETE
+        return self.exitcode
 
 
 def _bounds(since: str | None, until: str | None, setting: str, now: float) -> tuple[Bounds, int | None]:

@@ -19,7 +19,7 @@ from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
 from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.operations.alerting import alert_failure
 from parti_scraper.operations.health import USUAL_DAYS, Disk, Gap, Known, examine, series_key
-from parti_scraper.operations.history import history
+from parti_scraper.operations.history import history, source_among
 from parti_scraper.program import program
 from parti_scraper.run.entries import KINDS, CatalogError, Status
 from parti_scraper.run.folders import output_dir, state_dir
@@ -54,7 +54,7 @@ class Checkup:
 
 def parse_max_ages(text: str) -> dict[str, float]:
     """Return the seconds by spider of a setting such as `recent=2h,live=15m`. Raises UsageError."""
-    ages = {}
+    ages: dict[str, float] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         spider, equals, age = map(str.strip, part.partition("="))
         if spider not in KINDS or not equals:
@@ -114,7 +114,7 @@ def _check_up(
     with open_runs([output], state, now) as runs:
         entries = list(runs)
         failed = list(runs.failed_starts)
-    source, collected = collect(entries, math.floor(now), source)
+    source, collected = collect(entries, math.floor(now), source or source_among(entries))
     known = Known(
         max_ages,
         [*_gaps(collected, settings[COVERAGE_SINCE], now)],
@@ -155,7 +155,7 @@ def _gaps(collected: Collected, since: str, now: float) -> Iterator[Gap]:
     """Yield the gaps between ended livestreams that a crawl can fill; without a run that proves any there are none."""
     start = parse_time("setting", COVERAGE_SINCE, since or None, first_second, now)
     for coverage in collected.coverages(Bounds(None, None, math.floor(now)), start):
-        if coverage.series == LIVESTREAMS and collected.proofs:
+        if coverage.series == LIVESTREAMS and any(proof.series == LIVESTREAMS for proof in collected.proofs):
             for gap in coverage.gaps:
                 words = crawl_for(gap, LIVESTREAMS, math.floor(now))
                 if words:

@@ -513,12 +513,19 @@ def _has_all_of(later: PastRun, bad: PastRun) -> bool:
         # One that goes on is good as far as it has come, if it does not work towards an end.
         end = bad.account.ended_at or _began(bad)
         return later.window is None and (later.good_until or 0.0) > end and _began(later) >= _began(bad)
-    # Of a run that could not start, the moment is known more exactly than that of others, which is in whole seconds.
-    if _began(later) < math.floor(_began(bad)) or (later.truncated and not bad.truncated):
+    if not _is_later(later, bad) or (later.truncated and not bad.truncated):
         return False
     if bad.state is State.NOT_STARTED:
         return True
     return not any(name in later.arguments and later.arguments[name] != bad.arguments.get(name) for name in _FILTERS)
+
+
+def _is_later(later: PastRun, bad: PastRun) -> bool:
+    """Tell whether a run began after another; both are known in whole seconds, but for those that could not start."""
+    began, second = _began(later), math.floor(_began(bad))
+    if bad.state is State.NOT_STARTED or began != second:
+        return began >= second
+    return (later.account.ended_at or 0.0) > (bad.account.ended_at or math.inf)
 
 
 def _second_after(moment: str) -> str:

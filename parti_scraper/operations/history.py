@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from parti_scraper.exceptions import UsageError
 from parti_scraper.network.source import MOCK, REAL
-from parti_scraper.run.entries import KINDS, Entry, Status
+from parti_scraper.run.entries import KINDS, CatalogError, Entry, Status
 from parti_scraper.run.sealing import KILLED
 
 if TYPE_CHECKING:
@@ -112,18 +112,21 @@ class PastRun:
     duration: float | None = None
 
 
-def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str | None = None) -> list[PastRun]:
+def source_among(entries: Iterable[Entry]) -> str:
+    """Return which source is meant if none is named: parti.com, or a mock server if no run asked anything else."""
+    sources = {entry.source for entry in entries}
+    return MOCK if MOCK in sources and REAL not in sources else REAL
+
+
+def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str) -> list[PastRun]:
     """Return the runs of a source, oldest first, with those whose source is not known.
 
     Args:
         entries: of the catalog.
         failed: runs that were not begun.
-        source: where their data come from; None: parti.com, or a mock server if there are only made-up data.
+        source: where their data come from.
     """
     runs = [*starmap(past_run, _grouped(entries)), *map(_refused, failed)]
-    if source is None:
-        sources = {run.source for run in runs}
-        source = MOCK if MOCK in sources and REAL not in sources else REAL
     chosen = [run for run in runs if run.source in {source, None}]
     # Of runs of the first format only the end is known.
     return sorted(chosen, key=lambda run: (run.account.began_at or run.account.ended_at or 0, run.run_id or ""))
@@ -228,10 +231,22 @@ def _good_until(account: Account, days: Sequence[Entry]) -> float | None:
     """Return the last moment at which a run had collected everything; None: it never had."""
     moments = [account.ended_at if account.complete else None]
     moments += [_moment(day.ended_at) for day in days if day.complete]
-    for day in days:
-        # Snapshots have `ended_at` and `complete`, stretches of listening `to`.
-        moments += [_moment(each.get("to") or each["ended_at"]) for each in day.noted if each.get("complete", True)]
+    # Of earlier days that are not complete, others tell more.
+    moments += [_moment(text) for day in days[-2:] if not day.complete for text in _observed(day)]
     return max(filter(None, moments), default=None)
+
+
+def _observed(day: Entry) -> list[str]:
+    """Return when complete snapshots ended on a day, or listening."""
+    if day.status is Status.UNFINISHED:
+        # Snapshots have `ended_at` and `complete`, stretches of listening `to`.
+        return [str(each.get("to") or each["ended_at"]) for each in day.noted if each.get("complete", True)]
+    try:
+        if day.spider == "notifications":
+            return [each.until for each in day.listened()]
+        return [each.ended_at for each in day.snapshots() if each.complete]
+    except CatalogError:  # It is a finding of its own.
+        return []
 
 
 def _moment(text: str | None) -> float | None:
