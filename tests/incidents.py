@@ -38,9 +38,11 @@ class Incident:
     is_told: bool
     weather: Weather | None = None
 
-    def does_explain(self, rule: str, now: float) -> bool:
-        """Tell whether a finding of a rule may be about it."""
-        return self.since <= now <= self.explains.get(rule, 0.0)
+    def does_explain(self, rule: str, subject: str, now: float) -> bool:
+        """Tell whether a finding of a rule about a subject may be about it."""
+        # What runs once a day makes up for it a day later.
+        until = self.explains.get(rule, 0.0) + (DAY if subject == "categories" and rule in _ENDINGS else 0)
+        return self.since <= now <= until
 
     @property
     def is_over_at(self) -> float:

@@ -266,7 +266,7 @@ class Quarter:
         said, _ = self._note("health", self.run([*command_of("parti-health", self.home), "--json"]))
         self.measures.looks += 1
         for each in json.loads(said)["findings"] if said else []:
-            if not any(incident.does_explain(each["rule"], self.now) for incident in self.incidents):
+            if not any(incident.does_explain(each["rule"], each["subject"], self.now) for incident in self.incidents):
                 self.measures.false.append((self.now, each["rule"], each["text"]))
 
     def prune(self) -> None:
