@@ -304,6 +304,8 @@ class Quarter:
             else:
                 self.happen(what)
             self._hear(hear())
+        if self.is_full:
+            self.happen("room")
         self.stop_services(signal.SIGTERM)
         for each in self.services:
             self.now = max(self.now, each.clock.elapsed)
@@ -318,8 +320,8 @@ class Quarter:
                     yield at + self.chance.uniform(0, 60), place, name
 
     def _is_looked_at(self, at: float) -> bool:
-        around = [(each.since - HOUR, each.since + 2 * HOUR) for each in self.incidents]
-        around += [(each.until, each.until + 2 * HOUR) for each in self.incidents]
+        around = [(each.since, each.since + 1.2 * HOUR) for each in self.incidents]
+        around += [(each.until, each.until + 1.2 * HOUR) for each in self.incidents]
         return at % HOUR < 10 * MINUTE or any(since <= at <= until for since, until in around)
 
     def _happening(self) -> Iterator[tuple[float, int, str]]:

@@ -12,8 +12,8 @@ from tests.quarter import is_missed, kind_of, play, strays
 # `python -m tests.quarter` plays a quarter, with incidents of every kind.
 def test_of_hours_in_which_services_are_killed_and_the_disk_is_full_only_that_is_told(tmp_path: Path) -> None:
     chance = random.Random(1)
-    incidents = [incident("killed live", 2.6 * HOUR, chance), incident("full", 6.9 * HOUR, chance)]
-    quarter = play(tmp_path, 9 / 24, 1, incidents)
+    incidents = [incident("killed live", 0.8 * HOUR, chance), incident("full", 1.4 * HOUR, chance)]
+    quarter = play(tmp_path, 6.7 / 24, 1, incidents)
     measures, disk = quarter.measures, incidents[1]
     assert (measures.false, measures.wrong, strays(quarter)) == ([], [], [])
     assert [each.what for each in incidents if is_missed(measures, each)] == []
@@ -26,7 +26,7 @@ def test_of_hours_in_which_services_are_killed_and_the_disk_is_full_only_that_is
 
 
 def test_what_is_missed_and_what_is_said_of_nothing_is_found(tmp_path: Path) -> None:
-    quarter = play(tmp_path, 2 / 24, 1, [incident("absent", HOUR, random.Random(1))])
+    quarter = play(tmp_path, 1.7 / 24, 1, [incident("absent", HOUR, random.Random(1))])
     assert [each.what for each in quarter.incidents if is_missed(quarter.measures, each)] == []
     quarter.measures.messages = [(0.0, "host: 1 problem", "of nothing")]
     assert [each.what for each in quarter.incidents if is_missed(quarter.measures, each)] == ["absent"]
