@@ -156,6 +156,80 @@ def test_a_run_that_goes_on_for_days_is_late_when_it_is_not_good_for_long() -> N
     assert rules([replace(service, good_until=NOW - 31 * MINUTE)]) == ["late"]
 
 
+# --- Schedules ---------------------------------------------------------------------------------------------------
+
+# A Monday at 00:00 UTC, the first of NOW's week or before.
+MONDAY = NOW - (NOW - 4 * DAY) % (7 * DAY)
+
+
+def office(weeks: int, *, days: int = 5) -> list[PastRun]:
+    """Return hourly runs from 9 to 17 o'clock, on the first days of each of the weeks before `MONDAY`."""
+    hours = [(week, day, hour) for week in range(weeks, 0, -1) for day in range(days) for hour in range(9, 18)]
+    return [run(NOW - (MONDAY - 7 * DAY * week + day * DAY + hour * HOUR)) for week, day, hour in hours]
+
+
+def until(runs: list[PastRun], now: float) -> list[PastRun]:
+    """Return the runs that had begun at a time."""
+    return [each for each in runs if (each.account.began_at or 0) < now]
+
+
+def test_a_schedule_of_working_hours_is_healthy_by_night_and_at_the_weekend() -> None:
+    runs = office(5)
+    for hours in range(7 * 24 * 2):
+        now = MONDAY - 14 * DAY + hours * HOUR + 10 * MINUTE
+        assert rules(until(runs, now), now=now) == [], hours
+
+
+def test_a_schedule_of_working_hours_that_dies_is_late_the_next_morning_and_stays_so() -> None:
+    runs = office(5)
+    dead = until(runs, MONDAY - 7 * DAY + DAY)
+    for hours in range(11, 24 * 4):
+        now = MONDAY - 6 * DAY + hours * HOUR + 10 * MINUTE
+        assert rules(dead, now=now) == ["late"], hours
+
+
+def test_a_schedule_that_never_pauses_is_late_whatever_the_hour() -> None:
+    for hour in range(24):
+        runs = schedule(HOUR, 24 * 20, last=hour * HOUR + 3 * HOUR)
+        assert rules(runs) == ["late"]
+
+
+def test_a_daily_run_on_working_days_may_be_a_little_late_on_mondays() -> None:
+    daily = [each for each in office(6) if ((each.account.began_at or 0) - MONDAY) % DAY == 9 * HOUR]
+    assert rules(daily, now=MONDAY + 9 * HOUR + 20 * MINUTE) == []
+    assert rules(daily, now=MONDAY + 2 * DAY) == ["late"]
+
+
+def test_a_single_run_without_filters_does_not_make_a_schedule_with_filters_late() -> None:
+    filtered = schedule(HOUR, 24, arguments={"user_id": 5})
+    assert rules([*filtered, run(9 * HOUR)], HOURLY) == []
+    assert rules([*filtered, *schedule(HOUR, 5, last=9 * HOUR)], HOURLY) == ["late"]
+
+
+def test_what_was_left_by_hand_counts_for_a_week_where_the_spider_is_named() -> None:
+    left: dict[str, Any] = {
+        "state": State.KILLED,
+        "complete": False,
+        "exit_code": None,
+        "sealed": True,
+        "arguments": {"user_id": 5},
+    }
+    incremental = schedule(HOUR, 9, arguments={"incremental": True}, window=None)
+    for ago, found in [(6 * DAY, ["failed"]), (8 * DAY, [])]:
+        # Another channel's runs bring nothing of it.
+        others = [run(each * HOUR + MINUTE, arguments={"user_id": 6}) for each in range(3)]
+        assert rules([run(ago, **left), *others], Known({"recent": 30 * DAY})) == ["failed"]
+        assert rules([run(ago, **left), *others], HOURLY) == found
+    assert rules([*incremental, run(8 * DAY, **left)], HOURLY) == []
+
+
+def test_a_run_that_ended_in_the_future_by_a_wrong_clock_is_not_good_until_then() -> None:
+    wrong = run(9 * HOUR, ended_at=NOW + 900 * DAY)
+    assert rules([wrong], HOURLY) == ["late"]
+    assert rules([wrong, run(HOUR)], HOURLY) == []
+    assert rules([wrong, bad(HOUR), run(10 * MINUTE)], HOURLY) == []
+
+
 # --- The last run ------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +266,16 @@ def test_a_single_run_that_failed_is_found_for_a_week() -> None:
     assert rules(runs) == ["incomplete"]
     assert rules(runs, now=NOW + 6 * DAY) == ["incomplete"]
     assert rules(runs, now=NOW + 7 * DAY) == []
+
+
+def test_runs_that_are_refused_while_a_long_one_is_at_work_are_no_finding() -> None:
+    long = run(9 * HOUR, ended_at=NOW - 2 * HOUR, arguments={"incremental": True})
+    skipped = [refused(ago * HOUR + MINUTE, arguments={"incremental": True}) for ago in range(8, 2, -1)]
+    known = Known({"recent": DAY})
+    going = replace(long, state=State.RUNNING, account=replace(long.account, complete=False, ended_at=None))
+    assert rules([replace(going, good_until=None), *skipped], known) == []
+    assert rules([long, *skipped], known) == []
+    assert rules([long, *skipped, refused(HOUR, arguments={"incremental": True})], known) == ["failed"]
 
 
 def test_a_typing_error_is_no_finding_but_a_schedule_of_them_is() -> None:

@@ -30,7 +30,6 @@ from parti_scraper.operations.prune import NEEDED_FOR, Terms
 from parti_scraper.operations.removal import Account, Work
 from parti_scraper.run.catalog import Catalog
 from parti_scraper.spiders import notifications
-from parti_scraper.spiders.notifications import NotificationsSpider
 from tests import forked
 from tests.collecting import LASTING, Collector, bring, differences
 from tests.dataset_truth import COLLECTIONS, Row, Truth, rows_of
@@ -53,14 +52,14 @@ from tests.object_store import ObjectStore
 from tests.support import NOW, QUIET, Run, RunningCrawl, Scrapy, Serve, environment_of, typed_of, wait_until
 
 PACKAGE = "datapackage.json"
-OLD = {"started_at": "2025-03-10T10:00:00Z", "ended_at": "2025-03-10T10:01:00Z"}
+OLD: dict[str, Any] = {"started_at": "2025-03-10T10:00:00Z", "ended_at": "2025-03-10T10:01:00Z"}
 LATER = "2026-11-27T12:00:00Z"
 MONDAY, TUESDAY = "2025-03-10", "2025-03-11"
 # Long enough for everything that a test makes now.
 AGE = "30d"
 
 
-def now() -> dict[str, str]:
+def now() -> dict[str, Any]:
     """Return when a run is that has just ended."""
     moment = timestamp_to_iso(time.time())
     return {"started_at": moment, "ended_at": moment}
@@ -362,7 +361,7 @@ def test_a_day_stays_that_the_last_checkpoint_does_not_know_to_be_described(
 
 
 def test_the_days_that_notifications_look_up_again_are_as_many_as_are_kept() -> None:
-    assert NEEDED_FOR["notifications"] >= NotificationsSpider.remembered + 86_400
+    assert NEEDED_FOR["notifications"] >= notifications.NotificationsSpider.remembered + 86_400
 
 
 def test_a_run_that_was_sealed_goes_as_a_whole_and_is_not_resumed(
@@ -692,7 +691,7 @@ class _Beside:
 
     def start(self, spider: str, arguments: dict[str, str]) -> forked.Scrapy:
         """Start a collector that does not end."""
-        before = partial(_by_and_note, self.clock)
+        before = partial(_by_often, self.clock)
         process = forked.Scrapy(typed_of(spider, "run", arguments, QUIET), self.env, before=before)
         RunningCrawl.begun.append(process)
         return process
@@ -721,10 +720,10 @@ class _Beside:
         return self.run("prune", "--older-than", "1d", "--exported-to", str(self.target), before=before)
 
 
-def _by_and_note(clock: Path) -> None:
-    """Take the checkpoints of a listener at once: by the true clock, a minute is between them."""
+def _by_often(clock: Path) -> None:
+    """Let `notifications` note how far it is within a second, where it would take a minute if nothing is heard."""
+    notifications._SECONDS_BETWEEN_NOTES = 0.5
     _by(clock)
-    notifications._SECONDS_BETWEEN_NOTES = 0.2
 
 
 def _by_and_die(clock: Path, number: int) -> None:

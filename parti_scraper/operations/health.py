@@ -488,6 +488,9 @@ def _is_covered(bad: PastRun, others: Iterable[PastRun]) -> bool:
     """Tell whether later runs have what one that did not end well was to bring."""
     windows = []
     for later in others:
+        if bad.state is State.NOT_STARTED and _was_at_work(later, _began(bad)):
+            # Of an incremental run there is only one at a time: the first may take hours.
+            return True
         if not _has_all_of(later, bad):
             continue
         if bad.state is State.NOT_STARTED or bad.window is None or later.window is None:
@@ -502,6 +505,13 @@ def _is_covered(bad: PastRun, others: Iterable[PastRun]) -> bool:
         if since <= _second_after(reached):
             reached = max(reached, until)
     return bool(windows) and reached >= bad.window.until and min(windows)[0] <= bad.window.since
+
+
+def _was_at_work(run: PastRun, moment: float) -> bool:
+    """Tell whether a run was going on at a moment."""
+    ended = math.inf if run.state is State.RUNNING else run.account.ended_at
+    is_begun = run.state is not State.NOT_STARTED and _began(run) <= moment
+    return is_begun and ended is not None and moment <= ended
 
 
 def _has_all_of(later: PastRun, bad: PastRun) -> bool:
