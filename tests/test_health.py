@@ -8,14 +8,16 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.network.source import MOCK, REAL
 from parti_scraper.operations.health import RULES, Disk, Finding, Gap, Health, Known, examine
-from parti_scraper.operations.history import Account, PastRun, State
-from parti_scraper.run.entries import Window
+from parti_scraper.operations.history import Account, PastRun, State, history, source_among
+from parti_scraper.run.entries import Entry, Status, Window
 from tests.support import ROOT
 
 NOW = 1_790_000_000.0
@@ -64,6 +66,14 @@ def found(runs: list[PastRun], known: Known | None = None, now: float = NOW) -> 
         assert "\n" not in each.text
         assert each.rule in RULES
     return findings
+
+
+def test_a_run_that_was_killed_before_it_asked_for_anything_is_of_every_source() -> None:
+    mine = Entry("/f/1", Status.FINISHED, spider="recent", run_id="1", source=MOCK, host="http://127.0.0.1:9")
+    left = Entry("/f/2", Status.SEALED, spider="recent", run_id="2", source=REAL)
+    assert source_among([mine, left]) == MOCK
+    assert source_among([mine, left, msgspec.structs.replace(left, host="https://api.parti.com")]) == REAL
+    assert [each.run_id for each in history([mine, left], [], MOCK)] == ["1", "2"]
 
 
 # --- Late --------------------------------------------------------------------------------------------------------

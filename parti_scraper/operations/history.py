@@ -114,8 +114,13 @@ class PastRun:
 
 def source_among(entries: Iterable[Entry]) -> str:
     """Return which source is meant if none is named: parti.com, or a mock server if no run asked anything else."""
-    sources = {entry.source for entry in entries}
+    sources = {_source_of(entry) for entry in entries}
     return MOCK if MOCK in sources and REAL not in sources else REAL
+
+
+def _source_of(entry: Entry) -> str | None:
+    # Of a run that was killed before it asked for anything the data package says what is usual.
+    return None if entry.status is Status.SEALED and entry.host is None else entry.source
 
 
 def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str) -> list[PastRun]:
@@ -168,7 +173,7 @@ def past_run(own: Entry, days: Sequence[Entry] = ()) -> PastRun:
         _good_until(account, days),
         tuple(_account(day) for day in days if day.status in {Status.FINISHED, Status.SEALED}),
         _account(days[-1]) if days and days[-1].status is Status.UNFINISHED else None,
-        own.source,
+        _source_of(own),
         own.location,
         _duration(own, account),
     )
