@@ -80,8 +80,8 @@ class Weather(NamedTuple):
     """What the server is like from one moment to another, in seconds since the start of the clock.
 
     Attributes:
-        what: `dead`: no host answers; `moved`: the first one does not; `absent`: records lack the fields; `new`: they
-            have further ones.
+        what: `dead`: no host answers; `moved`: the first one does not; `absent`: livestreams lack the fields; `new`:
+            they have further ones.
         fields: the names of these.
     """
 
@@ -121,7 +121,7 @@ class _Changing(Site):
     def _response(self, request: web.Request, body: bytes) -> web.Response:
         absent = {name for each in self._now("absent") for name in each.fields}
         new = {name: 1 for each in self._now("new") for name in each.fields}
-        if absent or new:
+        if (absent or new) and not request.path.endswith("/categories"):
             records = [
                 {name: value for name, value in record.items() if name not in absent} | new
                 for record in json.loads(body)
