@@ -108,6 +108,20 @@ def test_of_a_new_schedule_a_named_spider_is_late_only_after_its_age() -> None:
     assert rules(new, daily, since + 2 * DAY + 1) == ["late"]
 
 
+def test_a_named_spider_whose_runs_all_failed_is_late_after_its_age() -> None:
+    assert rules([bad(HOUR)], HOURLY) == ["incomplete"]
+    assert rules([bad(3 * HOUR), bad(HOUR)], HOURLY) == ["late", "incomplete"]
+
+
+def test_a_service_that_ended_is_judged_by_its_last_day() -> None:
+    whole = Account(NOW - DAY, NOW - HOUR, complete=True, day="b")
+    cut = replace(whole, began_at=NOW - 2 * DAY, ended_at=NOW - DAY, complete=False, day="a")
+    known = Known({"live": 2 * HOUR})
+    ended = bad(2 * DAY, "live", ended_at=NOW - HOUR, good_until=NOW - HOUR)
+    assert rules([replace(ended, days=(cut, whole))], known) == []
+    assert rules([replace(ended, days=(whole, cut))], known) == ["incomplete"]
+
+
 def test_only_runs_without_filters_keep_a_named_spider_from_being_late_if_there_are_any() -> None:
     filtered = run(10 * MINUTE, arguments={"user_id": 5})
     assert rules([run(9 * HOUR), filtered], HOURLY) == ["late"]
@@ -265,8 +279,8 @@ def test_a_last_run_that_did_not_end_well_is_found_until_a_good_one(last: PastRu
 
 def test_a_killed_run_names_the_command_that_goes_on_with_it() -> None:
     killed = run(10 * MINUTE, state=State.KILLED, complete=False, exit_code=None)
-    (finding,) = found([killed], replace(HOURLY, max_ages={"recent": DAY}, program="parti"))[:1]
-    assert finding.rule == "late"
+    (finding,) = found([killed], replace(HOURLY, max_ages={"recent": DAY}, program="parti"))
+    assert (finding.rule, finding.command) == ("abandoned", "parti crawl recent -a run_id=run-600")
     command = found([run(HOUR), killed], replace(HOURLY, program="parti"))[0].command
     assert command == "parti crawl recent -a run_id=run-600"
 

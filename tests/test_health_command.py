@@ -218,9 +218,8 @@ def test_the_printed_command_finishes_a_run_that_was_stopped(crawl: Run, scrapy:
 
 def test_a_run_that_could_not_start_is_found_until_one_is_good(crawl: Run, scrapy: Scrapy, serve: Serve) -> None:
     assert crawl("recent", *QUIET, server=serve(**STILL), sort="upwards").code == 2
-    # It is late too: it never was good.
-    (late, failed) = checked(scrapy, env=NAMED)["findings"]
-    assert (late["rule"], failed["rule"]) == ("late", "failed")
+    (failed,) = checked(scrapy, env=NAMED)["findings"]
+    assert failed["rule"] == "failed"
     assert failed["text"].startswith("recent sort=upwards: the last run run could not start (exit code 2): ")
     # Of a typing error at the keyboard nobody needs to hear where the spider is not named.
     assert scrapy("health").stdout == NOTHING_WATCHED

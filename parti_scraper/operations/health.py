@@ -299,7 +299,9 @@ def _usual_distance(series: _Series) -> float:
 def _subject(spider: str, arguments: Mapping[str, Any]) -> str:
     words = [spider]
     for name, value in arguments.items():
-        text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        # A length of time is a number with a fraction, as it is stored.
+        plain = int(value) if isinstance(value, float) and value.is_integer() else value
+        text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(plain)
         words.append(f"{name}={text.lower() if isinstance(value, bool) else text}")
     return printable(" ".join(words))[:_LONGEST_REASON]
 
@@ -411,6 +413,9 @@ def _judge_age(
     if good_at is None:
         what = "no run was ever complete" if runs else "it has never run"
         since = min(map(_began, runs), default=now)
+        if runs and now - since <= watched.max_age:
+            # How they have ended is told by other rules.
+            return watched, None
     else:
         what, since = f"no complete run since {timestamp_to_iso(good_at)}", good_at
     age = f"{length_of(math.floor(now - since))} ago, late after {length_of(math.floor(watched.max_age))}"
@@ -446,7 +451,7 @@ def _to_judge(series: _Series, known: Known, now: float) -> Iterator[PastRun]:
 
 def _of_a_run(rule: str, what: str, series: _Series, last: PastRun, known: Known) -> Finding:
     which = "the last run" if last is series.last else "the run"
-    since = last.account.ended_at or _began(last)
+    since = last.account.ended_at or _judged(last).began_at or _began(last)
     name = f" {printable(last.run_id)}" if last.run_id else ""
     can_resume = last.state in {State.STOPPED, State.KILLED} and last.run_id
     command = f"{known.program} crawl {last.spider} -a {shlex.quote(f'run_id={last.run_id}')}" if can_resume else None
@@ -466,7 +471,9 @@ def _ending(run: PastRun, known: Known) -> tuple[str, str]:
             pass
         case State.STOPPED:
             return ("failed" if run.sealed else "abandoned"), f"was stopped{because}"
-    if not run.account.complete and run.state is not State.RUNNING:
+    # Of a run of days, what was missing from earlier ones is past.
+    last = run.days[-1] if run.days else run.account
+    if not last.complete and run.state is not State.RUNNING:
         return "incomplete", f"is not complete (exit code {run.exit_code}){because}"
     flaws = _flaws(run, known)
     return ("degraded", f"is degraded: {printable(', '.join(flaws))[:_LONGEST_REASON]}") if flaws else ("", "")
@@ -474,10 +481,14 @@ def _ending(run: PastRun, known: Known) -> tuple[str, str]:
 
 def _flaws(run: PastRun, known: Known) -> list[str]:
     """Return the fields that most records lack, of a run, or of the last of its days that has enough records."""
-    days = [day for day in (*run.days[-1:], run.today) if day and day.counts.get("served", 0) >= MIN_RECORDS]
-    account = days[-1] if days else run.account
     # The first word of each part is the field.
-    return [each for each in account.degraded if each.split(" ")[0] not in known.expect_absent]
+    return [each for each in _judged(run).degraded if each.split(" ")[0] not in known.expect_absent]
+
+
+def _judged(run: PastRun) -> Account:
+    """Return what tells whether most records of a run lack a field: the last of its days that has enough of them."""
+    days = [day for day in (*run.days[-1:], run.today) if day and day.counts.get("served", 0) >= MIN_RECORDS]
+    return days[-1] if days else run.account
 
 
 def _is_good(run: PastRun, known: Known) -> bool:
