@@ -171,7 +171,7 @@ def examine(runs: Sequence[PastRun], known: Known, now: float) -> Health:
         known: what else is known.
         now: the present.
     """
-    past = [_by_this_clock(run, now) for run in runs if _began(run) <= now + CLOCK_TOLERANCE]
+    past = [_by_this_clock(run, now) for run in runs if run.began <= now + CLOCK_TOLERANCE]
     spiders: dict[str, list[_Series]] = {}
     for each in _series(past, known, now):
         spiders.setdefault(each.spider, []).append(each)
@@ -201,8 +201,8 @@ def _by_this_clock(run: PastRun, now: float) -> PastRun:
     latest = now + CLOCK_TOLERANCE
     if max(run.account.ended_at or 0.0, run.good_until or 0.0) <= latest:
         return run
-    good = run.good_until if run.good_until is None or run.good_until <= latest else _began(run)
-    return replace(run, account=replace(run.account, ended_at=_began(run)), good_until=good)
+    good = run.good_until if run.good_until is None or run.good_until <= latest else run.began
+    return replace(run, account=replace(run.account, ended_at=run.began), good_until=good)
 
 
 # --- Series ------------------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def _usual_distance(series: _Series) -> float:
     if any(run.days or run.today for run in series.runs):
         interval = series.arguments.get("interval")
         return max(interval if isinstance(interval, (int, float)) else 0.0, USUAL_OBSERVATIONS)
-    distances = [_began(after) - _began(before) for before, after in pairwise(series.runs[-50:])]
+    distances = [after.began - before.began for before, after in pairwise(series.runs[-50:])]
     return median(distances) if distances else 0.0
 
 
@@ -306,15 +306,10 @@ def _subject(spider: str, arguments: Mapping[str, Any]) -> str:
     return printable(" ".join(words))[:_LONGEST_REASON]
 
 
-def _began(run: PastRun) -> float:
-    # Of runs of the first format only the end is known.
-    return run.account.began_at or run.account.ended_at or 0.0
-
-
 def _last_sign(series: _Series) -> float:
     """Return when a series was last known to go on."""
     last = series.last
-    return max(_began(last), last.account.ended_at or 0.0, last.good_until or 0.0)
+    return max(last.began, last.account.ended_at or 0.0, last.good_until or 0.0)
 
 
 def _is_given_up(series: _Series, now: float) -> bool:
@@ -322,7 +317,7 @@ def _is_given_up(series: _Series, now: float) -> bool:
     if any(run.state is State.RUNNING for run in series.runs):
         return False
     least, most = GIVEN_UP_AFTER
-    lasted = _last_sign(series) - _began(series.runs[0])
+    lasted = _last_sign(series) - series.runs[0].began
     return now - _last_sign(series) > min(max(lasted, least), most)
 
 
@@ -330,7 +325,7 @@ def _is_replaced(series: _Series, others: Iterable[_Series]) -> bool:
     """Tell whether another series of the spider has begun after the last run of this one, and goes well."""
     for other in others:
         if other.spider == series.spider and other is not series:
-            later = [run for run in other.runs if run.account.complete and _began(run) > _last_sign(series)]
+            later = [run for run in other.runs if run.account.complete and run.began > _last_sign(series)]
             if len(later) >= RUNS_OF_A_SERIES and len(later) == sum(run.account.complete for run in other.runs):
                 return True
     return False
@@ -348,7 +343,7 @@ def _late(
     spiders: Mapping[str, Sequence[_Series]], known: Known, now: float
 ) -> Iterator[tuple[Watched, Finding | None]]:
     """Yield what is watched, and what is wrong where no run was good for too long."""
-    begun = min((_began(run) for each in spiders.values() for series in each for run in series.runs), default=None)
+    begun = min((run.began for each in spiders.values() for series in each for run in series.runs), default=None)
     for spider, max_age in known.max_ages.items():
         runs = [run for series in spiders.get(spider, ()) for run in series.runs]
         goods = [run.good_until for run in _wanted(spiders.get(spider, ())) if run.good_until is not None]
@@ -382,7 +377,7 @@ def _is_on_break(series: _Series, good_at: float, max_age: float, now: float) ->
     """Tell whether a series was silent as long only at times of the day or week at which it usually is."""
     if not good_at + max_age < now <= good_at + LONGEST_BREAK or any(run.days or run.today for run in series.runs):
         return False
-    starts = sorted(map(_began, series.runs))
+    starts = sorted(run.began for run in series.runs)
     # The step is so small that none of the runs that were to come is stepped over.
     step = max(series.usual, LATE_AT_LEAST / LATE_TIMES) / 2
     moments = [good_at + max_age + step * number for number in range(math.ceil((now - good_at - max_age) / step))]
@@ -408,11 +403,11 @@ def _judge_age(
     good_at = watched.good_at
     if good_at is not None and now - good_at <= watched.max_age:
         return watched, None
-    if good_at is None and any(run.state is State.RUNNING and now - _began(run) <= FIRST_RUN_LASTS for run in runs):
+    if good_at is None and any(run.state is State.RUNNING and now - run.began <= FIRST_RUN_LASTS for run in runs):
         return watched, None
     if good_at is None:
         what = "no run was ever complete" if runs else "it has never run"
-        since = min(map(_began, runs), default=now)
+        since = min((run.began for run in runs), default=now)
         if runs and now - since <= watched.max_age:
             # How they have ended is told by other rules.
             return watched, None
@@ -430,7 +425,7 @@ def _last_run(series: _Series, all_series: Sequence[_Series], known: Known, now:
     for last in _to_judge(series, known, now):
         rule, what = _ending(last, known)
         if rule == "degraded":
-            is_cleared = any(_began(run) > _began(last) and _is_good(run, known) for run in others)
+            is_cleared = any(run.began > last.began and _is_good(run, known) for run in others)
         else:
             is_cleared = not rule or _is_covered(last, [run for run in others if run is not last])
         if not is_cleared:
@@ -446,12 +441,12 @@ def _to_judge(series: _Series, known: Known, now: float) -> Iterator[PastRun]:
         runs = [run for run in runs if run.state is not State.RUNNING]
     yield from runs[:1]
     if any(name in series.arguments for name in _FILTERS):
-        yield from (run for run in runs[1:] if run.window and now - _began(run) <= FEW_RUNS_FOR)
+        yield from (run for run in runs[1:] if run.window and now - run.began <= FEW_RUNS_FOR)
 
 
 def _of_a_run(rule: str, what: str, series: _Series, last: PastRun, known: Known) -> Finding:
     which = "the last run" if last is series.last else "the run"
-    since = last.account.ended_at or _judged(last).began_at or _began(last)
+    since = last.account.ended_at or _judged(last).began_at or last.began
     name = f" {printable(last.run_id)}" if last.run_id else ""
     can_resume = last.state in {State.STOPPED, State.KILLED} and last.run_id
     command = f"{known.program} crawl {last.spider} -a {shlex.quote(f'run_id={last.run_id}')}" if can_resume else None
@@ -499,7 +494,7 @@ def _is_covered(bad: PastRun, others: Iterable[PastRun]) -> bool:
     """Tell whether later runs have what one that did not end well was to bring."""
     windows = []
     for later in others:
-        if bad.state is State.NOT_STARTED and _was_at_work(later, _began(bad)):
+        if bad.state is State.NOT_STARTED and _was_at_work(later, bad.began):
             # Of an incremental run there is only one at a time: the first may take hours.
             return True
         if not _has_all_of(later, bad):
@@ -521,7 +516,7 @@ def _is_covered(bad: PastRun, others: Iterable[PastRun]) -> bool:
 def _was_at_work(run: PastRun, moment: float) -> bool:
     """Tell whether a run was going on at a moment."""
     ended = math.inf if run.state is State.RUNNING else run.account.ended_at
-    is_begun = run.state is not State.NOT_STARTED and _began(run) <= moment
+    is_begun = run.state is not State.NOT_STARTED and run.began <= moment
     return is_begun and ended is not None and moment <= ended
 
 
@@ -532,8 +527,8 @@ def _has_all_of(later: PastRun, bad: PastRun) -> bool:
     """
     if later.state is State.RUNNING or not later.account.complete:
         # One that goes on is good as far as it has come, if it does not work towards an end.
-        end = bad.account.ended_at or _began(bad)
-        return later.window is None and (later.good_until or 0.0) > end and _began(later) >= _began(bad)
+        end = bad.account.ended_at or bad.began
+        return later.window is None and (later.good_until or 0.0) > end and later.began >= bad.began
     if not _is_later(later, bad) or (later.truncated and not bad.truncated):
         return False
     if bad.state is State.NOT_STARTED:
@@ -543,7 +538,7 @@ def _has_all_of(later: PastRun, bad: PastRun) -> bool:
 
 def _is_later(later: PastRun, bad: PastRun) -> bool:
     """Tell whether a run began after another; both are known in whole seconds, but for those that could not start."""
-    began, second = _began(later), math.floor(_began(bad))
+    began, second = later.began, math.floor(bad.began)
     if bad.state is State.NOT_STARTED or began != second:
         return began >= second
     return (later.account.ended_at or 0.0) > (bad.account.ended_at or math.inf)
@@ -738,7 +733,7 @@ def _damaged(runs: Iterable[PastRun]) -> Iterator[Finding]:
         more = f" and {number - 1} more" if number > 1 else ""
         reason = printable(run.account.reason or "")[:_LONGEST_REASON]
         text = f"{spider or 'output'}: {printable(run.folder or '')}{more} cannot be read: {reason}"
-        yield Finding("damaged", spider or "output", text, _began(run))
+        yield Finding("damaged", spider or "output", text, run.began)
 
 
 def _disks(known: Known, now: float) -> Iterator[Finding]:

@@ -111,6 +111,11 @@ class PastRun:
     folder: str | None = None
     duration: float | None = None
 
+    @property
+    def began(self) -> float:
+        """When it began; of runs of the first format only the end is known."""
+        return self.account.began_at or self.account.ended_at or 0.0
+
 
 def source_among(entries: Iterable[Entry]) -> str:
     """Return which source is meant if none is named: parti.com, or a mock server if no run asked anything else."""
@@ -133,8 +138,7 @@ def history(entries: Iterable[Entry], failed: Iterable[FailedStart], source: str
     """
     runs = [*starmap(past_run, _grouped(entries)), *map(_refused, failed)]
     chosen = [run for run in runs if run.source in {source, None}]
-    # Of runs of the first format only the end is known.
-    return sorted(chosen, key=lambda run: (run.account.began_at or run.account.ended_at or 0, run.run_id or ""))
+    return sorted(chosen, key=lambda run: (run.began, run.run_id or ""))
 
 
 def last_runs(
