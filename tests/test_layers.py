@@ -23,6 +23,7 @@ FOLDERS = (
     "dataset",
     "report",
     "operations",
+    "jobs",
     "commands",
 )
 # Folders and modules without Scrapy, network, files and clock.
@@ -38,6 +39,7 @@ PURE = (
     "network.fills",
     "network.hosts",
     "network.listener",
+    "jobs.shards",
     "operations.health",
     "operations.prune",
     "run.arguments",

@@ -25,6 +25,8 @@ _PACKAGES = {
     "operations": '"parti_scraper[operations]"',
     "postgres": "'psycopg[binary]'",
     "s3": "obstore",
+    "delta": "deltalake",
+    "jobs": "procrastinate 'psycopg[binary]'",
 }
 # How an error of one of DuckDB's threads begins, which is JSON within another error.
 _INNER = '{"exception_type":'
