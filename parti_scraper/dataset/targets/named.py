@@ -55,7 +55,7 @@ def target_of(text: str, database_url: Secret | None = None, scratch: Path | Non
         ExtraMissing: a package is not installed.
     """
     if text.startswith(SCHEMES):
-        return PostgresTarget(_address(text, database_url))
+        return PostgresTarget(address_of(text, database_url))
     if text.startswith(tuple(f"{scheme}://" for scheme in STORES)):
         return FolderTarget(ObjectStore(text, scratch))
     # `delta+FOLDER/` is reserved for Delta tables, which are still to come.
@@ -70,9 +70,18 @@ def target_of(text: str, database_url: Secret | None = None, scratch: Path | Non
     raise UsageError.of("argument", "TARGET", "not a target", text, ACCEPTED, hint=hint)
 
 
-def _address(text: str, database_url: Secret | None) -> Address:
-    """Return the address of a database. Raises UsageError, whose text shows nothing of it, and ExtraMissing."""
-    of = "argument `TARGET`"
+def address_of(text: str, database_url: Secret | None, of: str = "argument `TARGET`") -> Address:
+    """Return the address of a database.
+
+    Args:
+        text: as typed; `postgresql://` alone stands for `database_url`.
+        database_url: of the environment variable PARTI_DATABASE_URL.
+        of: what was typed, for errors.
+
+    Raises:
+        UsageError: it is none; its text shows nothing of it.
+        ExtraMissing: psycopg is not installed.
+    """
     if text in SCHEMES:
         if not database_url:
             raise UsageError(f"{of}: PARTI_DATABASE_URL is not set (accepted: {ACCEPTED_ADDRESS})")
