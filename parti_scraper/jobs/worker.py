@@ -344,7 +344,8 @@ def _add_tasks(app: App, worker: Worker) -> None:
         await worker.schedule(name, spider, arguments, is_missing=missing)
 
     for each in worker.machine.schedule:
-        values = {"name": each.name, "spider": each.spider, "arguments": each.arguments, "missing": each.missing}
+        values: dict[str, Any] = {"name": each.name, "spider": each.spider, "arguments": each.arguments}
+        values["missing"] = each.missing
         app.periodic(cron=each.cron, periodic_id=each.name, task_kwargs=values)(schedule)
 
 
