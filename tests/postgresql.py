@@ -73,6 +73,17 @@ class Cluster:
         options = ("--silent", "--pgdata=data", "--mode=immediate", f"--log={self.port}.log")
         self._run("pg_ctl", "restart", "--wait", *options)
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop it as an administrator does, and start it again at the end of the block."""
+        self._run("pg_ctl", "stop", "--silent", "--pgdata=data", "--mode=fast")
+        try:
+            yield
+        finally:
+            self._run(
+                "pg_ctl", "start", "-w", "-s", "-D", "data", "-l", f"{self.port}.log", "-o", self._options(self.port)
+            )
+
     def close(self) -> None:
         """Stop it."""
         self._guard.communicate()
@@ -82,10 +93,9 @@ class Cluster:
         while True:
             with closing(socket.create_server(("127.0.0.1", 0))) as free:
                 port = int(free.getsockname()[1])
-            options = f"-p {port} -h 127.0.0.1 -k {self._folder} {_FAST}"
             log = self._folder / f"{port}.log"
             try:
-                self._run("pg_ctl", "start", "-w", "-s", "-D", "data", "-l", log.name, "-o", options)
+                self._run("pg_ctl", "start", "-w", "-s", "-D", "data", "-l", log.name, "-o", self._options(port))
             except RuntimeError as error:
                 said = log.read_text(encoding="utf-8")
                 # Another process may have taken the port meanwhile.
@@ -93,6 +103,9 @@ class Cluster:
                     raise RuntimeError(said) from error
             else:
                 return port
+
+    def _options(self, port: int) -> str:
+        return f"-p {port} -h 127.0.0.1 -k {self._folder} {_FAST}"
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
