@@ -86,29 +86,30 @@ def test_whatever_happens_to_workers_and_database_the_dataset_is_the_truth(
         machines.start()
         watch = Watch(machines)
 
+        wait(lambda: machines.statuses().get("succeeded", 0) >= 4, 120, machines)
+        sleeper = machines.workers[0]
+        wait(lambda: sleeper.crawls, 60, machines)
+        frozen, stopped = sleeper.crawls, time.monotonic()
+        watch.lost(sleeper)
+        sleeper.signal(signal.SIGSTOP)
+
         for number in range(1, 6):
-            wait(lambda goal=5 * number: machines.statuses().get("succeeded", 0) >= goal, 300, machines)
-            victim = chance.choice(machines.workers)
+            wait(lambda goal=4 + 5 * number: machines.statuses().get("succeeded", 0) >= goal, 300, machines)
+            victim = chance.choice([worker for worker in machines.workers if worker is not sleeper])
             watch.lost(victim)
             crawls = victim.kill()
             machines.replace(victim)
             wait(lambda gone=crawls: not any(map(is_alive, gone)), 10, machines)
+            if number == 3:
+                wait(lambda: machines.workers[-1].crawls, 60, machines)
+                with postgresql.stopped():
+                    time.sleep(30)
             watch.look()
 
-        sleeper = chance.choice(machines.workers)
-        wait(lambda: sleeper.crawls or not machines.statuses().get("todo"), 60, machines)
-        crawls = sleeper.crawls
-        watch.lost(sleeper)
-        sleeper.signal(signal.SIGSTOP)
-        stopped = time.monotonic()
-        # Nobody told them to, but the worker has no heartbeats for them.
-        wait(lambda: not any(map(is_alive, crawls)), RESCUE, machines)
-        wait(lambda: not watch.look(), RESCUE, machines)
-        wait(lambda: time.monotonic() > stopped + 120, 120, machines)
+        # Nobody told these to stop, but their worker had no heartbeats for them.
+        wait(lambda: not any(map(is_alive, frozen)), RESCUE, machines)
+        wait(lambda: time.monotonic() > stopped + 120, 130, machines)
         sleeper.signal(signal.SIGCONT)
-
-        with postgresql.stopped():
-            time.sleep(30)
 
         wait(lambda: set(machines.statuses()) == {"succeeded"}, 400, machines)
         wait(lambda: not watch.look(), RESCUE, machines)
