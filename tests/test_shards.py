@@ -61,6 +61,11 @@ KNOWN = st.dictionaries(st.integers(NOW // DAY - 100, NOW // DAY + 600), RECORDS
 @example([Interval(NOW, NOW + 2 * HOUR - 1)], {NOW // DAY: 2_000_000})
 @example([Interval(NOW, NOW + 2 * HOUR)], {NOW // DAY: 2_000_000})
 @example([Interval(NOW, NOW + 4 * DAY - 1)], {NOW // DAY: MOST_RECORDS})
+# The oldest 40 minutes are two thirds of a piece, and the month after them a third.
+@example(
+    [Interval(NOW - 2_400, NOW + 32 * DAY)],
+    {NOW // DAY - 1: 24 * MOST_RECORDS} | {NOW // DAY + day: 0 for day in range(33)},
+)
 @given(WINDOWS, KNOWN)
 def test_pieces_by_density_are_the_windows_and_neither_too_large_nor_too_small(
     windows: list[Interval], records_by_day: dict[int, int]
@@ -167,6 +172,14 @@ def test_what_comes_after_a_stretch_that_fails_is_there_at_once() -> None:
     # 15 minutes after its end it is its turn again, and all three touch.
     assert missing(proved, NOW - 9 * DAY, NOW, DAY, [], [failed], NOW + 299) == [overlap, fresh]
     assert missing(proved, NOW - 9 * DAY, NOW, DAY, [], [failed], NOW + 300) == [Interval(overlap.since, NOW)]
+
+
+def test_nothing_waits_for_longer_than_a_week() -> None:
+    window = Interval(NOW - HOUR, NOW)
+    for number in (6, 7, 50):
+        attempts = [Attempt(window, NOW - 60.0 * each) for each in range(number)]
+        assert missing([], *window, 0, [], attempts, NOW + LONGEST_BACKOFF - 1) == []
+        assert missing([], *window, 0, [], attempts, NOW + LONGEST_BACKOFF) == [window]
 
 
 # --- A month -----------------------------------------------------------------------------------------------------
