@@ -26,6 +26,8 @@ _DAYS_AROUND = 7
 # a piece of this weight is no longer than it may be.
 _MOST_WEIGHT = MOST_RECORDS * DAY
 _LEAST_OF_A_SECOND = -(-_MOST_WEIGHT // MOST_SECONDS)
+# How often a piece is halved at a time.
+_MOST_HALVINGS = 3
 # Seconds after the end of an attempt until the next: after the first, how many times as long after each other, and the
 # most.
 BACKOFF, BACKOFF_TIMES, LONGEST_BACKOFF = 900, 4, 7 * DAY
@@ -35,9 +37,27 @@ BACKOFF, BACKOFF_TIMES, LONGEST_BACKOFF = 900, 4, 7 * DAY
 
 
 def cut(window: Interval, longest: int) -> list[Interval]:
-    """Return a window in pieces of `longest` seconds, the newest first; the oldest may be shorter."""
-    ends = range(window.until, window.since - 1, -longest)
-    return [Interval(max(window.since, until - longest + 1), until) for until in ends]
+    """Return a window in pieces of `longest` seconds, the newest first; the oldest may be shorter.
+
+    Thirty days are three times ten: the last second, by which a window is longer, is no piece of its own.
+    """
+    ends = range(window.until, window.since, -longest) or [window.until]
+    firsts = [until - longest + 1 for until in ends[:-1]] + [window.since]
+    return list(map(Interval, firsts, ends))
+
+
+def halve(pieces: Iterable[Interval], attempts: Iterable[Attempt]) -> list[Interval]:
+    """Return pieces, those that were tried in vain in halves, in quarters after two attempts, at most in eighths.
+
+    So the part that cannot be had is told from the rest of a piece, an hour at least.
+    """
+    windows = [each.window for each in attempts]
+    found = []
+    for piece in pieces:
+        times = sum(1 for each in windows if clip([each], *piece))
+        longest = -(-piece.seconds // 2 ** min(times, _MOST_HALVINGS))
+        found += cut(piece, max(longest, LEAST_SECONDS))
+    return found
 
 
 def cut_by_density(windows: Iterable[Interval], records_by_day: Mapping[int, int]) -> list[Interval]:
