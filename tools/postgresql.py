@@ -47,15 +47,20 @@ class Cluster:
             *("initdb", "--pgdata=data", "--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256"),
             *("--encoding=UTF8", "--no-locale", "--no-sync", "--no-instructions"),
         )
-        self.port = self._start()
         # Its input ends with this process, even if that is killed. Ctrl-C does not reach it.
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", 'read -r _; exec "$0" stop --silent --pgdata=data --mode=fast', programs / "pg_ctl"],
             cwd=folder,
             stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
             **self._user,
         )
+        try:
+            self.port = self._start()
+        except BaseException:
+            self.close()
+            raise
 
     def execute(self, statement: str) -> None:
         """Have a statement executed by its administrator."""
