@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.plan import Key, Loaded
     from parti_scraper.dataset.tables import Table
-    from parti_scraper.dataset.targets.folder import Store
+    from parti_scraper.dataset.targets.parts import Store
 
 _FILES = (".duckdb", ".sqlite")
 ACCEPTED = f"a folder of runs such as output/, or an earlier export: a folder, {', '.join(_FILES)}"

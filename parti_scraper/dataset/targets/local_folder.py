@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parti_scraper.dataset.engine import TargetError
-from parti_scraper.dataset.targets.folder import foreign
+from parti_scraper.dataset.engine import TargetError, one_line
 from parti_scraper.dataset.targets.locked import locked, put_in_place
+from parti_scraper.dataset.targets.parts import foreign
 from parti_scraper.exceptions import UsageError
 from parti_scraper.run.datapackage import FILE_NAME
 
@@ -22,11 +22,17 @@ _SCRATCH = ".export"
 
 
 class LocalFolder:
-    """A folder; see `folder.Store`."""
+    """A folder; see `parts.Store`.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: where it is.
+        manifest: the name of the file by which exports describe themselves.
+    """
+
+    def __init__(self, path: Path, manifest: str = FILE_NAME) -> None:
+        self._path, self._manifest = path, manifest
         self.shown = f"{str(path).rstrip('/')}/"
+        self.uri = path.absolute().as_uri()
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -43,9 +49,9 @@ class LocalFolder:
 
     def _check(self) -> None:
         """Raise UsageError if there is something else in the folder."""
-        if (self._path / FILE_NAME).exists():
+        if (self._path / self._manifest).exists():
             return
-        others = foreign(each.name for each in self._path.iterdir() if each.name != _SCRATCH)
+        others = foreign((each.name for each in self._path.iterdir() if each.name != _SCRATCH), self._manifest)
         if others and not (self._path / _SCRATCH).exists():
             accepted = "a new or empty folder, or an earlier export"
             raise UsageError.of("argument", "TARGET", f"it holds {others[0]!r}", self.shown, accepted)
@@ -55,7 +61,7 @@ class LocalFolder:
 
     def read_manifest(self) -> bytes | None:
         with suppress(FileNotFoundError):
-            return (self._path / FILE_NAME).read_bytes()
+            return (self._path / self._manifest).read_bytes()
         return None
 
     def local(self, name: str) -> str:
@@ -82,7 +88,7 @@ class LocalFolder:
         put_in_place(temporary, self._path / public)
 
     def write_manifest(self, content: bytes) -> None:
-        self.write(FILE_NAME, content)
+        self.write(self._manifest, content)
 
     def sizes(self) -> Mapping[str, int]:
         found = {}
@@ -99,3 +105,10 @@ class LocalFolder:
             path.unlink(missing_ok=True)
             with suppress(OSError):  # It is not empty.
                 path.parent.rmdir()
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return {}
+
+    def reason(self, error: Exception) -> str:
+        return one_line(error)
