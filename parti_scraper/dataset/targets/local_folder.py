@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Files that are being written.
 _SCRATCH = ".export"
+_CAUSE = "↳"
+_COLOUR = re.compile(r"\x1b\[\d+m")
 
 
 class LocalFolder:
@@ -111,4 +114,6 @@ class LocalFolder:
         return {}
 
     def reason(self, error: Exception) -> str:
-        return one_line(error)
+        # Some libraries say in the first line what was tried, and in the last one, which is indented, what is wrong.
+        causes = [line.partition(_CAUSE)[2] for line in _COLOUR.sub("", str(error)).splitlines() if _CAUSE in line]
+        return causes[-1].strip() if causes else one_line(error)

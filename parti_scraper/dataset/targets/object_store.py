@@ -48,7 +48,7 @@ _TO_SEND = timedelta(minutes=5)
 _SENT_AT_ONCE = 4
 _CHUNK = 8 << 20
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_STATUS = re.compile(r"status code: (\d{3})")
+_STATUS = re.compile(r"(?:status code:|↳\S*) (\d{3})\b")
 _NO_CREDENTIALS = re.compile(r"Missing\w*(Key|Account)|169\.254\.|metadata\.google")
 _OTHER_REGION = "the bucket is in another region (AWS_REGION)"
 _REASONS = {

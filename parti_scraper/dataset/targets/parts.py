@@ -120,6 +120,11 @@ class Content:
     meta: Meta
     parts: list[Part] = field(default_factory=list)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the tables that are there."""
+        return frozenset(each.table for each in self.parts)
+
     def of(self, table: Table) -> dict[str, Part]:
         """Return the parts of a table."""
         return {each.part: each for each in self.parts if each.table == table.name}
@@ -273,7 +278,7 @@ class Written:
 
 def _rows_of(table: Table, parts: Sequence[Part], store: Store) -> str:
     """Return the query for the rows of parts, with the name of the part of each as `part`."""
-    nothing = ", ".join(f"NULL::{each.type} AS {sql.name(each.name)}" for each in table.columns)
+    nothing = sql.nothing(table)
     if not parts:
         return f"SELECT {nothing}, '' AS part WHERE false"
     files = [(each.part, store.local(each.path)) for each in parts]
