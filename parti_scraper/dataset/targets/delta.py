@@ -126,6 +126,8 @@ class Manifest(Content):
             meta = Meta.from_json(json.dumps(values.pop("export")), shown)
             parts = [Part(**each | {"keys": each["keys"] and tuple(each["keys"])}) for each in values.pop("parts")]
             return cls(meta=meta, parts=parts, **values)
+        except UsageError:
+            raise
         except (ValueError, LookupError, TypeError, AttributeError):
             accepted = "an empty folder, or an earlier export"
             raise UsageError(f"{shown}{FILE_NAME} is none of this project's exports (accepted: {accepted})") from None
@@ -174,6 +176,8 @@ class DeltaTarget(PartsTarget):
     """Delta tables in a folder, or in a place in S3."""
 
     def __init__(self, store: Store) -> None:
+        """Prepare. Raises ExtraMissing."""
+        require("deltalake", "delta")
         super().__init__(store)
         self.shown = f"{PREFIX}{store.shown}"
 
@@ -187,7 +191,6 @@ class _Session(PartsSession[Manifest]):
     keeps_empty = False
 
     def __init__(self, store: Store) -> None:
-        require("deltalake", "delta")
         super().__init__(store, _read(store))
 
     def load(self, load: Load) -> dict[str, Changes]:
