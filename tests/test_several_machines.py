@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 
 from tests.deployed import DEPLOY
 from tests.expected import livestream
-from tests.machines import PROGRAM, Machines, differences
+from tests.machines import PROGRAM, Machines, Worker, differences
 from tests.postgresql import Cluster
 from tests.support import ROOT, STILL, Serve, true_ids, truth, wait_until
 
 PAGE = (ROOT / "docs" / "several-machines.md").read_text(encoding="utf-8")
+BACKUP, RESTORE, BEGIN_ANEW = re.findall(
+    r"^```sh\n(.*?)^```", PAGE.partition("## Back up and restore")[2].partition("\n## ")[0], re.MULTILINE | re.DOTALL
+)
 ROLES, GRANTS, QUESTIONS = re.findall(r"^```postgresql\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 PASSWORD = "0f1e2d"
 ENDED = {(spider, "succeeded") for spider in ("categories", "recent", "scheduled")}
@@ -28,14 +32,25 @@ def statements(block: str) -> list[str]:
     return [each for each in re.sub(r"^--.*\n", "", block, flags=re.MULTILINE).split(";\n") if each]
 
 
+# What the commands of the page need of a server, as its administrator.
+STUBS = f"""
+admin() {{ psql --quiet --no-psqlrc "$@"; }}
+runuser() {{ shift 3; "$@"; }}
+systemctl() {{ :; }}
+parti() {{ {sys.executable} -m parti_scraper "$@"; }}
+"""
+
+
 class Database:
     """The database of the page.
 
     Attributes:
+        cluster: where it is.
         owner, worker, reader: its address for each role.
     """
 
     def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
         place = f"127.0.0.1:{cluster.port}/parti"
         self.owner, self.worker, self.reader = (
             f"postgresql://parti_{role}:{PASSWORD}@{place}" for role in ("owner", "worker", "reader")
@@ -137,3 +152,61 @@ def test_the_roles_have_the_rights_that_they_need_and_no_others(
         "ALTER TABLE parti_jobs.procrastinate_jobs ADD COLUMN mine int",
     ):
         assert is_refused(database.worker, statement), statement
+
+
+def type_in(block: str, machines: Machines, worker: Worker, database: Database) -> None:
+    """Type in a block of commands on the machine of a worker."""
+    places = {"/var/backups": machines.folder, "/var/lib/parti_scraper": worker.output.parent, ".scrapy": "state"}
+    for place, folder in places.items():
+        block = block.replace(place, str(folder))
+    here = {"PARTI_OUTPUT_DIR": str(worker.output), "PARTI_STATE_DIR": str(worker.output.with_name("state"))}
+    administrator = {"PGHOST": str(database.cluster.folder), "PGPORT": str(database.cluster.port), "PGUSER": "postgres"}
+    subprocess.run(
+        ["bash", "-euc", STUBS + block.replace("DATE", "$(date +%F)")],
+        cwd=ROOT,
+        env=machines.environment | here | administrator | {"PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+
+
+def start_again(machines: Machines, worker: Worker) -> Worker:
+    """Start a worker that was stopped, on its machine."""
+    machines.workers.append(Worker(worker.output.parent, machines.environment))
+    return machines.workers[-1]
+
+
+def test_an_old_dump_is_restored_and_what_machines_have_is_loaded_again(
+    database: Database, serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(**STILL, years=0.2)
+    window = ("-a", "since=2026-08-01")
+    with Machines(database.owner, tmp_path, server) as machines:
+        machines.environment["PARTI_DATABASE_URL"] = database.worker
+        with psycopg.connect(database.owner) as connection:
+            connection.execute(GRANTS.encode())
+        worker = machines.start()
+        machines.jobs("enqueue", "categories")
+        wait_until(lambda: crawled(machines) == {("categories", "succeeded")})
+        type_in(BACKUP, machines, worker, database)
+        machines.jobs("enqueue", "recent", *window)
+        wait_until(lambda: ("recent", "succeeded") in crawled(machines))
+        assert worker.stop() == 0
+
+        type_in(RESTORE, machines, worker, database)
+        assert machines.query("SELECT count(*) FROM livestreams") == [(0,)]
+        assert crawled(machines) == {("categories", "succeeded")}
+        worker = start_again(machines, worker)
+        machines.jobs("enqueue", "recent", *window)
+        wait_until(lambda: ("recent", "failed") in crawled(machines))
+        assert "is there already" in machines.list()[0]["line"]
+        assert worker.stop() == 0
+
+        type_in(RESTORE, machines, worker, database)
+        type_in(BEGIN_ANEW, machines, worker, database)
+        expected = {row["event_id"]: livestream(row, server.world.categories()) for row in truth(server)}
+        assert list(differences(machines, expected)) == []
+        worker = start_again(machines, worker)
+        machines.jobs("enqueue", "recent", *window)
+        wait_until(lambda: ("recent", "succeeded") in crawled(machines))
+        assert list(differences(machines, expected)) == []
+        assert worker.stop() == 0
