@@ -36,7 +36,7 @@ lint: setup-dev ## static checks
 	$(BIN)/mypy
 
 BENCH ?= throughput
-bench: setup-dev ## a benchmark against its peers, BENCH=throughput, completeness, notifications, catalog or export; arguments in ARGS
+bench: setup-dev ## a benchmark against its peers, BENCH=throughput, completeness, notifications, catalog, export or jobs; arguments in ARGS
 	PYTHONPATH=. $(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
 format: setup-dev ## fix what the static checks can fix
