@@ -18,7 +18,7 @@ from tools.postgresql import find_programs
 
 pytestmark = pytest.mark.skipif(find_programs() is None, reason="there is no PostgreSQL")
 
-DEMO = (sys.executable, "tools/demo_jobs.py", "--events", "300", "--shards", "8")
+DEMO = (sys.executable, "tools/demo_jobs.py", "--events", "300", "--shards", "6")
 # Seconds, of which most are waited until the jobs of a dead worker are another's; more where others use the machine.
 LONGEST = 300
 
@@ -45,7 +45,7 @@ def test_the_demo_kills_a_worker_and_ends_with_the_truth(output: Path) -> None:
         timeout=LONGEST,
     )
     assert (demo.returncode, demo.stderr) == (0, "")
-    assert re.search(r"\d of 8 jobs done: worker 1 is killed \(SIGKILL\) with the [12] that it does\n", demo.stdout)
+    assert re.search(r"\d of 6 jobs done: worker 1 is killed \(SIGKILL\) with the [12] that it does\n", demo.stdout)
     assert re.search(r"\n[12] jobs? given back after \d\d s\n", demo.stdout)
     compared = re.search(r"compared with what the mock server has:\n((?: .*\n)+)", demo.stdout)
     assert compared
