@@ -162,7 +162,8 @@ class Manager(JobManager):
         row = await self.connector.execute_query_one_async(_FETCH, queues=free, worker_id=worker_id, most=self._most)
         if row["id"] is None:
             return None
-        job = Job.from_row(row)
+        # Of what is no object, Procrastinate could not even note that it has failed.
+        job = Job.from_row(row | {"args": row["args"] if isinstance(row["args"], dict) else {}})
         self._running[row["id"]] = job.queue
         return job
 

@@ -27,7 +27,7 @@ from parti_scraper.jobs.crawling import Crawl
 from parti_scraper.jobs.database import connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
 from parti_scraper.jobs.outcomes import Ended, next_of
-from parti_scraper.jobs.payload import CRAWL, ENDLESS, SCHEDULE, check_payload, run_id_of
+from parti_scraper.jobs.payload import CRAWL, ENDLESS, SCHEDULE, check_payload, read_payload, run_id_of
 from parti_scraper.run import datapackage
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Worker:
 
     # Jobs:
 
-    async def crawl(self, job: Job, spider: str, arguments: Mapping[str, str]) -> None:
+    async def crawl(self, job: Job) -> None:
         """Do a job. Raises Failed if it is not done then."""
         attempt = job.attempts + 1
         number = {"job_id": job.id, "attempt": attempt}
@@ -224,9 +224,10 @@ class Worker:
         await self._note(_NOTE_BEGIN, host=self._host, **number)
         begun = time.monotonic()
         try:
+            spider, arguments = read_payload(job.task_kwargs)
             code, line, told = await self._crawl(job, spider, arguments, run_id)
         except (PartiError, OSError) as error:
-            logger.warning("%s %s: %s", spider, run_id, error)
+            logger.warning("job %s: %s", run_id, error)
             await self._note(_NOTE_END, exit_code=None, line=str(error), has_failed=True, **number)
             raise Failed(str(error), None) from None
         failures = await self._manager.connector.execute_query_one_async(_FAILURES, job_id=job.id)
@@ -336,8 +337,8 @@ def _add_tasks(app: App, worker: Worker) -> None:
     """Let an app know what a worker does."""
 
     @app.task(name=CRAWL, queue=CRAWL, pass_context=True, retry=_Retry())
-    async def crawl(context: JobContext, spider: str, arguments: dict[str, str]) -> None:
-        await worker.crawl(context.job, spider, arguments)
+    async def crawl(context: JobContext, /, **_: object) -> None:
+        await worker.crawl(context.job)
 
     @app.task(name=SCHEDULE, queue=SCHEDULE)
     async def schedule(timestamp: int, name: str, spider: str, arguments: dict[str, str], missing: bool) -> None:  # noqa: ARG001 - Procrastinate gives it
