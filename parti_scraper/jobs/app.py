@@ -34,6 +34,8 @@ _CONNECTIONS = 4
 _STEADY = 30.0
 # How many workers may lose a job before nobody tries it any more: perhaps it is what kills them.
 _MOST_LOSSES = 10
+# What is said of an attempt that ended so.
+_LOST = "its worker was lost"
 
 _FETCH = "SELECT (found).* FROM parti_fetch_job(%(queues)s::varchar[], %(worker_id)s, %(most)s) AS found"
 _OWNED = (
@@ -53,10 +55,11 @@ WITH lost AS (
     )
     FOR UPDATE OF jobs SKIP LOCKED
 ), noted AS (
-    UPDATE parti_attempts SET ended_at = now(), line = 'its worker was lost' FROM lost
+    UPDATE parti_attempts SET ended_at = now(), line = %(line)s FROM lost
     WHERE job_id = lost.id AND attempt = lost.attempts + 1 AND ended_at IS NULL
 )
-SELECT id, CASE WHEN attempts < %(most)s THEN procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
+SELECT id, CASE WHEN (SELECT count(*) FROM parti_attempts WHERE job_id = lost.id AND line = %(line)s) < %(most)s
+    THEN procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
     ELSE procrastinate_finish_job_v1(id, 'failed', false) END FROM lost
 """
 _MINE = "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %(worker_id)s"
@@ -207,7 +210,7 @@ class Manager(JobManager):
         if self.connector.seconds_there < _STEADY:
             return []
         rows = await self.connector.execute_query_all_async(
-            _RESCUE, worker_id=worker_id, unknown=list(lost), lost_after=LOST_AFTER, most=_MOST_LOSSES - 1
+            _RESCUE, worker_id=worker_id, unknown=list(lost), lost_after=LOST_AFTER, line=_LOST, most=_MOST_LOSSES - 1
         )
         return [row["id"] for row in rows]
 
