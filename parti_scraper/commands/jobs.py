@@ -152,7 +152,8 @@ class Command(Reading, ScrapyCommand):
         # What it says of jobs is said in other words, and of each failure it has a traceback.
         logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
         with connect(address) as connection:
-            connection.execute("SELECT 1 FROM parti_attempts LIMIT 1")
+            # The last step of `setup` that workers need.
+            connection.execute("SELECT 'parti_defer_periodic_job'::regproc")
         run_worker(machine)
 
     def _enqueue(self, spider: str, opts: argparse.Namespace) -> None:

@@ -38,6 +38,9 @@ _MOST_LOSSES = 10
 _LOST = "its worker was lost"
 
 _FETCH = "SELECT (found).* FROM parti_fetch_job(%(queues)s::varchar[], %(worker_id)s, %(most)s) AS found"
+_DEFER = (
+    "SELECT parti_defer_periodic_job(%(queue)s, %(task_name)s, %(periodic_id)s, %(defer_timestamp)s, %(args)s) AS id"
+)
 _OWNED = (
     "FROM procrastinate_jobs WHERE id = %(job_id)s AND worker_id = %(worker_id)s AND attempts = %(attempts)s "
     "AND status = 'doing' FOR UPDATE"
@@ -169,6 +172,18 @@ class Manager(JobManager):
         job = Job.from_row(row | {"args": row["args"] if isinstance(row["args"], dict) else {}})
         self._running[row["id"]] = job.queue
         return job
+
+    async def defer_periodic_job(self, job: Job, periodic_id: str, defer_timestamp: int) -> int | None:
+        row = await self.connector.execute_query_one_async(
+            _DEFER,
+            queue=job.queue,
+            task_name=job.task_name,
+            periodic_id=periodic_id,
+            defer_timestamp=defer_timestamp,
+            args=job.task_kwargs,
+        )
+        number: int | None = row["id"]
+        return number
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
         # What only enqueues others is not kept.
