@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
+from parti_scraper.exceptions import quoted
 from parti_scraper.jobs.database import LOST_AFTER, SEARCH_PATH
-from parti_scraper.jobs.payload import SCHEDULE
+from parti_scraper.jobs.payload import SCHEDULE, TASKS
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from procrastinate.connector import Notify
 
     from parti_scraper.dataset.targets.postgres_address import Address
+
+logger = logging.getLogger(__name__)
 
 # Seconds between two tries to reach a server that is away.
 _PAUSE = 1.0
@@ -171,6 +175,8 @@ class Manager(JobManager):
         # Of what is no object, Procrastinate could not even note that it has failed.
         job = Job.from_row(row | {"args": row["args"] if isinstance(row["args"], dict) else {}})
         self._running[row["id"]] = job.queue
+        if job.task_name not in TASKS:
+            logger.warning("job %d: there is no task %s", row["id"], quoted(job.task_name))
         return job
 
     async def defer_periodic_job(self, job: Job, periodic_id: str, defer_timestamp: int) -> int | None:

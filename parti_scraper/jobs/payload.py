@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Jobs that have an end, and of which so many may go on at a time; those that have none; those that enqueue others.
 CRAWL, ENDLESS, SCHEDULE = "crawl", "endless", "schedule"
+# What a worker can do.
+TASKS = (CRAWL, SCHEDULE)
 # The arguments that a job must not have, and why.
 _REFUSED = {
     "run_id": "a job's run is named after the job",

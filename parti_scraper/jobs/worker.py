@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from procrastinate import App, JobContext
     from procrastinate.jobs import Job
+    from procrastinate.middleware import AsyncCallNext
 
     from parti_scraper.dataset.export import Report
     from parti_scraper.dataset.targets.postgres_address import Address
@@ -170,6 +171,7 @@ class Worker:
             update_heartbeat_interval=_HEARTBEAT,
             stalled_worker_timeout=_REMEMBERED,
             install_signal_handlers=False,
+            worker_middleware=[_report],
         )
         rescue = asyncio.create_task(self._rescue(self._worker))
         try:
@@ -316,7 +318,11 @@ class Worker:
 
     async def schedule(self, name: str, spider: str, arguments: Mapping[str, str], *, is_missing: bool) -> None:
         """Put what a schedule asks for into the queue, unless it waits there or goes on."""
-        found = await asyncio.to_thread(self._schedule, name, spider, arguments, is_missing=is_missing)
+        try:
+            found = await asyncio.to_thread(self._schedule, name, spider, arguments, is_missing=is_missing)
+        except PartiError as error:
+            logger.warning("schedule %s: %s", name, error)
+            raise
         logger.info("schedule %s: %s", name, f"jobs {', '.join(map(str, found))}" if found else "nothing to do")
 
     def _schedule(self, name: str, spider: str, arguments: Mapping[str, str], *, is_missing: bool) -> list[int]:
@@ -324,6 +330,17 @@ class Worker:
             if is_missing:
                 return queue.enqueue_missing(connection, self.machine.address, self.machine.missing)
             return queue.put_scheduled(connection, name, spider, arguments)
+
+
+async def _report(process: AsyncCallNext, context: JobContext, _: ProcrastinateWorker) -> Any:
+    """Do a job, and log what nobody has expected of it."""
+    try:
+        return await process()
+    except (PartiError, Failed):
+        raise
+    except Exception:
+        logger.exception("job %s has failed", context.job.id)
+        raise
 
 
 def _check_whole(report: Report) -> None:
