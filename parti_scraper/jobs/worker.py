@@ -256,7 +256,9 @@ class Worker:
             raise PartiError(f"{folder} is there already, of another queue: let each have its own PARTI_OUTPUT_DIR")
         owner = Owner(job.id or 0, job.attempts, job.worker_id or 0)
         log = self.machine.state / "jobs" / f"{run_id}.log"
-        logger.info("%s %s: begins", spider, run_id)
+        # How a crawl says how it has ended.
+        begin = f"{spider} {run_id}:"
+        logger.info("%s begins", begin)
         crawl = await Crawl.start(spider, arguments, run_id, log, self.machine.environment)
         self._crawls.add(crawl)
         try:
@@ -265,13 +267,15 @@ class Worker:
             code = await self._wait(crawl, folder, owner, is_endless=job.queue == ENDLESS)
         except asyncio.CancelledError:
             # Of `jobs cancel`. What there is, is kept.
-            await crawl.stop()
+            code = await crawl.stop()
             await self._load(folder, owner)
+            end = {"exit_code": code, "line": await crawl.said(begin), "has_failed": False}
+            await self._note(_NOTE_END, job_id=job.id, attempt=job.attempts + 1, **end)
             raise JobAborted from None
         finally:
             self._crawls.discard(crawl)
         await self._load(folder, owner)
-        return code, await crawl.said(f"{spider} {run_id}:"), crawl.was_told
+        return code, await crawl.said(begin), crawl.was_told
 
     async def _wait(self, crawl: Crawl, folder: Path, owner: Owner, *, is_endless: bool) -> int:
         """Wait for the end of a crawl, and load what there is each minute if that is far. Returns the exit code."""
