@@ -228,6 +228,14 @@ class Worker:
         try:
             spider, arguments = read_payload(job.task_kwargs)
             code, line, told = await self._crawl(job, spider, arguments, run_id)
+        except Lost as error:
+            logger.warning("job %s: %s", run_id, error)
+            if job.queue == ENDLESS:
+                await self._load_left()
+            raise Failed(str(error), None) from None
+        except TargetAway as error:
+            logger.warning("job %s: %s", run_id, error)
+            raise Failed(str(error), 0.0) from None
         except (PartiError, OSError) as error:
             logger.warning("job %s: %s", run_id, error)
             await self._note(_NOTE_END, exit_code=None, line=str(error), has_failed=True, **number)
