@@ -130,7 +130,7 @@ def _unprivileged_user() -> pwd.struct_passwd:
         return pwd.getpwnam("nobody")
 
 
-def _find_programs() -> Path | None:
+def find_programs() -> Path | None:
     """Return the folder of PostgreSQL's programs, which Debian has outside of PATH; None: it is not installed."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
@@ -141,7 +141,7 @@ def _find_programs() -> Path | None:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Cluster]:
     """Return a running cluster."""
-    if (programs := _find_programs()) is None:
+    if (programs := find_programs()) is None:
         pytest.skip("there is no PostgreSQL")
     # Not in pytest's folder, which is only for the user that runs the tests.
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder, closing(Cluster(programs, Path(folder))) as it:
