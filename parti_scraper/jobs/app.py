@@ -51,7 +51,7 @@ _OWNED = (
 )
 _FINISH = f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) {_OWNED}"
 _RETRY = f"SELECT procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) {_OWNED}"
-_HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
+HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
 _RESCUE = """
 WITH lost AS (
     SELECT jobs.id, jobs.attempts FROM procrastinate_jobs AS jobs
@@ -214,7 +214,7 @@ class Manager(JobManager):
             self._running.pop(job.id or 0, None)
 
     async def update_heartbeat(self, worker_id: int) -> None:
-        if not await self.connector.execute_query_all_async(_HEARTBEAT, worker_id=worker_id):
+        if not await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id):
             raise WorkerForgotten("the database does not know this worker any more")
         for tell in self.on_heartbeat:
             tell()

@@ -22,7 +22,7 @@ from parti_scraper import __version__
 from parti_scraper.dataset.engine import TargetAway
 from parti_scraper.exceptions import PartiError
 from parti_scraper.jobs import queue
-from parti_scraper.jobs.app import is_away, make_app
+from parti_scraper.jobs.app import HEARTBEAT, is_away, make_app
 from parti_scraper.jobs.crawling import Crawl
 from parti_scraper.jobs.database import connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
@@ -201,6 +201,9 @@ class Worker:
                     version=__version__,
                     procrastinate=procrastinate_version(),
                 )
+            if self._stopping.is_set():
+                # Procrastinate's own have ended then, and it may take a while until all is loaded. None for the crawls.
+                await self._note(HEARTBEAT, worker_id=worker_id)
             for job_id in await self._manager.rescue(worker_id):
                 logger.warning("Job %d is given back: its worker is dead, or cut off", job_id)
             if time.monotonic() - swept > _DAY or not swept:
