@@ -20,7 +20,7 @@ from procrastinate.worker import Worker as ProcrastinateWorker
 
 from parti_scraper import __version__
 from parti_scraper.dataset.engine import TargetAway
-from parti_scraper.exceptions import PartiError
+from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
 from parti_scraper.jobs.app import HEARTBEAT, is_away, make_app
 from parti_scraper.jobs.crawling import Crawl
@@ -29,6 +29,7 @@ from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
 from parti_scraper.jobs.outcomes import Ended, next_of
 from parti_scraper.jobs.payload import CRAWL, ENDLESS, SCHEDULE, check_payload, read_payload, run_id_of
 from parti_scraper.run import datapackage
+from parti_scraper.run.outcome import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -227,10 +228,10 @@ class Worker:
         number = {"job_id": job.id, "attempt": attempt}
         run_id = run_id_of(job.id or 0, attempt)
         await self._note(_NOTE_BEGIN, host=self._host, **number)
-        begun = time.monotonic()
+        exit_code = None
         try:
-            spider, arguments = read_payload(job.task_kwargs)
-            code, line, told = await self._crawl(job, spider, arguments, run_id)
+            ended = await self._crawl(job, *read_payload(job.task_kwargs), run_id)
+            exit_code = ended.exit_code
         except Lost as error:
             logger.warning("job %s: %s", run_id, error)
             if job.queue == ENDLESS:
@@ -240,27 +241,20 @@ class Worker:
             logger.warning("job %s: %s", run_id, error)
             raise Failed(str(error), 0.0) from None
         except (PartiError, OSError) as error:
-            logger.warning("job %s: %s", run_id, error)
-            await self._note(_NOTE_END, exit_code=None, line=str(error), has_failed=True, **number)
-            raise Failed(str(error), None) from None
+            # As of a crawl that could not be started.
+            code = ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.NOT_STARTED
+            ended = Ended(code, has_package=False, line=f"job {run_id}: {error}")
         failures = await self._manager.connector.execute_query_one_async(_FAILURES, job_id=job.id)
-        ended = Ended(
-            code,
-            has_package=(self.machine.output / spider / run_id / datapackage.FILE_NAME).exists(),
-            line=line,
-            was_told=told and self._stopping.is_set(),
-            seconds=time.monotonic() - begun,
-            is_endless=job.queue == ENDLESS and "duration" not in arguments,
-        )
         then = next_of(ended, failures["failures"])
-        await self._note(_NOTE_END, exit_code=code, line=line, has_failed=then.has_failed, **number)
-        logger.log(logging.WARNING if then.has_failed else logging.INFO, "%s (exit code %d)", line or run_id, code)
+        await self._note(_NOTE_END, exit_code=exit_code, line=ended.line, has_failed=then.has_failed, **number)
+        level = logging.WARNING if then.has_failed else logging.INFO
+        logger.log(level, "%s (exit code %d)", ended.line or run_id, ended.exit_code)
         if then.delay is not None or then.has_failed:
             # Not all at once, where the same has kept several from being done.
-            raise Failed(line, then.delay and then.delay * random.uniform(1, 1.5))  # noqa: S311 - no secret
+            raise Failed(ended.line, then.delay and then.delay * random.uniform(1, 1.5))  # noqa: S311 - no secret
 
-    async def _crawl(self, job: Job, spider: str, arguments: Mapping[str, str], run_id: str) -> tuple[int, str, bool]:
-        """Crawl, and load the run. Returns the exit code, what the crawl has said, and whether it was told to stop."""
+    async def _crawl(self, job: Job, spider: str, arguments: Mapping[str, str], run_id: str) -> Ended:
+        """Crawl, and load the run."""
         check_payload(spider, arguments)
         folder = self.machine.output / spider / run_id
         if folder.exists():
@@ -270,6 +264,7 @@ class Worker:
         # How a crawl says how it has ended.
         begin = f"{spider} {run_id}:"
         logger.info("%s begins", begin)
+        begun = time.monotonic()
         crawl = await Crawl.start(spider, arguments, run_id, log, self.machine.environment)
         self._crawls.add(crawl)
         try:
@@ -286,7 +281,14 @@ class Worker:
         finally:
             self._crawls.discard(crawl)
         await self._load(folder, owner)
-        return code, await crawl.said(begin), crawl.was_told
+        return Ended(
+            code,
+            has_package=(folder / datapackage.FILE_NAME).exists(),
+            line=await crawl.said(begin),
+            was_told=crawl.was_told and self._stopping.is_set(),
+            seconds=time.monotonic() - begun,
+            is_endless=job.queue == ENDLESS and "duration" not in arguments,
+        )
 
     async def _wait(self, crawl: Crawl, folder: Path, owner: Owner, *, is_endless: bool) -> int:
         """Wait for the end of a crawl, and load what there is each minute if that is far. Returns the exit code."""
