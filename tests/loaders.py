@@ -12,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from parti_scraper.jobs.database import connect, set_up
 from parti_scraper.jobs.loading import Owner, load_run
 from parti_scraper.jobs.queue import enqueue
 from tests.made_runs import Row, livestream, make_run
-from tests.postgresql import Cluster, empty_database, find_programs
+from tests.postgresql import cluster_of, empty_database
+from tools.postgresql import find_programs
 
 # How many livestreams there are, and how many of them a run has.
 STREAMS, OF_A_RUN = 60, 40
@@ -118,8 +118,7 @@ def main() -> None:
         sys.exit("there is no PostgreSQL")
     with (
         tempfile.TemporaryDirectory() as folder,
-        tempfile.TemporaryDirectory(prefix="postgresql-") as of_cluster,
-        closing(Cluster(programs, Path(of_cluster))) as cluster,
+        cluster_of(programs) as cluster,
         empty_database(cluster) as url,
     ):
         wrong = list(race(url, Path(folder), typed.rounds, typed.seed))

@@ -34,8 +34,11 @@ _PAUSE = 1.0
 _TIMEOUT = 10.0
 # How many connections a worker has beside the one that listens.
 _CONNECTIONS = 4
-# Seconds for which the server must have been there before others are taken for dead: while it is away, all are silent.
-_STEADY = 30.0
+# Seconds that a pool goes on trying to connect by itself, at growing distances; then it begins anew when it is asked.
+_RECONNECT = 5.0
+# After the server was away for longer than the first, all workers seem to be dead, until they have had so many seconds
+# to tell that they are not.
+_SHORT, _STEADY = 35.0, 30.0
 # How many workers may lose a job before nobody tries it any more: perhaps it is what kills them.
 _MOST_LOSSES = 10
 # What is said of an attempt that ended so.
@@ -100,14 +103,21 @@ class Connector(PsycopgConnector):
 
     def __init__(self, address: Address) -> None:
         super().__init__(
-            kwargs=address.connection, configure=_configure, min_size=1, max_size=_CONNECTIONS, timeout=_TIMEOUT
+            kwargs=address.connection,
+            configure=_configure,
+            min_size=1,
+            max_size=_CONNECTIONS,
+            timeout=_TIMEOUT,
+            reconnect_timeout=_RECONNECT,
         )
-        self._there_since = time.monotonic()
+        # Of the monotonic clock: since when the server is away; until when others are not to be taken for dead.
+        self._away_since: float | None = None
+        self._steady_at = 0.0
 
     @property
-    def seconds_there(self) -> float:
-        """For how long the server has answered each query."""
-        return time.monotonic() - self._there_since
+    def is_steady(self) -> bool:
+        """Whether the others have had the time to tell that they are alive."""
+        return self._away_since is None and time.monotonic() >= self._steady_at
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
         await self._patiently(lambda: super(Connector, self).execute_query_async(query, **arguments))
@@ -131,14 +141,24 @@ class Connector(PsycopgConnector):
     async def _patiently(self, action: Callable[[], Awaitable[Any]]) -> Any:
         while True:
             try:
-                return await action()
+                answer = await action()
             except ConnectorException as error:
                 if not is_away(error):
                     raise
-                self._there_since = time.monotonic()
-                if self.gives_up_at is not None and self._there_since >= self.gives_up_at:
+                now = time.monotonic()
+                self._away_since = self._away_since or now
+                if self.gives_up_at is not None and now >= self.gives_up_at:
                     raise ServerAway("the server does not answer") from error.__cause__
+            else:
+                self._is_there()
+                return answer
             await asyncio.sleep(_PAUSE)
+
+    def _is_there(self) -> None:
+        if self._away_since is not None:
+            now = time.monotonic()
+            self._steady_at = now + _STEADY if now - self._away_since > _SHORT else self._steady_at
+            self._away_since = None
 
 
 async def _configure(connection: psycopg.AsyncConnection) -> None:
@@ -228,7 +248,7 @@ class Manager(JobManager):
         unknown = mine - self._running.keys()
         # Twice in a row: what is being fetched is not known yet.
         lost, self._unknown = unknown & self._unknown, unknown
-        if self.connector.seconds_there < _STEADY:
+        if not self.connector.is_steady:
             return []
         rows = await self.connector.execute_query_all_async(
             _RESCUE, worker_id=worker_id, unknown=list(lost), lost_after=LOST_AFTER, line=_LOST, most=_MOST_LOSSES - 1

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parti_scraper.api.routes import FIRST_TS
 from parti_scraper.api.times import DAY, LENGTHS, UnparsableError, length, timestamp_to_iso
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.coverage import LIVESTREAMS, Interval
+from parti_scraper.dataset.coverage import LIVESTREAMS, Interval, gaps
 from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs.database import ENQUEUE
 from parti_scraper.jobs.payload import CRAWL, arguments_of, check_payload, queue_of, read_payload, window_of
-from parti_scraper.jobs.shards import Attempt, cut, cut_by_density, missing
+from parti_scraper.jobs.shards import Attempt, cut, cut_by_density, halve, missing
 from parti_scraper.run.arguments import RecentArguments
 
 if TYPE_CHECKING:
@@ -135,14 +135,19 @@ def enqueue_missing(connection: psycopg.Connection, address: Address, wanted: Mi
     tried = _tried(connection)
     until = int(now if wanted.until is None else min(now, wanted.until))
     since = FIRST_TS if wanted.since is None else wanted.since
-    windows = missing(
-        _proved(connection, address), since, until, wanted.overlap, [window for window, _ in taken], tried, now
-    )
+    proved = _proved(connection, address)
+    windows = missing(proved, since, until, wanted.overlap, [window for window, _ in taken], tried, now)
     if wanted.longest is not None:
         pieces = [piece for window in windows for piece in cut(window, wanted.longest)]
     else:
         pieces = cut_by_density(windows, _density(connection, address) if windows else {})
+        pieces = halve(pieces, [each for each in tried if _is_missing(each.window, proved)])
     return _put(connection, [("recent", arguments_of(piece)) for piece in pieces])
+
+
+def _is_missing(window: Interval, proved: Iterable[Interval]) -> bool:
+    """Tell whether a part of a window is not proved."""
+    return bool(gaps(proved, *window))
 
 
 def _windows(connection: psycopg.Connection, condition: str) -> list[tuple[Interval, float]]:
