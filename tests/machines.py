@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -20,10 +21,12 @@ from tests.processes import descendants, is_alive
 from tests.support import environment_of
 
 PROGRAM = [sys.executable, "-m", "scrapy"]
-# A worker of which some times are shorter, so that no test has to wait for minutes: `name=seconds`, of jobs.worker.
+# A worker of which some times are shorter, so that no test has to wait for minutes.
 HURRIED = """
-import parti_scraper.jobs.worker as worker
-vars(worker).update({})
+from importlib import import_module
+for name, seconds in {}.items():
+    module, _, name = name.partition(".")
+    setattr(import_module("parti_scraper.jobs." + module), name, seconds)
 from parti_scraper.__main__ import main
 main()
 """
@@ -43,7 +46,7 @@ class Worker:
         folder: Path,
         environment: dict[str, str],
         options: Sequence[str] = (),
-        times: dict[str, float] | None = None,
+        times: Mapping[str, Any] | None = None,
     ) -> None:
         """Start it.
 
@@ -51,7 +54,7 @@ class Worker:
             folder: its own.
             environment: as it is for all; the folders are added.
             options: of the command.
-            times: those of `jobs.worker` that are to be otherwise.
+            times: those of modules of `jobs` that are to be otherwise, such as `worker._LOAD`.
         """
         self.name = folder.name
         self.output = folder / "output"
@@ -142,9 +145,11 @@ class Machines:
         found: list[dict[str, Any]] = json.loads(self.jobs("list", "--json"))
         return found
 
-    def start(self, *options: str, times: dict[str, float] | None = None, **settings: str) -> Worker:
-        """Start a worker on a machine of its own."""
-        name = f"machine-{len(list(self.folder.glob('machine-*'))) + 1}"
+    def start(
+        self, *options: str, times: Mapping[str, Any] | None = None, name: str | None = None, **settings: str
+    ) -> Worker:
+        """Start a worker on a machine of its own, unless the name of another one is given."""
+        name = name or f"machine-{len(list(self.folder.glob('machine-*'))) + 1}"
         worker = Worker(self.folder / name, self.environment | settings, options, times)
         self.workers.append(worker)
         return worker
@@ -175,6 +180,14 @@ class Machines:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def wait(happened: Callable[[], object], seconds: float, machines: Machines) -> None:
+    """Wait until something has happened, or fail with what the workers have said."""
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, "\n".join(each.said for each in machines.workers)
+        time.sleep(0.2)
 
 
 def differences(machines: Machines, expected: dict[int, dict[str, Any]]) -> Iterator[str]:

@@ -32,7 +32,7 @@ from parti_scraper.dataset.coverage import Interval, union
 from parti_scraper.dataset.engine import ExtraMissing
 from parti_scraper.dataset.targets.postgres_address import Address, parse_address
 from parti_scraper.exceptions import UsageError
-from parti_scraper.jobs import child, queue
+from parti_scraper.jobs import app, child, queue
 from parti_scraper.jobs.database import connect, jobs_address, procrastinate_version, set_up
 from parti_scraper.jobs.outcomes import DELAYS, LONG, Ended, Next, next_of
 from parti_scraper.jobs.payload import CRAWL, ENDLESS, check_payload, is_run_id, queue_of, read_payload, run_id_of
@@ -702,6 +702,46 @@ def test_what_becomes_of_a_job_follows_from_how_its_crawl_ended(ended: Ended, fa
 def test_a_job_that_keeps_failing_is_given_up(ended: Ended) -> None:
     then = next_of(ended, len(DELAYS))
     assert then.delay is None or not then.has_failed
+
+
+def give_back(address: Address, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have a worker give back what dead ones had, and return the numbers of the jobs."""
+    monkeypatch.setattr(app, "_STEADY", 0)
+
+    async def rescue() -> list[int]:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        async with procrastinate.open_async():
+            return await manager.rescue(1)
+
+    return asyncio.run(rescue())
+
+
+def test_what_dead_workers_had_is_given_back_unless_it_is_what_kills_them(
+    postgres_url: str, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        enqueue(address, "categories")
+    for seconds in (0, 60, 70):
+        execute(
+            postgres_url, f"INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '{seconds} s')"
+        )
+    # The fourth has no worker any more.
+    execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing', attempts = 20, worker_id = nullif(id, 4)")
+    assert sorted(give_back(address, monkeypatch)) == [3, 4]
+    assert execute(postgres_url, "SELECT id, status::text, attempts FROM procrastinate_jobs ORDER BY 1") == [
+        (1, "doing", 20),
+        (2, "doing", 20),
+        # However often they were given back, no worker was lost with them.
+        (3, "todo", 21),
+        (4, "todo", 21),
+    ]
+    for attempt in range(22, 32):
+        execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing' WHERE id = 3")
+        execute(postgres_url, f"INSERT INTO parti_attempts (job_id, attempt, host) VALUES (3, {attempt}, 'x')")
+        assert give_back(address, monkeypatch) == [3]
+    assert execute(postgres_url, "SELECT status::text FROM procrastinate_jobs WHERE id = 3") == [("failed",)]
+    lost = "SELECT count(*) FROM parti_attempts WHERE line = 'its worker was lost' AND ended_at IS NOT NULL"
+    assert execute(postgres_url, lost) == [(10,)]
 
 
 # --- The process of a crawl --------------------------------------------------------------------------------------

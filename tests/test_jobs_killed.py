@@ -13,7 +13,7 @@ import pytest
 
 from parti_scraper.mockserver import MockServer
 from tests.expected import livestream
-from tests.machines import Machines, Worker, differences
+from tests.machines import Machines, Worker, differences, wait
 from tests.postgresql import Cluster
 from tests.processes import is_alive
 from tests.support import STILL, truth
@@ -46,14 +46,6 @@ class Watch:
         for number, since in self._lost.items():
             found[number] = next(float(at) - since for job_id, at in rows if job_id == number and at > since)
         return list(found.values())
-
-
-def wait(happened: Callable[[], object], seconds: float, machines: Machines) -> None:
-    """Wait until something has happened, or fail with what the workers have said."""
-    until = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < until, "\n".join(each.said for each in machines.workers)
-        time.sleep(0.5)
 
 
 def gaps(machines: Machines, since: int, until: int) -> list[tuple[int, int]]:

@@ -1,0 +1,331 @@
+"""Workers of `scrapy jobs` as processes, with a real PostgreSQL and the mock server: what becomes of jobs."""
+
+from __future__ import annotations
+
+import json
+import signal
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from parti_scraper.ledger.ledger import Ledger
+from tests.expected import livestream
+from tests.machines import Machines, Worker, differences, wait
+from tests.postgresql import SECRET
+from tests.processes import is_alive
+from tests.support import STILL, Serve, ids, read_lines, truth
+
+MANY: dict[str, Any] = STILL | {"events": 2_000, "years": 0.5}
+# Each page takes a while, so that a crawl can be found at work.
+SLOW: dict[str, Any] = MANY | {"latency": 0.4}
+# Workers that are soon taken for dead, and soon believe the database again.
+NERVOUS = {"worker._HEARTBEAT": 0.5, "worker._RESCUE": 0.5, "app.LOST_AFTER": 4, "app._STEADY": 1}
+OF_HISTORY = ("-a", "since=2026-05-01", "-a", "until=2026-11-01")
+
+
+def attempts(machines: Machines) -> list[tuple[Any, ...]]:
+    """Return the attempts: number of the job, which attempt, exit code, whether it has failed, and its line."""
+    return machines.query("SELECT job_id, attempt, exit_code, has_failed, line FROM parti_attempts ORDER BY 1, 2")
+
+
+def all_ended(machines: Machines) -> bool:
+    """Tell whether no job waits or goes on."""
+    return not machines.statuses().keys() & {"todo", "doing"}
+
+
+def count(machines: Machines, table: str, condition: str = "true") -> int:
+    """Return how many rows a table has."""
+    return int(machines.query(f"SELECT count(*) FROM {table} WHERE {condition}")[0][0])
+
+
+def has_written(worker: Worker, run: str) -> bool:
+    """Tell whether a crawl has records in a file."""
+    return any(path.stat().st_size for path in (worker.output / run).rglob("*.jsonl"))
+
+
+def expected_of(server: Any) -> dict[int, dict[str, Any]]:
+    """Return the livestreams that are to be in the dataset, by number."""
+    return {row["event_id"]: livestream(row, server.world.categories()) for row in truth(server)}
+
+
+# --- Jobs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_worker_gives_back_what_another_one_does(postgres_url: str, tmp_path: Path, serve: Serve) -> None:
+    server = serve(**SLOW)
+    with Machines(postgres_url, tmp_path, server) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY, "--shard", "93d")
+        first = machines.start(times={"worker._RESCUE": 0.5})
+        wait(lambda: has_written(first, "recent/1-1") and has_written(first, "recent/2-1"), 60, machines)
+        with closing(psycopg.connect(postgres_url)) as blocking:
+            # The dataset takes a while, and the jobs stay the worker's.
+            blocking.execute("LOCK parti.livestreams")
+            first.signal(signal.SIGTERM)
+            wait(lambda: not first.crawls, 60, machines)
+            ((ended,),) = machines.query("SELECT now()")
+            wait(lambda: count(machines, "procrastinate_workers", f"last_heartbeat > '{ended}'"), 30, machines)
+            assert machines.statuses() == {"doing": 2}
+        assert first.stop() == 0, first.said
+        assert machines.statuses() == {"todo": 2}
+        assert [(each[:4]) for each in attempts(machines)] == [(1, 1, 3, False), (2, 1, 3, False)]
+        # They can be resumed by hand, and what they have is there already.
+        collected = {row["event_id"] for path in first.output.rglob("livestreams.jsonl") for row in read_lines(path)}
+        assert collected
+        assert {number for (number,) in machines.query("SELECT event_id FROM livestreams")} == collected
+        second = machines.start()
+        wait(lambda: all_ended(machines), 90, machines)
+        assert machines.statuses() == {"succeeded": 2}
+        assert list(differences(machines, expected_of(server))) == []
+        assert [each[:4] for each in attempts(machines)] == [
+            (1, 1, 3, False),
+            (1, 2, 0, False),
+            (2, 1, 3, False),
+            (2, 2, 0, False),
+        ]
+        for worker, names in ((first, {"1-1.log", "2-1.log"}), (second, {"1-2.log", "2-2.log"})):
+            logs = worker.output.with_name("state") / "jobs"
+            assert {path.name for path in logs.iterdir()} == names
+            assert all(path.stat().st_size for path in logs.iterdir())
+            assert "Traceback" not in worker.said
+
+
+def test_what_is_no_job_fails_with_its_line_and_nothing_is_started(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    unknown = "argument `SPIDER`: unknown spider: "
+    none = "not the payload of a job (accepted: spider and arguments, with texts for values)"
+    wrong: list[tuple[Any, str]] = [
+        ({"spider": "recent -s X=1", "arguments": {}}, f"{unknown}'recent -s X=1' "),
+        ({"spider": "--help", "arguments": {}}, f"{unknown}'--help' "),
+        ({"spider": "", "arguments": {}}, f"{unknown}'' "),
+        ({"spider": "categories", "arguments": {"-s": "X=1"}}, "argument `-s`: not known to the spider `categories`"),
+        ({"spider": "site", "arguments": {"url": "https://example.com/"}}, "argument `url`: not for jobs"),
+        ({"spider": "recent", "arguments": {"limit": 5}}, none),
+        ({"spider": "recent", "arguments": ["limit=5"]}, none),
+        ({"spider": ["recent"], "arguments": {}}, none),
+        ({"spider": "categories"}, none),
+        ({"spider": "categories", "arguments": {}, "settings": {"X": "1"}}, none),
+        ({"context": 1}, none),
+        ([], none),
+    ]
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        for payload, _ in wrong:
+            machines.query(
+                "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
+                f"VALUES ('crawl', 'crawl', '{json.dumps(payload)}')"
+            )
+        others = len(wrong)
+        for task, payload in (
+            ("rm -rf\\n", {"spider": "categories", "arguments": {}}),
+            ("schedule", {"timestamp": 0, "name": "x", "spider": "--help", "arguments": {}, "missing": False}),
+            ("schedule", {"spider": ["x"]}),
+        ):
+            machines.query(
+                "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
+                f"VALUES ('schedule', '{task}', '{json.dumps(payload)}')"
+            )
+        machines.jobs("enqueue", "categories")
+        worker = machines.start()
+        wait(lambda: count(machines, "procrastinate_jobs", "status IN ('todo', 'doing')") == 0, 60, machines)
+        found = machines.list()
+        assert [each["status"] for each in found] == ["failed"] * others + ["succeeded"]
+        for (_, line), job in zip(wrong, reversed(found[:-1]), strict=True):
+            assert job["line"].startswith(f"job {job['id']}-1: {line}")
+            assert (job["attempt"], job["exit_code"], job["ended_at"] is None) == (1, None, False)
+            assert worker.said.count(f" {job['line']} (exit code 2)\n") == 1
+        tried = "SELECT status::text FROM procrastinate_jobs WHERE task_name <> 'crawl'"
+        assert machines.query(tried) == [("failed",)] * 3
+        assert worker.said.count(f"job {others + 1}: there is no task 'rm -rf\\\\n'\n") == 1
+        assert worker.said.count(f"schedule x: {unknown}'--help' ") == 1
+        assert [path.name for path in worker.output.glob("*/*-*")] == [f"{others + 4}-1"]
+        assert worker.stop() == 0
+
+
+def test_settings_reach_the_crawls_and_secrets_are_nowhere(postgres_url: str, tmp_path: Path, serve: Serve) -> None:
+    server = serve(**SLOW)
+    hidden = {
+        "PARTI_ALERT_URLS": f"json://127.0.0.1:9/{SECRET}-alerts",
+        "PARTI_PING_URL": f"http://127.0.0.1:9/{SECRET}-ping",
+        "PARTI_TOKEN": "token-of-this-machine",
+    }
+    with Machines(postgres_url, tmp_path) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        # Of the environment, crawls would have a server that is not there.
+        worker = machines.start("-s", f"PARTI_API_BASE_URLS={server.base_url}", **hidden)
+        wait(lambda: has_written(worker, "recent/1-1"), 60, machines)
+        (crawl,) = worker.crawls
+        environment = Path(f"/proc/{crawl}/environ").read_bytes().split(b"\0")
+        command = Path(f"/proc/{crawl}/cmdline").read_bytes()
+        assert f"PARTI_API_BASE_URLS={server.base_url}".encode() in environment
+        assert b"PARTI_TOKEN=token-of-this-machine" in environment
+        assert not [each for each in environment if SECRET.encode() in each]
+        assert SECRET.encode() not in command
+        assert b"token-of-this-machine" not in command
+        wait(lambda: all_ended(machines), 60, machines)
+        assert machines.statuses() == {"succeeded": 1}
+        assert worker.stop() == 0
+        written = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
+        tables = machines.query(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('parti', 'parti_jobs')"
+        )
+        texts = [str(machines.query(f'SELECT * FROM {schema}."{table}"')) for schema, table in tables]
+        assert len(texts) > 10
+        assert not [text for text in texts if SECRET in text or "token-of-this-machine" in text]
+
+
+def test_a_crawl_that_fails_is_tried_three_times_more_and_then_left_to_a_person(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    no_folder = tmp_path / "no-folder"
+    no_folder.touch()
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        machines.jobs("enqueue", "categories")
+        options = ("-s", f"PARTI_OUTPUT_DIR={no_folder}")
+        worker = machines.start(*options, times={"outcomes.DELAYS": (0.1, 0.2, 0.3)})
+        wait(lambda: machines.statuses() == {"failed": 1}, 60, machines)
+        tried = attempts(machines)
+        assert [each[1:4] for each in tried] == [(number, None, True) for number in range(1, 5)]
+        assert all("no-folder" in each[4] for each in tried)
+        no_folder.unlink()
+        assert machines.jobs("retry", "1") == "job 1 is tried again\n"
+        # This one only the API can tell from a right one.
+        machines.jobs("enqueue", "recent", "-a", "categories=Nonsense")
+        wait(lambda: all_ended(machines), 60, machines)
+        assert count(machines, "categories") > 0
+        found = machines.list()
+        assert [(each["id"], each["status"], each["exit_code"], each["attempt"]) for each in found] == [
+            (2, "failed", 2, 1),
+            # Procrastinate counts that it was tried again by hand.
+            (1, "succeeded", 0, 6),
+        ]
+        assert found[0]["line"].startswith("argument `categories`: no such category: 'Nonsense' (accepted: ")
+        assert "Traceback" not in worker.said
+
+
+def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(**SLOW)
+    with Machines(postgres_url, tmp_path, server, PARTI_JOBS_AT_A_TIME="1") as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        for spider in ("categories", "scheduled", "categories"):
+            machines.jobs("enqueue", spider)
+        machines.jobs("enqueue", "live", "-a", "interval=1")
+        workers = [machines.start(), machines.start()]
+        wait(lambda: any(has_written(each, "recent/1-1") for each in workers), 60, machines)
+        # It does not count, so it is begun beside the first one.
+        wait(lambda: any(has_written(each, "live/5-1") for each in workers), 60, machines)
+        assert machines.query("SELECT id FROM procrastinate_jobs WHERE status = 'doing' ORDER BY 1") == [(1,), (5,)]
+        assert machines.jobs("cancel", "4") == "job 4 is cancelled\n"
+        assert machines.jobs("cancel", "1") == "job 1 is being stopped\n"
+        wait(lambda: machines.statuses() == {"aborted": 1, "succeeded": 2, "doing": 1, "cancelled": 1}, 90, machines)
+        assert machines.jobs("cancel", "5") == "job 5 is being stopped\n"
+        wait(lambda: all_ended(machines), 60, machines)
+        collected = {row["event_id"] for path in tmp_path.rglob("livestreams.jsonl") for row in read_lines(path)}
+        assert 0 < len(collected) < len(truth(server))
+        assert {number for (number,) in machines.query("SELECT event_id FROM livestreams")} == collected
+        assert count(machines, "live_channels") > 0
+        rows = machines.query("SELECT job_id, started_at, ended_at, exit_code FROM parti_attempts ORDER BY started_at")
+        crawls = [each for each in rows if each[0] != 5]
+        assert [(each[0], each[3]) for each in crawls] == [(1, 3), (2, 0), (3, 0)]
+        assert all(earlier[2] <= later[1] for earlier, later in pairwise(crawls))
+        ((began, ended),) = [each[1:3] for each in rows if each[0] == 5]
+        assert began < crawls[0][2]
+        assert ended > crawls[-1][2]
+        assert [each.stop() for each in workers] == [0, 0]
+
+
+def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    with Machines(postgres_url, tmp_path, serve(**SLOW)) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        machines.jobs("enqueue", "live", "-a", "interval=1")
+        worker = machines.start(times={"worker._LOAD": 1})
+        wait(lambda: has_written(worker, "recent/1-1") and count(machines, "live_channels"), 60, machines)
+        machines.query(
+            "WITH another AS (INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() + interval '1 hour') "
+            "RETURNING id) UPDATE procrastinate_jobs SET attempts = attempts + 1, worker_id = another.id FROM another"
+        )
+        ours = "SELECT id, status::text, attempts, worker_id FROM procrastinate_jobs ORDER BY id"
+        before = machines.query(ours)
+        wait(lambda: worker.said.count("has become another worker's") >= 2 and not worker.crawls, 90, machines)
+        (run,) = worker.output.glob("live/2-1")
+        snapshots = [row for path in run.rglob("live_channels.jsonl") for row in read_lines(path)]
+        # Nobody can collect it again, so it is loaded as what was left.
+        wait(lambda: count(machines, "live_channels") == len(snapshots), 30, machines)
+        assert machines.query(ours) == before
+        assert count(machines, "livestreams") == 0
+        assert [each[2:4] for each in attempts(machines)] == [(None, False)] * 2
+        assert worker.stop() == 0
+        assert machines.query(ours) == before
+
+
+# --- Jobs without an end -----------------------------------------------------------------------------------------
+
+
+def checkpointed(worker: Worker, spider: str, run_id: str) -> int:
+    """Return how many records of a killed run are in files up to its last checkpoint."""
+    ledger = Ledger.existing(worker.output.with_name("state"))
+    assert ledger
+    with closing(ledger):
+        record = ledger.find(worker.output / spider / run_id)
+        assert record
+        checkpoint = ledger.last_checkpoint(record.id)
+        assert checkpoint
+        return sum(rows for name, (_, rows) in checkpoint.files.items() if name.endswith(".jsonl"))
+
+
+def test_jobs_without_an_end_on_two_machines_leave_each_row_once_whichever_dies(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(speed=1, events=10, live=30, start_every=0.3)
+    times = NERVOUS | {"worker._LOAD": 1.5}
+    with Machines(postgres_url, tmp_path, server) as machines:
+
+        def enqueue() -> None:
+            machines.jobs("enqueue", "live", "-a", "interval=1")
+            machines.jobs("enqueue", "notifications")
+
+        enqueue()
+        first = machines.start(times=times | {"worker._ENDLESS_AT_A_TIME": 2})
+        wait(lambda: has_written(first, "live/1-1") and has_written(first, "notifications/2-1"), 60, machines)
+        enqueue()
+        second = machines.start(times=times)
+        wait(lambda: has_written(second, "live/3-1") and has_written(second, "notifications/4-1"), 60, machines)
+        loaded = "SELECT count(DISTINCT run_uuid) FROM live_channels"
+        wait(lambda: machines.query(loaded) == [(2,)], 60, machines)
+        wait(lambda: count(machines, "live_notifications") > 5, 60, machines)
+        crawls = first.kill()
+        wait(lambda: not any(map(is_alive, crawls)), 20, machines)
+        # The other one takes over.
+        wait(lambda: has_written(second, "live/1-2") and has_written(second, "notifications/2-2"), 60, machines)
+        machines.workers.remove(first)
+        again = machines.start(name=first.name, times=times)
+        ((run,),) = machines.query("SELECT run_uuid FROM runs WHERE run_id = '1-1' AND spider = 'live' LIMIT 1")
+        on_disk = checkpointed(again, "live", "1-1")
+        wait(lambda: count(machines, "live_channels", f"run_uuid = '{run}'") == on_disk, 60, machines)
+        for worker in (second, again):
+            worker.signal(signal.SIGTERM)
+        assert [worker.stop() for worker in (second, again)] == [0, 0]
+        # What has no end is given back, although it has ended well.
+        assert machines.statuses() == {"todo": 4}
+        heard = {
+            number
+            for path in tmp_path.rglob("live_notifications.jsonl")
+            if first.name not in path.parts
+            for number in ids(read_lines(path))
+        }
+        found = [number for (number,) in machines.query("SELECT event_id FROM live_notifications")]
+        assert len(found) == len(set(found))
+        assert heard <= set(found)
+        keys = "run_uuid, snapshot_id, user_id, event_id"
+        assert machines.query(f"SELECT {keys} FROM live_channels GROUP BY {keys} HAVING count(*) > 1") == []
+        written = sum(len(read_lines(path)) for path in second.output.rglob("live_channels.jsonl"))
+        assert count(machines, "live_channels") == written + on_disk
+        assert count(machines, "parti_attempts", "line = 'its worker was lost' AND NOT has_failed") == 2
+        assert "Traceback" not in second.said + again.said
