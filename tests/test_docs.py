@@ -18,6 +18,8 @@ from scrapy.settings import Settings, default_settings
 from scrapy.spiderloader import SpiderLoader
 
 from parti_scraper import settings
+from parti_scraper.api import routes
+from parti_scraper.api.registry import SOURCES
 from parti_scraper.dataset.tables import SCHEMA_VERSION, dataset_tables
 from parti_scraper.dataset.targets.named import ACCEPTED
 from parti_scraper.mockserver.options import Flag, switches
@@ -146,6 +148,17 @@ def test_the_documents_have_every_target_of_the_makefile_and_no_other() -> None:
     texts = ["`".join(re.findall(r"`make [a-z-]+", read(document))) for document in DOCUMENTS]
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", "\n".join([*typed, *texts]), flags=re.MULTILINE)) == targets
     assert table(read("CONTRIBUTING.md"), "command").keys() == {f"make {target}" for target in targets}
+
+
+def test_the_page_on_the_api_has_every_host_route_parameter_and_field() -> None:
+    page = read("docs/api.md")
+    assert list(table(page, "host")) == [*routes.BASE_URLS, *routes.WS_URLS]
+    known = [source.route for source in SOURCES if source.route.path]
+    paths = {f"GET {route.path.removeprefix(routes.PROFILE)}" for route in known}
+    assert paths <= table(page, "route").keys()
+    words = set(re.findall(r"\w+", page))
+    assert {name for route in known for name in route.always | route.sometimes} <= words
+    assert {name for source in SOURCES for name in source.record_class.__struct_fields__} <= words
 
 
 def test_the_architecture_has_a_paragraph_for_every_folder_and_no_other() -> None:
