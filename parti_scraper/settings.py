@@ -67,6 +67,11 @@ PARTI_COVERAGE_SINCE = os.environ.get("PARTI_COVERAGE_SINCE", "")
 # What `scrapy health` watches, and at which age each is late: recent=2h,live=15m. Empty: all that has run often.
 PARTI_HEALTH_MAX_AGE = os.environ.get("PARTI_HEALTH_MAX_AGE", "")
 
+# The file that says which jobs are put into the queue of several machines when. Empty: none.
+PARTI_SCHEDULE = os.environ.get("PARTI_SCHEDULE", "")
+# How many crawls that have an end go on at a time, on all machines together.
+PARTI_JOBS_AT_A_TIME = os.environ.get("PARTI_JOBS_AT_A_TIME") or "2"
+
 # Whether the records of a page go through pipelines and feeds together, which takes a fourth of the time, or one by
 # one, as in any Scrapy project.
 PARTI_BATCHING = os.environ.get("PARTI_BATCHING") or "true"

@@ -139,6 +139,18 @@ def test_views_indexes_and_grants_stay_when_a_column_is_added_and_at_a_rebuild(
     }
 
 
+@pytest.mark.parametrize("title", ["CR\r\nLF", "\r\n", "LF\n", "lone\rCR", '"\r\n",'])
+def test_rows_are_read_back_whatever_line_breaks_their_texts_have(postgres_url: str, output: Path, title: str) -> None:
+    make_run(output, "recent", "first", [livestream(1, event_title=title), livestream(2)])
+    bring(postgres_url, output)
+    later = {"event_title": "new", "scraped_at": "2026-11-25T13:00:00Z"}
+    make_run(output, "recent", "second", [livestream(1, **later), livestream(2, **later)])
+    bring(postgres_url, output)
+    query = "SELECT event_title FROM parti.livestream_versions WHERE event_id = 1"
+    assert sorted(rows(postgres_url, query)) == sorted([(title,), ("new",)])
+    assert tables_of(postgres_url) == Truth().see(output).tables()
+
+
 def test_the_number_of_altered_texts_is_shown(scrapy: Scrapy, postgres_url: str, output: Path) -> None:
     make_run(
         output, "categories", "run", [category(1, name="a\0b", extra={"\0": "\0"}), category(2, extra={"a": "\\u0000"})]

@@ -50,6 +50,10 @@ class TargetError(PartiError):
     """
 
 
+class TargetAway(TargetError):  # noqa: N818 - it says what the target is
+    """A server does not answer, or has ended what was going on; later it may be there again."""
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import a module of an extra. Raises ExtraMissing."""
     try:

@@ -95,6 +95,14 @@ class Catalog:
                 yield from reader.output_dir(location)
 
 
+def entries_of_run(folder: Path, ledger: Ledger | None) -> Sequence[Entry]:
+    """Return the entry of a run, and those of its days; none if there is no such folder. Raises LedgerError."""
+    folder = folder.absolute()
+    with closing(Cache(None)) as cache:
+        entries, _ = _Reader(cache, ledger, time.time_ns).run(str(folder.parent), folder.parent.name, folder.name)
+    return entries
+
+
 @dataclass(slots=True)
 class _Listing:
     """What is in a folder, without hidden files and folders.
@@ -154,6 +162,10 @@ class _Reader:
             self._cache.note(location, changed | dict.fromkeys(before, NOTHING))
             after = last or ""
         yield from _strays(location, listing, spider)
+
+    def run(self, location: str, spider: str, name: str) -> tuple[Sequence[Entry], Read]:
+        """Return the entries of a run in the folder of a spider, and what to note of it."""
+        return self._run(f"{location}/{name}", spider, name, NOTHING)
 
     def _run(self, location: str, spider: str, name: str, was: Read) -> tuple[Sequence[Entry], Read]:
         """Return the entries of a run's folder, and what to note; that is `was` itself if nothing has changed."""

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parti_scraper.api.times import UnparsableError
+from parti_scraper.dataset.targets.delta import ACCEPTED as ACCEPTED_DELTA
+from parti_scraper.dataset.targets.delta import DeltaTarget, is_delta, store_of
 from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
 from parti_scraper.dataset.targets.files import CsvTarget, JsonLinesTarget, ParquetTarget
 from parti_scraper.dataset.targets.folder import FolderTarget
@@ -37,8 +39,8 @@ SUFFIXES: dict[str, Callable[[Path], Target]] = {
     ".xlsx": XlsxTarget,
 }
 ACCEPTED = (
-    f"a folder (FOLDER/, s3://BUCKET/PREFIX/, gs://, az://), a file ({', '.join(SUFFIXES)}), "
-    f"or a database ({SCHEMES[0]}…)"
+    f"a folder (FOLDER/, s3://BUCKET/PREFIX/, gs://, az://), Delta tables ({ACCEPTED_DELTA}), "
+    f"a file ({', '.join(SUFFIXES)}), or a database ({SCHEMES[0]}…)"
 )
 
 
@@ -55,11 +57,12 @@ def target_of(text: str, database_url: Secret | None = None, scratch: Path | Non
         ExtraMissing: a package is not installed.
     """
     if text.startswith(SCHEMES):
-        return PostgresTarget(_address(text, database_url))
+        return PostgresTarget(address_of(text, database_url))
     if text.startswith(tuple(f"{scheme}://" for scheme in STORES)):
         return FolderTarget(ObjectStore(text, scratch))
-    # `delta+FOLDER/` is reserved for Delta tables, which are still to come.
-    if "://" not in text and not text.startswith("delta+"):
+    if is_delta(text):
+        return DeltaTarget(store_of(text, scratch))
+    if "://" not in text:
         path = Path(text)
         if text.endswith("/") or path.is_dir():
             return FolderTarget(LocalFolder(path))
@@ -70,9 +73,18 @@ def target_of(text: str, database_url: Secret | None = None, scratch: Path | Non
     raise UsageError.of("argument", "TARGET", "not a target", text, ACCEPTED, hint=hint)
 
 
-def _address(text: str, database_url: Secret | None) -> Address:
-    """Return the address of a database. Raises UsageError, whose text shows nothing of it, and ExtraMissing."""
-    of = "argument `TARGET`"
+def address_of(text: str, database_url: Secret | None, of: str = "argument `TARGET`") -> Address:
+    """Return the address of a database.
+
+    Args:
+        text: as typed; `postgresql://` alone stands for `database_url`.
+        database_url: of the environment variable PARTI_DATABASE_URL.
+        of: what was typed, for errors.
+
+    Raises:
+        UsageError: it is none; its text shows nothing of it.
+        ExtraMissing: psycopg is not installed.
+    """
     if text in SCHEMES:
         if not database_url:
             raise UsageError(f"{of}: PARTI_DATABASE_URL is not set (accepted: {ACCEPTED_ADDRESS})")

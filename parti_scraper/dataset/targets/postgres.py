@@ -11,12 +11,12 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.engine import TargetError, one_line, require
+from parti_scraper.dataset.engine import TargetAway, TargetError, one_line, require
 from parti_scraper.dataset.targets.base import Target
 from parti_scraper.dataset.targets.database import DatabaseSession, Upserted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import psycopg
 
@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.targets.base import Wanted
     from parti_scraper.dataset.targets.postgres_address import Address
 
-# Of libpq, unless the address says otherwise. A server that is gone is given up: after 10 s where it cannot be reached,
-# after 60 s where it was connected.
-_PARAMETERS = {
-    "connect_timeout": "10",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "60000",
-    "fallback_application_name": "parti_scraper",
-}
 # They are for those who wait at a screen: an export may take its time. The last is known since PostgreSQL 17.
 _TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
 # What else a transaction begins with. If the machine of an export is gone, the server shall notice within two minutes.
@@ -53,29 +43,37 @@ _REPLACEMENT = "\ufffd"
 
 
 class PostgresTarget(Target):
-    """A schema of a database."""
+    """A schema of a database.
+
+    Attributes:
+        session: makes what an export works with, of a connection and the address.
+    """
+
+    session: Callable[[psycopg.Connection, Address], PostgresSession]
 
     def __init__(self, address: Address) -> None:
         self._address = address
+        self.session = PostgresSession
         self.shown = address.shown
 
     @contextmanager
-    def open(self) -> Iterator[_Session]:
+    def open(self) -> Iterator[PostgresSession]:
         """Connect, and wait for other exports into the schema. Raises TargetError, UsageError, ExtraMissing."""
         psycopg, duckdb = require("psycopg", "postgres"), require("duckdb", "dataset")
-        parameters = _PARAMETERS | dict(self._address.parameters) | {"client_encoding": "UTF8"}
         try:
-            with closing(psycopg.connect(**parameters, prepare_threshold=None)) as connection:
+            with closing(psycopg.connect(**self._address.connection, prepare_threshold=None)) as connection:
                 # What another export has written while this one waited must be seen.
                 connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-                yield _Session(connection, self._address)
+                yield self.session(connection, self._address)
         except psycopg.Error as error:
-            raise TargetError(f"{self.shown}: {self._address.redact(_problem(error))}") from None
+            raise database_error(error, self._address) from None
         except duckdb.Error as error:
             raise TargetError(f"{self.shown}: {one_line(error)}") from None
 
 
-class _Session(DatabaseSession):
+class PostgresSession(DatabaseSession):
+    """A connection to a database, with the lock of a schema."""
+
     types: ClassVar[Mapping[str, str]] = {
         "BIGINT": "bigint",
         "BOOLEAN": "boolean",
@@ -158,7 +156,8 @@ class _Session(DatabaseSession):
         staging.connection.execute(
             f"INSERT INTO {wanted.into} FROM read_csv($path, columns={{{columns}}}, auto_detect=false, header=false, "
             "delim=',', quote='\"', escape='\"', nullstr='', allow_quoted_nulls=false, parallel=false, "
-            "max_line_size=1000000000)",
+            # Unless it is told, it takes the first line break for that between rows, which may be in a title.
+            "new_line='\\n', max_line_size=1000000000)",
             {"path": str(path)},
         )
         path.unlink()
@@ -247,7 +246,10 @@ def _in_csv(column: Column, *, is_altered: bool) -> str:
     return f"coalesce({text}::VARCHAR, '')"
 
 
-def _problem(error: psycopg.Error) -> str:
-    """Return an error of libpq or the server as one line, without the values of a row."""
+def database_error(error: psycopg.Error, address: Address) -> TargetError:
+    """Return what is raised for an error of libpq or the server: one line, without the values of a row."""
+    psycopg = require("psycopg", "postgres")
     line = " ".join((error.diag.message_primary or str(error)).split())
-    return f"{line} ({_NEEDED})" if error.sqlstate == _NO_RIGHTS else line
+    line = f"{line} ({_NEEDED})" if error.sqlstate == _NO_RIGHTS else line
+    kind = TargetAway if isinstance(error, psycopg.OperationalError) else TargetError
+    return kind(f"{address.shown}: {address.redact(line)}")

@@ -21,6 +21,16 @@ ACCEPTED = (
     "or postgresql:// alone, for that of the environment variable PARTI_DATABASE_URL"
 )
 DEFAULT_SCHEMA = "parti"
+# Of libpq, unless the address says otherwise. A server that is gone is given up: after 10 s where it cannot be reached,
+# after 60 s where it was connected.
+_PARAMETERS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+    "fallback_application_name": "parti_scraper",
+}
 
 _PROBLEM = "not an address of PostgreSQL"
 _SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
@@ -42,6 +52,11 @@ class Address:
     parameters: Mapping[str, str] = field(repr=False)
     schema: str
     shown: str
+
+    @property
+    def connection(self) -> dict[str, str]:
+        """What a connection is opened with."""
+        return _PARAMETERS | dict(self.parameters) | {"client_encoding": "UTF8"}
 
     def redact(self, text: str) -> str:
         """Return a text of libpq or the server without the secrets of the address."""

@@ -1,0 +1,241 @@
+"""Procrastinate, as this project uses it: waits for a server that is away, and lets only its owner end a job."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from procrastinate import App, PsycopgConnector
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager
+
+from parti_scraper.jobs.database import LOST_AFTER, SEARCH_PATH
+from parti_scraper.jobs.payload import SCHEDULE
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from procrastinate.connector import Notify
+
+    from parti_scraper.dataset.targets.postgres_address import Address
+
+# Seconds between two tries to reach a server that is away.
+_PAUSE = 1.0
+# Seconds that a query waits for a connection before it is tried again.
+_TIMEOUT = 10.0
+# How many connections a worker has beside the one that listens.
+_CONNECTIONS = 4
+# Seconds that a pool goes on trying to connect by itself, at growing distances; then it begins anew when it is asked.
+_RECONNECT = 5.0
+# After the server was away for longer than the first, all workers seem to be dead, until they have had so many seconds
+# to tell that they are not.
+_SHORT, _STEADY = 35.0, 30.0
+# How many workers may lose a job before nobody tries it any more: perhaps it is what kills them.
+_MOST_LOSSES = 10
+
+_FETCH = "SELECT (found).* FROM parti_fetch_job(%(queues)s::varchar[], %(worker_id)s, %(most)s) AS found"
+_OWNED = (
+    "FROM procrastinate_jobs WHERE id = %(job_id)s AND worker_id = %(worker_id)s AND attempts = %(attempts)s "
+    "AND status = 'doing' FOR UPDATE"
+)
+_FINISH = f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) {_OWNED}"
+_RETRY = f"SELECT procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) {_OWNED}"
+_HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
+_RESCUE = """
+WITH lost AS (
+    SELECT jobs.id, jobs.attempts FROM procrastinate_jobs AS jobs
+    LEFT JOIN procrastinate_workers AS workers ON workers.id = jobs.worker_id
+    WHERE jobs.status = 'doing' AND (
+        workers.id IS NULL OR workers.last_heartbeat < now() - make_interval(secs => %(lost_after)s)
+        OR (workers.id = %(worker_id)s AND jobs.id = ANY (%(unknown)s))
+    )
+    FOR UPDATE OF jobs SKIP LOCKED
+), noted AS (
+    UPDATE parti_attempts SET ended_at = now(), line = 'its worker was lost' FROM lost
+    WHERE job_id = lost.id AND attempt = lost.attempts + 1 AND ended_at IS NULL
+)
+SELECT id, CASE WHEN attempts < %(most)s THEN procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
+    ELSE procrastinate_finish_job_v1(id, 'failed', false) END FROM lost
+"""
+_MINE = "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %(worker_id)s"
+
+
+class ServerAway(ConnectorException):
+    """The server does not answer, and there is no time to wait for it."""
+
+
+class WorkerForgotten(ConnectorException):
+    """The database does not know the worker any more: it was silent for too long."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether an error says that the server cannot be reached, or has ended the connection."""
+    cause = error.__cause__ or error
+    return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
+
+
+class Connector(PsycopgConnector):
+    """Waits for a server that is away, where Procrastinate's worker would end.
+
+    A query whose answer was lost is sent again; all that are sent are either harmless to repeat, or looked after by
+    `Manager.rescue`.
+
+    Attributes:
+        gives_up_at: of the monotonic clock; None: never.
+    """
+
+    gives_up_at: float | None = None
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(
+            kwargs=address.connection,
+            configure=_configure,
+            min_size=1,
+            max_size=_CONNECTIONS,
+            timeout=_TIMEOUT,
+            reconnect_timeout=_RECONNECT,
+        )
+        # Of the monotonic clock: since when the server is away; until when others are not to be taken for dead.
+        self._away_since: float | None = None
+        self._steady_at = 0.0
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the others have had the time to tell that they are alive."""
+        return self._away_since is None and time.monotonic() >= self._steady_at
+
+    async def execute_query_async(self, query: Any, **arguments: Any) -> None:
+        await self._patiently(lambda: super(Connector, self).execute_query_async(query, **arguments))
+
+    async def execute_query_one_async(self, query: Any, **arguments: Any) -> dict[str, Any]:
+        row: dict[str, Any] = await self._patiently(
+            lambda: super(Connector, self).execute_query_one_async(query, **arguments)
+        )
+        return row
+
+    async def execute_query_all_async(self, query: Any, **arguments: Any) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = await self._patiently(
+            lambda: super(Connector, self).execute_query_all_async(query, **arguments)
+        )
+        return rows
+
+    async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
+        names = list(channels)
+        await self._patiently(lambda: super(Connector, self).listen_notify(on_notification, names))
+
+    async def _patiently(self, action: Callable[[], Awaitable[Any]]) -> Any:
+        while True:
+            try:
+                answer = await action()
+            except ConnectorException as error:
+                if not is_away(error):
+                    raise
+                now = time.monotonic()
+                self._away_since = self._away_since or now
+                if self.gives_up_at is not None and now >= self.gives_up_at:
+                    raise ServerAway("the server does not answer") from error.__cause__
+            else:
+                self._is_there()
+                return answer
+            await asyncio.sleep(_PAUSE)
+
+    def _is_there(self) -> None:
+        if self._away_since is not None:
+            now = time.monotonic()
+            self._steady_at = now + _STEADY if now - self._away_since > _SHORT else self._steady_at
+            self._away_since = None
+
+
+async def _configure(connection: psycopg.AsyncConnection) -> None:
+    await connection.execute(SEARCH_PATH)
+    await connection.commit()
+
+
+class Manager(JobManager):
+    """Fetches what this worker has a place for, and ends a job only while it is this worker's."""
+
+    connector: Connector
+
+    def __init__(self, connector: Connector, places: Mapping[str, int], most: int) -> None:
+        """Prepare.
+
+        Args:
+            connector: of the database.
+            places: how many jobs of each queue this worker may do at a time.
+            most: how many crawls may go on at a time on all machines.
+        """
+        super().__init__(connector)
+        self._places, self._most = places, most
+        self._running: dict[int, str] = {}
+        self._unknown: set[int] = set()
+        # Are called when the database has taken a heartbeat.
+        self.on_heartbeat: list[Callable[[], None]] = []
+
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
+        taken = Counter(self._running.values())
+        free = [queue for queue, places in self._places.items() if taken[queue] < places]
+        row = await self.connector.execute_query_one_async(_FETCH, queues=free, worker_id=worker_id, most=self._most)
+        if row["id"] is None:
+            return None
+        job = Job.from_row(row)
+        self._running[row["id"]] = job.queue
+        return job
+
+    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        # What only enqueues others is not kept.
+        is_noise = job.queue == SCHEDULE and status is Status.SUCCEEDED
+        await self._end(job, _FINISH, status=status.value, delete_job=delete_job or is_noise)
+
+    async def retry_job(
+        self,
+        job: Job,
+        retry_at: dt.datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        lock: str | None = None,
+    ) -> None:
+        await self._end(job, _RETRY, retry_at=retry_at)
+
+    async def _end(self, job: Job, query: str, **arguments: Any) -> None:
+        owner = {"job_id": job.id, "worker_id": job.worker_id, "attempts": job.attempts}
+        try:
+            await self.connector.execute_query_all_async(query, **owner, **arguments)
+        finally:
+            self._running.pop(job.id or 0, None)
+
+    async def update_heartbeat(self, worker_id: int) -> None:
+        if not await self.connector.execute_query_all_async(_HEARTBEAT, worker_id=worker_id):
+            raise WorkerForgotten("the database does not know this worker any more")
+        for tell in self.on_heartbeat:
+            tell()
+
+    async def rescue(self, worker_id: int) -> list[int]:
+        """Give back the jobs of workers that are dead or cut off. Returns their numbers.
+
+        So are those that this worker has, but does not know of, because the answer was lost when it fetched them.
+        """
+        mine = {row["id"] for row in await self.connector.execute_query_all_async(_MINE, worker_id=worker_id)}
+        unknown = mine - self._running.keys()
+        # Twice in a row: what is being fetched is not known yet.
+        lost, self._unknown = unknown & self._unknown, unknown
+        if not self.connector.is_steady:
+            return []
+        rows = await self.connector.execute_query_all_async(
+            _RESCUE, worker_id=worker_id, unknown=list(lost), lost_after=LOST_AFTER, most=_MOST_LOSSES - 1
+        )
+        return [row["id"] for row in rows]
+
+
+def make_app(address: Address, places: Mapping[str, int], most: int) -> tuple[App, Manager]:
+    """Return the app without tasks; for the arguments see `Manager`."""
+    connector = Connector(address)
+    # Jobs of a schedule that were missed because no worker was there are done within a day, the last one of each.
+    app = App(connector=connector, periodic_defaults={"max_delay": 24 * 60 * 60})
+    manager = Manager(connector, places, most)
+    app.job_manager = manager
+    return app, manager

@@ -1,0 +1,175 @@
+"""The database that has the queue and the shared dataset: how to get in, and its tables.
+
+Procrastinate's tables and those below are in a schema of their own, so that who reads the dataset does not see them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+from parti_scraper.dataset.engine import TargetError, require
+from parti_scraper.dataset.targets.named import address_of
+from parti_scraper.dataset.targets.postgres import database_error
+from parti_scraper.dataset.targets.postgres_address import SCHEMES
+from parti_scraper.secret_settings import secret_from
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import LiteralString
+
+    import psycopg
+    from scrapy.settings import BaseSettings
+
+    from parti_scraper.dataset.targets.postgres_address import Address
+
+SCHEMA = "parti_jobs"
+SEARCH_PATH = f"SET search_path TO {SCHEMA}"
+# A worker without a heartbeat for so many seconds is alive no more for others. Its own crawls end before.
+LOST_AFTER = 65
+# The locks of transactions, of which only one may go on at a time.
+SETUP, FETCH, ENQUEUE = 7170001, 7170002, 7170003
+
+# What Procrastinate has no place for, by the names under which it is noted that they are there. What was released is
+# never changed: a change is a new entry, that workers of the version before can live with.
+_OWN: tuple[tuple[str, LiteralString], ...] = (
+    (
+        "parti_001_tables",
+        """
+        CREATE TABLE parti_workers (
+            id bigint PRIMARY KEY REFERENCES procrastinate_workers ON DELETE CASCADE,
+            host text NOT NULL,
+            pid integer NOT NULL,
+            version text NOT NULL,
+            procrastinate text NOT NULL,
+            started_at timestamptz NOT NULL DEFAULT now()
+        );
+        CREATE TABLE parti_attempts (
+            job_id bigint NOT NULL REFERENCES procrastinate_jobs ON DELETE CASCADE,
+            attempt integer NOT NULL,
+            host text NOT NULL,
+            started_at timestamptz NOT NULL DEFAULT now(),
+            ended_at timestamptz,
+            exit_code integer,
+            line text NOT NULL DEFAULT '',
+            has_failed boolean NOT NULL DEFAULT false,
+            PRIMARY KEY (job_id, attempt)
+        );
+        """,
+    ),
+    (
+        "parti_002_fetch",
+        """
+        CREATE FUNCTION parti_fetch_job(queues varchar[], worker bigint, most integer)
+            RETURNS procrastinate_jobs LANGUAGE plpgsql AS $$
+        DECLARE
+            found procrastinate_jobs;
+        BEGIN
+            IF 'crawl' = ANY (queues) AND EXISTS (
+                SELECT 1 FROM procrastinate_jobs WHERE status = 'todo' AND queue_name = 'crawl'
+            ) THEN
+                -- Who counts must see what those before have fetched.
+                PERFORM pg_advisory_xact_lock(7170002);
+                IF (SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing' AND queue_name = 'crawl') >= most
+                THEN
+                    queues := array_remove(queues, 'crawl');
+                END IF;
+            END IF;
+            SELECT * FROM procrastinate_fetch_job_v2(queues, worker) INTO found;
+            RETURN found;
+        END;
+        $$;
+        """,
+    ),
+)
+_ALIVE = (
+    "SELECT host, procrastinate FROM parti_workers JOIN procrastinate_workers USING (id) "
+    "WHERE last_heartbeat > now() - make_interval(secs => %s)"
+)
+
+
+def jobs_address(settings: BaseSettings) -> Address:
+    """Return the address of the database. Raises UsageError, ExtraMissing."""
+    require("procrastinate", "jobs")
+    return address_of(SCHEMES[0], secret_from(settings, "PARTI_DATABASE_URL"), "scrapy jobs")
+
+
+@contextmanager
+def connect(address: Address) -> Iterator[psycopg.Connection]:
+    """Open a connection that sees the tables of the queue; the transaction ends with it. Raises TargetError."""
+    psycopg = require("psycopg", "jobs")
+    try:
+        with closing(psycopg.connect(**address.connection)) as connection:
+            connection.execute(SEARCH_PATH)
+            yield connection
+            connection.commit()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedObject):
+        raise TargetError(f"{address.shown} has no queue, or an older one: scrapy jobs setup") from None
+    except psycopg.Error as error:
+        raise database_error(error, address) from None
+
+
+def set_up(address: Address) -> tuple[list[str], list[str]]:
+    """Make the tables of the queue, or bring them up to date.
+
+    Procrastinate's own call does that only once, and does not know what was done. Its migrations are files, of which
+    those named `post` are for when no worker of the version before is left.
+
+    Returns:
+        The steps that were done, and those that wait for workers of an earlier version to end.
+
+    Raises:
+        TargetError: the database cannot be reached, or refuses.
+    """
+    with connect(address) as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [SETUP])
+        if not _has_schema(connection):
+            connection.execute(f"CREATE SCHEMA {SCHEMA}")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS parti_migrations "
+            "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        known = {name for (name,) in connection.execute("SELECT name FROM parti_migrations")}
+        waits = _has_older_workers(connection, known)
+        done, waiting = [], []
+        for name, statements in _steps(known):
+            if waits and "_post_" in name:
+                waiting.append(name)
+                continue
+            if statements:
+                # Not with arguments: then there may be several statements.
+                connection.execute(statements)
+            connection.execute("INSERT INTO parti_migrations (name) VALUES (%s)", [name])
+            done.append(name)
+    return done, waiting
+
+
+def _has_schema(connection: psycopg.Connection) -> bool:
+    found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [SCHEMA])
+    return found.fetchone() is not None
+
+
+def _has_older_workers(connection: psycopg.Connection, known: set[str]) -> bool:
+    """Tell whether a worker is alive that has another version of Procrastinate."""
+    if not known:
+        return False
+    return any(version != procrastinate_version() for _, version in connection.execute(_ALIVE, [LOST_AFTER]))
+
+
+def _steps(known: set[str]) -> Iterator[tuple[str, LiteralString]]:
+    """Yield the name and the statements of each step that is not known to be done, in order."""
+    schema = require("procrastinate.schema", "jobs")
+    files = sorted(schema.migrations_path.glob("*.sql"))
+    if not known:
+        # All migrations are in the schema of a new database.
+        yield "schema", schema.SchemaManager.get_schema()
+        yield from ((each.name, "") for each in files)
+    else:
+        yield from ((each.name, each.read_text(encoding="utf-8")) for each in files if each.name not in known)
+    yield from (step for step in _OWN if step[0] not in known)
+
+
+def procrastinate_version() -> str:
+    """Return the version of Procrastinate that is installed."""
+    return importlib.metadata.version("procrastinate")

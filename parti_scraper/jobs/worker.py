@@ -1,0 +1,358 @@
+"""A worker: does jobs until it is stopped, and gives back those of workers that are dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from procrastinate import BaseRetryStrategy, RetryDecision
+from procrastinate.exceptions import ConnectorException, JobAborted
+from procrastinate.utils import utcnow
+from procrastinate.worker import Worker as ProcrastinateWorker
+
+from parti_scraper import __version__
+from parti_scraper.dataset.engine import TargetAway
+from parti_scraper.exceptions import PartiError
+from parti_scraper.jobs import queue
+from parti_scraper.jobs.app import is_away, make_app
+from parti_scraper.jobs.crawling import Crawl
+from parti_scraper.jobs.database import connect, procrastinate_version
+from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
+from parti_scraper.jobs.outcomes import Ended, next_of
+from parti_scraper.jobs.payload import CRAWL, ENDLESS, SCHEDULE, check_payload, run_id_of
+from parti_scraper.run import datapackage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from procrastinate import App, JobContext
+    from procrastinate.jobs import Job
+
+    from parti_scraper.dataset.export import Report
+    from parti_scraper.dataset.targets.postgres_address import Address
+    from parti_scraper.jobs.queue import Missing
+    from parti_scraper.jobs.schedule import Scheduled
+
+logger = logging.getLogger(__name__)
+
+# How many jobs without an end a worker does at a time, beside its crawls.
+_ENDLESS_AT_A_TIME = 8
+# Seconds between two heartbeats, two looks for jobs that nobody has told of, and two looks for dead workers.
+_HEARTBEAT, _POLL, _RESCUE = 5.0, 1.0, 5.0
+# Seconds between two times that what a job without an end has collected is loaded.
+_LOAD = 60.0
+# Seconds between two tries to load into a server that is away.
+_PAUSE = 2.0
+# Seconds that a worker that was told to stop waits for a server that is away.
+_LAST_PATIENCE = 20.0
+# Workers are known to the database for so many seconds after their last heartbeat.
+_REMEMBERED = 3600.0
+_DAY = 24 * 60 * 60
+
+_NOTE_WORKER = (
+    "INSERT INTO parti_workers (id, host, pid, version, procrastinate) "
+    "VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(procrastinate)s)"
+)
+_NOTE_BEGIN = (
+    "INSERT INTO parti_attempts (job_id, attempt, host) VALUES (%(job_id)s, %(attempt)s, %(host)s) "
+    "ON CONFLICT (job_id, attempt) DO UPDATE SET host = excluded.host"
+)
+_NOTE_END = (
+    "UPDATE parti_attempts SET ended_at = now(), exit_code = %(exit_code)s, line = %(line)s, "
+    "has_failed = %(has_failed)s WHERE job_id = %(job_id)s AND attempt = %(attempt)s AND ended_at IS NULL"
+)
+_FAILURES = "SELECT count(*) AS failures FROM parti_attempts WHERE job_id = %(job_id)s AND has_failed"
+
+
+class Failed(Exception):  # noqa: N818 - it says what has become of it
+    """An attempt has ended, and the job is not done.
+
+    Attributes:
+        delay: seconds before the next attempt; None: there is none.
+    """
+
+    def __init__(self, line: str, delay: float | None) -> None:
+        super().__init__(line)
+        self.delay = delay
+
+
+class _Retry(BaseRetryStrategy):
+    """Tries again when the exception says so."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        if isinstance(exception, Failed) and exception.delay is not None:
+            return RetryDecision(retry_at=utcnow() + timedelta(seconds=exception.delay))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a worker is given.
+
+    Attributes:
+        address: of the queue and the shared dataset.
+        output, state: PARTI_OUTPUT_DIR and PARTI_STATE_DIR.
+        environment: of its crawls.
+        concurrency: how many crawls that have an end it does at a time.
+        most: how many of them go on at a time on all machines.
+        schedule: what is enqueued when.
+        missing: what `missing` means in a schedule.
+    """
+
+    address: Address
+    output: Path
+    state: Path
+    environment: Mapping[str, str]
+    concurrency: int
+    most: int
+    schedule: Sequence[Scheduled]
+    missing: Missing
+
+
+class Worker:
+    """Does jobs until it is stopped."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        places = {CRAWL: machine.concurrency, ENDLESS: _ENDLESS_AT_A_TIME, SCHEDULE: 1}
+        self._app, self._manager = make_app(machine.address, places, machine.most)
+        self._places = sum(places.values())
+        self._host = socket.gethostname()
+        self._crawls: set[Crawl] = set()
+        self._stopping = asyncio.Event()
+        self._worker: ProcrastinateWorker | None = None
+        self._manager.on_heartbeat.append(self._beat)
+        _add_tasks(self._app, self)
+
+    async def run(self) -> None:
+        """Work until `stop` is called.
+
+        Raises:
+            ConnectorException: the database refuses.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        async with self._app.open_async():
+            leftovers = asyncio.create_task(self._load_left())
+            while not self._stopping.is_set():
+                await self._work()
+            await leftovers
+
+    def stop(self) -> None:
+        """Take no more jobs, have crawls stop so that they can be resumed, and give the jobs back."""
+        if self._stopping.is_set():
+            return
+        logger.info("Stopping: %d crawls are told to", len(self._crawls))
+        self._stopping.set()
+        self._manager.connector.gives_up_at = time.monotonic() + _LAST_PATIENCE
+        for crawl in self._crawls:
+            crawl.tell()
+        if self._worker:
+            self._worker.stop()  # type: ignore[no-untyped-call]
+
+    async def _work(self) -> None:
+        """Be one worker of the database, until it is stopped or the database has forgotten it."""
+        self._worker = ProcrastinateWorker(
+            self._app,
+            queues=[CRAWL, ENDLESS, SCHEDULE],
+            concurrency=self._places,
+            fetch_job_polling_interval=_POLL,
+            update_heartbeat_interval=_HEARTBEAT,
+            stalled_worker_timeout=_REMEMBERED,
+            install_signal_handlers=False,
+        )
+        rescue = asyncio.create_task(self._rescue(self._worker))
+        try:
+            await self._worker.run()  # type: ignore[no-untyped-call]
+        except (ConnectorException, AssertionError) as error:
+            # Its row in the database is gone, or the server is, as it stops.
+            if not (self._stopping.is_set() or is_away(error)):
+                logger.warning("The worker begins anew: %s", error.__cause__ or error)
+                await asyncio.sleep(_PAUSE)
+        finally:
+            rescue.cancel()
+
+    async def _rescue(self, worker: ProcrastinateWorker) -> None:
+        """Give back the jobs of workers that are dead, as long as this one lives; forget old jobs once a day."""
+        noted, swept = None, 0.0
+        while True:
+            await asyncio.sleep(_RESCUE)
+            if (worker_id := worker.worker_id) is None:
+                continue
+            if worker_id != noted:
+                noted = worker_id
+                await self._note(
+                    _NOTE_WORKER,
+                    id=worker_id,
+                    host=self._host,
+                    pid=os.getpid(),
+                    version=__version__,
+                    procrastinate=procrastinate_version(),
+                )
+            for job_id in await self._manager.rescue(worker_id):
+                logger.warning("Job %d is given back: its worker is dead, or cut off", job_id)
+            if time.monotonic() - swept > _DAY or not swept:
+                swept = time.monotonic()
+                await self._manager.delete_old_jobs(
+                    queue.KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
+                )
+
+    def _beat(self) -> None:
+        for crawl in self._crawls:
+            crawl.beat()
+
+    async def _note(self, query: Any, **arguments: Any) -> None:
+        await self._manager.connector.execute_query_async(query, **arguments)
+
+    # Jobs:
+
+    async def crawl(self, job: Job, spider: str, arguments: Mapping[str, str]) -> None:
+        """Do a job. Raises Failed if it is not done then."""
+        attempt = job.attempts + 1
+        number = {"job_id": job.id, "attempt": attempt}
+        run_id = run_id_of(job.id or 0, attempt)
+        await self._note(_NOTE_BEGIN, host=self._host, **number)
+        begun = time.monotonic()
+        try:
+            code, line, told = await self._crawl(job, spider, arguments, run_id)
+        except (PartiError, OSError) as error:
+            logger.warning("%s %s: %s", spider, run_id, error)
+            await self._note(_NOTE_END, exit_code=None, line=str(error), has_failed=True, **number)
+            raise Failed(str(error), None) from None
+        failures = await self._manager.connector.execute_query_one_async(_FAILURES, job_id=job.id)
+        ended = Ended(
+            code,
+            has_package=(self.machine.output / spider / run_id / datapackage.FILE_NAME).exists(),
+            line=line,
+            was_told=told and self._stopping.is_set(),
+            seconds=time.monotonic() - begun,
+            is_endless=job.queue == ENDLESS and "duration" not in arguments,
+        )
+        then = next_of(ended, failures["failures"])
+        await self._note(_NOTE_END, exit_code=code, line=line, has_failed=then.has_failed, **number)
+        logger.log(logging.WARNING if then.has_failed else logging.INFO, "%s (exit code %d)", line or run_id, code)
+        if then.delay is not None or then.has_failed:
+            # Not all at once, where the same has kept several from being done.
+            raise Failed(line, then.delay and then.delay * random.uniform(1, 1.5))  # noqa: S311 - no secret
+
+    async def _crawl(self, job: Job, spider: str, arguments: Mapping[str, str], run_id: str) -> tuple[int, str, bool]:
+        """Crawl, and load the run. Returns the exit code, what the crawl has said, and whether it was told to stop."""
+        check_payload(spider, arguments)
+        folder = self.machine.output / spider / run_id
+        if folder.exists():
+            raise PartiError(f"{folder} is there already, of another queue: let each have its own PARTI_OUTPUT_DIR")
+        owner = Owner(job.id or 0, job.attempts, job.worker_id or 0)
+        log = self.machine.state / "jobs" / f"{run_id}.log"
+        logger.info("%s %s: begins", spider, run_id)
+        crawl = await Crawl.start(spider, arguments, run_id, log, self.machine.environment)
+        self._crawls.add(crawl)
+        try:
+            if self._stopping.is_set():
+                crawl.tell()
+            code = await self._wait(crawl, folder, owner, is_endless=job.queue == ENDLESS)
+        except asyncio.CancelledError:
+            # Of `jobs cancel`. What there is, is kept.
+            await crawl.stop()
+            await self._load(folder, owner)
+            raise JobAborted from None
+        finally:
+            self._crawls.discard(crawl)
+        await self._load(folder, owner)
+        return code, await crawl.said(f"{spider} {run_id}:"), crawl.was_told
+
+    async def _wait(self, crawl: Crawl, folder: Path, owner: Owner, *, is_endless: bool) -> int:
+        """Wait for the end of a crawl, and load what there is each minute if that is far. Returns the exit code."""
+        while (code := await crawl.wait(_LOAD if is_endless else None)) is None:
+            try:
+                await asyncio.to_thread(self._load_once, folder, owner)
+            except TargetAway:
+                logger.warning("%s is not loaded yet: the server does not answer", folder.name)
+            except Lost:
+                crawl.tell()
+        return code
+
+    async def _load(self, folder: Path, owner: Owner) -> None:
+        """Load a run, also if the server is away for a while."""
+        while True:
+            try:
+                await asyncio.to_thread(self._load_once, folder, owner)
+            except TargetAway:
+                gives_up_at = self._manager.connector.gives_up_at
+                if gives_up_at is not None and time.monotonic() >= gives_up_at:
+                    raise
+                await asyncio.sleep(_PAUSE)
+            else:
+                return
+
+    def _load_once(self, folder: Path, owner: Owner) -> None:
+        report = load_run(self.machine.address, folder, self.machine.state, owner)
+        if report:
+            _check_whole(report)
+
+    async def _load_left(self) -> None:
+        """Load what jobs without an end have left on this machine when their worker died."""
+        machine = self.machine
+        while not self._stopping.is_set():
+            try:
+                await asyncio.to_thread(load_left, machine.address, machine.output, machine.state)
+            except TargetAway:
+                await asyncio.sleep(_PAUSE)
+            except PartiError as error:
+                logger.warning("What is left of earlier jobs is not loaded: %s", error)
+                return
+            else:
+                return
+
+    async def schedule(self, name: str, spider: str, arguments: Mapping[str, str], *, is_missing: bool) -> None:
+        """Put what a schedule asks for into the queue, unless it waits there or goes on."""
+        found = await asyncio.to_thread(self._schedule, name, spider, arguments, is_missing=is_missing)
+        logger.info("schedule %s: %s", name, f"jobs {', '.join(map(str, found))}" if found else "nothing to do")
+
+    def _schedule(self, name: str, spider: str, arguments: Mapping[str, str], *, is_missing: bool) -> list[int]:
+        with connect(self.machine.address) as connection:
+            if is_missing:
+                return queue.enqueue_missing(connection, self.machine.address, self.machine.missing)
+            return queue.put_scheduled(connection, name, spider, arguments)
+
+
+def _check_whole(report: Report) -> None:
+    """Raise PartiError if something of a run could not be loaded."""
+    wrong = [each for each in report.left_out if each.is_wrong]
+    if wrong:
+        raise PartiError(f"not loaded: {wrong[0].folder}: {wrong[0].reason}")
+
+
+def _add_tasks(app: App, worker: Worker) -> None:
+    """Let an app know what a worker does."""
+
+    @app.task(name=CRAWL, queue=CRAWL, pass_context=True, retry=_Retry())
+    async def crawl(context: JobContext, spider: str, arguments: dict[str, str]) -> None:
+        await worker.crawl(context.job, spider, arguments)
+
+    @app.task(name=SCHEDULE, queue=SCHEDULE)
+    async def schedule(timestamp: int, name: str, spider: str, arguments: dict[str, str], missing: bool) -> None:  # noqa: ARG001 - Procrastinate gives it
+        await worker.schedule(name, spider, arguments, is_missing=missing)
+
+    for each in worker.machine.schedule:
+        values: dict[str, Any] = {"name": each.name, "spider": each.spider, "arguments": each.arguments}
+        values["missing"] = each.missing
+        app.periodic(cron=each.cron, periodic_id=each.name, task_kwargs=values)(schedule)
+
+
+def run_worker(machine: Machine) -> None:
+    """Work until a signal stops it. Raises TargetError if the database refuses."""
+
+    async def work() -> None:
+        await Worker(machine).run()
+
+    asyncio.run(work())

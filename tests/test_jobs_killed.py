@@ -1,0 +1,123 @@
+"""Workers that are killed, stopped, and cut off from the database, while they crawl a history together."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parti_scraper.mockserver import MockServer
+from tests.expected import livestream
+from tests.machines import Machines, Worker, differences
+from tests.postgresql import Cluster
+from tests.processes import is_alive
+from tests.support import STILL, truth
+
+# Seconds; what `docs/several-machines.md` promises.
+RESCUE = 90
+HISTORY: dict[str, Any] = STILL | {"events": 20_000, "years": 1.0, "latency": 0.2}
+
+
+class Watch:
+    """Notes when a worker was lost, and for how long its jobs were still its own."""
+
+    def __init__(self, machines: Machines) -> None:
+        self._machines = machines
+        self._lost: dict[int, float] = {}
+
+    def lost(self, worker: Worker) -> None:
+        """Note that a worker is dead or stopped from now on."""
+        query = (
+            "SELECT jobs.id FROM procrastinate_jobs AS jobs JOIN parti_workers AS workers "
+            f"ON workers.id = jobs.worker_id WHERE status = 'doing' AND pid = {worker.pid}"
+        )
+        now = time.time()
+        self._lost |= {number: now for (number,) in self._machines.query(query)}
+
+    def seconds(self) -> list[float]:
+        """Return how long it took until each of these jobs had ended or was given to another worker."""
+        rows = self._machines.query("SELECT job_id, extract(epoch FROM at) FROM procrastinate_events ORDER BY at")
+        found = {}
+        for number, since in self._lost.items():
+            found[number] = next(float(at) - since for job_id, at in rows if job_id == number and at > since)
+        return list(found.values())
+
+
+def wait(happened: Callable[[], object], seconds: float, machines: Machines) -> None:
+    """Wait until something has happened, or fail with what the workers have said."""
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, "\n".join(each.said for each in machines.workers)
+        time.sleep(0.5)
+
+
+def gaps(machines: Machines, since: int, until: int) -> list[tuple[int, int]]:
+    """Return the stretches of a window that the shared dataset does not prove."""
+    found, start = [], since
+    rows = machines.query("SELECT extract(epoch FROM since), extract(epoch FROM until) FROM coverage ORDER BY since")
+    for first, last in rows:
+        if first > start:
+            found.append((start, int(first) - 1))
+        start = max(start, int(last) + 1)
+    return [*found, (start, until)] if start <= until else found
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_whatever_happens_to_workers_and_database_the_dataset_is_the_truth(
+    seed: int, postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Callable[..., MockServer]
+) -> None:
+    server = serve(**HISTORY)
+    chance = random.Random(seed)
+    with Machines(postgres_url, tmp_path, server, PARTI_JOBS_AT_A_TIME="20") as machines:
+        ended = [record["event_end_ts"] for record in truth(server)]
+        shard = -(-(max(ended) - min(ended)) // 40)
+        machines.jobs(
+            *("enqueue", "recent", "-a", f"since={min(ended)}", "-a", f"until={max(ended)}", "--shard", f"{shard}s")
+        )
+        assert machines.statuses() == {"todo": 40}
+        machines.start()
+        machines.start()
+        watch = Watch(machines)
+
+        wait(lambda: machines.statuses().get("succeeded", 0) >= 4, 120, machines)
+        sleeper = machines.workers[0]
+        wait(lambda: sleeper.crawls, 60, machines)
+        frozen, stopped = sleeper.crawls, time.monotonic()
+        watch.lost(sleeper)
+        sleeper.signal(signal.SIGSTOP)
+
+        for number in range(1, 6):
+            wait(lambda goal=4 + 5 * number: machines.statuses().get("succeeded", 0) >= goal, 300, machines)
+            victim = chance.choice([worker for worker in machines.workers if worker is not sleeper])
+            watch.lost(victim)
+            crawls = victim.kill()
+            machines.replace(victim)
+            wait(lambda gone=crawls: not any(map(is_alive, gone)), 10, machines)
+            if number == 3:
+                wait(lambda: machines.workers[-1].crawls, 60, machines)
+                with postgresql.stopped():
+                    time.sleep(30)
+
+        # Nobody told these to stop, but their worker had no heartbeats for them.
+        wait(lambda: not any(map(is_alive, frozen)), RESCUE, machines)
+        wait(lambda: time.monotonic() > stopped + 120, 130, machines)
+        sleeper.signal(signal.SIGCONT)
+
+        wait(lambda: set(machines.statuses()) == {"succeeded"}, 400, machines)
+        assert 0 < len(watch.seconds()) <= 12
+        assert max(watch.seconds()) < RESCUE
+        assert all(worker.is_alive for worker in machines.workers)
+
+        expected = {row["event_id"]: livestream(row, server.world.categories()) for row in truth(server)}
+        assert len(expected) == 20_000
+        assert list(differences(machines, expected)) == []
+        assert gaps(machines, min(ended), max(ended)) == []
+        assert machines.query("SELECT count(*) FROM livestream_versions") == [(20_000,)]
+        for worker in machines.workers:
+            assert worker.stop() == 0, worker.said
+            assert "Traceback" not in worker.said
