@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -24,6 +25,13 @@ def postgresql() -> Iterator[Cluster]:
     """Return a running cluster."""
     if (programs := find_programs()) is None:
         pytest.skip("there is no PostgreSQL")
+    with cluster_of(programs) as cluster:
+        yield cluster
+
+
+@contextmanager
+def cluster_of(programs: Path) -> Iterator[Cluster]:
+    """Make a cluster that has the role."""
     with temporary_cluster(programs) as cluster:
         cluster.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
         yield cluster

@@ -60,7 +60,7 @@ def held(address: str, statement: str) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def admin(postgresql: Cluster, postgres_url: str) -> str:
     """Return the address of the database for its administrator."""
-    return f"postgresql://postgres@/{postgres_url.rpartition('/')[2]}?host={postgresql._folder}&port={postgresql.port}"
+    return f"postgresql://postgres@/{postgres_url.rpartition('/')[2]}?host={postgresql.folder}&port={postgresql.port}"
 
 
 # --- What is in the schema ---------------------------------------------------------------------------------------

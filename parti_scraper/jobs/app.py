@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
+from parti_scraper.exceptions import quoted
 from parti_scraper.jobs.database import LOST_AFTER, SEARCH_PATH
-from parti_scraper.jobs.payload import SCHEDULE
+from parti_scraper.jobs.payload import SCHEDULE, TASKS
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from procrastinate.connector import Notify
 
     from parti_scraper.dataset.targets.postgres_address import Address
+
+logger = logging.getLogger(__name__)
 
 # Seconds between two tries to reach a server that is away.
 _PAUSE = 1.0
@@ -37,15 +41,20 @@ _RECONNECT = 5.0
 _SHORT, _STEADY = 35.0, 30.0
 # How many workers may lose a job before nobody tries it any more: perhaps it is what kills them.
 _MOST_LOSSES = 10
+# What is said of an attempt that ended so.
+_LOST = "its worker was lost"
 
 _FETCH = "SELECT (found).* FROM parti_fetch_job(%(queues)s::varchar[], %(worker_id)s, %(most)s) AS found"
+_DEFER = (
+    "SELECT parti_defer_periodic_job(%(queue)s, %(task_name)s, %(periodic_id)s, %(defer_timestamp)s, %(args)s) AS id"
+)
 _OWNED = (
     "FROM procrastinate_jobs WHERE id = %(job_id)s AND worker_id = %(worker_id)s AND attempts = %(attempts)s "
     "AND status = 'doing' FOR UPDATE"
 )
 _FINISH = f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) {_OWNED}"
 _RETRY = f"SELECT procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) {_OWNED}"
-_HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
+HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
 _RESCUE = """
 WITH lost AS (
     SELECT jobs.id, jobs.attempts FROM procrastinate_jobs AS jobs
@@ -56,10 +65,11 @@ WITH lost AS (
     )
     FOR UPDATE OF jobs SKIP LOCKED
 ), noted AS (
-    UPDATE parti_attempts SET ended_at = now(), line = 'its worker was lost' FROM lost
+    UPDATE parti_attempts SET ended_at = now(), line = %(line)s FROM lost
     WHERE job_id = lost.id AND attempt = lost.attempts + 1 AND ended_at IS NULL
 )
-SELECT id, CASE WHEN attempts < %(most)s THEN procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
+SELECT id, CASE WHEN (SELECT count(*) FROM parti_attempts WHERE job_id = lost.id AND line = %(line)s) < %(most)s
+    THEN procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
     ELSE procrastinate_finish_job_v1(id, 'failed', false) END FROM lost
 """
 _MINE = "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %(worker_id)s"
@@ -182,9 +192,24 @@ class Manager(JobManager):
         row = await self.connector.execute_query_one_async(_FETCH, queues=free, worker_id=worker_id, most=self._most)
         if row["id"] is None:
             return None
-        job = Job.from_row(row)
+        # Of what is no object, Procrastinate could not even note that it has failed.
+        job = Job.from_row(row | {"args": row["args"] if isinstance(row["args"], dict) else {}})
         self._running[row["id"]] = job.queue
+        if job.task_name not in TASKS:
+            logger.warning("job %d: there is no task %s", row["id"], quoted(job.task_name))
         return job
+
+    async def defer_periodic_job(self, job: Job, periodic_id: str, defer_timestamp: int) -> int | None:
+        row = await self.connector.execute_query_one_async(
+            _DEFER,
+            queue=job.queue,
+            task_name=job.task_name,
+            periodic_id=periodic_id,
+            defer_timestamp=defer_timestamp,
+            args=job.task_kwargs,
+        )
+        number: int | None = row["id"]
+        return number
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
         # What only enqueues others is not kept.
@@ -209,7 +234,7 @@ class Manager(JobManager):
             self._running.pop(job.id or 0, None)
 
     async def update_heartbeat(self, worker_id: int) -> None:
-        if not await self.connector.execute_query_all_async(_HEARTBEAT, worker_id=worker_id):
+        if not await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id):
             raise WorkerForgotten("the database does not know this worker any more")
         for tell in self.on_heartbeat:
             tell()
@@ -226,7 +251,7 @@ class Manager(JobManager):
         if not self.connector.is_steady:
             return []
         rows = await self.connector.execute_query_all_async(
-            _RESCUE, worker_id=worker_id, unknown=list(lost), lost_after=LOST_AFTER, most=_MOST_LOSSES - 1
+            _RESCUE, worker_id=worker_id, unknown=list(lost), lost_after=LOST_AFTER, line=_LOST, most=_MOST_LOSSES - 1
         )
         return [row["id"] for row in rows]
 
