@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from frictionless import validate
 
+from tests.cloned import Clone
+from tests.documents import blocks_of
 from tests.servers import GAMING, NOT_FOUND, Answer, Script, to
 from tests.support import ROOT, STILL, Run, Serve, command_of, environment_of, paths, read_csv, read_lines, wait_until
 
@@ -49,16 +51,15 @@ FOLDERS = {
 }
 
 
-def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warnings(output: Path) -> None:
-    job = subprocess.run(
-        [*JOB, "--mock"],
-        cwd=ROOT,
-        env=environment_of(output, None, {"PYTHONWARNINGS": "always"}),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=120,
-    )
+def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warnings(tmp_path: Path) -> None:
+    (block,) = (block for block in blocks_of("README.md") if block.run_by == "tests/test_demo.py")
+    # `make crawl` is the same job, see `tests/test_setup.py`.
+    demo, crawl = block.code.splitlines()
+    assert (demo.split()[:2], crawl.split()[:2]) == (["make", "demo"], ["make", "crawl"])
+    clone = Clone(tmp_path / "clone", None)
+    clone.environment["PYTHONWARNINGS"] = "always"
+    job = clone.type(demo)
+    output = clone.folder / "output"
     assert job.returncode == 0, job.stderr
     assert not re.search("warning|deprecat", job.stderr, re.IGNORECASE)
     for spider, name in FOLDERS.items():
@@ -77,11 +78,11 @@ def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warni
         assert len(rows) == len(cells) > 20
         assert {", ".join(row) for row in (*rows, *cells)} == {COLUMNS[name]}
         assert validate(str(package)).valid
-        assert f"  {found['.csv']}  {len(rows):,} rows\n" in job.stdout
-        assert f"  {package}  complete\n" in job.stdout
+        assert f"  {found['.csv'].relative_to(clone.folder)}  {len(rows):,} rows\n" in job.stdout
+        assert f"  {package.relative_to(clone.folder)}  complete\n" in job.stdout
         assert f"{spider} {folder.name}: complete: {len(rows):,} " in job.stderr
     page = output / "report.html"
-    assert job.stdout.endswith(f"The report, to be opened in a browser:\n{page}\n")
+    assert job.stdout.endswith("The report, to be opened in a browser:\noutput/report.html\n")
     assert "Made-up data of a mock server." in page.read_text(encoding="utf-8")
 
 

@@ -152,10 +152,11 @@ def test_advice_uses_the_name_of_the_program_that_was_called(
             "unknown option: '--sinse=7d' (accepted: see {} crawl --help); did you mean `since`?",
         ),
         (("mockserver", "--speeed"), "{} mockserver: unknown switch or argument: --speeed; did you mean `--speed`?"),
+        (("spiders", "--json"), "{} spiders: unknown option: '--json' (accepted: no options)"),
         (("crwal",), "unknown command: 'crwal' (accepted: COMMANDS); did you mean `crawl`?"),
         (
             ("spiders", "recent"),
-            "{} spiders: unknown argument: 'recent' (accepted: no arguments; all spiders are described)",
+            "{0} spiders: unknown argument: 'recent' (accepted: see {0} spiders --help)",
         ),
     ],
 )
@@ -186,7 +187,7 @@ def test_the_help_names_the_program_that_was_called(environment: Path, working_f
         assert run(environment, working_folder, typed, name=name).stdout == overview.stdout
     # A command of the project, and one of Scrapy, which sets its help in another way.
     assert (
-        f"usage: {name} crawl [options] <spider>" in run(environment, working_folder, "crawl", "-h", name=name).stdout
+        f"usage: {name} crawl SPIDER [options]\n" in run(environment, working_folder, "crawl", "-h", name=name).stdout
     )
     assert f"  {name} list" in run(environment, working_folder, "list", "-h", name=name).stdout
 
