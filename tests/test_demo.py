@@ -115,7 +115,7 @@ def test_the_main_job_begins_with_a_week_and_names_the_command_for_the_whole_his
     )
     assert job.returncode == 0, job.stderr
     said, _, rest = job.stdout.partition("\nscrapy crawl categories ")
-    assert said == "Of ended livestreams, those of the last seven days; how to get all is said in the end.\n"
+    assert said == "Ended livestreams: those of the last seven days. The end names the command for all.\n"
     assert re.search(r"^scrapy crawl recent -a run_id=crawl-\S+ -a since=7d$", rest, flags=re.MULTILINE)
     *_, last, command = rest.splitlines()
     assert last == "The whole history since August 2021, perhaps for hours; Ctrl-C stops it resumably:"

@@ -20,25 +20,21 @@ ROOT = Path(__file__).resolve().parent.parent
 # Files and folders of the source distribution, all of which MANIFEST.in takes.
 _FOLDERS = (".ci", ".github", "benchmarks", "deploy", "docs", "parti_scraper", "tests", "tools")
 _FILES = (
-    *(
-        ".dockerignore",
-        ".gitignore",
-        ".pre-commit-config.yaml",
-        "CHANGELOG.md",
-        "Dockerfile",
-        "LICENSE",
-        "MANIFEST.in",
-        "Makefile",
-    ),
-    *(
-        "README.md",
-        "compose.workers.yaml",
-        "compose.yaml",
-        "pyproject.toml",
-        "requirements-dev.txt",
-        "requirements.txt",
-        "scrapy.cfg",
-    ),
+    ".dockerignore",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "CHANGELOG.md",
+    "Dockerfile",
+    "LICENSE",
+    "MANIFEST.in",
+    "Makefile",
+    "README.md",
+    "compose.workers.yaml",
+    "compose.yaml",
+    "pyproject.toml",
+    "requirements-dev.txt",
+    "requirements.txt",
+    "scrapy.cfg",
 )
 # The earliest time that a wheel can have.
 _TIME = 315532800

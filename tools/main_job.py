@@ -28,7 +28,7 @@ from parti_scraper.wording import number_of
 
 # Nobody knows how large the history of the real API is.
 WEEK = ("-a", "since=7d")
-HISTORY = ".venv/bin/scrapy crawl recent"
+HISTORY = ".venv/bin/parti crawl recent"
 _SCRAPY = (sys.executable, "-m", "scrapy")
 
 
@@ -61,7 +61,7 @@ def main() -> int:
             }
             print(f"The mock server answers at {server.base_url}", flush=True)
         else:
-            print("Of ended livestreams, those of the last seven days; how to get all is said in the end.", flush=True)
+            print("Ended livestreams: those of the last seven days. The end names the command for all.", flush=True)
         for spider, arguments in spiders.items():
             print(f"\nscrapy crawl {' '.join((spider, '-a', f'run_id={run_id}', *arguments))}", flush=True)
             command = [*_SCRAPY, "crawl", spider, "-a", f"run_id={run_id}", *arguments, "--loglevel", level]
