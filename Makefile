@@ -2,7 +2,7 @@
 BIN := .venv/bin
 SETUP = PYTHON="$(PYTHON)" tools/setup.sh
 
-.PHONY: help setup setup-dev demo crawl build deploy test lint bench format lock
+.PHONY: help setup setup-dev demo demo-jobs crawl build deploy test lint bench format lock
 # Two targets must not set up at the same time.
 .NOTPARALLEL:
 
@@ -17,6 +17,9 @@ setup-dev: ## the same, and what tests, static checks and deployment need
 
 demo: setup ## crawl the bundled mock server into output/, without network
 	@$(BIN)/python tools/main_job.py --mock
+
+demo-jobs: setup-dev ## the same by two workers that share a queue, one of which is killed
+	@$(BIN)/python tools/demo_jobs.py
 
 crawl: setup ## the same against the real API
 	@$(BIN)/python tools/main_job.py
@@ -36,7 +39,7 @@ lint: setup-dev ## static checks
 	$(BIN)/mypy
 
 BENCH ?= throughput
-bench: setup-dev ## a benchmark against its peers, BENCH=throughput, completeness, notifications, catalog or export; arguments in ARGS
+bench: setup-dev ## a benchmark against its peers, BENCH=throughput, completeness, notifications, catalog, export or jobs; arguments in ARGS
 	PYTHONPATH=. $(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
 format: setup-dev ## fix what the static checks can fix

@@ -6,6 +6,7 @@ Makes run folders in a temporary folder, and exports them, each time in a proces
   picks the newest version of each and sorts them, without checking anything.
 - `postgres`: the same into PostgreSQL; its peer is ADBC, which inserts the merged rows into an empty table without a
   key. Needs PARTI_DATABASE_URL.
+- `delta`: the same into Delta tables, and one run more; its peer is the export into a folder.
 - `again`: a second export, of which nothing is new.
 - `live`: a year of `live` every five minutes, as 365 folders of days and as 105,120 folders of runs.
 - `derived`: ten million rows of snapshots, with all that follows from them, and one day more; its peer is the export of
@@ -53,10 +54,10 @@ _CHANNELS = 60
 # --- Runs ----------------------------------------------------------------------------------------------------------
 
 
-def make_recent(output: Path, runs: int, rows: int) -> None:
-    """Make an hourly run each, of which one livestream in fifty is one that was there before."""
+def make_recent(output: Path, runs: int, rows: int, *, first: int = 0) -> None:
+    """Make an hourly run each, from one on, of which one livestream in fifty is one that was there before."""
     by_chance = random.Random(1)
-    for number in range(runs):
+    for number in range(first, runs):
         at = _START + number * _HOUR
         ids = [number * rows + each for each in range(rows)]
         ids = [each - by_chance.randrange(1_000) if by_chance.random() < 0.02 else each for each in ids]
@@ -243,6 +244,19 @@ def case_postgres(folder: Path, runs: int, rows: int, rounds: int) -> None:
             _print(f"ADBC against {tables or 'all tables'}", ours, peer)
 
 
+def case_delta(folder: Path, runs: int, rows: int, rounds: int) -> None:
+    """Print how an export into Delta tables compares to one into a folder."""
+    make_recent(folder / "output", runs, rows)
+    print(f"{runs * rows:,} livestreams in {runs:,} runs into Delta tables", flush=True)
+    for number in range(rounds):
+        target = folder / f"dataset-{number}"
+        peer = measured("export", folder, f"{target}/")
+        _print("a folder against Delta tables", measured("export", folder, f"delta+{target}-delta/"), peer)
+        make_recent(folder / "output", runs + number + 1, rows, first=runs + number)
+        peer = measured("export", folder, f"{target}/")
+        _print("one run more", measured("export", folder, f"delta+{target}-delta/"), peer)
+
+
 def case_again(folder: Path, runs: int, rows: int, rounds: int) -> None:
     """Print how long an export takes of which nothing is new."""
     make_recent(folder / "output", runs, rows)
@@ -282,6 +296,7 @@ def case_derived(folder: Path, days: int, _rows: int, _rounds: int) -> None:
 CASES = {
     "parquet": case_parquet,
     "postgres": case_postgres,
+    "delta": case_delta,
     "again": case_again,
     "live": case_live,
     "derived": case_derived,
@@ -289,6 +304,7 @@ CASES = {
 _SIZES = {
     "parquet": (5_000, 200),
     "postgres": (5_000, 200),
+    "delta": (5_000, 200),
     "again": (10_000, 40),
     "live": (365, 0),
     "derived": (579, 0),

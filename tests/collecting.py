@@ -20,7 +20,7 @@ from parti_scraper.run import datapackage
 from parti_scraper.run.catalog import Catalog
 from parti_scraper.run.catalog_cache import FILE_NAME as CACHE_NAME
 from parti_scraper.run.sealing import LEFT_AFTER, seal
-from tests.dataset_truth import TABLES, Row, tables_of
+from tests.dataset_truth import DELTA, TABLES, Row, tables_of
 from tests.made_runs import (
     api_call,
     category,
@@ -45,12 +45,18 @@ Event = tuple[int, int]
 
 
 def bring(target: Path | str, outputs: Iterable[Path], state: Path, **what: Any) -> Report:
-    """Export runs into a target, in this process; `what` as in `Export`. A path without a suffix is a folder."""
+    """Export runs into a target, in this process; `what` as in `Export`, and the target as in `typed`."""
     ledger = Ledger.existing(state)
     with closing(ledger) if ledger else nullcontext():
         catalog = Catalog([*outputs], state / CACHE_NAME, ledger)
-        shown = f"{target}/" if isinstance(target, Path) and not target.suffix else str(target)
-        return export(target_of(shown), Export(catalog, state / "export", **what), Silent())
+        return export(target_of(typed(target)), Export(catalog, state / "export", **what), Silent())
+
+
+def typed(target: Path | str) -> str:
+    """Return a target as it is typed. A path without a suffix is a folder, and one with `.delta` has Delta tables."""
+    is_folder = isinstance(target, Path) and target.suffix in {"", DELTA}
+    head = "delta+" if str(target).endswith(DELTA) else ""
+    return f"{head}{target}/" if is_folder else str(target)
 
 
 def differences(

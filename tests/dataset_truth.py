@@ -17,8 +17,12 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import duckdb
+import polars as pl
 
 Row = dict[str, Any]
+
+# How the names of folders with Delta tables end, in tests.
+DELTA = ".delta"
 
 COLLECTIONS = {
     "categories": "categories",
@@ -68,6 +72,8 @@ _TIMES = (
 )
 # Columns of `livestreams` that `Truth` does not work out.
 _DELETION = ("last_confirmed_at", "missing_since")
+# What Delta tables are cut by.
+_PARTS = ("month", "date")
 _SECONDS = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -341,7 +347,7 @@ def tables_of(target: Path | str, tables: Iterable[str] = TABLES) -> dict[str, l
     """Return the rows of tables of a target, as those of `Truth`; the column that tells versions apart is left out.
 
     Args:
-        target: a folder, a file, or an address of PostgreSQL.
+        target: a folder, one with Delta tables whose name ends in `.delta`, a file, or an address of PostgreSQL.
         tables: their names; of a file with one table, the name of that.
     """
     held = _tables_of(target, tables).items()
@@ -359,6 +365,8 @@ def _tables_of(target: Path | str, tables: Iterable[str]) -> dict[str, list[Row]
         found = _from_postgresql(text, tables)
     elif text.endswith(".sqlite"):
         found = _from_sqlite(text, tables)
+    elif text.endswith(DELTA):
+        found = _from_delta(text, tables)
     else:
         found = _from_duckdb(Path(text), tables)
     return {table: in_order(table, map(_plain, rows)) for table, rows in found}
@@ -401,6 +409,12 @@ def _from_sqlite(path: str, tables: Iterable[str]) -> Iterator[tuple[str, list[R
         connection.row_factory = sqlite3.Row
         for table in tables:
             yield table, [dict(row) for row in connection.execute(f'SELECT * FROM "{table}"')]
+
+
+def _from_delta(folder: str, tables: Iterable[str]) -> Iterator[tuple[str, list[Row]]]:
+    for table in tables:
+        rows = pl.read_delta(f"{folder}/{table}").to_dicts()
+        yield table, [{name: value for name, value in row.items() if name not in _PARTS} for row in rows]
 
 
 def _from_postgresql(address: str, tables: Iterable[str]) -> Iterator[tuple[str, list[Row]]]:

@@ -3,149 +3,38 @@
 from __future__ import annotations
 
 import itertools
-import os
-import pwd
-import shutil
-import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
+
+from tools.postgresql import Cluster, find_programs, temporary_cluster
 
 ROLE = "parti"
 # What nobody must be shown. It is the same in an address as outside of one; the password around it is not.
 SECRET = "7Qx9vT"
 PASSWORD = f"{SECRET}/@"
 
-# Nothing of it has to survive a crash of the machine.
-# Not synchronous_commit=off: what is committed must outlive a crash of the server, which tests bring about.
-_FAST = "-c fsync=off -c full_page_writes=off"
 _numbers = itertools.count(1)
-
-
-class Cluster:
-    """A running PostgreSQL on 127.0.0.1.
-
-    Attributes:
-        port: its port.
-    """
-
-    def __init__(self, programs: Path, folder: Path) -> None:
-        """Make and start it.
-
-        Args:
-            programs: the folder of its programs.
-            folder: an empty folder for all that it writes.
-        """
-        self._programs = programs
-        self._folder = folder
-        # As root it does not run.
-        self._user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            user = _unprivileged_user()
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            self._user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": ()}
-        self._run(
-            *("initdb", "--pgdata=data", "--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256"),
-            *("--encoding=UTF8", "--no-locale", "--no-sync", "--no-instructions"),
-        )
-        self.port = self._start()
-        # Its input ends with this process, even if that is killed.
-        self._guard = subprocess.Popen(
-            ["sh", "-c", 'read -r _; exec "$0" stop --silent --pgdata=data --mode=fast', programs / "pg_ctl"],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            **self._user,
-        )
-        self.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
-
-    def execute(self, statement: str) -> None:
-        """Have a statement executed by its administrator."""
-        self._run("psql", f"--host={self._folder}", f"--port={self.port}", "--username=postgres", "-c", statement)
-
-    def restart(self) -> None:
-        """Let it crash, and start it again."""
-        options = ("--silent", "--pgdata=data", "--mode=immediate", f"--log={self.port}.log")
-        self._run("pg_ctl", "restart", "--wait", *options)
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Stop it as an administrator does, and start it again at the end of the block."""
-        self._run("pg_ctl", "stop", "--silent", "--pgdata=data", "--mode=fast")
-        try:
-            yield
-        finally:
-            self._run(
-                "pg_ctl", "start", "-w", "-s", "-D", "data", "-l", f"{self.port}.log", "-o", self._options(self.port)
-            )
-
-    def close(self) -> None:
-        """Stop it."""
-        self._guard.communicate()
-
-    def _start(self) -> int:
-        """Start it, and return its port."""
-        while True:
-            with closing(socket.create_server(("127.0.0.1", 0))) as free:
-                port = int(free.getsockname()[1])
-            log = self._folder / f"{port}.log"
-            try:
-                self._run("pg_ctl", "start", "-w", "-s", "-D", "data", "-l", log.name, "-o", self._options(port))
-            except RuntimeError as error:
-                said = log.read_text(encoding="utf-8")
-                # Another process may have taken the port meanwhile.
-                if "Address already in use" not in said:
-                    raise RuntimeError(said) from error
-            else:
-                return port
-
-    def _options(self, port: int) -> str:
-        return f"-p {port} -h 127.0.0.1 -k {self._folder} {_FAST}"
-
-    def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [self._programs / program, *arguments],
-            cwd=self._folder,
-            # Without what psql and others would take from PGHOST and the like.
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            check=False,
-            **self._user,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{program}: {done.stderr}")
-
-
-def _unprivileged_user() -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam("postgres")
-    except KeyError:
-        return pwd.getpwnam("nobody")
-
-
-def _find_programs() -> Path | None:
-    """Return the folder of PostgreSQL's programs, which Debian has outside of PATH; None: it is not installed."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
-    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    return max((path.parent for path in versions), key=lambda path: int(path.parent.name), default=None)
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Cluster]:
     """Return a running cluster."""
-    if (programs := _find_programs()) is None:
+    if (programs := find_programs()) is None:
         pytest.skip("there is no PostgreSQL")
-    # Not in pytest's folder, which is only for the user that runs the tests.
-    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder, closing(Cluster(programs, Path(folder))) as it:
-        yield it
+    with cluster_of(programs) as cluster:
+        yield cluster
+
+
+@contextmanager
+def cluster_of(programs: Path) -> Iterator[Cluster]:
+    """Make a cluster that has the role."""
+    with temporary_cluster(programs) as cluster:
+        cluster.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
+        yield cluster
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def command_of_unit(name: str) -> list[str]:
 
 
 def test_a_container_does_what_a_unit_of_systemd_does() -> None:
-    units = {path.stem.removeprefix("parti-") for path in DEPLOY.glob("parti-*.service")} - {"failed@"}
+    units = {path.stem.removeprefix("parti-") for path in DEPLOY.glob("parti-*.service")} - {"failed@", "worker"}
     services = services_of("compose.yaml")
     assert services.keys() == units
     for name, service in services.items():
@@ -84,6 +84,14 @@ def test_a_container_does_what_a_unit_of_systemd_does() -> None:
         assert words == command_of_unit(name)
     (ages,) = {service["environment"]["PARTI_HEALTH_MAX_AGE"] for service in services.values()}
     assert f"PARTI_HEALTH_MAX_AGE={ages}\n" in (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+
+
+def test_the_worker_is_that_of_systemd_and_all_have_as_long_to_end() -> None:
+    services = services_of("compose.yaml") | services_of("compose.workers.yaml")
+    assert shlex.split(services["worker"]["command"]) == command_of_unit("worker")
+    for name in ("live", "notifications", "worker"):
+        unit = unit_of(DEPLOY / f"parti-{name}.service")["Service"]
+        assert services[name]["stop_grace_period"] == f"{unit['TimeoutStopSec']}s"
 
 
 def test_containers_have_few_rights_and_no_secret_is_in_a_file() -> None:

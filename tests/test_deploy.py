@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from parti_scraper.api.times import timestamp_to_iso
+from parti_scraper.jobs.worker import _LAST_PATIENCE
 from tests.deployed import DEPLOY, command_of, cron_lines, unit_of
 from tests.support import ROOT, TIMEOUT, Run, Serve, ids, read_lines
 from tests.watchers import watching
 
 UNITS = {path.stem: path for path in DEPLOY.glob("parti-*.service")}
-SERVICES = {"parti-live", "parti-notifications"}
+SERVICES = {"parti-live", "parti-notifications", "parti-worker"}
 SCHEDULED = {f"parti-{name}" for name in ("recent", "categories", "export", "health", "prune")}
 
 
@@ -35,6 +36,13 @@ def test_whatever_fails_is_told() -> None:
     for path in (*UNITS.values(), DEPLOY / "scrapyd.service"):
         if path.stem != "parti-failed@":
             assert unit_of(path)["Unit"]["OnFailure"] == "parti-failed@%n.service"
+
+
+def test_a_worker_that_is_stopped_has_time_to_stop_its_crawls_and_load_them() -> None:
+    worker, crawl = (unit_of(UNITS[name])["Service"] for name in ("parti-worker", "parti-live"))
+    # Else systemd would send each crawl a signal too.
+    assert worker["KillMode"] == "mixed"
+    assert int(worker["TimeoutStopSec"]) > int(crawl["TimeoutStopSec"]) + _LAST_PATIENCE
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")

@@ -27,7 +27,7 @@ STARTED, AT = "2026-11-26T12:00:00Z", "2026-11-26T12:00:02Z"
 EXAMPLES = settings(
     max_examples=int(os.environ.get("PARTI_TEST_EXAMPLES", "4")), deadline=None, suppress_health_check=list(HealthCheck)
 )
-TARGETS = ("folder", "dataset.duckdb", "dataset.sqlite")
+TARGETS = ("folder", "dataset.delta", "dataset.duckdb", "dataset.sqlite")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from parti_scraper.dataset.tables import dataset_tables
 from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.run.catalog import Catalog
 from parti_scraper.run.entries import Entry
-from tests.collecting import LASTING, Collector, bring, differences, rows_at
+from tests.collecting import LASTING, Collector, bring, differences, rows_at, typed
 from tests.dataset_truth import COLLECTIONS, DERIVED, TABLES, Row, Truth, derived_of, in_order, rows_of, tables_of
 from tests.made_runs import ENDINGS, STARTED, live_channel, livestream, make_run, rejected, uuid_of
 from tests.support import ROOT, ids
@@ -77,7 +77,7 @@ class Target:
         return bring(self.path, self._collector.outputs, self._collector.state)
 
 
-@pytest.mark.parametrize("name", ["dataset.duckdb", "dataset.sqlite", "dataset"])
+@pytest.mark.parametrize("name", ["dataset.duckdb", "dataset.sqlite", "dataset", "dataset.delta"])
 @given(steps=st.lists(STEPS, min_size=10, max_size=20))
 @settings(max_examples=EXAMPLES)
 def test_in_any_order_and_in_any_number_of_steps_runs_become_the_same_dataset(
@@ -128,7 +128,7 @@ def test_of_two_versions_of_the_same_second_the_same_one_is_kept_in_whatever_ord
 # --- Runs that were cut ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["dataset.duckdb", "dataset.sqlite", "dataset"])
+@pytest.fixture(params=["dataset.duckdb", "dataset.sqlite", "dataset", "dataset.delta"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Return a target that does not exist yet."""
     return tmp_path / str(request.param)
@@ -330,7 +330,7 @@ def test_a_run_that_is_resumed_while_it_is_exported_is_for_the_next_export(targe
         os.truncate(folder / LIVESTREAMS, 10)
 
     what = Export(Changing(output, resume), tmp_path / "scratch")
-    report = export(target_of(str(target) if target.suffix else f"{target}/"), what, Silent())
+    report = export(target_of(typed(target)), what, Silent())
     assert report.left_out == (LeftOut(str(folder), "it has just changed, and is for the next export", False),)
     assert report.is_whole
     assert ids(rows_of(target, "livestreams")) == [1]

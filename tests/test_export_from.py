@@ -418,7 +418,7 @@ def test_a_target_that_touches_what_is_read_is_refused(output: Path, tmp_path: P
 def test_what_is_neither_runs_nor_an_export_is_refused(output: Path, tmp_path: Path) -> None:
     run = make_run(output, "recent", "run", [livestream(1)])
     (tmp_path / "notes.txt").write_text("mine")
-    accepted = "a folder of runs such as output/, or an earlier export: a folder, .duckdb, .sqlite"
+    accepted = "a folder of runs such as output/, or an earlier export: a folder, delta+FOLDER/, .duckdb, .sqlite"
     for read, problem, shown in (
         (tmp_path / "nothing", "neither a folder nor an export", tmp_path / "nothing"),
         (tmp_path / "notes.txt", "neither a folder nor an export", tmp_path / "notes.txt"),

@@ -60,7 +60,7 @@ def held(address: str, statement: str) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def admin(postgresql: Cluster, postgres_url: str) -> str:
     """Return the address of the database for its administrator."""
-    return f"postgresql://postgres@/{postgres_url.rpartition('/')[2]}?host={postgresql._folder}&port={postgresql.port}"
+    return f"postgresql://postgres@/{postgres_url.rpartition('/')[2]}?host={postgresql.folder}&port={postgresql.port}"
 
 
 # --- What is in the schema ---------------------------------------------------------------------------------------
@@ -137,6 +137,18 @@ def test_views_indexes_and_grants_stay_when_a_column_is_added_and_at_a_rebuild(
     assert dict(rows(postgres_url, query)) == {
         each.name: each.description for each in all_tables()["livestreams"].columns
     }
+
+
+@pytest.mark.parametrize("title", ["CR\r\nLF", "\r\n", "LF\n", "lone\rCR", '"\r\n",'])
+def test_rows_are_read_back_whatever_line_breaks_their_texts_have(postgres_url: str, output: Path, title: str) -> None:
+    make_run(output, "recent", "first", [livestream(1, event_title=title), livestream(2)])
+    bring(postgres_url, output)
+    later = {"event_title": "new", "scraped_at": "2026-11-25T13:00:00Z"}
+    make_run(output, "recent", "second", [livestream(1, **later), livestream(2, **later)])
+    bring(postgres_url, output)
+    query = "SELECT event_title FROM parti.livestream_versions WHERE event_id = 1"
+    assert sorted(rows(postgres_url, query)) == sorted([(title,), ("new",)])
+    assert tables_of(postgres_url) == Truth().see(output).tables()
 
 
 def test_the_number_of_altered_texts_is_shown(scrapy: Scrapy, postgres_url: str, output: Path) -> None:

@@ -17,7 +17,8 @@ from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.tables import dataset_tables
 from parti_scraper.exceptions import UsageError
 from parti_scraper.redact import Secret
-from tests.collecting import bring
+from tests.collecting import bring, typed
+from tests.dataset_truth import DELTA
 from tests.made_runs import RUNNING, live_channel, livestream, make_run, note_checkpoint
 from tests.object_store import ObjectStore
 
@@ -32,7 +33,7 @@ HELD = {
     "channels": 3,
     "coverage": 1,
 }
-FORMS = ("data", "dataset.duckdb", "dataset.sqlite")
+FORMS = ("data", "dataset.delta", "dataset.duckdb", "dataset.sqlite")
 
 Opened = Callable[..., DuckDBPyConnection]
 
@@ -56,7 +57,8 @@ def opened(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def opened(*places: Path | str, **what: Any) -> DuckDBPyConnection:
         before = {*temporary.iterdir()}
         try:
-            connections.append(parti_scraper.open_dataset(*places, **what))
+            named = [typed(each) if str(each).endswith(DELTA) else each for each in places]
+            connections.append(parti_scraper.open_dataset(*named, **what))
         finally:
             assert {*temporary.iterdir()} == before
         return connections[-1]
@@ -214,7 +216,7 @@ def test_a_database_without_an_export_is_a_usage_error(tmp_path: Path, opened: O
         opened(postgres_url)
 
 
-@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.mark.parametrize("form", FORMS[2:])
 def test_a_file_that_is_damaged_cannot_be_read(form: str, tmp_path: Path, opened: Opened) -> None:
     (tmp_path / form).write_bytes(b"What is it?" * 1_000)
     with pytest.raises(TargetError, match="cannot be read: "):

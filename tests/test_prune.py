@@ -31,7 +31,7 @@ from parti_scraper.operations.removal import Account, Work
 from parti_scraper.run.catalog import Catalog
 from parti_scraper.spiders import notifications
 from tests import forked
-from tests.collecting import LASTING, Collector, bring, differences
+from tests.collecting import LASTING, Collector, bring, differences, typed
 from tests.dataset_truth import COLLECTIONS, Row, Truth, rows_of
 from tests.listening import STARTING
 from tests.made_runs import (
@@ -118,7 +118,9 @@ def prune(scrapy: Scrapy, target: Path) -> Prune:
     return lambda *options: scrapy("prune", "--older-than", AGE, "--exported-to", str(target), *options)
 
 
-@pytest.fixture(params=["folder", "dataset.sqlite", "dataset.duckdb", "postgresql", "s3"])
+@pytest.fixture(
+    params=["folder", "dataset.delta", "dataset.sqlite", "dataset.duckdb", "postgresql", "s3", "delta on s3"]
+)
 def any_target(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, dict[str, str]]:
@@ -127,14 +129,12 @@ def any_target(
         case "postgresql":
             address = request.getfixturevalue("postgres_url")
             return str(address), {}
-        case "s3":
+        case "s3" | "delta on s3":
             store: ObjectStore = request.getfixturevalue("object_store")
             for name, value in store.environment.items():
                 monkeypatch.setenv(name, value)
-            return f"{store.url}/data/", store.environment
-        case "folder":
-            return f"{tmp_path / 'folder'}/", {}
-    return str(tmp_path / request.param), {}
+            return f"{'delta+' if 'delta' in request.param else ''}{store.url}/data/", store.environment
+    return typed(tmp_path / request.param), {}
 
 
 def run_to_end(typed: list[str], env: dict[str, str], **trouble: Any) -> tuple[int, str, str]:
@@ -146,12 +146,12 @@ def run_to_end(typed: list[str], env: dict[str, str], **trouble: Any) -> tuple[i
 
 def readable(target: str, folder: Path) -> Path | str:
     """Return a target as `differences` takes it; an object store is copied."""
-    if target.startswith("s3:"):
+    if "s3:" in target:
         copy = folder / "copy.duckdb"
         copy.unlink(missing_ok=True)
         bring(copy, [], folder / "state", earlier=[target])
         return copy
-    return target if "://" in target else Path(target)
+    return target if "://" in target else Path(target.removeprefix("delta+"))
 
 
 # --- What goes ---------------------------------------------------------------------------------------------------
@@ -619,16 +619,12 @@ def test_killed_at_any_moment_it_loses_nothing_and_the_next_one_does_the_rest(
 
 def prune_all(target: Path, collector: Collector) -> Account:
     """Prune all that has ended, in this process."""
-    with closing(Ledger(collector.state)) as ledger, target_of(shown(target)).open() as session:
+    with closing(Ledger(collector.state)) as ledger, target_of(typed(target)).open() as session:
         assert session.meta
         moment = time.time() + 365 * 86_400
-        terms = Terms(moment, moment, shown(target), session.meta.source, session.loaded())
-        work = Work(session, shown(target), collector.state / "export", moment)
+        terms = Terms(moment, moment, typed(target), session.meta.source, session.loaded())
+        work = Work(session, typed(target), collector.state / "export", moment)
         return Pruning(Catalog([*collector.outputs], None, ledger), terms, work, ledger, Silent()).prune()
-
-
-def shown(target: Path) -> str:
-    return str(target) if target.suffix else f"{target}/"
 
 
 def happen(collector: Collector, by_chance: random.Random) -> None:
@@ -649,7 +645,7 @@ def happen(collector: Collector, by_chance: random.Random) -> None:
     step(*values)
 
 
-@pytest.mark.parametrize("name", ["dataset", "dataset.sqlite", "dataset.duckdb"])
+@pytest.mark.parametrize("name", ["dataset", "dataset.delta", "dataset.sqlite", "dataset.duckdb"])
 @pytest.mark.parametrize("seed", range(2))
 def test_pruned_at_any_time_the_target_and_one_that_is_made_of_it_stay_the_truth(
     name: str, seed: int, tmp_path: Path
@@ -675,7 +671,7 @@ def test_pruned_at_any_time_the_target_and_one_that_is_made_of_it_stay_the_truth
     if not collector.was_cut:
         assert differences(target, true) == []
     assert lost == []
-    bring(tmp_path / "anew", collector.outputs, collector.state, earlier=[shown(target)])
+    bring(tmp_path / "anew", collector.outputs, collector.state, earlier=[typed(target)])
     assert [each for each in differences(tmp_path / "anew", true) if ": missing: " in each] == []
 
 

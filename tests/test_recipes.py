@@ -191,6 +191,13 @@ def test_the_python_recipes(here: Path) -> None:
     assert in_python("SQLite")["per_day"] == [(None, 1, None), *days]
 
 
+def test_the_recipe_for_delta_tables(here: Path) -> None:
+    type_in(here, "scrapy export delta+lake/")
+    variables = in_python("Delta tables")
+    assert sorted(variables["newest"]["event_id"]) == [80658, 80659, 80661]
+    assert len(variables["in_duckdb"]) == len(variables["first"]) == 4
+
+
 def test_the_recipe_for_pandas(here: Path) -> None:
     variables = in_python("pandas")
     livestreams, curve = variables["livestreams"], variables["curve"]

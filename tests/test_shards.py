@@ -20,6 +20,7 @@ from parti_scraper.jobs.shards import (
     Attempt,
     cut,
     cut_by_density,
+    halve,
     missing,
 )
 
@@ -49,8 +50,9 @@ def test_pieces_of_one_length_are_the_window_the_newest_first(window: Interval, 
     pieces = cut(window, longest)
     assert (pieces[0].until, pieces[-1].since) == (window.until, window.since)
     assert all(newer.since - 1 == older.until for newer, older in pairwise(pieces))
-    assert [each.seconds for each in pieces[:-1]] == [longest] * ((window.seconds - 1) // longest)
-    assert 1 <= pieces[-1].seconds <= longest
+    assert [each.seconds for each in pieces[:-1]] == [longest] * max(0, -(-(window.seconds - 1) // longest) - 1)
+    # The second by which a window is longer than the time between its bounds is no piece of its own.
+    assert 1 <= pieces[-1].seconds <= longest + 1
 
 
 RECORDS = st.one_of(st.integers(0, 400), st.integers(0, 30_000), st.integers(0, 2_000_000))
@@ -61,6 +63,11 @@ KNOWN = st.dictionaries(st.integers(NOW // DAY - 100, NOW // DAY + 600), RECORDS
 @example([Interval(NOW, NOW + 2 * HOUR - 1)], {NOW // DAY: 2_000_000})
 @example([Interval(NOW, NOW + 2 * HOUR)], {NOW // DAY: 2_000_000})
 @example([Interval(NOW, NOW + 4 * DAY - 1)], {NOW // DAY: MOST_RECORDS})
+# The oldest 40 minutes are two thirds of a piece, and the month after them a third.
+@example(
+    [Interval(NOW - 2_400, NOW + 32 * DAY)],
+    {NOW // DAY - 1: 24 * MOST_RECORDS} | {NOW // DAY + day: 0 for day in range(33)},
+)
 @given(WINDOWS, KNOWN)
 def test_pieces_by_density_are_the_windows_and_neither_too_large_nor_too_small(
     windows: list[Interval], records_by_day: dict[int, int]
@@ -102,7 +109,18 @@ def test_windows_that_touch_stay_apart() -> None:
 
 def test_without_anything_known_pieces_are_of_a_usual_length() -> None:
     window = Interval(NOW, NOW + 2 * USUAL_SECONDS)
-    assert [each.seconds for each in cut_by_density([window], {})] == [USUAL_SECONDS, USUAL_SECONDS, 1]
+    assert [each.seconds for each in cut_by_density([window], {})] == [USUAL_SECONDS, USUAL_SECONDS + 1]
+
+
+@example(Interval(0, 30 * DAY), [Interval(5, 5)])
+@given(intervals_of(st.integers(0, 90 * DAY)), st.lists(intervals_of(st.integers(0, 90 * DAY)), max_size=5))
+def test_what_was_tried_in_vain_is_cut_finer(piece: Interval, windows: list[Interval]) -> None:
+    parts = halve([piece], [Attempt(window, 0.0) for window in windows])
+    assert (union(parts), sum(each.seconds for each in parts)) == ([piece], piece.seconds)
+    times = sum(1 for window in windows if clip([window], *piece))
+    # One more, where the length is no multiple.
+    assert len(parts) <= 2 ** min(times, 3) + 1
+    assert all(part.seconds <= max(piece.seconds / 2 ** min(times, 3), LEAST_SECONDS) + 2 for part in parts)
 
 
 def test_a_day_that_is_not_known_is_expected_to_be_as_those_around_it() -> None:
@@ -169,6 +187,14 @@ def test_what_comes_after_a_stretch_that_fails_is_there_at_once() -> None:
     assert missing(proved, NOW - 9 * DAY, NOW, DAY, [], [failed], NOW + 300) == [Interval(overlap.since, NOW)]
 
 
+def test_nothing_waits_for_longer_than_a_week() -> None:
+    window = Interval(NOW - HOUR, NOW)
+    for number in (6, 7, 50):
+        attempts = [Attempt(window, NOW - 60.0 * each) for each in range(number)]
+        assert missing([], *window, 0, [], attempts, NOW + LONGEST_BACKOFF - 1) == []
+        assert missing([], *window, 0, [], attempts, NOW + LONGEST_BACKOFF) == [window]
+
+
 # --- A month -----------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +223,9 @@ class Month:
 
     def _crawl(self, now: int) -> None:
         windows = missing(self.proved, self.since, now, DAY, [], self.attempts, float(now))
-        for piece in (piece for window in windows for piece in cut(window, self.longest)):
+        open_attempts = [each for each in self.attempts if gaps(self.proved, *each.window)]
+        pieces = [piece for window in windows for piece in cut(window, self.longest)]
+        for piece in halve(pieces, open_attempts):
             self.attempts.append(Attempt(piece, now + 300.0))
             if self.fails(piece, now):
                 self.failed.append(piece)
@@ -218,8 +246,8 @@ def touches(one: Interval, other: Interval) -> bool:
 def test_an_api_that_always_succeeds_leaves_no_gap() -> None:
     month = Month(lambda _window, _now: False)
     assert month.gaps == []
-    # A week and a second at once, then the overlap of a day and an hour, in five pieces.
-    assert len(month.attempts) == 29 + 720 * 5
+    # A week at once, then the overlap of a day and an hour, in five pieces.
+    assert len(month.attempts) == 28 + 720 * 5
 
 
 @settings(max_examples=10)
@@ -230,7 +258,7 @@ def test_an_api_that_always_succeeds_leaves_no_gap() -> None:
 def test_a_stretch_that_always_fails_is_tried_rarely_and_all_else_is_proved(after: int, seconds: int) -> None:
     broken = Interval(NOW + after, NOW + after + seconds - 1)
     month = Month(lambda window, _now: touches(window, broken))
-    around = Interval(broken.since - month.longest, broken.until + month.longest)
+    around = Interval(broken.since - 2 * HOUR, broken.until + 2 * HOUR)
     assert month.gaps
     assert all(clip([gap], *around) == [gap] for gap in month.gaps)
     # Of 720 calls. Nine times each piece of what fails at first, fewer of what remains.

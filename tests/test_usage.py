@@ -171,9 +171,8 @@ def test_a_run_id_similar_to_one_that_resumes_a_run_is_a_warning(
 
 
 COMMANDS = (
-    "bench, check, coverage, crawl, edit, export, fetch, genspider, health, list, mockserver, parse, prune, report, "
-    "runs, runspider, "
-    "settings, shell, spiders, startproject, version, view"
+    "bench, check, coverage, crawl, edit, export, fetch, genspider, health, jobs, list, mockserver, parse, prune, "
+    "report, runs, runspider, settings, shell, spiders, startproject, version, view"
 )
 
 

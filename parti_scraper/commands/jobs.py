@@ -44,8 +44,8 @@ _OPTIONS = {
 }
 _AT_A_TIME, _SCHEDULE = "PARTI_JOBS_AT_A_TIME", "PARTI_SCHEDULE"
 _SINCE, _OVERLAP = "PARTI_COVERAGE_SINCE", "PARTI_INCREMENTAL_OVERLAP"
-# Greater numbers are no ids, and no numbers of crawls.
-_TOO_MANY = 2**62
+# Numbers of so many digits are no ids, and no numbers of crawls.
+_TOO_LONG = 10
 # How many of the jobs that are done are listed.
 _DONE_SHOWN = 20
 
@@ -152,7 +152,8 @@ class Command(Reading, ScrapyCommand):
         # What it says of jobs is said in other words, and of each failure it has a traceback.
         logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
         with connect(address) as connection:
-            connection.execute("SELECT 1 FROM parti_attempts LIMIT 1")
+            # The last step of `setup` that workers need.
+            connection.execute("SELECT 'parti_defer_periodic_job'::regproc")
         run_worker(machine)
 
     def _enqueue(self, spider: str, opts: argparse.Namespace) -> None:
@@ -221,7 +222,7 @@ def _arguments(typed: Sequence[str]) -> dict[str, str]:
 
 def _count(kind: str, name: str, text: str) -> int:
     """Return a number that was typed. Raises UsageError."""
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < _TOO_MANY):
+    if not (text.isascii() and text.isdecimal() and len(text) < _TOO_LONG and int(text)):
         raise UsageError.of(kind, name, "not a number from 1 on", text, "1 or more")
     return int(text)
 

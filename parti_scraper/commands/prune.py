@@ -23,6 +23,8 @@ from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.dataset.plan import LeftOut
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.tables import dataset_tables
+from parti_scraper.dataset.targets.delta import FILE_NAME as MANIFEST
+from parti_scraper.dataset.targets.delta import PREFIX, is_delta
 from parti_scraper.dataset.targets.named import target_of
 from parti_scraper.dataset.targets.written import WrittenTarget
 from parti_scraper.exceptions import UsageError
@@ -172,9 +174,9 @@ def _target(text: str | None, database_url: Secret | None, scratch: Path) -> Tar
     target = target_of(text, database_url, scratch)
     if isinstance(target, WrittenTarget):
         raise UsageError.of("option", _TO, "a file that each export writes anew", text, _ACCEPTED)
-    path = Path(text)
+    path, name = Path(text.removeprefix(PREFIX)), MANIFEST if is_delta(text) else FILE_NAME
     # To open it would make it.
-    is_there = "://" in text or ((path / FILE_NAME).is_file() if path.is_dir() else path.is_file())
+    is_there = "://" in text or ((path / name).is_file() if path.is_dir() else path.is_file())
     if not is_there:
         raise UsageError.of("option", _TO, "no export is there", text, _ACCEPTED)
     return target

@@ -1,11 +1,11 @@
-"""Earlier exports that are read: folders, also in an object store, and files of DuckDB and SQLite."""
+"""Earlier exports that are read: folders, also in an object store, Delta tables, and files of DuckDB and SQLite."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
 from abc import ABC, abstractmethod
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,8 +14,10 @@ from parti_scraper.dataset import sql
 from parti_scraper.dataset.engine import connect
 from parti_scraper.dataset.staging import insert_all
 from parti_scraper.dataset.tables import LOADED, dataset_tables
+from parti_scraper.dataset.targets import delta
 from parti_scraper.dataset.targets.base import Meta, loaded_from, loaded_query
 from parti_scraper.dataset.targets.database import META, meta_query
+from parti_scraper.dataset.targets.delta import PREFIX, is_delta, store_of
 from parti_scraper.dataset.targets.folder import Manifest
 from parti_scraper.dataset.targets.local_folder import LocalFolder
 from parti_scraper.dataset.targets.object_store import SCHEMES, ObjectStore
@@ -23,16 +25,16 @@ from parti_scraper.exceptions import UsageError
 from parti_scraper.run.datapackage import FILE_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from duckdb import DuckDBPyConnection
 
     from parti_scraper.dataset.plan import Key, Loaded
     from parti_scraper.dataset.tables import Table
-    from parti_scraper.dataset.targets.folder import Store
+    from parti_scraper.dataset.targets.parts import Content, Store
 
 _FILES = (".duckdb", ".sqlite")
-ACCEPTED = f"a folder of runs such as output/, or an earlier export: a folder, {', '.join(_FILES)}"
+ACCEPTED = f"a folder of runs such as output/, or an earlier export: a folder, {PREFIX}FOLDER/, {', '.join(_FILES)}"
 # How many rows of SQLite are held in memory.
 _BATCH = 20_000
 
@@ -67,7 +69,7 @@ class Held(ABC):
 
 def is_export(text: str) -> bool:
     """Tell whether what was typed is an earlier export, or is to be one."""
-    return text.startswith(tuple(f"{each}://" for each in SCHEMES)) or (
+    return text.startswith((PREFIX, *(f"{each}://" for each in SCHEMES))) or (
         (Path(text) / FILE_NAME).exists() if Path(text).is_dir() else text.endswith(_FILES) and Path(text).is_file()
     )
 
@@ -84,7 +86,12 @@ def open_export(text: str, scratch: Path) -> Iterator[Held]:
         UsageError: it is none, or was made by a later version of this project.
         TargetError, duckdb.Error, sqlite3.Error, OSError: it cannot be read.
     """
-    if "://" in text:
+    if is_delta(text):
+        store = store_of(text, scratch)
+        # What is in a local folder is read as it is: to open it would be to write to it.
+        with store.open() if "://" in text else nullcontext():
+            yield _Folder(store, delta.Manifest.read)
+    elif "://" in text:
         store = ObjectStore(text, scratch)
         with store.open():
             yield _Folder(store)
@@ -102,17 +109,22 @@ def _not_an_export(shown: str) -> UsageError:
 
 
 class _Folder(Held):
-    """A folder; its files do not change until the export after next."""
+    """A folder; its files do not change until the export after next. Those of Delta tables do not for a week.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: where it is.
+        read: reads its manifest.
+    """
+
+    def __init__(self, store: Store, read: Callable[[bytes, str], Content] = Manifest.read) -> None:
         self._store, self.shown = store, store.shown
         body = store.read_manifest()
         if body is None or b'"export"' not in body:
             raise _not_an_export(store.shown)
-        self._manifest = Manifest.read(body, store.shown)
+        self._manifest = read(body, store.shown)
         self.meta = self._manifest.meta
         self.fingerprint = hashlib.sha256(body).hexdigest()
-        self.tables = frozenset({each.table for each in self._manifest.parts} & {*dataset_tables()})
+        self.tables = self._manifest.names & {*dataset_tables()}
 
     def loaded(self) -> dict[Key, Loaded]:
         with connect() as connection:
@@ -120,6 +132,8 @@ class _Folder(Held):
 
     def rows(self, table: Table, connection: DuckDBPyConnection) -> str:
         paths = ", ".join(sql.literal(self._store.local(each.path)) for each in self._manifest.of(table).values())
+        if not paths:
+            return f"(SELECT {sql.nothing(table)} WHERE false)"
         return f"read_parquet([{paths}], hive_partitioning=false, union_by_name=true)"
 
     def problem(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.targets.base import Session, Target
     from parti_scraper.run.entries import Entry
 
-# How often an export begins again where others keep changing the target.
-_ATTEMPTS = 10
+# How often an export is tried where others keep changing the target: of eight at the same time, some began seven times.
+_ATTEMPTS = 20
+# How many times as long as it took it waits at most before it begins again.
+_PATIENCE = 2
 
 
 class Progress(Protocol):
@@ -117,8 +120,13 @@ def export(target: Target, what: Export, progress: Progress) -> Report:
         ExtraMissing: a package is not installed.
     """
     for _ in range(_ATTEMPTS - 1):
+        began = time.monotonic()
         with suppress(Outdated):
             return _export(target, what, progress)
+        # If all that were overtaken began again at once, all but one would be overtaken again.
+        progress.begin("waiting for other exports")
+        took = time.monotonic() - began
+        time.sleep(_PATIENCE * took * random.random())  # noqa: S311
     return _export(target, what, progress)
 
 

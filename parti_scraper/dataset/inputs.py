@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parti_scraper.dataset.earlier_formats import ACCEPTED, is_export
+from parti_scraper.dataset.targets.delta import PREFIX
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Inputs:
         place = _place(target)
         if place in map(_place, self.exports):
             raise UsageError.of("argument", "TARGET", "it is read by --from", target, "another target")
-        is_folder = target.endswith("/") or Path(target).is_dir()
+        is_folder = target.endswith("/") or Path(target.removeprefix(PREFIX)).is_dir()
         for text in (*map(str, self.runs), *self.exports):
             read = _place(text)
             if is_folder and isinstance(place, Path) and isinstance(read, Path) and _touch(place, read):
@@ -57,4 +58,5 @@ def _touch(one: Path, other: Path) -> bool:
 
 def _place(text: str) -> Path | str:
     """Return what two names of one place have in common."""
+    text = text.removeprefix(PREFIX)
     return text.rstrip("/") if "://" in text else Path(text).resolve()

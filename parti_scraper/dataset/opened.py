@@ -40,10 +40,11 @@ def open_dataset(
 ) -> DuckDBPyConnection:
     """Open the dataset as a connection of DuckDB with a view for each table.
 
-    Exports are read as they are: a folder, `s3://…`, a file `.duckdb` or `.sqlite`, `postgresql://…`. Folders of runs,
-    or several places, are brought together first, as `scrapy export` does it, into a temporary file. Nothing is
-    written to what is opened, and what exports do to it meanwhile does not show; but a folder can be read up to the
-    export after next only. Of tables that an export does not have, there is no view.
+    Exports are read as they are: a folder, `s3://…`, `delta+…`, a file `.duckdb` or `.sqlite`, `postgresql://…`.
+    Folders of runs, or several places, are brought together first, as `scrapy export` does it, into a temporary file.
+    Nothing is written to what is opened, and what exports do to it meanwhile does not show; but a folder can be read up
+    to the export after next only, and one with Delta tables for a week. Of tables that an export does not have, there
+    is no view.
 
     Args:
         places: folders of runs such as `output/`, and exports.

@@ -38,6 +38,11 @@ def typed(columns: Iterable[Column]) -> str:
     return ", ".join(f"{name(each.name)} {each.type}" for each in columns)
 
 
+def nothing(table: Table) -> str:
+    """Return the columns of a table, of their types and null."""
+    return ", ".join(f"NULL::{each.type} AS {name(each.name)}" for each in table.columns)
+
+
 def literal(text: str) -> str:
     """Return a text as SQL takes it."""
     return "'" + text.replace("'", "''") + "'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
+from parti_scraper.exceptions import quoted
 from parti_scraper.jobs.database import LOST_AFTER, SEARCH_PATH
-from parti_scraper.jobs.payload import SCHEDULE
+from parti_scraper.jobs.payload import SCHEDULE, TASKS
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -24,25 +26,35 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.targets.postgres_address import Address
 
+logger = logging.getLogger(__name__)
+
 # Seconds between two tries to reach a server that is away.
 _PAUSE = 1.0
 # Seconds that a query waits for a connection before it is tried again.
 _TIMEOUT = 10.0
 # How many connections a worker has beside the one that listens.
 _CONNECTIONS = 4
-# Seconds for which the server must have been there before others are taken for dead: while it is away, all are silent.
-_STEADY = 30.0
+# Seconds that a pool goes on trying to connect by itself, at growing distances; then it begins anew when it is asked.
+_RECONNECT = 5.0
+# After the server was away for longer than the first, all workers seem to be dead, until they have had so many seconds
+# to tell that they are not.
+_SHORT, _STEADY = 35.0, 30.0
 # How many workers may lose a job before nobody tries it any more: perhaps it is what kills them.
 _MOST_LOSSES = 10
+# What is said of an attempt that ended so.
+_LOST = "its worker was lost"
 
 _FETCH = "SELECT (found).* FROM parti_fetch_job(%(queues)s::varchar[], %(worker_id)s, %(most)s) AS found"
+_DEFER = (
+    "SELECT parti_defer_periodic_job(%(queue)s, %(task_name)s, %(periodic_id)s, %(defer_timestamp)s, %(args)s) AS id"
+)
 _OWNED = (
     "FROM procrastinate_jobs WHERE id = %(job_id)s AND worker_id = %(worker_id)s AND attempts = %(attempts)s "
     "AND status = 'doing' FOR UPDATE"
 )
 _FINISH = f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) {_OWNED}"
 _RETRY = f"SELECT procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) {_OWNED}"
-_HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
+HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
 _RESCUE = """
 WITH lost AS (
     SELECT jobs.id, jobs.attempts FROM procrastinate_jobs AS jobs
@@ -53,10 +65,11 @@ WITH lost AS (
     )
     FOR UPDATE OF jobs SKIP LOCKED
 ), noted AS (
-    UPDATE parti_attempts SET ended_at = now(), line = 'its worker was lost' FROM lost
+    UPDATE parti_attempts SET ended_at = now(), line = %(line)s FROM lost
     WHERE job_id = lost.id AND attempt = lost.attempts + 1 AND ended_at IS NULL
 )
-SELECT id, CASE WHEN attempts < %(most)s THEN procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
+SELECT id, CASE WHEN (SELECT count(*) FROM parti_attempts WHERE job_id = lost.id AND line = %(line)s) < %(most)s
+    THEN procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
     ELSE procrastinate_finish_job_v1(id, 'failed', false) END FROM lost
 """
 _MINE = "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %(worker_id)s"
@@ -90,14 +103,21 @@ class Connector(PsycopgConnector):
 
     def __init__(self, address: Address) -> None:
         super().__init__(
-            kwargs=address.connection, configure=_configure, min_size=1, max_size=_CONNECTIONS, timeout=_TIMEOUT
+            kwargs=address.connection,
+            configure=_configure,
+            min_size=1,
+            max_size=_CONNECTIONS,
+            timeout=_TIMEOUT,
+            reconnect_timeout=_RECONNECT,
         )
-        self._there_since = time.monotonic()
+        # Of the monotonic clock: since when the server is away; until when others are not to be taken for dead.
+        self._away_since: float | None = None
+        self._steady_at = 0.0
 
     @property
-    def seconds_there(self) -> float:
-        """For how long the server has answered each query."""
-        return time.monotonic() - self._there_since
+    def is_steady(self) -> bool:
+        """Whether the others have had the time to tell that they are alive."""
+        return self._away_since is None and time.monotonic() >= self._steady_at
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
         await self._patiently(lambda: super(Connector, self).execute_query_async(query, **arguments))
@@ -121,14 +141,24 @@ class Connector(PsycopgConnector):
     async def _patiently(self, action: Callable[[], Awaitable[Any]]) -> Any:
         while True:
             try:
-                return await action()
+                answer = await action()
             except ConnectorException as error:
                 if not is_away(error):
                     raise
-                self._there_since = time.monotonic()
-                if self.gives_up_at is not None and self._there_since >= self.gives_up_at:
+                now = time.monotonic()
+                self._away_since = self._away_since or now
+                if self.gives_up_at is not None and now >= self.gives_up_at:
                     raise ServerAway("the server does not answer") from error.__cause__
+            else:
+                self._is_there()
+                return answer
             await asyncio.sleep(_PAUSE)
+
+    def _is_there(self) -> None:
+        if self._away_since is not None:
+            now = time.monotonic()
+            self._steady_at = now + _STEADY if now - self._away_since > _SHORT else self._steady_at
+            self._away_since = None
 
 
 async def _configure(connection: psycopg.AsyncConnection) -> None:
@@ -162,9 +192,24 @@ class Manager(JobManager):
         row = await self.connector.execute_query_one_async(_FETCH, queues=free, worker_id=worker_id, most=self._most)
         if row["id"] is None:
             return None
-        job = Job.from_row(row)
+        # Of what is no object, Procrastinate could not even note that it has failed.
+        job = Job.from_row(row | {"args": row["args"] if isinstance(row["args"], dict) else {}})
         self._running[row["id"]] = job.queue
+        if job.task_name not in TASKS:
+            logger.warning("job %d: there is no task %s", row["id"], quoted(job.task_name))
         return job
+
+    async def defer_periodic_job(self, job: Job, periodic_id: str, defer_timestamp: int) -> int | None:
+        row = await self.connector.execute_query_one_async(
+            _DEFER,
+            queue=job.queue,
+            task_name=job.task_name,
+            periodic_id=periodic_id,
+            defer_timestamp=defer_timestamp,
+            args=job.task_kwargs,
+        )
+        number: int | None = row["id"]
+        return number
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
         # What only enqueues others is not kept.
@@ -189,7 +234,7 @@ class Manager(JobManager):
             self._running.pop(job.id or 0, None)
 
     async def update_heartbeat(self, worker_id: int) -> None:
-        if not await self.connector.execute_query_all_async(_HEARTBEAT, worker_id=worker_id):
+        if not await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id):
             raise WorkerForgotten("the database does not know this worker any more")
         for tell in self.on_heartbeat:
             tell()
@@ -203,10 +248,10 @@ class Manager(JobManager):
         unknown = mine - self._running.keys()
         # Twice in a row: what is being fetched is not known yet.
         lost, self._unknown = unknown & self._unknown, unknown
-        if self.connector.seconds_there < _STEADY:
+        if not self.connector.is_steady:
             return []
         rows = await self.connector.execute_query_all_async(
-            _RESCUE, worker_id=worker_id, unknown=list(lost), lost_after=LOST_AFTER, most=_MOST_LOSSES - 1
+            _RESCUE, worker_id=worker_id, unknown=list(lost), lost_after=LOST_AFTER, line=_LOST, most=_MOST_LOSSES - 1
         )
         return [row["id"] for row in rows]
 

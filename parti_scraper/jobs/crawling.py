@@ -36,6 +36,7 @@ class Crawl:
         self._process = process
         self.was_told = False
         self._said = asyncio.create_task(self._read())
+        self._ended = asyncio.create_task(process.wait())
 
     @classmethod
     async def start(
@@ -65,9 +66,8 @@ class Crawl:
 
     async def wait(self, seconds: float | None = None) -> int | None:
         """Wait for its end, and return the exit code, or the negative signal; None if it goes on after the seconds."""
-        with suppress(TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(self._process.wait())), seconds)
-        return None
+        await asyncio.wait([self._ended], timeout=seconds)
+        return self._ended.result() if self._ended.done() else None
 
     async def stop(self) -> int:
         """Tell it to stop, and wait for its end; it is killed if that takes too long."""
@@ -75,7 +75,7 @@ class Crawl:
         code = await self.wait(_PATIENCE)
         if code is None:
             self._signal(signal.SIGKILL)
-            code = await self._process.wait()
+            code = await self._ended
         return code
 
     def tell(self) -> None:

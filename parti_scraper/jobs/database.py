@@ -29,7 +29,7 @@ SEARCH_PATH = f"SET search_path TO {SCHEMA}"
 # A worker without a heartbeat for so many seconds is alive no more for others. Its own crawls end before.
 LOST_AFTER = 65
 # The locks of transactions, of which only one may go on at a time.
-SETUP, FETCH, ENQUEUE = 7170001, 7170002, 7170003
+SETUP, FETCH, ENQUEUE, DEFER = 7170001, 7170002, 7170003, 7170004
 
 # What Procrastinate has no place for, by the names under which it is noted that they are there. What was released is
 # never changed: a change is a new entry, that workers of the version before can live with.
@@ -78,6 +78,27 @@ _OWN: tuple[tuple[str, LiteralString], ...] = (
             END IF;
             SELECT * FROM procrastinate_fetch_job_v2(queues, worker) INTO found;
             RETURN found;
+        END;
+        $$;
+        """,
+    ),
+    (
+        "parti_003_defer",
+        """
+        CREATE FUNCTION parti_defer_periodic_job(
+            queue varchar, task varchar, periodic varchar, moment bigint, args jsonb
+        )
+            RETURNS bigint LANGUAGE plpgsql AS $$
+        BEGIN
+            -- Procrastinate knows only the last moment: who is late would begin those before it a second time.
+            PERFORM pg_advisory_xact_lock(7170004);
+            IF EXISTS (
+                SELECT 1 FROM procrastinate_periodic_defers
+                WHERE task_name = task AND periodic_id = periodic AND defer_timestamp > moment
+            ) THEN
+                RETURN NULL;
+            END IF;
+            RETURN procrastinate_defer_periodic_job_v2(queue, NULL, NULL, task, 0, periodic, moment, args);
         END;
         $$;
         """,

@@ -54,7 +54,7 @@ def next_of(ended: Ended, failures: int) -> Next:
         failures: how many attempts had failed before.
     """
     code = ended.exit_code
-    if ended.was_told and code != ExitCode.COMPLETE:
+    if ended.was_told and (ended.is_endless or code != ExitCode.COMPLETE):
         # It is given back, and another worker goes on.
         return Next(0.0, has_failed=False)
     if code == ExitCode.COMPLETE or (code == ExitCode.INCOMPLETE and ended.has_package and not ended.is_endless):

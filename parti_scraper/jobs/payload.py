@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
 from parti_scraper.dataset.coverage import LIVESTREAMS, Interval, Series
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 # Jobs that have an end, and of which so many may go on at a time; those that have none; those that enqueue others.
 CRAWL, ENDLESS, SCHEDULE = "crawl", "endless", "schedule"
+# What a worker can do.
+TASKS = (CRAWL, SCHEDULE)
 # The arguments that a job must not have, and why.
 _REFUSED = {
     "run_id": "a job's run is named after the job",
@@ -23,6 +27,20 @@ _REFUSED = {
     "url": "addresses do not come from the queue",
 }
 _RUN_ID = re.compile(r"[1-9]\d*-[1-9]\d*")
+
+
+class _Payload(msgspec.Struct, forbid_unknown_fields=True):
+    spider: str
+    arguments: dict[str, str]
+
+
+def read_payload(stored: object) -> tuple[str, dict[str, str]]:
+    """Return the spider and the arguments of a job as the queue has it. Raises UsageError if it has something else."""
+    try:
+        payload = msgspec.convert(stored, _Payload)
+    except msgspec.ValidationError:
+        raise UsageError("not the payload of a job (accepted: spider and arguments, with texts for values)") from None
+    return payload.spider, payload.arguments
 
 
 def check_payload(spider: str, arguments: Mapping[str, str]) -> None:
@@ -54,7 +72,7 @@ def is_run_id(text: str) -> bool:
     return _RUN_ID.fullmatch(text) is not None
 
 
-def window_of(spider: str, arguments: Mapping[str, Any]) -> Interval | None:
+def window_of(spider: str, arguments: Mapping[str, str]) -> Interval | None:
     """Return within which time a job would prove that every ended livestream is there; None if it proves nothing."""
     if spider != "recent" or not {"since", "until"} <= arguments.keys():
         return None

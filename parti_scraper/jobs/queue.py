@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parti_scraper.api.routes import FIRST_TS
 from parti_scraper.api.times import DAY, LENGTHS, UnparsableError, length, timestamp_to_iso
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.coverage import LIVESTREAMS, Interval
+from parti_scraper.dataset.coverage import LIVESTREAMS, Interval, gaps
 from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs.database import ENQUEUE
-from parti_scraper.jobs.payload import CRAWL, arguments_of, check_payload, queue_of, window_of
-from parti_scraper.jobs.shards import Attempt, cut, cut_by_density, missing
+from parti_scraper.jobs.payload import CRAWL, arguments_of, check_payload, queue_of, read_payload, window_of
+from parti_scraper.jobs.shards import Attempt, cut, cut_by_density, halve, missing
 from parti_scraper.run.arguments import RecentArguments
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Job(NamedTuple):
 
     Attributes:
         id: its number.
-        spider, arguments: what it crawls.
+        spider, arguments: what it crawls; `?` where the payload is none of a job.
         status: `todo`, `doing`, `succeeded`, `failed`, `cancelled` or `aborted`, as Procrastinate calls them.
         attempt: which attempt goes on, or was the last one; 0: none yet.
         host: the machine of that attempt.
@@ -134,14 +135,19 @@ def enqueue_missing(connection: psycopg.Connection, address: Address, wanted: Mi
     tried = _tried(connection)
     until = int(now if wanted.until is None else min(now, wanted.until))
     since = FIRST_TS if wanted.since is None else wanted.since
-    windows = missing(
-        _proved(connection, address), since, until, wanted.overlap, [window for window, _ in taken], tried, now
-    )
+    proved = _proved(connection, address)
+    windows = missing(proved, since, until, wanted.overlap, [window for window, _ in taken], tried, now)
     if wanted.longest is not None:
         pieces = [piece for window in windows for piece in cut(window, wanted.longest)]
     else:
         pieces = cut_by_density(windows, _density(connection, address) if windows else {})
+        pieces = halve(pieces, [each for each in tried if _is_missing(each.window, proved)])
     return _put(connection, [("recent", arguments_of(piece)) for piece in pieces])
+
+
+def _is_missing(window: Interval, proved: Iterable[Interval]) -> bool:
+    """Tell whether a part of a window is not proved."""
+    return bool(gaps(proved, *window))
 
 
 def _windows(connection: psycopg.Connection, condition: str) -> list[tuple[Interval, float]]:
@@ -150,8 +156,13 @@ def _windows(connection: psycopg.Connection, condition: str) -> list[tuple[Inter
         f"SELECT args, (SELECT extract(epoch FROM max(at)) FROM procrastinate_events WHERE job_id = jobs.id) "  # noqa: S608
         f"FROM procrastinate_jobs AS jobs WHERE task_name = 'crawl' AND args ->> 'spider' = 'recent' AND {condition}"
     )
-    found = ((window_of("recent", args.get("arguments", {})), at) for args, at in rows)
-    return [(window, float(at or 0)) for window, at in found if window]
+    found = []
+    for stored, at in rows:
+        # What is no job fails as soon as it is begun, and proves nothing.
+        with suppress(UsageError):
+            if window := window_of(*read_payload(stored)):
+                found.append((window, float(at or 0)))
+    return found
 
 
 def _tried(connection: psycopg.Connection) -> list[Attempt]:
@@ -236,9 +247,12 @@ def jobs(connection: psycopg.Connection) -> list[Job]:
 
 
 def _job(row: Sequence[Any]) -> Job:
-    number, payload, status, attempt, host, started_at, ended_at, exit_code, line, next_at = row
+    number, stored, status, attempt, host, started_at, ended_at, exit_code, line, next_at = row
     times = [each and timestamp_to_iso(each.timestamp()) for each in (started_at, ended_at, next_at)]
-    spider, arguments = str(payload.get("spider")), dict(payload.get("arguments", {}))
+    try:
+        spider, arguments = read_payload(stored)
+    except UsageError:
+        spider, arguments = "?", {}
     return Job(number, spider, arguments, status, attempt, host, times[0], times[1], exit_code, line, times[2])
 
 

@@ -144,8 +144,8 @@ def _check_cron(cron: str) -> None:
 
 def _typed(name: str, value: object) -> str:
     """Return an argument's value as it would be typed in a command. Raises UsageError."""
-    is_number = type(value) is int and value in _WHOLE_NUMBERS
-    if not is_number and not isinstance(value, str | bool):
+    # `true` is a number to Python.
+    if not isinstance(value, str) and not (isinstance(value, int) and value in _WHOLE_NUMBERS):
         accepted = "a text, a whole number, true, false"
         raise UsageError.of("argument", name, "of a wrong type", _shown(value), accepted)
     text = _shown(value)

@@ -22,10 +22,12 @@ USUAL_SECONDS, LEAST_SECONDS = 30 * DAY, 3_600
 # The mean of so many known days before a day that is not known, and of as many after it, is what is expected of it: a
 # week, because days of the week differ.
 _DAYS_AROUND = 7
-# What a piece may weigh, where a second weighs as many as the records that are expected of its day, within bounds: with
-# the least of them a piece of this weight is as long as it may be, with the most as short.
+# What a piece may weigh. A second weighs as many as the records that are expected of its day, but so many at least that
+# a piece of this weight is no longer than it may be.
 _MOST_WEIGHT = MOST_RECORDS * DAY
-_LEAST_OF_A_SECOND, _MOST_OF_A_SECOND = -(-_MOST_WEIGHT // MOST_SECONDS), _MOST_WEIGHT // LEAST_SECONDS
+_LEAST_OF_A_SECOND = -(-_MOST_WEIGHT // MOST_SECONDS)
+# How often a piece is halved at a time.
+_MOST_HALVINGS = 3
 # Seconds after the end of an attempt until the next: after the first, how many times as long after each other, and the
 # most.
 BACKOFF, BACKOFF_TIMES, LONGEST_BACKOFF = 900, 4, 7 * DAY
@@ -35,9 +37,27 @@ BACKOFF, BACKOFF_TIMES, LONGEST_BACKOFF = 900, 4, 7 * DAY
 
 
 def cut(window: Interval, longest: int) -> list[Interval]:
-    """Return a window in pieces of `longest` seconds, the newest first; the oldest may be shorter."""
-    ends = range(window.until, window.since - 1, -longest)
-    return [Interval(max(window.since, until - longest + 1), until) for until in ends]
+    """Return a window in pieces of `longest` seconds, the newest first; the oldest may be shorter.
+
+    Thirty days are three times ten: the last second, by which a window is longer, is no piece of its own.
+    """
+    ends = range(window.until, window.since, -longest) or [window.until]
+    firsts = [until - longest + 1 for until in ends[:-1]] + [window.since]
+    return list(map(Interval, firsts, ends))
+
+
+def halve(pieces: Iterable[Interval], attempts: Iterable[Attempt]) -> list[Interval]:
+    """Return pieces, those that were tried in vain in halves, in quarters after two attempts, at most in eighths.
+
+    So the part that cannot be had is told from the rest of a piece, an hour at least.
+    """
+    windows = [each.window for each in attempts]
+    found = []
+    for piece in pieces:
+        times = sum(1 for each in windows if clip([each], *piece))
+        longest = -(-piece.seconds // 2 ** min(times, _MOST_HALVINGS))
+        found += cut(piece, max(longest, LEAST_SECONDS))
+    return found
 
 
 def cut_by_density(windows: Iterable[Interval], records_by_day: Mapping[int, int]) -> list[Interval]:
@@ -96,7 +116,7 @@ class _Weights:
             place = bisect(self._known, day)
             around = self._known[max(place - _DAYS_AROUND, 0) : place + _DAYS_AROUND]
             records = -(-sum(self._records_by_day[each] for each in around) // len(around))
-        return min(max(records, _LEAST_OF_A_SECOND), _MOST_OF_A_SECOND)
+        return max(records, _LEAST_OF_A_SECOND)
 
 
 # --- What is missing ---------------------------------------------------------------------------------------------
@@ -151,7 +171,12 @@ def _due(gap: Interval, attempts: Iterable[Attempt], now: float) -> Iterator[Int
     # The same attempts cover all seconds between two bounds.
     bounds = {bound for each in of_gap for bound in (each.window.since, each.window.until + 1)}
     within = sorted(bound for bound in bounds if gap.since < bound <= gap.until)
+    later = sorted(of_gap, reverse=True)
+    covering: list[Attempt] = []
     for since, end in pairwise([gap.since, *within, gap.until + 1]):
-        ended = [each.ended_at for each in of_gap if each.window.since <= since <= each.window.until]
+        while later and later[-1].window.since <= since:
+            covering.append(later.pop())
+        covering = [each for each in covering if each.window.until >= since]
+        ended = [each.ended_at for each in covering]
         if not ended or now >= max(ended) + min(BACKOFF * BACKOFF_TIMES ** (len(ended) - 1), LONGEST_BACKOFF):
             yield Interval(since, end - 1)

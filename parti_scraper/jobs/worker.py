@@ -20,15 +20,16 @@ from procrastinate.worker import Worker as ProcrastinateWorker
 
 from parti_scraper import __version__
 from parti_scraper.dataset.engine import TargetAway
-from parti_scraper.exceptions import PartiError
+from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
-from parti_scraper.jobs.app import is_away, make_app
+from parti_scraper.jobs.app import HEARTBEAT, is_away, make_app
 from parti_scraper.jobs.crawling import Crawl
 from parti_scraper.jobs.database import connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
 from parti_scraper.jobs.outcomes import Ended, next_of
-from parti_scraper.jobs.payload import CRAWL, ENDLESS, SCHEDULE, check_payload, run_id_of
+from parti_scraper.jobs.payload import CRAWL, ENDLESS, SCHEDULE, check_payload, read_payload, run_id_of
 from parti_scraper.run import datapackage
+from parti_scraper.run.outcome import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from procrastinate import App, JobContext
     from procrastinate.jobs import Job
+    from procrastinate.middleware import AsyncCallNext
 
     from parti_scraper.dataset.export import Report
     from parti_scraper.dataset.targets.postgres_address import Address
@@ -170,6 +172,7 @@ class Worker:
             update_heartbeat_interval=_HEARTBEAT,
             stalled_worker_timeout=_REMEMBERED,
             install_signal_handlers=False,
+            worker_middleware=[_report],
         )
         rescue = asyncio.create_task(self._rescue(self._worker))
         try:
@@ -199,6 +202,9 @@ class Worker:
                     version=__version__,
                     procrastinate=procrastinate_version(),
                 )
+            if self._stopping.is_set():
+                # Procrastinate's own have ended then, and it may take a while until all is loaded. None for the crawls.
+                await self._note(HEARTBEAT, worker_id=worker_id)
             for job_id in await self._manager.rescue(worker_id):
                 logger.warning("Job %d is given back: its worker is dead, or cut off", job_id)
             if time.monotonic() - swept > _DAY or not swept:
@@ -216,44 +222,49 @@ class Worker:
 
     # Jobs:
 
-    async def crawl(self, job: Job, spider: str, arguments: Mapping[str, str]) -> None:
+    async def crawl(self, job: Job) -> None:
         """Do a job. Raises Failed if it is not done then."""
         attempt = job.attempts + 1
         number = {"job_id": job.id, "attempt": attempt}
         run_id = run_id_of(job.id or 0, attempt)
         await self._note(_NOTE_BEGIN, host=self._host, **number)
-        begun = time.monotonic()
+        exit_code = None
         try:
-            code, line, told = await self._crawl(job, spider, arguments, run_id)
-        except (PartiError, OSError) as error:
-            logger.warning("%s %s: %s", spider, run_id, error)
-            await self._note(_NOTE_END, exit_code=None, line=str(error), has_failed=True, **number)
+            ended = await self._crawl(job, *read_payload(job.task_kwargs), run_id)
+            exit_code = ended.exit_code
+        except Lost as error:
+            logger.warning("job %s: %s", run_id, error)
+            if job.queue == ENDLESS:
+                await self._load_left()
             raise Failed(str(error), None) from None
+        except TargetAway as error:
+            logger.warning("job %s: %s", run_id, error)
+            raise Failed(str(error), 0.0) from None
+        except (PartiError, OSError) as error:
+            # As of a crawl that could not be started.
+            code = ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.NOT_STARTED
+            ended = Ended(code, has_package=False, line=f"job {run_id}: {error}")
         failures = await self._manager.connector.execute_query_one_async(_FAILURES, job_id=job.id)
-        ended = Ended(
-            code,
-            has_package=(self.machine.output / spider / run_id / datapackage.FILE_NAME).exists(),
-            line=line,
-            was_told=told and self._stopping.is_set(),
-            seconds=time.monotonic() - begun,
-            is_endless=job.queue == ENDLESS and "duration" not in arguments,
-        )
         then = next_of(ended, failures["failures"])
-        await self._note(_NOTE_END, exit_code=code, line=line, has_failed=then.has_failed, **number)
-        logger.log(logging.WARNING if then.has_failed else logging.INFO, "%s (exit code %d)", line or run_id, code)
+        await self._note(_NOTE_END, exit_code=exit_code, line=ended.line, has_failed=then.has_failed, **number)
+        level = logging.WARNING if then.has_failed else logging.INFO
+        logger.log(level, "%s (exit code %d)", ended.line or run_id, ended.exit_code)
         if then.delay is not None or then.has_failed:
             # Not all at once, where the same has kept several from being done.
-            raise Failed(line, then.delay and then.delay * random.uniform(1, 1.5))  # noqa: S311 - no secret
+            raise Failed(ended.line, then.delay and then.delay * random.uniform(1, 1.5))  # noqa: S311 - no secret
 
-    async def _crawl(self, job: Job, spider: str, arguments: Mapping[str, str], run_id: str) -> tuple[int, str, bool]:
-        """Crawl, and load the run. Returns the exit code, what the crawl has said, and whether it was told to stop."""
+    async def _crawl(self, job: Job, spider: str, arguments: Mapping[str, str], run_id: str) -> Ended:
+        """Crawl, and load the run."""
         check_payload(spider, arguments)
         folder = self.machine.output / spider / run_id
         if folder.exists():
             raise PartiError(f"{folder} is there already, of another queue: let each have its own PARTI_OUTPUT_DIR")
         owner = Owner(job.id or 0, job.attempts, job.worker_id or 0)
         log = self.machine.state / "jobs" / f"{run_id}.log"
-        logger.info("%s %s: begins", spider, run_id)
+        # How a crawl says how it has ended.
+        begin = f"{spider} {run_id}:"
+        logger.info("%s begins", begin)
+        begun = time.monotonic()
         crawl = await Crawl.start(spider, arguments, run_id, log, self.machine.environment)
         self._crawls.add(crawl)
         try:
@@ -262,13 +273,22 @@ class Worker:
             code = await self._wait(crawl, folder, owner, is_endless=job.queue == ENDLESS)
         except asyncio.CancelledError:
             # Of `jobs cancel`. What there is, is kept.
-            await crawl.stop()
+            code = await crawl.stop()
             await self._load(folder, owner)
+            end = {"exit_code": code, "line": await crawl.said(begin), "has_failed": False}
+            await self._note(_NOTE_END, job_id=job.id, attempt=job.attempts + 1, **end)
             raise JobAborted from None
         finally:
             self._crawls.discard(crawl)
         await self._load(folder, owner)
-        return code, await crawl.said(f"{spider} {run_id}:"), crawl.was_told
+        return Ended(
+            code,
+            has_package=(folder / datapackage.FILE_NAME).exists(),
+            line=await crawl.said(begin),
+            was_told=crawl.was_told and self._stopping.is_set(),
+            seconds=time.monotonic() - begun,
+            is_endless=job.queue == ENDLESS and "duration" not in arguments,
+        )
 
     async def _wait(self, crawl: Crawl, folder: Path, owner: Owner, *, is_endless: bool) -> int:
         """Wait for the end of a crawl, and load what there is each minute if that is far. Returns the exit code."""
@@ -315,7 +335,11 @@ class Worker:
 
     async def schedule(self, name: str, spider: str, arguments: Mapping[str, str], *, is_missing: bool) -> None:
         """Put what a schedule asks for into the queue, unless it waits there or goes on."""
-        found = await asyncio.to_thread(self._schedule, name, spider, arguments, is_missing=is_missing)
+        try:
+            found = await asyncio.to_thread(self._schedule, name, spider, arguments, is_missing=is_missing)
+        except PartiError as error:
+            logger.warning("schedule %s: %s", name, error)
+            raise
         logger.info("schedule %s: %s", name, f"jobs {', '.join(map(str, found))}" if found else "nothing to do")
 
     def _schedule(self, name: str, spider: str, arguments: Mapping[str, str], *, is_missing: bool) -> list[int]:
@@ -323,6 +347,17 @@ class Worker:
             if is_missing:
                 return queue.enqueue_missing(connection, self.machine.address, self.machine.missing)
             return queue.put_scheduled(connection, name, spider, arguments)
+
+
+async def _report(process: AsyncCallNext, context: JobContext, _: ProcrastinateWorker) -> Any:
+    """Do a job, and log what nobody has expected of it."""
+    try:
+        return await process()
+    except (PartiError, Failed):
+        raise
+    except Exception:
+        logger.exception("job %s has failed", context.job.id)
+        raise
 
 
 def _check_whole(report: Report) -> None:
@@ -336,8 +371,8 @@ def _add_tasks(app: App, worker: Worker) -> None:
     """Let an app know what a worker does."""
 
     @app.task(name=CRAWL, queue=CRAWL, pass_context=True, retry=_Retry())
-    async def crawl(context: JobContext, spider: str, arguments: dict[str, str]) -> None:
-        await worker.crawl(context.job, spider, arguments)
+    async def crawl(context: JobContext, /, **_: object) -> None:
+        await worker.crawl(context.job)
 
     @app.task(name=SCHEDULE, queue=SCHEDULE)
     async def schedule(timestamp: int, name: str, spider: str, arguments: dict[str, str], missing: bool) -> None:  # noqa: ARG001 - Procrastinate gives it

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parti_scraper.dataset.engine import TargetError
-from parti_scraper.dataset.targets.folder import foreign
+from parti_scraper.dataset.engine import TargetError, one_line
 from parti_scraper.dataset.targets.locked import locked, put_in_place
+from parti_scraper.dataset.targets.parts import foreign
 from parti_scraper.exceptions import UsageError
 from parti_scraper.run.datapackage import FILE_NAME
 
@@ -19,14 +20,22 @@ if TYPE_CHECKING:
 
 # Files that are being written.
 _SCRATCH = ".export"
+_CAUSE = "↳"
+_COLOUR = re.compile(r"\x1b\[\d+m")
 
 
 class LocalFolder:
-    """A folder; see `folder.Store`."""
+    """A folder; see `parts.Store`.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: where it is.
+        manifest: the name of the file by which exports describe themselves.
+    """
+
+    def __init__(self, path: Path, manifest: str = FILE_NAME) -> None:
+        self._path, self._manifest = path, manifest
         self.shown = f"{str(path).rstrip('/')}/"
+        self.uri = path.absolute().as_uri()
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -43,9 +52,9 @@ class LocalFolder:
 
     def _check(self) -> None:
         """Raise UsageError if there is something else in the folder."""
-        if (self._path / FILE_NAME).exists():
+        if (self._path / self._manifest).exists():
             return
-        others = foreign(each.name for each in self._path.iterdir() if each.name != _SCRATCH)
+        others = foreign((each.name for each in self._path.iterdir() if each.name != _SCRATCH), self._manifest)
         if others and not (self._path / _SCRATCH).exists():
             accepted = "a new or empty folder, or an earlier export"
             raise UsageError.of("argument", "TARGET", f"it holds {others[0]!r}", self.shown, accepted)
@@ -55,7 +64,7 @@ class LocalFolder:
 
     def read_manifest(self) -> bytes | None:
         with suppress(FileNotFoundError):
-            return (self._path / FILE_NAME).read_bytes()
+            return (self._path / self._manifest).read_bytes()
         return None
 
     def local(self, name: str) -> str:
@@ -82,7 +91,7 @@ class LocalFolder:
         put_in_place(temporary, self._path / public)
 
     def write_manifest(self, content: bytes) -> None:
-        self.write(FILE_NAME, content)
+        self.write(self._manifest, content)
 
     def sizes(self) -> Mapping[str, int]:
         found = {}
@@ -99,3 +108,12 @@ class LocalFolder:
             path.unlink(missing_ok=True)
             with suppress(OSError):  # It is not empty.
                 path.parent.rmdir()
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return {}
+
+    def reason(self, error: Exception) -> str:
+        # Some libraries say in the first line what was tried, and in the last one, which is indented, what is wrong.
+        causes = [line.partition(_CAUSE)[2] for line in _COLOUR.sub("", str(error)).splitlines() if _CAUSE in line]
+        return causes[-1].strip() if causes else one_line(error)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parti_scraper.api.times import UnparsableError
+from parti_scraper.dataset.targets.delta import ACCEPTED as ACCEPTED_DELTA
+from parti_scraper.dataset.targets.delta import DeltaTarget, is_delta, store_of
 from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
 from parti_scraper.dataset.targets.files import CsvTarget, JsonLinesTarget, ParquetTarget
 from parti_scraper.dataset.targets.folder import FolderTarget
@@ -37,8 +39,8 @@ SUFFIXES: dict[str, Callable[[Path], Target]] = {
     ".xlsx": XlsxTarget,
 }
 ACCEPTED = (
-    f"a folder (FOLDER/, s3://BUCKET/PREFIX/, gs://, az://), a file ({', '.join(SUFFIXES)}), "
-    f"or a database ({SCHEMES[0]}…)"
+    f"a folder (FOLDER/, s3://BUCKET/PREFIX/, gs://, az://), Delta tables ({ACCEPTED_DELTA}), "
+    f"a file ({', '.join(SUFFIXES)}), or a database ({SCHEMES[0]}…)"
 )
 
 
@@ -58,8 +60,9 @@ def target_of(text: str, database_url: Secret | None = None, scratch: Path | Non
         return PostgresTarget(address_of(text, database_url))
     if text.startswith(tuple(f"{scheme}://" for scheme in STORES)):
         return FolderTarget(ObjectStore(text, scratch))
-    # `delta+FOLDER/` is reserved for Delta tables, which are still to come.
-    if "://" not in text and not text.startswith("delta+"):
+    if is_delta(text):
+        return DeltaTarget(store_of(text, scratch))
+    if "://" not in text:
         path = Path(text)
         if text.endswith("/") or path.is_dir():
             return FolderTarget(LocalFolder(path))

@@ -15,12 +15,13 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from parti_scraper.dataset.engine import TargetError, require
 from parti_scraper.dataset.scratch import scratch_folder
 from parti_scraper.dataset.targets.base import Outdated
-from parti_scraper.dataset.targets.folder import VERSIONS, foreign
+from parti_scraper.dataset.targets.folder import is_published
+from parti_scraper.dataset.targets.parts import foreign
 from parti_scraper.exceptions import UsageError, quoted
 from parti_scraper.redact import is_secret_name, redact_text
 from parti_scraper.run.datapackage import FILE_NAME
@@ -47,7 +48,7 @@ _TO_SEND = timedelta(minutes=5)
 _SENT_AT_ONCE = 4
 _CHUNK = 8 << 20
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_STATUS = re.compile(r"status code: (\d{3})")
+_STATUS = re.compile(r"(?:status code:|↳\S*) (\d{3})\b")
 _NO_CREDENTIALS = re.compile(r"Missing\w*(Key|Account)|169\.254\.|metadata\.google")
 _OTHER_REGION = "the bucket is in another region (AWS_REGION)"
 _REASONS = {
@@ -63,14 +64,15 @@ class _Missing(TargetError):  # noqa: N818 - it says what is wrong
 
 
 class ObjectStore:
-    """A place in an object store; see `folder.Store`."""
+    """A place in an object store; see `parts.Store`."""
 
-    def __init__(self, url: str, scratch: Path | None = None) -> None:
+    def __init__(self, url: str, scratch: Path | None = None, manifest: str = FILE_NAME) -> None:
         """Prepare; nothing is asked yet. Raises UsageError.
 
         Args:
             url: such as `s3://bucket/prefix/`.
             scratch: a folder for temporary files; None: the system's.
+            manifest: the name of the file by which exports describe themselves.
         """
         parts = urlsplit(url)
         prefix = parts.path.strip("/")
@@ -78,6 +80,7 @@ class ObjectStore:
         if not parts.netloc or {"@", ":"} & {*parts.netloc} or not is_path or {"?", "#"} & {*url}:
             raise UsageError.of("argument", "TARGET", "not a place", url, f"such as {parts.scheme}://BUCKET/PREFIX/")
         self._scheme, self._bucket, self._prefix = parts.scheme, parts.netloc, prefix
+        self._manifest = manifest
         self._endpoint = _endpoint() if parts.scheme == "s3" else None
         self._scratch = scratch or Path(tempfile.gettempdir()) / "parti_scraper"
         self._parent = self._scratch
@@ -88,6 +91,7 @@ class ObjectStore:
         self._honours_conditions: bool | None = None
         self._young: set[str] = set()
         self.shown = f"{url.rstrip('/')}/"
+        self.uri = f"{parts.scheme}://{self._bucket}/{quote(prefix)}".rstrip("/")
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -117,7 +121,7 @@ class ObjectStore:
         with self._told():
             found = _obstore().list_with_delimiter(self._asking)
         names = [each["path"] for each in found["objects"]] + list(found["common_prefixes"])
-        others = foreign(each for each in names if not each.startswith(_PROBE))
+        others = foreign((each for each in names if not each.startswith(_PROBE)), self._manifest)
         if others:
             accepted = "a new or empty place, or an earlier export"
             raise UsageError.of("argument", "TARGET", f"it holds {quoted(others[0])}", self.shown, accepted)
@@ -128,7 +132,7 @@ class ObjectStore:
     def read_manifest(self) -> bytes | None:
         self._version = None
         with suppress(_Missing), self._told():
-            found = _obstore().get(self._asking, FILE_NAME)
+            found = _obstore().get(self._asking, self._manifest)
             self._version = _version_of(found.meta)
             return bytes(found.bytes())
         return None
@@ -164,10 +168,10 @@ class ObjectStore:
 
     def write_manifest(self, content: bytes) -> None:
         if not self._is_conditional():
-            self.write(FILE_NAME, content)
+            self.write(self._manifest, content)
             return
         with self._told():
-            written = self._put_if(FILE_NAME, content, "create" if self._version is None else self._version)
+            written = self._put_if(self._manifest, content, "create" if self._version is None else self._version)
         if written is None:
             # Or this very content is there, and the answer was lost on the way.
             if self.read_manifest() != content:
@@ -182,7 +186,7 @@ class ObjectStore:
         with self._told():
             for each in (each for some in _obstore().list(self._asking) for each in some):
                 sizes[each["path"]] = each["size"]
-                if each["last_modified"] > oldest and f"/{VERSIONS}/" in each["path"]:
+                if each["last_modified"] > oldest and not is_published(each["path"]):
                     self._young.add(each["path"])
         return sizes
 
@@ -192,6 +196,13 @@ class ObjectStore:
         with suppress(_Missing), self._told():
             if old:
                 _obstore().delete(self._sending, old)
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        options = {"connect_timeout": "5s", "timeout": f"{_TO_SEND.seconds}s", "retry_timeout": f"{_PATIENCE.seconds}s"}
+        if self._endpoint:
+            options |= {"endpoint": self._endpoint, "allow_http": str(self._endpoint.startswith("http:")).lower()}
+        return options
 
     # Conditions:
 
@@ -257,10 +268,9 @@ class ObjectStore:
             raise
         except (errors.BaseError, FileNotFoundError) as error:
             is_missing = isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error)
-            raise (_Missing if is_missing else TargetError)(f"{self.shown}: {self._reason(error)}") from None
+            raise (_Missing if is_missing else TargetError)(f"{self.shown}: {self.reason(error)}") from None
 
-    def _reason(self, error: Exception) -> str:
-        """Return why something could not be done."""
+    def reason(self, error: Exception) -> str:
         text = str(error)
         code, status = _CODE.search(text), _STATUS.search(text)
         if code and code[1] in _REASONS:

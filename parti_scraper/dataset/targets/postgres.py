@@ -156,7 +156,8 @@ class PostgresSession(DatabaseSession):
         staging.connection.execute(
             f"INSERT INTO {wanted.into} FROM read_csv($path, columns={{{columns}}}, auto_detect=false, header=false, "
             "delim=',', quote='\"', escape='\"', nullstr='', allow_quoted_nulls=false, parallel=false, "
-            "max_line_size=1000000000)",
+            # Unless it is told, it takes the first line break for that between rows, which may be in a title.
+            "new_line='\\n', max_line_size=1000000000)",
             {"path": str(path)},
         )
         path.unlink()
