@@ -50,7 +50,7 @@ def test_the_developers_lock_contains_the_users_lock_in_the_same_versions() -> N
 @pytest.mark.parametrize(
     ("target", "is_for_users"),
     [("demo", True), ("crawl", True)]
-    + [(name, False) for name in ("test", "lint", "bench", "format", "lock", "deploy", "demo-jobs")],
+    + [(name, False) for name in ("test", "lint", "bench", "build", "format", "lock", "deploy", "demo-jobs")],
 )
 def test_a_target_sets_up_what_it_needs_and_uses_no_program_of_the_path(target: str, is_for_users: bool) -> None:
     shown = make(ROOT, "--dry-run", target)
