@@ -24,6 +24,7 @@ _FILES = (
     ".gitignore",
     ".pre-commit-config.yaml",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "Dockerfile",
     "LICENSE",
     "MANIFEST.in",
