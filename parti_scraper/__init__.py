@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parti_scraper.dataset.opened import open_dataset
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = ["__version__", "open_dataset"]
 
 
