@@ -347,7 +347,7 @@ class Derivation:
         if days:
             self._old(name, self._near(column, before, after), days=sorted(days))
         else:
-            self._old(name, "false")
+            self._make_old(name)
 
     def _old(
         self,
@@ -357,9 +357,7 @@ class Derivation:
         days: Sequence[date] | None = None,
     ) -> None:
         """Add rows that the target has to the table of those; a row may be there twice then."""
-        table = dataset_tables()[name]
-        columns = sql.typed(table.columns)
-        self._run(f"CREATE TABLE IF NOT EXISTS {_old(name)} ({columns})")
+        table = self._make_old(name)
         if self._fetch is not None and not (self._everything and name in self._fetched):
             self._fetched.add(name)
             parts = None
@@ -367,6 +365,12 @@ class Derivation:
                 parts = frozenset(day.strftime(table.partition.pattern) for day in days)
             self._fetch(Wanted(table, _old(name), condition, keys, parts))
             self._remove_removed(name)
+
+    def _make_old(self, name: str) -> Table:
+        """Make the table of the rows that the target has of a table, unless it is there. Returns the table."""
+        table = dataset_tables()[name]
+        self._run(f"CREATE TABLE IF NOT EXISTS {_old(name)} ({sql.typed(table.columns)})")
+        return table
 
     def _remove_removed(self, name: str) -> None:
         """Delete the rows of files that are replaced."""

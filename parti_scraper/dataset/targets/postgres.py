@@ -17,6 +17,7 @@ from parti_scraper.dataset.targets.database import DatabaseSession, Upserted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import psycopg
 
@@ -151,6 +152,12 @@ class PostgresSession(DatabaseSession):
         ):
             for block in copy:
                 stream.write(block)
+        # Most of what small runs ask for is not there, and to read nothing takes as long as to read some.
+        if path.stat().st_size:
+            self._read_in(path, wanted, staging)
+        path.unlink()
+
+    def _read_in(self, path: Path, wanted: Wanted, staging: Staging) -> None:
         columns = ", ".join(f"{sql.literal(each.name)}: {sql.literal(each.type)}" for each in wanted.table.columns)
         # What is not in quotes is null, as PostgreSQL writes it.
         staging.connection.execute(
@@ -160,7 +167,6 @@ class PostgresSession(DatabaseSession):
             "new_line='\\n', max_line_size=1000000000)",
             {"path": str(path)},
         )
-        path.unlink()
 
     def _temporary(self, name: str, columns: Sequence[Column]) -> str:
         """Make an empty table that goes with the transaction, and return its name."""
