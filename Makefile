@@ -2,7 +2,7 @@
 BIN := .venv/bin
 SETUP = PYTHON="$(PYTHON)" tools/setup.sh
 
-.PHONY: help setup setup-dev demo demo-jobs crawl deploy test lint bench format lock
+.PHONY: help setup setup-dev demo demo-jobs crawl build deploy test lint bench format lock
 # Two targets must not set up at the same time.
 .NOTPARALLEL:
 
@@ -23,6 +23,9 @@ demo-jobs: setup-dev ## the same by two workers that share a queue, one of which
 
 crawl: setup ## the same against the real API
 	@$(BIN)/python tools/main_job.py
+
+build: setup-dev ## the wheel and the source distribution, into dist/
+	@$(BIN)/python tools/build.py
 
 deploy: setup-dev ## upload the project to scrapyd; TARGET names a [deploy:TARGET] of scrapy.cfg
 	@$(BIN)/python tools/deploy.py $(TARGET)

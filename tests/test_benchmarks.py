@@ -1,4 +1,4 @@
-"""The comparison in the README is the one that its benchmark prints."""
+"""The comparison in the documents is the one that its benchmark prints."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import completeness
-from tests.support import ROOT
+from tests.documents import section
 
 
-def rows_of_the_readme() -> list[str]:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Compared with dlt\n")[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ")]
-    return [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]]
-
-
-def test_the_comparison_in_the_readme_has_the_rows_that_are_printed() -> None:
-    assert rows_of_the_readme() == list(completeness.ROWS)
+def test_the_comparison_in_the_documents_has_the_rows_that_are_printed() -> None:
+    lines = [line for line in section("docs/performance.md", "Compared with dlt").splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == list(completeness.ROWS)
 
 
 def test_docstrings_comments_and_blank_lines_are_not_lines_of_code(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -11,13 +12,32 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
 from frictionless import validate
 
+from parti_scraper.api.times import iso_to_timestamp, timestamp_to_iso
+from tests.cloned import Clone
+from tests.documents import blocks_of
 from tests.servers import GAMING, NOT_FOUND, Answer, Script, to
-from tests.support import ROOT, STILL, Run, Serve, command_of, environment_of, paths, read_csv, read_lines, wait_until
+from tests.support import (
+    ROOT,
+    STILL,
+    TIMEOUT,
+    Run,
+    Serve,
+    command_of,
+    environment_of,
+    paths,
+    read_csv,
+    read_lines,
+    sorted_ids,
+    true_ids,
+    truth,
+    wait_until,
+)
 
 JOB = (sys.executable, "tools/main_job.py")
 
@@ -49,16 +69,15 @@ FOLDERS = {
 }
 
 
-def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warnings(output: Path) -> None:
-    job = subprocess.run(
-        [*JOB, "--mock"],
-        cwd=ROOT,
-        env=environment_of(output, None, {"PYTHONWARNINGS": "always"}),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=120,
-    )
+def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warnings(tmp_path: Path) -> None:
+    (block,) = (block for block in blocks_of("README.md") if block.run_by == "tests/test_demo.py")
+    # `make crawl` is the same job, see `tests/test_setup.py`.
+    demo, crawl = block.code.splitlines()
+    assert (demo.split()[:2], crawl.split()[:2]) == (["make", "demo"], ["make", "crawl"])
+    clone = Clone(tmp_path / "clone", None)
+    clone.environment["PYTHONWARNINGS"] = "always"
+    job = clone.type(demo)
+    output = clone.folder / "output"
     assert job.returncode == 0, job.stderr
     assert not re.search("warning|deprecat", job.stderr, re.IGNORECASE)
     for spider, name in FOLDERS.items():
@@ -77,12 +96,53 @@ def test_the_demo_writes_every_file_with_its_columns_and_a_summary_without_warni
         assert len(rows) == len(cells) > 20
         assert {", ".join(row) for row in (*rows, *cells)} == {COLUMNS[name]}
         assert validate(str(package)).valid
-        assert f"  {found['.csv']}  {len(rows):,} rows\n" in job.stdout
-        assert f"  {package}  complete\n" in job.stdout
+        assert f"  {found['.csv'].relative_to(clone.folder)}  {len(rows):,} rows\n" in job.stdout
+        assert f"  {package.relative_to(clone.folder)}  complete\n" in job.stdout
         assert f"{spider} {folder.name}: complete: {len(rows):,} " in job.stderr
     page = output / "report.html"
-    assert job.stdout.endswith(f"The report, to be opened in a browser:\n{page}\n")
+    assert job.stdout.endswith("The report, to be opened in a browser:\noutput/report.html\n")
     assert "Made-up data of a mock server." in page.read_text(encoding="utf-8")
+
+
+def test_the_main_job_begins_with_a_week_and_names_the_command_for_the_whole_history(
+    serve: Serve, output: Path
+) -> None:
+    # Its week goes by this machine's clock.
+    now = int(time.time())
+    server = serve(now=timestamp_to_iso(now), speed=0, events=300, years=0.1, live=40)
+    environment = environment_of(output, server, {"PYTHONPATH": "."})
+    job = subprocess.run(
+        JOB, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False, timeout=TIMEOUT
+    )
+    assert job.returncode == 0, job.stderr
+    said, _, rest = job.stdout.partition("\nscrapy crawl categories ")
+    assert said == "Ended livestreams: those of the last seven days. The end names the command for all.\n"
+    assert re.search(r"^scrapy crawl recent -a run_id=crawl-\S+ -a since=7d$", rest, flags=re.MULTILINE)
+    *_, last, command = rest.splitlines()
+    assert last == "The whole history since August 2021, perhaps for hours; Ctrl-C stops it resumably:"
+
+    def written() -> dict[str, list[int]]:
+        return {path.parent.name: sorted_ids(read_lines(path)) for path in output.glob("recent/*/livestreams.jsonl")}
+
+    ((run_id, week),) = written().items()
+    since = iso_to_timestamp(
+        json.loads((output / "recent" / run_id / "datapackage.json").read_text(encoding="utf-8"))["window"]["since"]
+    )
+    assert abs(since - (now - 7 * 86400)) < TIMEOUT
+    assert week == sorted_ids([each for each in truth(server) if each["event_end_ts"] >= since])
+    history = subprocess.run(
+        ["sh", "-ec", command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert history.returncode == 0, history.stderr
+    (whole,) = (ids for name, ids in written().items() if name != run_id)
+    assert len(whole) > len(week) > 0
+    assert whole == true_ids(server)
 
 
 def test_the_main_job_passes_a_signal_on_and_starts_no_more_crawls(serve: Serve, output: Path) -> None:

@@ -374,7 +374,8 @@ TABLES = (
             ("x.duckdb", "--from", "nowhere"),
             (
                 "option `--from`: neither a folder nor an export: 'nowhere' "
-                "(accepted: a folder of runs such as output/, or an earlier export: a folder, .duckdb, .sqlite)"
+                "(accepted: a folder of runs such as output/, or an earlier export: a folder, delta+FOLDER/, .duckdb, "
+                ".sqlite)"
             ),
         ),
         (("x.duckdb", "--since"), "argument --since: expected one argument"),

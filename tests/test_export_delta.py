@@ -235,6 +235,23 @@ def test_an_earlier_export_is_there_for_a_week(output: Path, target: Path, bring
     assert differences(target, true_tables(output)) == []
 
 
+def test_after_some_exports_the_log_is_read_from_a_checkpoint(
+    output: Path, target: Path, bring_all: Callable[..., Any]
+) -> None:
+    only = Selection(tables=("categories",))
+    for number in range(12):
+        make_run(output, "categories", f"run-{number}", [category(number)])
+        bring_all(selection=only)
+    log = target / "categories" / "_delta_log"
+    assert [path.name for path in log.glob("*.checkpoint.parquet")] == [f"{9:020}.checkpoint.parquet"]
+    # What others may delete then.
+    for number in range(9):
+        (log / f"{number:020}.json").unlink()
+    make_run(output, "categories", "last", [category(12)])
+    bring_all()
+    assert [row["category_id"] for row in rows_of(target, "categories")] == [*range(13)]
+
+
 def test_vacuum_finds_nothing_that_is_not_older_than_a_week(
     output: Path, target: Path, bring_all: Callable[..., Any]
 ) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import urllib.request
 import venv
 import zipfile
 from collections.abc import Mapping
-from importlib.metadata import distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -35,19 +36,25 @@ def call(*command: str | Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the project as a wheel, built without network."""
-    folder = tmp_path_factory.mktemp("wheel")
-    project = folder / "project"
-    shutil.copytree(ROOT / "parti_scraper", project / "parti_scraper", ignore=shutil.ignore_patterns("__pycache__"))
-    (project / "tests").mkdir()
-    (project / "tests" / "test_wheel.py").touch()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
-        shutil.copy(ROOT / name, project)
-    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder))
-    call(sys.executable, "-m", "pip", "wheel", *options, project)
-    (wheel,) = folder.glob("*.whl")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with what `make build` builds, without network."""
+    folder = tmp_path_factory.mktemp("built")
+    call(sys.executable, ROOT / "tools" / "build.py", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    """Return the project as a wheel."""
+    (wheel,) = built.glob("*.whl")
     return wheel
+
+
+@pytest.fixture(scope="module")
+def archive(built: Path) -> Path:
+    """Return the project as a source distribution."""
+    (archive,) = built.glob("*.tar.gz")
+    return archive
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +159,11 @@ def test_advice_uses_the_name_of_the_program_that_was_called(
             "unknown option: '--sinse=7d' (accepted: see {} crawl --help); did you mean `since`?",
         ),
         (("mockserver", "--speeed"), "{} mockserver: unknown switch or argument: --speeed; did you mean `--speed`?"),
+        (("spiders", "--json"), "{} spiders: unknown option: '--json' (accepted: no options)"),
         (("crwal",), "unknown command: 'crwal' (accepted: COMMANDS); did you mean `crawl`?"),
         (
             ("spiders", "recent"),
-            "{} spiders: unknown argument: 'recent' (accepted: no arguments; all spiders are described)",
+            "{0} spiders: unknown argument: 'recent' (accepted: see {0} spiders --help)",
         ),
     ],
 )
@@ -186,7 +194,7 @@ def test_the_help_names_the_program_that_was_called(environment: Path, working_f
         assert run(environment, working_folder, typed, name=name).stdout == overview.stdout
     # A command of the project, and one of Scrapy, which sets its help in another way.
     assert (
-        f"usage: {name} crawl [options] <spider>" in run(environment, working_folder, "crawl", "-h", name=name).stdout
+        f"usage: {name} crawl SPIDER [options]\n" in run(environment, working_folder, "crawl", "-h", name=name).stdout
     )
     assert f"  {name} list" in run(environment, working_folder, "list", "-h", name=name).stdout
 
@@ -245,10 +253,60 @@ def test_the_wheel_is_the_package_with_all_its_files(wheel: Path) -> None:
     assert wheel.name.startswith(f"parti_scraper-{parti_scraper.__version__}-")
 
 
-def test_the_source_distribution_is_the_package_and_what_builds_it(wheel: Path) -> None:
-    build = "from setuptools import build_meta; print(build_meta.build_sdist('..'))"
-    built = subprocess.run([sys.executable, "-c", build], cwd=wheel.parent / "project", capture_output=True, check=True)
-    with tarfile.open(wheel.parent / built.stdout.decode().split()[-1]) as archive:
-        inside = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "parti_scraper/mockserver/page.html"} <= inside
-    assert not [name for name in inside if name.startswith("tests")]
+def test_the_source_distribution_is_the_project_without_what_git_ignores(archive: Path) -> None:
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames() if not opened.getmember(name).isdir()}
+    made = {"PKG-INFO", "setup.cfg"} | {name for name in names if name.startswith("parti_scraper.egg-info/")}
+    assert {"tests/test_parti.py", "docs/data.md", "deploy/crontab", "requirements.txt", "Makefile"} < names
+    git = ("git", "-c", f"safe.directory={ROOT}", "-C", ROOT, "ls-files", "-z", "--exclude-standard")
+    if subprocess.run(git, capture_output=True, check=False).returncode:
+        pytest.skip("this is no checkout")
+    added, others = (
+        {
+            name
+            for name in subprocess.check_output([*git, which], encoding="utf-8").split("\0")
+            if (ROOT / name).is_file()
+        }
+        for which in ("--cached", "--others")
+    )
+    assert added - {"output/.gitkeep"} <= names - made <= added | others
+
+
+def test_the_same_files_are_built_into_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        call(sys.executable, ROOT / "tools" / "build.py", tmp_path)
+    finally:
+        os.umask(umask)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        path.name: path.read_bytes() for path in built.iterdir()
+    }
+
+
+def test_the_metadata_of_the_wheel_are_those_of_the_project(environment: Path) -> None:
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (described,) = distributions(name="parti_scraper", path=[str(packages)])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    about = described.metadata
+    assert (about["Version"], about["Summary"]) == (parti_scraper.__version__, project["description"])
+    assert (about["License-Expression"], about["License-File"]) == ("MIT", "LICENSE")
+    assert about["Description-Content-Type"] == "text/markdown"
+    assert about.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(about.get_all("Provides-Extra") or ()) == project["optional-dependencies"].keys()
+    declared = {
+        (group, *each)
+        for group, entries in {"console_scripts": project["scripts"], **project["entry-points"]}.items()
+        for each in entries.items()
+    }
+    assert {(each.group, each.name, each.value) for each in described.entry_points} == declared
+
+
+def test_without_the_extra_the_jobs_are_described_and_say_what_to_install(
+    environment: Path, working_folder: Path
+) -> None:
+    described = run(environment, working_folder, "jobs", "--help")
+    assert (described.returncode, described.stderr) == (0, "")
+    assert described.stdout.startswith("usage: parti jobs setup | worker | ")
+    listed = run(environment, working_folder, "jobs", "list", PARTI_DATABASE_URL="postgresql://127.0.0.1:9/none")
+    assert (listed.returncode, listed.stdout) == (1, "")
+    assert "procrastinate is not installed (extra `jobs`)" in listed.stderr

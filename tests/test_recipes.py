@@ -19,13 +19,14 @@ import pytest
 import yaml
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.documents import blocks_of, read
 from tests.made_runs import category, live_channel, livestream, make_run, rejected
 from tests.office import needs_office, rows_of_sheet
 from tests.postgresql import ROLE, Cluster, empty_database
 from tests.support import ROOT, TIMEOUT, environment_of
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+COMMANDS = read("docs/commands.md")
+DATA = read("docs/data.md")
 
 FIRST, SECOND = "2026-11-25T12:00:00Z", "2026-11-26T12:00:00Z"
 OBSERVED = ("2026-11-24T22:30:00Z", "2026-11-24T22:35:00Z")
@@ -318,22 +319,21 @@ def test_a_query_with_psql(dataset: Path, database: str) -> None:
     assert type_in(dataset, RECIPES["A query"].code, **environment).stdout == "livestreams\n4\n"
 
 
-# The README:
+# The commands:
 
 
-def test_the_exports_in_the_readme(tmp_path: Path, postgres_url: str) -> None:
+def test_the_exports_of_the_commands(tmp_path: Path, postgres_url: str) -> None:
     make_runs(tmp_path / "output")
-    section = README.partition("## One dataset out of all runs")[2].partition("\n## ")[0]
-    (commands,) = re.findall(r"^```sh\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    (commands,) = (block.code for block in blocks_of("docs/commands.md") if block.run_by == "tests/test_recipes.py")
     done = type_in(tmp_path, commands, PARTI_DATABASE_URL=postgres_url)
     assert len(re.findall(r": \d+ files read, of parti.com$", done.stdout, flags=re.MULTILINE)) == 3
 
 
-def test_the_readme_loads_a_file_of_a_run_into_pandas(tmp_path: Path) -> None:
+def test_a_file_of_a_run_is_loaded_into_pandas(tmp_path: Path) -> None:
     make_run(tmp_path, "recent", "last-week", [livestream(1), livestream(2, user_name="0123")])
-    language, code = recipes_of(README)["Load them into pandas"]
+    language, code = recipes_of(COMMANDS)["Load them into pandas"]
     assert language == "python"
-    moved = {"it": Recipe(language, re.sub(r'"/tmp/parti(?=/)', f'"{tmp_path}', code))}
+    moved = {"it": Recipe(language, code.replace('"archive/', f'"{tmp_path}/'))}
     livestreams = in_python("it", moved)["livestreams"]
     assert [str(livestreams[name].dtype) for name in ("event_start", "event_end", "scraped_at")] == [
         "datetime64[us, UTC]"

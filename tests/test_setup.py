@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks_of
 from tests.support import ROOT, TIMEOUT
 
 # Without what a `make` that runs these tests was called with; the project is built with what is installed.
@@ -49,7 +50,7 @@ def test_the_developers_lock_contains_the_users_lock_in_the_same_versions() -> N
 @pytest.mark.parametrize(
     ("target", "is_for_users"),
     [("demo", True), ("crawl", True)]
-    + [(name, False) for name in ("test", "lint", "bench", "format", "lock", "deploy", "demo-jobs")],
+    + [(name, False) for name in ("test", "lint", "bench", "build", "format", "lock", "deploy", "demo-jobs")],
 )
 def test_a_target_sets_up_what_it_needs_and_uses_no_program_of_the_path(target: str, is_for_users: bool) -> None:
     shown = make(ROOT, "--dry-run", target)
@@ -59,6 +60,12 @@ def test_a_target_sets_up_what_it_needs_and_uses_no_program_of_the_path(target: 
     assert rest
     for line in rest:
         assert re.match(r"(?:\w+=(?:\"[^\"]*\"|\S+) )*\.venv/bin/\w", line)
+
+
+def test_what_to_type_without_make_is_what_it_would_run() -> None:
+    (block,) = (block for block in blocks_of("docs/install.md") if block.run_by == "tests/test_setup.py")
+    shown = [make(ROOT, "--dry-run", target).stdout.splitlines()[-1] for target in ("demo", "crawl")]
+    assert block.code.splitlines() == shown
 
 
 def test_the_setup_says_what_it_did_is_quick_when_repeated_and_goes_on_after_a_failure(tmp_path: Path) -> None:

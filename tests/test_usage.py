@@ -5,6 +5,7 @@ The arguments of the spiders are in `test_spiders`, each with its line; here is 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tomllib
 from pathlib import Path
@@ -334,6 +335,17 @@ def test_the_help_has_every_argument_of_every_spider_and_the_exit_codes(scrapy: 
         assert all(f"-a {argument}=VALUE" in group for argument, _ in arguments.help())
     assert "Attributes:" not in text
     assert all(str(code.value) in Command().long_desc() for code in ExitCode)
+
+
+def test_the_spiders_are_described_to_a_reader_that_has_enough(output: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*SCRAPY, "spiders"]
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment_of(output, None), stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (0, b"")
 
 
 def test_scrapys_own_commands_work(scrapy: Scrapy) -> None:

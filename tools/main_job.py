@@ -1,6 +1,7 @@
 """The main job: categories, recent and live livestreams, and ten seconds of notifications.
 
-`make crawl` runs it against the real API, `make demo` against the bundled mock server, with a report in the end.
+`make crawl` runs it against the real API, for the last seven days; `make demo` against the bundled mock server, for all
+that it has. It ends with a report.
 """
 
 from __future__ import annotations
@@ -25,13 +26,9 @@ from parti_scraper.run.datapackage import FILE_NAME
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.wording import number_of
 
-# Each with its arguments, without the name of the run.
-SPIDERS: dict[str, tuple[str, ...]] = {
-    "categories": (),
-    "recent": (),
-    "live": (),
-    "notifications": ("-a", "duration=10s"),
-}
+# Nobody knows how large the history of the real API is.
+WEEK = ("-a", "since=7d")
+HISTORY = ".venv/bin/parti crawl recent"
 _SCRAPY = (sys.executable, "-m", "scrapy")
 
 
@@ -42,6 +39,13 @@ def main() -> int:
     options = parser.parse_args()
     started = time.monotonic()
     run_id = f"{'demo' if options.mock else 'crawl'}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    # Each with its arguments, without the name of the run.
+    spiders: dict[str, tuple[str, ...]] = {
+        "categories": (),
+        "recent": () if options.mock else WEEK,
+        "live": (),
+        "notifications": ("-a", "duration=10s"),
+    }
     environment = dict(os.environ)
     # A terminal shows a line of progress; without one, a real crawl logs its progress.
     level = "WARNING" if options.mock or sys.stderr.isatty() else "INFO"
@@ -56,7 +60,9 @@ def main() -> int:
                 "no_proxy": "127.0.0.1",
             }
             print(f"The mock server answers at {server.base_url}", flush=True)
-        for spider, arguments in SPIDERS.items():
+        else:
+            print("Ended livestreams: those of the last seven days. The end names the command for all.", flush=True)
+        for spider, arguments in spiders.items():
             print(f"\nscrapy crawl {' '.join((spider, '-a', f'run_id={run_id}', *arguments))}", flush=True)
             command = [*_SCRAPY, "crawl", spider, "-a", f"run_id={run_id}", *arguments, "--loglevel", level]
             codes[spider] = _run(command, environment, received)
@@ -70,6 +76,8 @@ def main() -> int:
         print("\nThe report, to be opened in a browser:", flush=True)
         page = ("report", *(("--source", "mock") if options.mock else ()), "-o", str(output / "report.html"))
         codes["report"] = _run([*_SCRAPY, *page], environment, received)
+    if not received and not options.mock:
+        print(f"\nThe whole history since August 2021, perhaps for hours; Ctrl-C stops it resumably:\n{HISTORY}")
     return max(codes.values())
 
 

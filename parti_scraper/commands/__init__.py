@@ -43,7 +43,7 @@ def refuse_options(args: Sequence[str], group: argparse._ArgumentGroup) -> None:
     for text in args:
         if text.startswith("-"):
             name = text.partition("=")[0]
-            problem = f"unknown option: {quoted(text)} (accepted: {', '.join(known)})"
+            problem = f"unknown option: {quoted(text)} (accepted: {', '.join(known) or 'no options'})"
             raise UsageError(problem + did_you_mean(name, known))
 
 

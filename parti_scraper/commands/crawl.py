@@ -76,6 +76,12 @@ class Command(crawl.Command):
     # Of the run, once there is one.
     _reporting: Reporting | None = None
 
+    def syntax(self) -> str:
+        return "SPIDER [options]"
+
+    def short_desc(self) -> str:
+        return "Run a spider, which collects"
+
     def long_desc(self) -> str:
         codes = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
         return f"Run a spider of this project. Exit codes: {codes}."

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.operations.history import PastRun
 
-_HEAD = ("spider", "run", "started", "took", "exit", "records", "new", "changed", "set aside", "")
+_HEAD = ("spider", "run", "started", "took", "exit", "records", "new", "changed", "set aside", "result")
 # Those that are written to the right of their column.
 _NUMBERS = range(3, 9)
 

@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from scrapy.commands import ScrapyCommand
 from scrapy.spiderloader import get_spider_loader
 
-from parti_scraper.exceptions import quoted
-from parti_scraper.program import program
+from parti_scraper.commands.base import Reading
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.spiders.base import PartiSpider
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from scrapy import Spider
 
 
-class Command(ScrapyCommand):
+class Command(Reading, ScrapyCommand):
     """Describes the spiders; `scrapy list` has their names alone."""
 
-    requires_project = True
-    requires_crawler_process = False
-    default_settings: ClassVar[dict[str, Any]] = {"LOG_ENABLED": False}
+    name = "spiders"
 
     def short_desc(self) -> str:
         return "Describe the spiders and their arguments"
 
-    def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        if args:
-            accepted = "no arguments; all spiders are described"
-            print(f"{program()} spiders: unknown argument: {quoted(args[0])} (accepted: {accepted})", file=sys.stderr)
-            self.exitcode = ExitCode.USAGE
-            return
-        assert self.settings is not None  # noqa: S101 - set by Scrapy
+    def options(self, group: argparse._ArgumentGroup) -> None:
+        """Add none."""
+
+    def execute(self, args: Sequence[str], opts: argparse.Namespace) -> int:
         loader = get_spider_loader(self.settings)
         print("\n\n".join(_describe(name, loader.load(name)) for name in sorted(loader.list())))
+        return ExitCode.COMPLETE
 
 
 def _describe(name: str, spider: type[Spider]) -> str:

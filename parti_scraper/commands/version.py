@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
 from scrapy.commands import version
 
 import parti_scraper
-
-if TYPE_CHECKING:
-    import argparse
 
 
 class Command(version.Command):
@@ -17,6 +14,11 @@ class Command(version.Command):
 
     def short_desc(self) -> str:
         return "Print the version of the project, and Scrapy's"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        super().add_options(parser)
+        # As the help of the project's other commands.
+        parser.formatter_class = argparse.HelpFormatter
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         print(f"parti_scraper {parti_scraper.__version__}")

@@ -237,7 +237,7 @@ def _problem(entry: Entry) -> LeftOut | None:
         return LeftOut(entry.location, "not finished, and in no ledger of this machine", is_wrong=False)
     if entry.feeds and not any(file.kind for file in entry.files):
         where = ", ".join(feed.uri for feed in entry.feeds)
-        return LeftOut(entry.location, f"its records were stored elsewhere: {where}", is_wrong=False)
+        return LeftOut(entry.location, f"its records were stored elsewhere ({where})", is_wrong=False)
     return None
 
 

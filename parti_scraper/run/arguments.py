@@ -144,7 +144,10 @@ class Arguments:
 
     @classmethod
     def help(cls) -> list[tuple[str, str]]:
-        return [(argument.name, argument.metadata["description"]) for argument in fields(cls)]
+        # What every spider has comes last.
+        shared = {argument.name for argument in fields(Arguments)}
+        arguments = sorted(fields(cls), key=lambda argument: argument.name in shared)
+        return [(argument.name, argument.metadata["description"]) for argument in arguments]
 
     @classmethod
     def flags(cls) -> dict[str, bool]:

@@ -94,11 +94,11 @@ def store_of(text: str, scratch: Path | None = None) -> Store:
         scratch: a folder for temporary files of places elsewhere; None: the system's.
     """
     place = text.removeprefix(PREFIX)
-    if not _ESCAPED.search(place):
-        if place.startswith("s3://"):
-            return ObjectStore(place, scratch, FILE_NAME)
-        if "://" not in place and place and (place.endswith("/") or Path(place).is_dir()):
-            return LocalFolder(Path(place), FILE_NAME)
+    if place.startswith("s3://") and not _ESCAPED.search(place):
+        return ObjectStore(place, scratch, FILE_NAME)
+    is_folder = "://" not in place and place and (place.endswith("/") or Path(place).is_dir())
+    if is_folder and not _ESCAPED.search(str(Path(place).resolve())):
+        return LocalFolder(Path(place), FILE_NAME)
     raise UsageError.of("argument", "TARGET", "not a place of Delta tables", text, ACCEPTED)
 
 

@@ -35,7 +35,7 @@ class LocalFolder:
     def __init__(self, path: Path, manifest: str = FILE_NAME) -> None:
         self._path, self._manifest = path, manifest
         self.shown = f"{str(path).rstrip('/')}/"
-        self.uri = path.absolute().as_uri()
+        self.uri = path.resolve().as_uri()
 
     @contextmanager
     def open(self) -> Iterator[None]:
