@@ -237,6 +237,7 @@ def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have
         assert began < crawls[0][2]
         assert ended > crawls[-1][2]
         assert [each.stop() for each in workers] == [0, 0]
+        assert not [each.said for each in workers if "Traceback" in each.said]
 
 
 def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(

@@ -22,7 +22,7 @@ from parti_scraper import __version__
 from parti_scraper.dataset.engine import TargetAway
 from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
-from parti_scraper.jobs.app import HEARTBEAT, is_away, make_app
+from parti_scraper.jobs.app import HEARTBEAT, ServerAway, is_away, make_app
 from parti_scraper.jobs.crawling import Crawl
 from parti_scraper.jobs.database import connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
@@ -353,7 +353,7 @@ async def _report(process: AsyncCallNext, context: JobContext, _: ProcrastinateW
     """Do a job, and log what nobody has expected of it."""
     try:
         return await process()
-    except (PartiError, Failed):
+    except (PartiError, Failed, JobAborted, ServerAway):
         raise
     except Exception:
         logger.exception("job %s has failed", context.job.id)
