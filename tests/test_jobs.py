@@ -23,6 +23,7 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from procrastinate.jobs import Job
 from procrastinate.periodic import PeriodicDeferrer
 from procrastinate.schema import migrations_path
 
@@ -742,6 +743,35 @@ def test_what_dead_workers_had_is_given_back_unless_it_is_what_kills_them(
     assert execute(postgres_url, "SELECT status::text FROM procrastinate_jobs WHERE id = 3") == [("failed",)]
     lost = "SELECT count(*) FROM parti_attempts WHERE line = 'its worker was lost' AND ended_at IS NOT NULL"
     assert execute(postgres_url, lost) == [(10,)]
+
+
+def test_a_cancelled_job_whose_worker_is_dead_has_ended(
+    postgres_url: str, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = enqueue(address, "categories")
+    execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing', attempts = 2")
+    with connect(address) as connection:
+        assert queue.cancel(connection, job)
+    assert give_back(address, monkeypatch) == [job]
+    ended = "SELECT status::text, attempts, abort_requested FROM procrastinate_jobs"
+    assert execute(postgres_url, ended) == [("aborted", 3, False)]
+
+
+def test_a_job_that_is_cancelled_as_it_fails_is_not_tried_again(postgres_url: str, address: Address) -> None:
+    (job,) = enqueue(address, "categories")
+    execute(postgres_url, "INSERT INTO procrastinate_workers DEFAULT VALUES")
+    execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing', worker_id = 1, abort_requested = true")
+
+    async def retry() -> None:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        doing = Job(
+            id=job, status="doing", queue="crawl", lock=None, queueing_lock=None, task_name="crawl", worker_id=1
+        )
+        async with procrastinate.open_async():
+            await manager.retry_job(doing)
+
+    asyncio.run(retry())
+    assert execute(postgres_url, "SELECT status::text FROM procrastinate_jobs") == [("aborted",)]
 
 
 # --- The process of a crawl --------------------------------------------------------------------------------------

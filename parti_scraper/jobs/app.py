@@ -53,11 +53,15 @@ _OWNED = (
     "AND status = 'doing' FOR UPDATE"
 )
 _FINISH = f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) {_OWNED}"
-_RETRY = f"SELECT procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) {_OWNED}"
+# What was cancelled is not done again. Procrastinate would call it failed, and could not try it again then.
+_RETRY = (
+    "SELECT CASE WHEN abort_requested THEN procrastinate_finish_job_v1(id, 'aborted', false) "
+    f"ELSE procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) END {_OWNED}"
+)
 HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
 _RESCUE = """
 WITH lost AS (
-    SELECT jobs.id, jobs.attempts FROM procrastinate_jobs AS jobs
+    SELECT jobs.id, jobs.attempts, jobs.abort_requested FROM procrastinate_jobs AS jobs
     LEFT JOIN procrastinate_workers AS workers ON workers.id = jobs.worker_id
     WHERE jobs.status = 'doing' AND (
         workers.id IS NULL OR workers.last_heartbeat < now() - make_interval(secs => %(lost_after)s)
@@ -68,7 +72,8 @@ WITH lost AS (
     UPDATE parti_attempts SET ended_at = now(), line = %(line)s FROM lost
     WHERE job_id = lost.id AND attempt = lost.attempts + 1 AND ended_at IS NULL
 )
-SELECT id, CASE WHEN (SELECT count(*) FROM parti_attempts WHERE job_id = lost.id AND line = %(line)s) < %(most)s
+SELECT id, CASE WHEN abort_requested THEN procrastinate_finish_job_v1(id, 'aborted', false)
+    WHEN (SELECT count(*) FROM parti_attempts WHERE job_id = lost.id AND line = %(line)s) < %(most)s
     THEN procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
     ELSE procrastinate_finish_job_v1(id, 'failed', false) END FROM lost
 """
