@@ -239,6 +239,41 @@ def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have
         assert [each.stop() for each in workers] == [0, 0]
 
 
+def test_what_was_collected_is_loaded_although_the_job_is_cancelled_meanwhile(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(**MANY)
+    with Machines(postgres_url, tmp_path, server) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        with closing(psycopg.connect(postgres_url)) as blocking:
+            blocking.execute("LOCK parti.livestreams")
+            worker = machines.start()
+            wait((worker.output / "recent" / "1-1" / "datapackage.json").exists, 60, machines)
+            wait(lambda: not worker.crawls, 60, machines)
+            waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'parti.livestreams'::regclass AND NOT granted"
+            wait(lambda: machines.query(waiting) == [(1,)], 60, machines)
+            assert machines.jobs("cancel", "1") == "job 1 is being stopped\n"
+            # It has heard of it, and begins to load what is being loaded.
+            logged_in = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            wait(lambda: machines.query(logged_in) == [(1,)], 60, machines)
+        wait(lambda: all_ended(machines), 60, machines)
+        assert machines.statuses() == {"aborted": 1}
+        assert list(differences(machines, expected_of(server))) == []
+        assert [each[1:4] for each in attempts(machines)] == [(1, 0, False)]
+        assert worker.stop() == 0
+
+
+def test_a_crawl_whose_records_cannot_be_loaded_is_stopped(postgres_url: str, tmp_path: Path, serve: Serve) -> None:
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        machines.jobs("enqueue", "live", "-a", "interval=1")
+        machines.query("REVOKE INSERT ON live_channels FROM CURRENT_USER")
+        worker = machines.start(times={"worker._LOAD": 1, "outcomes.DELAYS": (600,)})
+        wait(lambda: count(machines, "parti_attempts", "has_failed"), 60, machines)
+        assert worker.crawls == []
+        assert (worker.output / "live" / "1-1" / "datapackage.json").exists()
+        assert worker.stop() == 0
+
+
 def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:

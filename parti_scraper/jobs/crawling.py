@@ -70,7 +70,7 @@ class Crawl:
         return self._ended.result() if self._ended.done() else None
 
     async def stop(self) -> int:
-        """Tell it to stop, and wait for its end; it is killed if that takes too long."""
+        """Tell it to stop, unless it has ended, and wait for its end; it is killed if that takes too long."""
         self.tell()
         code = await self.wait(_PATIENCE)
         if code is None:
@@ -79,8 +79,8 @@ class Crawl:
         return code
 
     def tell(self) -> None:
-        """Tell it to stop."""
-        if not self.was_told:
+        """Tell it to stop, unless it has ended."""
+        if not (self.was_told or self._ended.done()):
             self.was_told = True
             self._signal(signal.SIGTERM)
 

@@ -271,6 +271,7 @@ class Worker:
             if self._stopping.is_set():
                 crawl.tell()
             code = await self._wait(crawl, folder, owner, is_endless=job.queue == ENDLESS)
+            await self._load(folder, owner)
         except asyncio.CancelledError:
             # Of `jobs cancel`. What there is, is kept.
             code = await crawl.stop()
@@ -279,8 +280,9 @@ class Worker:
             await self._note(_NOTE_END, job_id=job.id, attempt=job.attempts + 1, **end)
             raise JobAborted from None
         finally:
+            # It goes on if what it has could not be loaded.
+            await crawl.stop()
             self._crawls.discard(crawl)
-        await self._load(folder, owner)
         return Ended(
             code,
             has_package=(folder / datapackage.FILE_NAME).exists(),
