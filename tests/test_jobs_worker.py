@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from contextlib import closing
 from itertools import pairwise
@@ -14,7 +15,7 @@ import psycopg
 from parti_scraper.ledger.ledger import Ledger
 from tests.expected import livestream
 from tests.machines import Machines, Worker, differences, wait
-from tests.postgresql import SECRET
+from tests.postgresql import SECRET, Cluster
 from tests.processes import is_alive
 from tests.support import STILL, Serve, ids, read_lines, truth
 
@@ -237,6 +238,28 @@ def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have
         assert began < crawls[0][2]
         assert ended > crawls[-1][2]
         assert [each.stop() for each in workers] == [0, 0]
+
+
+def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_are_done_by_another(
+    postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(**SLOW)
+    with Machines(postgres_url, tmp_path, server) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        machines.jobs("enqueue", "recent", *OF_HISTORY, "-a", "categories=1")
+        worker = machines.start(times={"worker._LAST_PATIENCE": 2})
+        wait(lambda: has_written(worker, "recent/1-1") and len(worker.crawls) == 2, 60, machines)
+        with postgresql.stopped():
+            # One has ended before it has anything to load, or while it waits for that, the other one goes on.
+            os.kill(worker.crawls[0], signal.SIGKILL)
+            assert worker.stop(2 + 5 + 15) == 0
+            assert worker.crawls == []
+        assert "Traceback" not in worker.said
+        assert machines.statuses() == {"doing": 2}
+        machines.start(times=NERVOUS)
+        wait(lambda: all_ended(machines), 90, machines)
+        assert machines.statuses() == {"succeeded": 2}
+        assert list(differences(machines, expected_of(server))) == []
 
 
 def test_what_was_collected_is_loaded_although_the_job_is_cancelled_meanwhile(

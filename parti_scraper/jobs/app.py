@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # Seconds between two tries to reach a server that is away.
 _PAUSE = 1.0
 # Seconds that a query waits for a connection before it is tried again.
-_TIMEOUT = 10.0
+_TIMEOUT = 5.0
 # How many connections a worker has beside the one that listens.
 _CONNECTIONS = 4
 # Seconds that a pool goes on trying to connect by itself, at growing distances; then it begins anew when it is asked.
@@ -145,15 +145,14 @@ class Connector(PsycopgConnector):
 
     async def _patiently(self, action: Callable[[], Awaitable[Any]]) -> Any:
         while True:
+            if self._away_since is not None and self.gives_up_at is not None and time.monotonic() >= self.gives_up_at:
+                raise ServerAway("the server does not answer")
             try:
                 answer = await action()
             except ConnectorException as error:
                 if not is_away(error):
                     raise
-                now = time.monotonic()
-                self._away_since = self._away_since or now
-                if self.gives_up_at is not None and now >= self.gives_up_at:
-                    raise ServerAway("the server does not answer") from error.__cause__
+                self._away_since = self._away_since or time.monotonic()
             else:
                 self._is_there()
                 return answer
@@ -235,6 +234,10 @@ class Manager(JobManager):
         owner = {"job_id": job.id, "worker_id": job.worker_id, "attempts": job.attempts}
         try:
             await self.connector.execute_query_all_async(query, **owner, **arguments)
+        except ServerAway:
+            logger.warning(
+                "Job %s stays as it is until its worker is taken for lost: the server does not answer", job.id
+            )
         finally:
             self._running.pop(job.id or 0, None)
 

@@ -22,7 +22,7 @@ from parti_scraper import __version__
 from parti_scraper.dataset.engine import TargetAway
 from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
-from parti_scraper.jobs.app import HEARTBEAT, is_away, make_app
+from parti_scraper.jobs.app import HEARTBEAT, ServerAway, is_away, make_app
 from parti_scraper.jobs.crawling import Crawl
 from parti_scraper.jobs.database import connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
@@ -93,7 +93,8 @@ class _Retry(BaseRetryStrategy):
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
         if isinstance(exception, Failed) and exception.delay is not None:
             return RetryDecision(retry_at=utcnow() + timedelta(seconds=exception.delay))
-        return None
+        # If it answers again as it is told, this attempt is as one whose worker was lost.
+        return RetryDecision(retry_at=utcnow()) if isinstance(exception, ServerAway) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +356,7 @@ async def _report(process: AsyncCallNext, context: JobContext, _: ProcrastinateW
     """Do a job, and log what nobody has expected of it."""
     try:
         return await process()
-    except (PartiError, Failed):
+    except (PartiError, Failed, ServerAway):
         raise
     except Exception:
         logger.exception("job %s has failed", context.job.id)
