@@ -240,6 +240,23 @@ def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have
         assert [each.stop() for each in workers] == [0, 0]
 
 
+def test_a_crawl_that_is_killed_is_tried_again_and_the_list_says_what_has_killed_it(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(**SLOW)
+    with Machines(postgres_url, tmp_path, server) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        worker = machines.start(times={"outcomes.DELAYS": (600, 600)})
+        wait(lambda: has_written(worker, "recent/1-1"), 60, machines)
+        for crawl in worker.crawls:
+            os.kill(crawl, signal.SIGKILL)
+        wait(lambda: machines.statuses() == {"todo": 1}, 60, machines)
+        line = "recent 1-1: ended by a signal: Killed, and said nothing"
+        assert attempts(machines) == [(1, 1, -signal.SIGKILL, True, line)]
+        assert f"{line}\n" in machines.jobs("list")
+        assert worker.stop() == 0
+
+
 def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_are_done_by_another(
     postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
