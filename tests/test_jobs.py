@@ -687,6 +687,7 @@ DONE, AGAIN = Next(None, has_failed=False), Next(0.0, has_failed=False)
         (Ended(0, has_package=True, was_told=True), 0, DONE),
         # But what has no end is never done: it ends well because it was told to.
         (Ended(0, has_package=True, was_told=True, is_endless=True), 0, AGAIN),
+        (Ended(0, has_package=True, is_endless=True), 3, Next(DELAYS[0], has_failed=False)),
         (Ended(4, has_package=True, is_endless=True), 0, Next(DELAYS[0], has_failed=True)),
         (Ended(4, has_package=True, is_endless=True, seconds=LONG), 3, Next(DELAYS[0], has_failed=False)),
         (Ended(1, has_package=True, is_endless=True, seconds=LONG - 1), 3, Next(None, has_failed=True)),

@@ -314,6 +314,23 @@ def test_a_crawl_whose_records_cannot_be_loaded_is_stopped(postgres_url: str, tm
         assert worker.stop() == 0
 
 
+def test_a_job_without_an_end_goes_on_after_its_crawl_has_ended_well(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        machines.jobs("enqueue", "live", "-a", "interval=1")
+        machines.jobs("enqueue", "notifications", "-a", "duration=1")
+        machines.jobs("enqueue", "live", "-a", "interval=1", "-a", "max_records=1")
+        worker = machines.start(times={"outcomes.DELAYS": (0.1,)})
+        wait(lambda: has_written(worker, "live/1-1") and machines.statuses().get("succeeded") == 2, 60, machines)
+        # As it does to itself without heartbeats.
+        os.kill(worker.crawls[0], signal.SIGTERM)
+        wait(lambda: has_written(worker, "live/1-2"), 60, machines)
+        assert machines.statuses() == {"doing": 1, "succeeded": 2}
+        assert attempts(machines)[0][:4] == (1, 1, 0, False)
+        assert worker.stop() == 0
+
+
 def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:

@@ -290,7 +290,7 @@ class Worker:
             line=await crawl.said(begin),
             was_told=crawl.was_told and self._stopping.is_set(),
             seconds=time.monotonic() - begun,
-            is_endless=job.queue == ENDLESS and "duration" not in arguments,
+            is_endless=job.queue == ENDLESS and not arguments.keys() & {"duration", "max_records"},
         )
 
     async def _wait(self, crawl: Crawl, folder: Path, owner: Owner, *, is_endless: bool) -> int:
