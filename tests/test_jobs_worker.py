@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 
+from parti_scraper.jobs.database import ENQUEUE
 from parti_scraper.ledger.ledger import Ledger
 from tests.expected import livestream
 from tests.machines import Machines, Worker, differences, wait
@@ -355,6 +356,25 @@ def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(
         assert [each[2:4] for each in attempts(machines)] == [(None, False)] * 2
         assert worker.stop() == 0
         assert machines.query(ours) == before
+
+
+def test_what_a_schedule_asks_for_is_not_lost_with_the_connection(
+    postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    asked = {"timestamp": 0, "name": "x", "spider": "categories", "arguments": {}, "missing": False}
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        machines.query(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
+            f"VALUES ('schedule', 'schedule', '{json.dumps(asked)}')"
+        )
+        with closing(psycopg.connect(postgres_url)) as blocking:
+            blocking.execute("SELECT pg_advisory_xact_lock(%s)", [ENQUEUE])
+            worker = machines.start()
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            wait(lambda: machines.query(waiting) == [(1,)], 60, machines)
+            postgresql.restart()
+        wait(lambda: machines.statuses() == {"succeeded": 1}, 60, machines)
+        assert worker.stop() == 0
 
 
 # --- Jobs without an end -----------------------------------------------------------------------------------------

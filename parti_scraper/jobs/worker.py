@@ -62,7 +62,7 @@ _DAY = 24 * 60 * 60
 
 _NOTE_WORKER = (
     "INSERT INTO parti_workers (id, host, pid, version, procrastinate) "
-    "VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(procrastinate)s)"
+    "VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(procrastinate)s) ON CONFLICT DO NOTHING"
 )
 _NOTE_BEGIN = (
     "INSERT INTO parti_attempts (job_id, attempt, host) VALUES (%(job_id)s, %(attempt)s, %(host)s) "
@@ -88,13 +88,14 @@ class Failed(Exception):  # noqa: N818 - it says what has become of it
 
 
 class _Retry(BaseRetryStrategy):
-    """Tries again when the exception says so."""
+    """Tries again when the exception says so, or the server has not answered."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        if isinstance(exception, Failed) and exception.delay is not None:
-            return RetryDecision(retry_at=utcnow() + timedelta(seconds=exception.delay))
-        # If it answers again as it is told, this attempt is as one whose worker was lost.
-        return RetryDecision(retry_at=utcnow()) if isinstance(exception, ServerAway) else None
+        if isinstance(exception, Failed):
+            delay = exception.delay
+        else:
+            delay = _PAUSE if isinstance(exception, ServerAway | TargetAway) else None
+        return None if delay is None else RetryDecision(retry_at=utcnow() + timedelta(seconds=delay))
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,7 +378,7 @@ def _add_tasks(app: App, worker: Worker) -> None:
     async def crawl(context: JobContext, /, **_: object) -> None:
         await worker.crawl(context.job)
 
-    @app.task(name=SCHEDULE, queue=SCHEDULE)
+    @app.task(name=SCHEDULE, queue=SCHEDULE, retry=_Retry())
     async def schedule(timestamp: int, name: str, spider: str, arguments: dict[str, str], missing: bool) -> None:  # noqa: ARG001 - Procrastinate gives it
         await worker.schedule(name, spider, arguments, is_missing=missing)
 
