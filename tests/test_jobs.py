@@ -30,7 +30,7 @@ from procrastinate.schema import migrations_path
 from parti_scraper.api.routes import FIRST_TS
 from parti_scraper.api.times import DAY, iso_to_timestamp
 from parti_scraper.dataset.coverage import Interval, union
-from parti_scraper.dataset.engine import ExtraMissing
+from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.targets.postgres_address import Address, parse_address
 from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs import app, child, queue
@@ -40,7 +40,7 @@ from parti_scraper.jobs.payload import CRAWL, ENDLESS, check_payload, is_run_id,
 from parti_scraper.jobs.queue import Missing
 from parti_scraper.jobs.schedule import Scheduled
 from parti_scraper.jobs.shards import BACKOFF, USUAL_SECONDS
-from parti_scraper.jobs.worker import Machine, Worker
+from parti_scraper.jobs.worker import Machine, Worker, run_worker
 from parti_scraper.redact import Secret
 from parti_scraper.run.entries import KINDS
 from tests.exporting import bring
@@ -263,7 +263,7 @@ EACH = ["setup", "list", "enqueue recent", "worker", "retry 1", "cancel 1"]
 def test_the_address_is_needed_and_not_to_be_typed(scrapy: Scrapy, typed: str) -> None:
     run = scrapy("jobs", *typed.split())
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
-    assert "PARTI_DATABASE_URL is not set" in run.stderr
+    assert run.stderr.startswith("scrapy jobs: the queue: PARTI_DATABASE_URL is not set (accepted: postgresql://")
     run = scrapy("jobs", *typed.split(), "-s", f"PARTI_DATABASE_URL=postgresql://me:{SECRET}@host/x")
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == (
@@ -289,6 +289,24 @@ def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
             assert run.stderr.startswith(f"scrapy jobs: postgresql://{url.partition('@')[2]}")
             assert problem in run.stderr
             assert SECRET not in run.stderr
+
+
+def test_a_worker_does_not_begin_without_rights(scrapy: Scrapy, postgres_url: str, address: Address) -> None:
+    execute(postgres_url, "REVOKE DELETE ON procrastinate_workers FROM CURRENT_USER")
+    run = scrapy("jobs", "worker", env={"PARTI_DATABASE_URL": postgres_url})
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert run.stderr.startswith(f"scrapy jobs: {address.shown}: permission denied for table procrastinate_workers ")
+
+
+def test_a_worker_that_loses_the_database_as_it_begins_ends_with_one_line(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise psycopg.OperationalError("no more connections")
+
+    monkeypatch.setattr(app.Connector, "open_async", refuse)
+    with pytest.raises(TargetError, match="no more connections"):
+        run_worker(Machine(address, tmp_path, tmp_path, {}, 1, 1, [], Missing(None, None, HOUR)))
 
 
 def test_a_worker_does_not_begin_on_a_queue_of_an_earlier_version(scrapy: Scrapy, postgres_url: str) -> None:

@@ -152,8 +152,9 @@ class Command(Reading, ScrapyCommand):
         # What it says of jobs is said in other words, and of each failure it has a traceback.
         logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
         with connect(address) as connection:
-            # The last step of `setup` that workers need.
+            # The last step of `setup` that workers need, and whether they may do anything.
             connection.execute("SELECT 'parti_defer_periodic_job'::regproc")
+            connection.execute("DELETE FROM procrastinate_workers WHERE false")
         run_worker(machine)
 
     def _enqueue(self, spider: str, opts: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from procrastinate import BaseRetryStrategy, RetryDecision
 from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.utils import utcnow
@@ -20,6 +21,7 @@ from procrastinate.worker import Worker as ProcrastinateWorker
 
 from parti_scraper import __version__
 from parti_scraper.dataset.engine import TargetAway
+from parti_scraper.dataset.targets.postgres import database_error
 from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
 from parti_scraper.jobs.app import HEARTBEAT, ServerAway, is_away, make_app
@@ -138,11 +140,7 @@ class Worker:
         _add_tasks(self._app, self)
 
     async def run(self) -> None:
-        """Work until `stop` is called.
-
-        Raises:
-            ConnectorException: the database refuses.
-        """
+        """Work until `stop` is called. Raises psycopg.Error if it cannot begin."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -394,4 +392,8 @@ def run_worker(machine: Machine) -> None:
     async def work() -> None:
         await Worker(machine).run()
 
-    asyncio.run(work())
+    try:
+        asyncio.run(work())
+    except psycopg.Error as error:
+        # As it has begun; later it waits.
+        raise database_error(error, machine.address) from None
