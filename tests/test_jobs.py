@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -26,9 +27,11 @@ from hypothesis import strategies as st
 from procrastinate.jobs import Job
 from procrastinate.periodic import PeriodicDeferrer
 from procrastinate.schema import migrations_path
+from scrapy.settings import Settings
 
 from parti_scraper.api.routes import FIRST_TS
 from parti_scraper.api.times import DAY, iso_to_timestamp
+from parti_scraper.commands.jobs import Command
 from parti_scraper.dataset.coverage import Interval, union
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.targets.postgres_address import Address, parse_address
@@ -333,6 +336,20 @@ def test_without_procrastinate_an_error_says_how_to_install_it(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "procrastinate", None)
     with pytest.raises(ExtraMissing, match=r"^procrastinate is not installed \(extra `jobs`\): pip install "):
         jobs_address({"PARTI_DATABASE_URL": Secret("postgresql://host/x")})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("package", "extra"), [("procrastinate", "jobs"), ("duckdb", "dataset")])
+def test_a_worker_without_a_package_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "parti_scraper.jobs.worker")
+    command = Command()
+    command.settings = Settings({"PARTI_DATABASE_URL": Secret("postgresql://host/x")})
+    with pytest.raises(ExtraMissing, match=rf"^{package} is not installed \(extra `{extra}`\): pip install "):
+        command.execute(
+            ["worker"], argparse.Namespace(concurrency=None, arguments=None, shard=None, missing=None, json=None)
+        )
 
 
 # --- Payloads ----------------------------------------------------------------------------------------------------
