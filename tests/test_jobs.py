@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -23,13 +24,16 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from procrastinate.jobs import Job
 from procrastinate.periodic import PeriodicDeferrer
 from procrastinate.schema import migrations_path
+from scrapy.settings import Settings
 
 from parti_scraper.api.routes import FIRST_TS
 from parti_scraper.api.times import DAY, iso_to_timestamp
+from parti_scraper.commands.jobs import Command
 from parti_scraper.dataset.coverage import Interval, union
-from parti_scraper.dataset.engine import ExtraMissing
+from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.targets.postgres_address import Address, parse_address
 from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs import app, child, queue
@@ -39,7 +43,7 @@ from parti_scraper.jobs.payload import CRAWL, ENDLESS, check_payload, is_run_id,
 from parti_scraper.jobs.queue import Missing
 from parti_scraper.jobs.schedule import Scheduled
 from parti_scraper.jobs.shards import BACKOFF, USUAL_SECONDS
-from parti_scraper.jobs.worker import Machine, Worker
+from parti_scraper.jobs.worker import Machine, Worker, run_worker
 from parti_scraper.redact import Secret
 from parti_scraper.run.entries import KINDS
 from tests.exporting import bring
@@ -262,7 +266,7 @@ EACH = ["setup", "list", "enqueue recent", "worker", "retry 1", "cancel 1"]
 def test_the_address_is_needed_and_not_to_be_typed(scrapy: Scrapy, typed: str) -> None:
     run = scrapy("jobs", *typed.split())
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
-    assert "PARTI_DATABASE_URL is not set" in run.stderr
+    assert run.stderr.startswith("scrapy jobs: the queue: PARTI_DATABASE_URL is not set (accepted: postgresql://")
     run = scrapy("jobs", *typed.split(), "-s", f"PARTI_DATABASE_URL=postgresql://me:{SECRET}@host/x")
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == (
@@ -290,6 +294,24 @@ def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
             assert SECRET not in run.stderr
 
 
+def test_a_worker_does_not_begin_without_rights(scrapy: Scrapy, postgres_url: str, address: Address) -> None:
+    execute(postgres_url, "REVOKE DELETE ON procrastinate_workers FROM CURRENT_USER")
+    run = scrapy("jobs", "worker", env={"PARTI_DATABASE_URL": postgres_url})
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert run.stderr.startswith(f"scrapy jobs: {address.shown}: permission denied for table procrastinate_workers ")
+
+
+def test_a_worker_that_loses_the_database_as_it_begins_ends_with_one_line(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise psycopg.OperationalError("no more connections")
+
+    monkeypatch.setattr(app.Connector, "open_async", refuse)
+    with pytest.raises(TargetError, match="no more connections"):
+        run_worker(Machine(address, tmp_path, tmp_path, {}, 1, 1, [], Missing(None, None, HOUR)))
+
+
 def test_a_worker_does_not_begin_on_a_queue_of_an_earlier_version(scrapy: Scrapy, postgres_url: str) -> None:
     set_up(parse_address(postgres_url))
     execute(postgres_url, "DROP FUNCTION parti_defer_periodic_job")
@@ -314,6 +336,20 @@ def test_without_procrastinate_an_error_says_how_to_install_it(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "procrastinate", None)
     with pytest.raises(ExtraMissing, match=r"^procrastinate is not installed \(extra `jobs`\): pip install "):
         jobs_address({"PARTI_DATABASE_URL": Secret("postgresql://host/x")})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("package", "extra"), [("procrastinate", "jobs"), ("duckdb", "dataset")])
+def test_a_worker_without_a_package_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "parti_scraper.jobs.worker")
+    command = Command()
+    command.settings = Settings({"PARTI_DATABASE_URL": Secret("postgresql://host/x")})
+    with pytest.raises(ExtraMissing, match=rf"^{package} is not installed \(extra `{extra}`\): pip install "):
+        command.execute(
+            ["worker"], argparse.Namespace(concurrency=None, arguments=None, shard=None, missing=None, json=None)
+        )
 
 
 # --- Payloads ----------------------------------------------------------------------------------------------------
@@ -686,6 +722,7 @@ DONE, AGAIN = Next(None, has_failed=False), Next(0.0, has_failed=False)
         (Ended(0, has_package=True, was_told=True), 0, DONE),
         # But what has no end is never done: it ends well because it was told to.
         (Ended(0, has_package=True, was_told=True, is_endless=True), 0, AGAIN),
+        (Ended(0, has_package=True, is_endless=True), 3, Next(DELAYS[0], has_failed=False)),
         (Ended(4, has_package=True, is_endless=True), 0, Next(DELAYS[0], has_failed=True)),
         (Ended(4, has_package=True, is_endless=True, seconds=LONG), 3, Next(DELAYS[0], has_failed=False)),
         (Ended(1, has_package=True, is_endless=True, seconds=LONG - 1), 3, Next(None, has_failed=True)),
@@ -742,6 +779,35 @@ def test_what_dead_workers_had_is_given_back_unless_it_is_what_kills_them(
     assert execute(postgres_url, "SELECT status::text FROM procrastinate_jobs WHERE id = 3") == [("failed",)]
     lost = "SELECT count(*) FROM parti_attempts WHERE line = 'its worker was lost' AND ended_at IS NOT NULL"
     assert execute(postgres_url, lost) == [(10,)]
+
+
+def test_a_cancelled_job_whose_worker_is_dead_has_ended(
+    postgres_url: str, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = enqueue(address, "categories")
+    execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing', attempts = 2")
+    with connect(address) as connection:
+        assert queue.cancel(connection, job)
+    assert give_back(address, monkeypatch) == [job]
+    ended = "SELECT status::text, attempts, abort_requested FROM procrastinate_jobs"
+    assert execute(postgres_url, ended) == [("aborted", 3, False)]
+
+
+def test_a_job_that_is_cancelled_as_it_fails_is_not_tried_again(postgres_url: str, address: Address) -> None:
+    (job,) = enqueue(address, "categories")
+    execute(postgres_url, "INSERT INTO procrastinate_workers DEFAULT VALUES")
+    execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing', worker_id = 1, abort_requested = true")
+
+    async def retry() -> None:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        doing = Job(
+            id=job, status="doing", queue="crawl", lock=None, queueing_lock=None, task_name="crawl", worker_id=1
+        )
+        async with procrastinate.open_async():
+            await manager.retry_job(doing)
+
+    asyncio.run(retry())
+    assert execute(postgres_url, "SELECT status::text FROM procrastinate_jobs") == [("aborted",)]
 
 
 # --- The process of a crawl --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from contextlib import closing
 from itertools import pairwise
@@ -11,10 +12,11 @@ from typing import Any
 
 import psycopg
 
+from parti_scraper.jobs.database import ENQUEUE
 from parti_scraper.ledger.ledger import Ledger
 from tests.expected import livestream
 from tests.machines import Machines, Worker, differences, wait
-from tests.postgresql import SECRET
+from tests.postgresql import SECRET, Cluster
 from tests.processes import is_alive
 from tests.support import STILL, Serve, ids, read_lines, truth
 
@@ -240,6 +242,97 @@ def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have
         assert not [each.said for each in workers if "Traceback" in each.said]
 
 
+def test_a_crawl_that_is_killed_is_tried_again_and_the_list_says_what_has_killed_it(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(**SLOW)
+    with Machines(postgres_url, tmp_path, server) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        worker = machines.start(times={"outcomes.DELAYS": (600, 600)})
+        wait(lambda: has_written(worker, "recent/1-1"), 60, machines)
+        for crawl in worker.crawls:
+            os.kill(crawl, signal.SIGKILL)
+        wait(lambda: machines.statuses() == {"todo": 1}, 60, machines)
+        line = "recent 1-1: ended by a signal: Killed, and said nothing"
+        assert attempts(machines) == [(1, 1, -signal.SIGKILL, True, line)]
+        assert f"{line}\n" in machines.jobs("list")
+        assert worker.stop() == 0
+
+
+def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_are_done_by_another(
+    postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(**SLOW)
+    with Machines(postgres_url, tmp_path, server) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        machines.jobs("enqueue", "recent", *OF_HISTORY, "-a", "categories=1")
+        worker = machines.start(times={"worker._LAST_PATIENCE": 2})
+        wait(lambda: has_written(worker, "recent/1-1") and len(worker.crawls) == 2, 60, machines)
+        with postgresql.stopped():
+            # One has ended before it has anything to load, or while it waits for that, the other one goes on.
+            os.kill(worker.crawls[0], signal.SIGKILL)
+            assert worker.stop(2 + 5 + 15) == 0
+            assert worker.crawls == []
+        assert "Traceback" not in worker.said
+        assert machines.statuses() == {"doing": 2}
+        machines.start(times=NERVOUS)
+        wait(lambda: all_ended(machines), 90, machines)
+        assert machines.statuses() == {"succeeded": 2}
+        assert list(differences(machines, expected_of(server))) == []
+
+
+def test_what_was_collected_is_loaded_although_the_job_is_cancelled_meanwhile(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(**MANY)
+    with Machines(postgres_url, tmp_path, server) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        with closing(psycopg.connect(postgres_url)) as blocking:
+            blocking.execute("LOCK parti.livestreams")
+            worker = machines.start()
+            wait((worker.output / "recent" / "1-1" / "datapackage.json").exists, 60, machines)
+            wait(lambda: not worker.crawls, 60, machines)
+            waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'parti.livestreams'::regclass AND NOT granted"
+            wait(lambda: machines.query(waiting) == [(1,)], 60, machines)
+            assert machines.jobs("cancel", "1") == "job 1 is being stopped\n"
+            # It has heard of it, and begins to load what is being loaded.
+            logged_in = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            wait(lambda: machines.query(logged_in) == [(1,)], 60, machines)
+        wait(lambda: all_ended(machines), 60, machines)
+        assert machines.statuses() == {"aborted": 1}
+        assert list(differences(machines, expected_of(server))) == []
+        assert [each[1:4] for each in attempts(machines)] == [(1, 0, False)]
+        assert worker.stop() == 0
+
+
+def test_a_crawl_whose_records_cannot_be_loaded_is_stopped(postgres_url: str, tmp_path: Path, serve: Serve) -> None:
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        machines.jobs("enqueue", "live", "-a", "interval=1")
+        machines.query("REVOKE INSERT ON live_channels FROM CURRENT_USER")
+        worker = machines.start(times={"worker._LOAD": 1, "outcomes.DELAYS": (600,)})
+        wait(lambda: count(machines, "parti_attempts", "has_failed"), 60, machines)
+        assert worker.crawls == []
+        assert (worker.output / "live" / "1-1" / "datapackage.json").exists()
+        assert worker.stop() == 0
+
+
+def test_a_job_without_an_end_goes_on_after_its_crawl_has_ended_well(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        machines.jobs("enqueue", "live", "-a", "interval=1")
+        machines.jobs("enqueue", "notifications", "-a", "duration=1")
+        machines.jobs("enqueue", "live", "-a", "interval=1", "-a", "max_records=1")
+        worker = machines.start(times={"outcomes.DELAYS": (0.1,)})
+        wait(lambda: has_written(worker, "live/1-1") and machines.statuses().get("succeeded") == 2, 60, machines)
+        # As it does to itself without heartbeats.
+        os.kill(worker.crawls[0], signal.SIGTERM)
+        wait(lambda: has_written(worker, "live/1-2"), 60, machines)
+        assert machines.statuses() == {"doing": 1, "succeeded": 2}
+        assert attempts(machines)[0][:4] == (1, 1, 0, False)
+        assert worker.stop() == 0
+
+
 def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
@@ -264,6 +357,25 @@ def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(
         assert [each[2:4] for each in attempts(machines)] == [(None, False)] * 2
         assert worker.stop() == 0
         assert machines.query(ours) == before
+
+
+def test_what_a_schedule_asks_for_is_not_lost_with_the_connection(
+    postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    asked = {"timestamp": 0, "name": "x", "spider": "categories", "arguments": {}, "missing": False}
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        machines.query(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
+            f"VALUES ('schedule', 'schedule', '{json.dumps(asked)}')"
+        )
+        with closing(psycopg.connect(postgres_url)) as blocking:
+            blocking.execute("SELECT pg_advisory_xact_lock(%s)", [ENQUEUE])
+            worker = machines.start()
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            wait(lambda: machines.query(waiting) == [(1,)], 60, machines)
+            postgresql.restart()
+        wait(lambda: machines.statuses() == {"succeeded": 1}, 60, machines)
+        assert worker.stop() == 0
 
 
 # --- Jobs without an end -----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from scrapy.commands import ScrapyCommand
 
 from parti_scraper.api.times import first_second, last_second, parse_time
 from parti_scraper.commands.base import Reading
+from parti_scraper.dataset.engine import require
 from parti_scraper.dataset.export import Export, Silent, export
 from parti_scraper.dataset.targets.postgres import PostgresTarget
 from parti_scraper.exceptions import UsageError, did_you_mean, quoted
@@ -129,10 +130,12 @@ class Command(Reading, ScrapyCommand):
             )
 
     def _worker(self, _: str, opts: argparse.Namespace) -> None:
-        # Only workers have to load what is behind it.
+        address = jobs_address(self.settings)
+        # Without it, no job could be loaded.
+        require("duckdb", "dataset")
+        # Only workers have to load what is behind it, which is an extra.
         from parti_scraper.jobs.worker import Machine, run_worker  # noqa: PLC0415
 
-        address = jobs_address(self.settings)
         concurrency = _count("option", "--concurrency", opts.concurrency or "2")
         most = _count("setting", _AT_A_TIME, str(self.settings[_AT_A_TIME]))
         path = self.settings[_SCHEDULE]
@@ -152,8 +155,9 @@ class Command(Reading, ScrapyCommand):
         # What it says of jobs is said in other words, and of each failure it has a traceback.
         logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
         with connect(address) as connection:
-            # The last step of `setup` that workers need.
+            # The last step of `setup` that workers need, and whether they may do anything.
             connection.execute("SELECT 'parti_defer_periodic_job'::regproc")
+            connection.execute("DELETE FROM procrastinate_workers WHERE false")
         run_worker(machine)
 
     def _enqueue(self, spider: str, opts: argparse.Namespace) -> None:

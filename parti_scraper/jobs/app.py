@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # Seconds between two tries to reach a server that is away.
 _PAUSE = 1.0
 # Seconds that a query waits for a connection before it is tried again.
-_TIMEOUT = 10.0
+_TIMEOUT = 5.0
 # How many connections a worker has beside the one that listens.
 _CONNECTIONS = 4
 # Seconds that a pool goes on trying to connect by itself, at growing distances; then it begins anew when it is asked.
@@ -53,11 +53,15 @@ _OWNED = (
     "AND status = 'doing' FOR UPDATE"
 )
 _FINISH = f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) {_OWNED}"
-_RETRY = f"SELECT procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) {_OWNED}"
+# What was cancelled is not done again. Procrastinate would call it failed, and could not try it again then.
+_RETRY = (
+    "SELECT CASE WHEN abort_requested THEN procrastinate_finish_job_v1(id, 'aborted', false) "
+    f"ELSE procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) END {_OWNED}"
+)
 HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
 _RESCUE = """
 WITH lost AS (
-    SELECT jobs.id, jobs.attempts FROM procrastinate_jobs AS jobs
+    SELECT jobs.id, jobs.attempts, jobs.abort_requested FROM procrastinate_jobs AS jobs
     LEFT JOIN procrastinate_workers AS workers ON workers.id = jobs.worker_id
     WHERE jobs.status = 'doing' AND (
         workers.id IS NULL OR workers.last_heartbeat < now() - make_interval(secs => %(lost_after)s)
@@ -68,7 +72,8 @@ WITH lost AS (
     UPDATE parti_attempts SET ended_at = now(), line = %(line)s FROM lost
     WHERE job_id = lost.id AND attempt = lost.attempts + 1 AND ended_at IS NULL
 )
-SELECT id, CASE WHEN (SELECT count(*) FROM parti_attempts WHERE job_id = lost.id AND line = %(line)s) < %(most)s
+SELECT id, CASE WHEN abort_requested THEN procrastinate_finish_job_v1(id, 'aborted', false)
+    WHEN (SELECT count(*) FROM parti_attempts WHERE job_id = lost.id AND line = %(line)s) < %(most)s
     THEN procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
     ELSE procrastinate_finish_job_v1(id, 'failed', false) END FROM lost
 """
@@ -140,15 +145,14 @@ class Connector(PsycopgConnector):
 
     async def _patiently(self, action: Callable[[], Awaitable[Any]]) -> Any:
         while True:
+            if self._away_since is not None and self.gives_up_at is not None and time.monotonic() >= self.gives_up_at:
+                raise ServerAway("the server does not answer")
             try:
                 answer = await action()
             except ConnectorException as error:
                 if not is_away(error):
                     raise
-                now = time.monotonic()
-                self._away_since = self._away_since or now
-                if self.gives_up_at is not None and now >= self.gives_up_at:
-                    raise ServerAway("the server does not answer") from error.__cause__
+                self._away_since = self._away_since or time.monotonic()
             else:
                 self._is_there()
                 return answer
@@ -230,6 +234,10 @@ class Manager(JobManager):
         owner = {"job_id": job.id, "worker_id": job.worker_id, "attempts": job.attempts}
         try:
             await self.connector.execute_query_all_async(query, **owner, **arguments)
+        except ServerAway:
+            logger.warning(
+                "Job %s stays as it is until its worker is taken for lost: the server does not answer", job.id
+            )
         finally:
             self._running.pop(job.id or 0, None)
 

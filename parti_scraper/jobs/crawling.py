@@ -70,7 +70,7 @@ class Crawl:
         return self._ended.result() if self._ended.done() else None
 
     async def stop(self) -> int:
-        """Tell it to stop, and wait for its end; it is killed if that takes too long."""
+        """Tell it to stop, unless it has ended, and wait for its end; it is killed if that takes too long."""
         self.tell()
         code = await self.wait(_PATIENCE)
         if code is None:
@@ -79,15 +79,16 @@ class Crawl:
         return code
 
     def tell(self) -> None:
-        """Tell it to stop."""
-        if not self.was_told:
+        """Tell it to stop, unless it has ended."""
+        if not (self.was_told or self._ended.done()):
             self.was_told = True
             self._signal(signal.SIGTERM)
 
     async def said(self, begin: str) -> str:
-        """Return how it says it has ended, in a line that begins like this; else the last line that it has printed."""
+        """Return how it has ended: its line that begins like this, else the last line that it has printed, if any."""
         lines = (await self._said).decode(errors="replace").strip().splitlines()
-        return next((line for line in lines if line.startswith(begin)), lines[-1] if lines else "")
+        silent = f"{begin} ended by {_name_of(self._ended.result())}, and said nothing"
+        return next((line for line in lines if line.startswith(begin)), lines[-1] if lines else silent)
 
     async def _read(self) -> bytes:
         kept = b""
@@ -98,6 +99,11 @@ class Crawl:
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
             self._process.send_signal(number)
+
+
+def _name_of(code: int) -> str:
+    """Return what an exit code means, if it is negative the signal."""
+    return f"a signal: {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
 
 
 def environment_of(settings: BaseSettings) -> dict[str, str]:

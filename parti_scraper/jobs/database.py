@@ -113,7 +113,7 @@ _ALIVE = (
 def jobs_address(settings: BaseSettings) -> Address:
     """Return the address of the database. Raises UsageError, ExtraMissing."""
     require("procrastinate", "jobs")
-    return address_of(SCHEMES[0], secret_from(settings, "PARTI_DATABASE_URL"), "scrapy jobs")
+    return address_of(SCHEMES[0], secret_from(settings, "PARTI_DATABASE_URL"), "the queue")
 
 
 @contextmanager

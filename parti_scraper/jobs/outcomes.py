@@ -57,10 +57,12 @@ def next_of(ended: Ended, failures: int) -> Next:
     if ended.was_told and (ended.is_endless or code != ExitCode.COMPLETE):
         # It is given back, and another worker goes on.
         return Next(0.0, has_failed=False)
-    if code == ExitCode.COMPLETE or (code == ExitCode.INCOMPLETE and ended.has_package and not ended.is_endless):
+    is_done = code == ExitCode.COMPLETE or (code == ExitCode.INCOMPLETE and ended.has_package)
+    if is_done and not ended.is_endless:
         return Next(None, has_failed=False)
     if code == ExitCode.USAGE:
         return Next(None, has_failed=True)
-    if ended.is_endless and ended.seconds >= LONG:
+    # It ends well only if it was told to, such as by the silence of its worker while that had no database.
+    if ended.is_endless and (code == ExitCode.COMPLETE or ended.seconds >= LONG):
         return Next(DELAYS[0], has_failed=False)
     return Next(DELAYS[failures] if failures < len(DELAYS) else None, has_failed=True)

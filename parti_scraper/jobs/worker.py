@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from procrastinate import BaseRetryStrategy, RetryDecision
 from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.utils import utcnow
@@ -20,6 +21,7 @@ from procrastinate.worker import Worker as ProcrastinateWorker
 
 from parti_scraper import __version__
 from parti_scraper.dataset.engine import TargetAway
+from parti_scraper.dataset.targets.postgres import database_error
 from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
 from parti_scraper.jobs.app import HEARTBEAT, ServerAway, is_away, make_app
@@ -62,7 +64,7 @@ _DAY = 24 * 60 * 60
 
 _NOTE_WORKER = (
     "INSERT INTO parti_workers (id, host, pid, version, procrastinate) "
-    "VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(procrastinate)s)"
+    "VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(procrastinate)s) ON CONFLICT DO NOTHING"
 )
 _NOTE_BEGIN = (
     "INSERT INTO parti_attempts (job_id, attempt, host) VALUES (%(job_id)s, %(attempt)s, %(host)s) "
@@ -88,12 +90,14 @@ class Failed(Exception):  # noqa: N818 - it says what has become of it
 
 
 class _Retry(BaseRetryStrategy):
-    """Tries again when the exception says so."""
+    """Tries again when the exception says so, or the server has not answered."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        if isinstance(exception, Failed) and exception.delay is not None:
-            return RetryDecision(retry_at=utcnow() + timedelta(seconds=exception.delay))
-        return None
+        if isinstance(exception, Failed):
+            delay = exception.delay
+        else:
+            delay = _PAUSE if isinstance(exception, ServerAway | TargetAway) else None
+        return None if delay is None else RetryDecision(retry_at=utcnow() + timedelta(seconds=delay))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +140,7 @@ class Worker:
         _add_tasks(self._app, self)
 
     async def run(self) -> None:
-        """Work until `stop` is called.
-
-        Raises:
-            ConnectorException: the database refuses.
-        """
+        """Work until `stop` is called. Raises psycopg.Error if it cannot begin."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -271,6 +271,7 @@ class Worker:
             if self._stopping.is_set():
                 crawl.tell()
             code = await self._wait(crawl, folder, owner, is_endless=job.queue == ENDLESS)
+            await self._load(folder, owner)
         except asyncio.CancelledError:
             # Of `jobs cancel`. What there is, is kept.
             code = await crawl.stop()
@@ -279,15 +280,16 @@ class Worker:
             await self._note(_NOTE_END, job_id=job.id, attempt=job.attempts + 1, **end)
             raise JobAborted from None
         finally:
+            # It goes on if what it has could not be loaded.
+            await crawl.stop()
             self._crawls.discard(crawl)
-        await self._load(folder, owner)
         return Ended(
             code,
             has_package=(folder / datapackage.FILE_NAME).exists(),
             line=await crawl.said(begin),
             was_told=crawl.was_told and self._stopping.is_set(),
             seconds=time.monotonic() - begun,
-            is_endless=job.queue == ENDLESS and "duration" not in arguments,
+            is_endless=job.queue == ENDLESS and not arguments.keys() & {"duration", "max_records"},
         )
 
     async def _wait(self, crawl: Crawl, folder: Path, owner: Owner, *, is_endless: bool) -> int:
@@ -374,7 +376,7 @@ def _add_tasks(app: App, worker: Worker) -> None:
     async def crawl(context: JobContext, /, **_: object) -> None:
         await worker.crawl(context.job)
 
-    @app.task(name=SCHEDULE, queue=SCHEDULE)
+    @app.task(name=SCHEDULE, queue=SCHEDULE, retry=_Retry())
     async def schedule(timestamp: int, name: str, spider: str, arguments: dict[str, str], missing: bool) -> None:  # noqa: ARG001 - Procrastinate gives it
         await worker.schedule(name, spider, arguments, is_missing=missing)
 
@@ -390,4 +392,8 @@ def run_worker(machine: Machine) -> None:
     async def work() -> None:
         await Worker(machine).run()
 
-    asyncio.run(work())
+    try:
+        asyncio.run(work())
+    except psycopg.Error as error:
+        # As it has begun; later it waits.
+        raise database_error(error, machine.address) from None
