@@ -425,6 +425,14 @@ def windows(address: Address) -> list[Interval]:
     return sorted(Interval(iso_to_timestamp(each["since"]), iso_to_timestamp(each["until"])) for each in found)
 
 
+def test_years_in_hours_are_put_there_at_once_the_newest_first(address: Address) -> None:
+    numbers = enqueue(address, "recent", "1h", since="2022-01-01", until="2025-12-31")
+    assert numbers == list(range(1, 1461 * 24 + 1))
+    found = windows(address)
+    assert all(older.until + 1 == newer.since for older, newer in pairwise(found))
+    assert listed(address)[-1].arguments["until"] == "2025-12-31T23:59:59Z"
+
+
 def test_the_times_of_a_job_are_counted_from_when_it_was_put_there(address: Address) -> None:
     before = int(time.time())
     enqueue(address, "recent", since="7d", categories="7")

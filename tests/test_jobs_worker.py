@@ -274,11 +274,32 @@ def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_a
             assert worker.stop(2 + 5 + 15) == 0
             assert worker.crawls == []
         assert "Traceback" not in worker.said
+        # It says so once, and not whenever it has tried again.
+        assert worker.said.count("The database does not answer") == 1
         assert machines.statuses() == {"doing": 2}
         machines.start(times=NERVOUS)
         wait(lambda: all_ended(machines), 90, machines)
         assert machines.statuses() == {"succeeded": 2}
         assert list(differences(machines, expected_of(server))) == []
+
+
+def test_old_logs_are_deleted_and_what_goes_on_while_the_database_is_away_is_said(
+    postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        # Where the next one is: there is one folder.
+        logs = tmp_path / "machine-2" / "state" / "jobs"
+        logs.mkdir(parents=True)
+        for name in ("1-1.log", "2-1.log"):
+            (logs / name).touch()
+        os.utime(logs / "1-1.log", (0, 0))
+        worker = machines.start(times=NERVOUS)
+        wait(lambda: not (logs / "1-1.log").exists(), 60, machines)
+        assert (logs / "2-1.log").exists()
+        with postgresql.stopped():
+            wait(lambda: "The database does not answer" in worker.said, 60, machines)
+        wait(lambda: "The database answers again" in worker.said, 60, machines)
+        assert worker.stop() == 0
 
 
 def test_what_was_collected_is_loaded_although_the_job_is_cancelled_meanwhile(

@@ -152,8 +152,9 @@ class Command(Reading, ScrapyCommand):
         )
         forget_environment()
         logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(message)s")
-        # What it says of jobs is said in other words, and of each failure it has a traceback.
-        logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
+        # What they say is said in other words, once; theirs has tracebacks, or is said again and again.
+        for name in ("procrastinate", "psycopg.pool"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         with connect(address) as connection:
             # The last step of `setup` that workers need, and whether they may do anything.
             connection.execute("SELECT 'parti_defer_periodic_job'::regproc")

@@ -152,7 +152,9 @@ class Connector(PsycopgConnector):
             except ConnectorException as error:
                 if not is_away(error):
                     raise
-                self._away_since = self._away_since or time.monotonic()
+                if self._away_since is None:
+                    logger.warning("The database does not answer; it is tried again each second")
+                    self._away_since = time.monotonic()
             else:
                 self._is_there()
                 return answer
@@ -161,7 +163,9 @@ class Connector(PsycopgConnector):
     def _is_there(self) -> None:
         if self._away_since is not None:
             now = time.monotonic()
-            self._steady_at = now + _STEADY if now - self._away_since > _SHORT else self._steady_at
+            away = now - self._away_since
+            logger.info("The database answers again, after %.0f s", away)
+            self._steady_at = now + _STEADY if away > _SHORT else self._steady_at
             self._away_since = None
 
 

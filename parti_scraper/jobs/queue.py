@@ -222,16 +222,22 @@ def _put(
     connection: psycopg.Connection, jobs: Iterable[tuple[str, Mapping[str, str]]], lock: str | None = None
 ) -> list[int]:
     """Put jobs into the queue, as Procrastinate does. Returns their numbers."""
-    found: list[int] = []
-    for spider, arguments in jobs:
-        payload = json.dumps({"spider": spider, "arguments": dict(arguments)})
-        row = connection.execute(
-            "SELECT unnest(procrastinate_defer_jobs_v1(ARRAY[ROW(%s, %s, 0, %s, NULL, %s::jsonb, NULL)::"
-            "procrastinate_job_to_defer_v1]))",
-            [queue_of(spider, arguments), CRAWL, lock, payload],
-        ).fetchone()
-        found.append(int(row[0]) if row else 0)
-    return found
+    rows = [
+        {
+            "number": number,
+            "queue": queue_of(spider, arguments),
+            "args": {"spider": spider, "arguments": dict(arguments)},
+        }
+        for number, (spider, arguments) in enumerate(jobs)
+    ]
+    # Of years in hours there are tens of thousands, too many for a statement each.
+    found = connection.execute(
+        "SELECT unnest(procrastinate_defer_jobs_v1(array_agg(ROW(queue, %s, 0, %s, NULL, args, NULL)"
+        "::procrastinate_job_to_defer_v1 ORDER BY number))) "
+        "FROM jsonb_to_recordset(%s::jsonb) AS jobs (number int, queue varchar, args jsonb)",
+        [CRAWL, lock, json.dumps(rows)],
+    )
+    return [int(number) for (number,) in found]
 
 
 def jobs(connection: psycopg.Connection) -> list[Job]:

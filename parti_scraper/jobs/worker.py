@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,7 @@ class Worker:
         self._app, self._manager = make_app(machine.address, places, machine.most)
         self._places = sum(places.values())
         self._host = socket.gethostname()
+        self._logs = machine.state / "jobs"
         self._crawls: set[Crawl] = set()
         self._stopping = asyncio.Event()
         self._worker: ProcrastinateWorker | None = None
@@ -212,6 +214,16 @@ class Worker:
                 await self._manager.delete_old_jobs(
                     queue.KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
                 )
+                self._sweep_logs()
+
+    def _sweep_logs(self) -> None:
+        """Delete the logs of jobs that are not known any more."""
+        oldest = time.time() - queue.KEPT_HOURS * 3_600
+        for log in self._logs.glob("*.log"):
+            # Another worker may have done it.
+            with suppress(FileNotFoundError):
+                if log.stat().st_mtime < oldest:
+                    log.unlink()
 
     def _beat(self) -> None:
         for crawl in self._crawls:
@@ -260,7 +272,7 @@ class Worker:
         if folder.exists():
             raise PartiError(f"{folder} is there already, of another queue: let each have its own PARTI_OUTPUT_DIR")
         owner = Owner(job.id or 0, job.attempts, job.worker_id or 0)
-        log = self.machine.state / "jobs" / f"{run_id}.log"
+        log = self._logs / f"{run_id}.log"
         # How a crawl says how it has ended.
         begin = f"{spider} {run_id}:"
         logger.info("%s begins", begin)
