@@ -114,12 +114,12 @@ def _in_utc(moment: datetime) -> datetime:
 # In arguments and settings:
 
 
-def parse_length(setting: str, text: str) -> float:
-    """Return the seconds of a setting that is a length of time. Raises UsageError."""
+def parse_length(kind: str, name: str, text: str) -> float:
+    """Return the seconds of a length of time that was typed; for the arguments see `parse_time`. Raises UsageError."""
     try:
         return length(text, 0)
     except UnparsableError as problem:
-        raise UsageError.of("setting", setting, str(problem), text, LENGTHS, hint=problem.hint) from None
+        raise UsageError.of(kind, name, str(problem), text, LENGTHS, hint=problem.hint) from None
 
 
 def parse_time(kind: str, name: str, text: str | None, parser: Callable[[str, float], int], now: float) -> int | None:

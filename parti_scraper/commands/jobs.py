@@ -21,7 +21,7 @@ from parti_scraper.jobs import queue
 from parti_scraper.jobs.crawling import environment_of
 from parti_scraper.jobs.database import connect, jobs_address, set_up
 from parti_scraper.jobs.payload import check_payload
-from parti_scraper.jobs.queue import Missing, parse_length
+from parti_scraper.jobs.queue import Missing, parse_seconds
 from parti_scraper.jobs.schedule import read_schedule
 from parti_scraper.program import program
 from parti_scraper.run.folders import output_dir, state_dir
@@ -97,7 +97,7 @@ class Command(Reading, ScrapyCommand):
             hint = did_you_mean(action, _WORDS)
             problem = f"unknown: {quoted(action)}" if args else "what to do is missing"
             raise UsageError(f"{problem} (accepted: {', '.join(_WORDS)}){hint}")
-        given = {name for name in ("concurrency", "arguments", "shard", "missing", "json") if getattr(opts, name)}
+        given = {name for names in _OPTIONS.values() for name in names if getattr(opts, name)}
         for name in sorted(given - _OPTIONS.get(action, set())):
             typed = "-a" if name == "arguments" else f"--{name}"
             raise UsageError(f"option `{typed}`: not for `{action}` (accepted: see {program()} jobs --help)")
@@ -117,7 +117,6 @@ class Command(Reading, ScrapyCommand):
         return ExitCode.COMPLETE
 
     def _setup(self, _: str, opts: argparse.Namespace) -> None:
-
         address = jobs_address(self.settings)
         done, waiting = set_up(address)
         # Its tables, as far as they are missing, so that workers need no right to make any.
@@ -171,7 +170,7 @@ class Command(Reading, ScrapyCommand):
             if opts.missing:
                 wanted = self._missing(arguments)
                 if opts.shard:
-                    wanted = wanted._replace(longest=parse_length("option", "--shard", opts.shard))
+                    wanted = wanted._replace(longest=parse_seconds("option", "--shard", opts.shard))
                 found = queue.enqueue_missing(connection, address, wanted)
             else:
                 found = queue.enqueue(connection, spider, arguments, opts.shard)
@@ -210,7 +209,7 @@ class Command(Reading, ScrapyCommand):
         since = parse_time("argument", "since", arguments.get("since"), first_second, now)
         setting = parse_time("setting", _SINCE, self.settings[_SINCE] or None, first_second, now)
         until = parse_time("argument", "until", arguments.get("until"), last_second, now)
-        overlap = parse_length("setting", _OVERLAP, self.settings[_OVERLAP])
+        overlap = parse_seconds("setting", _OVERLAP, self.settings[_OVERLAP])
         return Missing(setting if since is None else since, until, overlap)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy.commands import ScrapyCommand
 
-from parti_scraper.api.times import LENGTHS, UnparsableError, length
+from parti_scraper.api.times import LENGTHS, parse_length
 from parti_scraper.commands.base import Reading
 from parti_scraper.commands.export import Line
 from parti_scraper.commands.inputs import left_out_lines
@@ -153,10 +153,7 @@ def _age(text: str | None) -> float:
     """Return an age that was typed, in seconds. Raises UsageError."""
     if text is None:
         raise UsageError(f"option `--older-than` is missing (accepted: {LENGTHS})")
-    try:
-        return length(text, 0)
-    except UnparsableError as problem:
-        raise UsageError.of("option", "--older-than", str(problem), text, LENGTHS, hint=problem.hint) from None
+    return parse_length("option", "--older-than", text)
 
 
 def _inputs(texts: Sequence[str] | None, default: Path) -> Inputs:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parti_scraper.api.routes import FIRST_TS
-from parti_scraper.api.times import DAY, LENGTHS, UnparsableError, length, timestamp_to_iso
+from parti_scraper.api.times import DAY, LENGTHS, parse_length, timestamp_to_iso
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.coverage import LIVESTREAMS, Interval, gaps
 from parti_scraper.exceptions import UsageError
@@ -82,7 +82,7 @@ def enqueue(
     window = _window(arguments)
     if shard is None:
         return _put(connection, [(spider, arguments_of(window, arguments))])
-    seconds = parse_length("option", "--shard", shard)
+    seconds = parse_seconds("option", "--shard", shard)
     for name in ("sort", "max_records"):
         if name in arguments:
             raise UsageError.of("argument", name, "not together with `--shard`", arguments[name], "none")
@@ -96,12 +96,9 @@ def _window(arguments: Mapping[str, str]) -> Interval:
     return Interval(parsed.since, int(now) if parsed.until is None else parsed.until)
 
 
-def parse_length(kind: str, name: str, text: str) -> int:
-    """Return a length of time that was typed, in whole seconds. Raises UsageError."""
-    try:
-        seconds = int(length(text, 0))
-    except UnparsableError as problem:
-        raise UsageError.of(kind, name, str(problem), text, LENGTHS, hint=problem.hint) from None
+def parse_seconds(kind: str, name: str, text: str) -> int:
+    """Return a length of time that was typed, in whole seconds, one at least. Raises UsageError."""
+    seconds = int(parse_length(kind, name, text))
     if seconds < 1:
         raise UsageError.of(kind, name, "less than a second", text, LENGTHS)
     return seconds

@@ -91,6 +91,6 @@ def _seconds(settings: BaseSettings, name: str) -> float | None:
     if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text, re.ASCII):
         return float(text)
     try:
-        return parse_length(name, text)
+        return parse_length("setting", name, text)
     except UsageError:
         raise UsageError.of("setting", name, "not a number of seconds", text, "such as 0.5 or 60") from None

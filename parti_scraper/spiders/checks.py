@@ -39,7 +39,7 @@ def check_settings(settings: BaseSettings, uses: tuple[str, ...]) -> None:
     if settings["PARTI_TRANSPORT"] == "browser":
         check_browser(settings)
     for name in ("PARTI_INCREMENTAL_OVERLAP", "PARTI_WS_IDLE_TIMEOUT"):
-        parse_length(name, settings[name])
+        parse_length("setting", name, settings[name])
     parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
     parse_max_rejected(settings["PARTI_MAX_REJECTED"])
     _check_batching(settings)

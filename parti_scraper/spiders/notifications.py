@@ -145,7 +145,7 @@ class NotificationsSpider(LiveRouteSpider):
 
     def read_settings(self, settings: BaseSettings) -> None:
         self.ws_urls = urls.parse_ws_urls(settings["PARTI_WS_URL"])
-        self.idle_timeout = parse_length("PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
+        self.idle_timeout = parse_length("setting", "PARTI_WS_IDLE_TIMEOUT", settings["PARTI_WS_IDLE_TIMEOUT"])
         self.reconnect_delay = RetrySettings.read(settings).delay_at(self.ws_urls[0])
         self.last_fill_timeout = settings.getfloat("DOWNLOAD_TIMEOUT")
         self._prepare_to_listen([])

@@ -75,7 +75,7 @@ class RecentSpider(PagedSpider):
                 "user_id": arguments.user_id,
                 "since": run.identity.raw_arguments.get("since"),
             }
-            overlap = parse_length("PARTI_INCREMENTAL_OVERLAP", settings["PARTI_INCREMENTAL_OVERLAP"])
+            overlap = parse_length("setting", "PARTI_INCREMENTAL_OVERLAP", settings["PARTI_INCREMENTAL_OVERLAP"])
             join_series(run, filters, until, math.ceil(overlap))
         if run.previous and run.previous.window:
             run.freeze_window(*run.previous.window)
