@@ -16,6 +16,7 @@ from parti_scraper.jobs.database import SCHEMA
 from parti_scraper.jobs.payload import ENDLESS, is_run_id, queue_of
 from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.run.catalog import Catalog, entries_of_run
+from parti_scraper.run.catalog_cache import FILE_NAME as CACHE_NAME
 from parti_scraper.run.entries import Status
 
 if TYPE_CHECKING:
@@ -114,14 +115,18 @@ def load_left(address: Address, output: Path, state: Path) -> Report | None:
     """
     ledger = Ledger.existing(state)
     with closing(ledger) if ledger else nullcontext():
-        runs = [each.folder for each in Catalog([output], None, ledger) if _is_left(each)]
-        entries = [entry for folder in runs for entry in entries_of_run(folder, ledger)]
+        entries, is_left = [], False
+        for entry in Catalog([output], state / CACHE_NAME, ledger):
+            # Days follow their run.
+            is_left = is_left if entry.day else _is_left(entry)
+            if is_left:
+                entries.append(entry)
         return export(PostgresTarget(address), Export(entries, state / "export"), Silent()) if entries else None
 
 
 def _is_left(entry: Entry) -> bool:
     """Tell whether a run is that of a job without an end."""
-    is_job = entry.day is None and entry.spider is not None and is_run_id(entry.run_id or "")
+    is_job = entry.spider is not None and is_run_id(entry.run_id or "")
     is_run = entry.status not in {Status.FOREIGN, Status.UNREADABLE, Status.TOO_NEW}
     return is_job and is_run and queue_of(entry.spider or "", entry.arguments) == ENDLESS
 
