@@ -14,6 +14,7 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
+from parti_scraper.api.times import DAY
 from parti_scraper.exceptions import quoted
 from parti_scraper.jobs.database import LOST_AFTER, SEARCH_PATH
 from parti_scraper.jobs.payload import SCHEDULE, TASKS
@@ -272,7 +273,7 @@ def make_app(address: Address, places: Mapping[str, int], most: int) -> tuple[Ap
     """Return the app without tasks; for the arguments see `Manager`."""
     connector = Connector(address)
     # Jobs of a schedule that were missed because no worker was there are done within a day, the last one of each.
-    app = App(connector=connector, periodic_defaults={"max_delay": 24 * 60 * 60})
+    app = App(connector=connector, periodic_defaults={"max_delay": DAY})
     manager = Manager(connector, places, most)
     app.job_manager = manager
     return app, manager

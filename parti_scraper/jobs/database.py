@@ -28,8 +28,8 @@ SCHEMA = "parti_jobs"
 SEARCH_PATH = f"SET search_path TO {SCHEMA}"
 # A worker without a heartbeat for so many seconds is alive no more for others. Its own crawls end before.
 LOST_AFTER = 65
-# The locks of transactions, of which only one may go on at a time.
-SETUP, FETCH, ENQUEUE, DEFER = 7170001, 7170002, 7170003, 7170004
+# The locks of transactions, of which only one may go on at a time; the functions below have 7170002 and 7170004.
+SETUP, ENQUEUE = 7170001, 7170003
 
 # What Procrastinate has no place for, by the names under which it is noted that they are there. What was released is
 # never changed: a change is a new entry, that workers of the version before can live with.
@@ -105,7 +105,7 @@ _OWN: tuple[tuple[str, LiteralString], ...] = (
     ),
 )
 _ALIVE = (
-    "SELECT host, procrastinate FROM parti_workers JOIN procrastinate_workers USING (id) "
+    "SELECT procrastinate FROM parti_workers JOIN procrastinate_workers USING (id) "
     "WHERE last_heartbeat > now() - make_interval(secs => %s)"
 )
 
@@ -175,7 +175,7 @@ def _has_older_workers(connection: psycopg.Connection, known: set[str]) -> bool:
     """Tell whether a worker is alive that has another version of Procrastinate."""
     if not known:
         return False
-    return any(version != procrastinate_version() for _, version in connection.execute(_ALIVE, [LOST_AFTER]))
+    return any(version != procrastinate_version() for (version,) in connection.execute(_ALIVE, [LOST_AFTER]))
 
 
 def _steps(known: set[str]) -> Iterator[tuple[str, LiteralString]]:

@@ -21,6 +21,7 @@ from procrastinate.utils import utcnow
 from procrastinate.worker import Worker as ProcrastinateWorker
 
 from parti_scraper import __version__
+from parti_scraper.api.times import DAY
 from parti_scraper.dataset.engine import TargetAway
 from parti_scraper.dataset.targets.postgres import database_error
 from parti_scraper.exceptions import PartiError, UsageError
@@ -61,7 +62,6 @@ _PAUSE = 2.0
 _LAST_PATIENCE = 20.0
 # Workers are known to the database for so many seconds after their last heartbeat.
 _REMEMBERED = 3600.0
-_DAY = 24 * 60 * 60
 
 _NOTE_WORKER = (
     "INSERT INTO parti_workers (id, host, pid, version, procrastinate) "
@@ -209,7 +209,7 @@ class Worker:
                 await self._note(HEARTBEAT, worker_id=worker_id)
             for job_id in await self._manager.rescue(worker_id):
                 logger.warning("Job %d is given back: its worker is dead, or cut off", job_id)
-            if time.monotonic() - swept > _DAY or not swept:
+            if time.monotonic() - swept > DAY or not swept:
                 swept = time.monotonic()
                 await self._manager.delete_old_jobs(
                     queue.KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
