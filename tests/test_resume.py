@@ -349,18 +349,20 @@ def test_snapshots_are_resumed_and_all_are_whole(serve: Serve, output: Path) -> 
     check_books(run)
 
 
-@pytest.mark.parametrize("spider", ["live", "notifications"])
+# Not of time: on a busy machine nothing would be there by then. `live` is stopped in its second snapshot, of which it
+# may have taken a part: the first has all of 40 channels.
+@pytest.mark.parametrize(("spider", "items"), [("live", 41), ("notifications", 5)])
 def test_a_run_with_days_that_a_limit_of_scrapys_stopped_resumes(
-    spider: str, crawl: Run, serve: Serve, output: Path
+    spider: str, items: int, crawl: Run, serve: Serve, output: Path
 ) -> None:
     server = serve(**STILL)
     arguments = {"interval": "0.2", "duration": "4"} if spider == "live" else {"duration": "4"}
-    # Not of time: on a busy machine nothing would be there by then.
-    first = crawl(spider, "-s", "CLOSESPIDER_ITEMCOUNT=5", server=server, **arguments)
+    first = crawl(spider, "-s", f"CLOSESPIDER_ITEMCOUNT={items}", server=server, **arguments)
     assert first.code == 3, first.stderr
     assert not (first.folder / "datapackage.json").exists()
     (today,) = (path.name for path in first.folder.iterdir() if path.is_dir())
-    before = (first.folder / today / f"{COLLECTIONS[spider]}.jsonl").read_bytes()
+    lines = (first.folder / today / f"{COLLECTIONS[spider]}.jsonl").read_bytes().splitlines(keepends=True)
+    before = b"".join(lines[:40] if spider == "live" else lines)
     assert before
     again = crawl(spider, server=server, **arguments)
     assert again.code == 0, again.stderr
