@@ -22,7 +22,7 @@ from parti_scraper.exceptions import UsageError
 from parti_scraper.operations import alerting
 from parti_scraper.operations.alerting import FILE_NAME, alert, alert_failure
 from parti_scraper.operations.alerts import HOLD, REMIND_AFTER, Kind, Message, Told, decide, seen, told_from
-from parti_scraper.operations.health import Finding
+from parti_scraper.operations.findings import Finding
 from parti_scraper.operations.messages import plain, text_of
 from parti_scraper.operations.sending import addresses_of
 from parti_scraper.redact import Secret
@@ -412,7 +412,7 @@ import errno, os
 from pathlib import Path
 from scrapy.settings import Settings
 from parti_scraper.operations.alerting import alert
-from parti_scraper.operations.health import Finding
+from parti_scraper.operations.findings import Finding
 from parti_scraper.redact import Secret
 def full(handle):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -439,7 +439,7 @@ def test_two_processes_at_once_send_once(watcher: Watcher, tmp_path: Path) -> No
 import sys
 from scrapy.settings import Settings
 from parti_scraper.operations.alerting import alert
-from parti_scraper.operations.health import Finding
+from parti_scraper.operations.findings import Finding
 from parti_scraper.redact import Secret
 settings = Settings({{"PARTI_ALERT_URLS": Secret("json://{watcher.host}/"), "PARTI_STATE_DIR": {str(tmp_path)!r}}})
 print(flush=True)

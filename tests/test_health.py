@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.network.source import MOCK, REAL
-from parti_scraper.operations.health import RULES, Disk, Finding, Gap, Health, Known, examine
+from parti_scraper.operations.findings import RULES, Disk, Finding, Gap, Health, Known
+from parti_scraper.operations.health import examine
 from parti_scraper.operations.history import Account, PastRun, State, history, source_among
 from parti_scraper.run.entries import Entry, Status, Window
 from tests.support import ROOT

@@ -333,7 +333,7 @@ def test_whatever_fails_in_reporting_raises_nothing(caplog: pytest.LogCaptureFix
 
 
 def test_what_is_wrong_is_checked_and_told_after_the_crawl(watcher: Watcher, tmp_path: Path) -> None:
-    from parti_scraper.operations.health import Finding  # noqa: PLC0415
+    from parti_scraper.operations.findings import Finding  # noqa: PLC0415
 
     settings: Any = {"PARTI_ALERT_URLS": Secret(f"json://{watcher.host}/"), "PARTI_STATE_DIR": str(tmp_path)}
     settings |= {"PARTI_HOME": "", "PARTI_METRICS_DIR": ""}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from parti_scraper.operations.checkup import Checkup
-    from parti_scraper.operations.health import Watched
+    from parti_scraper.operations.findings import Watched
 
 
 class Command(Reading, ScrapyCommand):

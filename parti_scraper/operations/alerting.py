@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
     from parti_scraper.operations.alerts import Message
-    from parti_scraper.operations.health import Finding
+    from parti_scraper.operations.findings import Finding
 
 logger = logging.getLogger(__name__)
 

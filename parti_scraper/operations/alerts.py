@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from parti_scraper.operations.health import Finding
+    from parti_scraper.operations.findings import Finding
 
     Key = tuple[str, str]
 

@@ -18,8 +18,11 @@ from parti_scraper.dataset.collected import collect
 from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
 from parti_scraper.exceptions import UsageError, did_you_mean
 from parti_scraper.operations.alerting import alert_failure
-from parti_scraper.operations.health import USUAL_DAYS, Disk, Gap, Known, examine, series_key
+from parti_scraper.operations.content import USUAL_DAYS
+from parti_scraper.operations.findings import Disk, Gap, Known
+from parti_scraper.operations.health import examine
 from parti_scraper.operations.history import history, source_among
+from parti_scraper.operations.watched import series_key
 from parti_scraper.program import program
 from parti_scraper.run.entries import KINDS, CatalogError, Status
 from parti_scraper.run.folders import output_dir, state_dir
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from scrapy.settings import BaseSettings
 
     from parti_scraper.dataset.collected import Collected
-    from parti_scraper.operations.health import Finding, Health
+    from parti_scraper.operations.findings import Finding, Health
     from parti_scraper.run.entries import Entry
 
 MAX_AGE, COVERAGE_SINCE = "PARTI_HEALTH_MAX_AGE", "PARTI_COVERAGE_SINCE"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from parti_scraper.operations.alerts import Trouble
-    from parti_scraper.operations.health import Finding
+    from parti_scraper.operations.findings import Finding
 
 # Some services take 2,000 characters, and split what is longer.
 _MOST_LINES = 12

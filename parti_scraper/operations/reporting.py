@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scrapy.settings import BaseSettings
 
-    from parti_scraper.operations.health import Finding
+    from parti_scraper.operations.findings import Finding
     from parti_scraper.run.context import Run
 
     # What is wrong with the collection, by settings, the crawl's arguments as typed, and the moment.
