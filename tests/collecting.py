@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -46,8 +46,7 @@ Event = tuple[int, int]
 
 def bring(target: Path | str, outputs: Iterable[Path], state: Path, **what: Any) -> Report:
     """Export runs into a target, in this process; `what` as in `Export`, and the target as in `typed`."""
-    ledger = Ledger.existing(state)
-    with closing(ledger) if ledger else nullcontext():
+    with Ledger.existing(state) as ledger:
         catalog = Catalog([*outputs], state / CACHE_NAME, ledger)
         return export(target_of(typed(target)), Export(catalog, state / "export", **what), Silent())
 

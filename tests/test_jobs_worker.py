@@ -404,9 +404,8 @@ def test_what_a_schedule_asks_for_is_not_lost_with_the_connection(
 
 def checkpointed(worker: Worker, spider: str, run_id: str) -> int:
     """Return how many records of a killed run are in files up to its last checkpoint."""
-    ledger = Ledger.existing(worker.output.with_name("state"))
-    assert ledger
-    with closing(ledger):
+    with Ledger.existing(worker.output.with_name("state")) as ledger:
+        assert ledger
         record = ledger.find(worker.output / spider / run_id)
         assert record
         checkpoint = ledger.last_checkpoint(record.id)

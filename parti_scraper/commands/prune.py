@@ -7,7 +7,6 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +89,7 @@ class Command(Reading, ScrapyCommand):
         state = state_dir(settings, {})
         target = _target(opts.target, secret_from(settings, "PARTI_DATABASE_URL"), state / "export")
         inputs.check_apart(opts.target)
-        ledger = Ledger.existing(state)
-        with closing(ledger) if ledger else nullcontext(), target.open() as session:
+        with Ledger.existing(state) as ledger, target.open() as session:
             meta = _check_whole(session.meta, target.shown)
             catalog = Catalog(inputs.runs, state / CACHE_NAME, ledger)
             terms = Terms(now, before, target.shown, meta.source, session.loaded())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +67,7 @@ class Command(Reading, ScrapyCommand):
             raise UsageError(f"unknown spider: {quoted(spider)} (accepted: {', '.join(sorted(KINDS))}){hint}")
         number = _number(opts.last)
         state = state_dir(self.settings, {})
-        ledger = Ledger.existing(state)
-        with closing(ledger) if ledger else nullcontext():
+        with Ledger.existing(state) as ledger:
             # Nothing is sealed: only looking changes nothing.
             catalog = Catalog([output_dir(self.settings, {})], state / CACHE_NAME, ledger)
             runs = last_runs(catalog, ledger.failed_starts() if ledger else (), number, spider)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,9 +148,5 @@ def _bring_together(inputs: Inputs, folder: Path, source: str | None, state: str
 
 @contextmanager
 def _catalog(folders: Sequence[Path], state: str | Path | None) -> Iterator[Catalog]:
-    ledger = None if state is None else Ledger.existing(Path(state))
-    if ledger is None:
-        yield Catalog(folders)
-        return
-    with closing(ledger):
+    with nullcontext() if state is None else Ledger.existing(Path(state)) as ledger:
         yield Catalog(folders, None, ledger)

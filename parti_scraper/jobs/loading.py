@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -98,8 +97,7 @@ def load_run(address: Address, folder: Path, state: Path, owner: Owner) -> Repor
         Lost: the job has become another worker's.
         TargetError, UsageError, LedgerError: it cannot be loaded.
     """
-    ledger = Ledger.existing(state)
-    with closing(ledger) if ledger else nullcontext():
+    with Ledger.existing(state) as ledger:
         entries = [each for each in entries_of_run(folder, ledger) if each.status is not Status.FOREIGN]
         if not entries:
             return None
@@ -113,8 +111,7 @@ def load_left(address: Address, output: Path, state: Path) -> Report | None:
 
     Returns None if there is nothing of that kind. Raises as `load_run`.
     """
-    ledger = Ledger.existing(state)
-    with closing(ledger) if ledger else nullcontext():
+    with Ledger.existing(state) as ledger:
         entries, is_left = [], False
         for entry in Catalog([output], state / CACHE_NAME, ledger):
             # Days follow their run.

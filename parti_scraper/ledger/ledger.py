@@ -8,6 +8,7 @@ version of a livestream that was written.
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -142,9 +143,15 @@ class Ledger:
         self._database = Database(self.path)
 
     @classmethod
-    def existing(cls, folder: Path) -> Self | None:
-        """Return the ledger of a folder, or None if there is none. Raises LedgerError."""
-        return cls(folder) if (folder / FILE_NAME).exists() else None
+    @contextmanager
+    def existing(cls, folder: Path) -> Iterator[Self | None]:
+        """Open the ledger of a folder, or give None if there is none. Raises LedgerError."""
+        ledger = cls(folder) if (folder / FILE_NAME).exists() else None
+        try:
+            yield ledger
+        finally:
+            if ledger:
+                ledger.close()
 
     def again(self) -> Self:
         """Open the ledger again for another thread: neither waits while the other one writes. Raises LedgerError."""

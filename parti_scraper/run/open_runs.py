@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from parti_scraper.ledger.ledger import Ledger
@@ -54,8 +54,7 @@ def open_runs(folders: Sequence[Path], state: Path, now: float) -> Iterator[Runs
     Raises:
         LedgerError: the ledger cannot be read.
     """
-    ledger = Ledger.existing(state)
-    with closing(ledger) if ledger else nullcontext():
+    with Ledger.existing(state) as ledger:
         if ledger:
             seal(ledger, None, now)
         failed_starts = ledger.failed_starts() if ledger else ()

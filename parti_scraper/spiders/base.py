@@ -133,10 +133,8 @@ class PartiSpider(Spider):
     def check(cls, settings: BaseSettings, raw: Mapping[str, str]) -> None:
         """Check settings and arguments, so that `new_run` can only fail at the ledger. Takes and raises the same."""
         check_settings(settings, cls.uses)
-        ledger = Ledger.existing(state_dir(settings, raw))
-        find_previous(cls.arguments_class, raw, output_dir(settings, raw) / cls.name, ledger, time.time())
-        if ledger:
-            ledger.close()
+        with Ledger.existing(state_dir(settings, raw)) as ledger:
+            find_previous(cls.arguments_class, raw, output_dir(settings, raw) / cls.name, ledger, time.time())
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
