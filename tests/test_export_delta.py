@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -33,7 +32,8 @@ from tests.dataset_truth import TABLES, Truth, rows_of
 from tests.folders import make_run_of, make_runs
 from tests.made_runs import category, live_channel, livestream, make_run, uuid_of
 from tests.object_store import SECRET, ObjectStore
-from tests.support import ROOT, environment_of, run_to_its_end
+from tests.racing import race
+from tests.support import environment_of, run_to_its_end
 
 HELD = {*dataset_tables(), LOADED.name}
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC).timestamp()
@@ -413,42 +413,10 @@ def place(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(object_store)
 
 
-_EXPORTER = """
-import sys
-from pathlib import Path
-from tests.collecting import bring
-from tests.folders import make_run_of
-url, output, state, first, rounds = sys.argv[1], *map(Path, sys.argv[2:4]), *map(int, sys.argv[4:])
-print("ready", flush=True)
-sys.stdin.read(1)
-for number in range(first, first + rounds):
-    make_run_of(output, number)
-    bring(url, [output], state)
-"""
-
-
 def test_of_exporters_that_race_each_brings_all_of_its_runs(place: Place, tmp_path: Path) -> None:
     # PARTI_TEST_EXPORTERS=8 takes some minutes.
     outputs = [tmp_path / f"output-{number}" for number in range(int(os.environ.get("PARTI_TEST_EXPORTERS", "3")))]
-    exporters = [
-        subprocess.Popen(
-            [sys.executable, "-c", _EXPORTER, place.url, output, f"{output}-state", str(2 * number), "2"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-        for number, output in enumerate(outputs)
-    ]
-    for exporter in exporters:
-        assert exporter.stdout
-        assert exporter.stdout.readline() == "ready\n"
-    for exporter in exporters:
-        assert exporter.stdin
-        exporter.stdin.write("!")
-        exporter.stdin.flush()
-    assert [exporter.communicate()[1] for exporter in exporters] == [""] * len(outputs)
+    race(place.url, outputs, [2 * number for number in range(len(outputs))], rounds=2)
     place.check(*outputs)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,8 +22,9 @@ from tests.dataset_truth import Truth
 from tests.folders import PACKAGE, check_names, check_package, check_published, make_run_of, make_runs
 from tests.made_runs import category, live_channel, livestream, make_run, notification
 from tests.object_store import SECRET, ObjectStore
+from tests.racing import race
 from tests.store_proxy import Answer, Asked, StoreProxy
-from tests.support import ROOT, environment_of, run_to_its_end
+from tests.support import environment_of, run_to_its_end
 
 PREFIX = "data sets/parti"
 KILLS = 4
@@ -186,50 +186,10 @@ def test_what_was_replaced_goes_with_the_export_after_next_and_after_an_hour(
 
 # --- Others at the same time -------------------------------------------------------------------------------------
 
-_EXPORTER = """
-import sys
-from pathlib import Path
-from tests.collecting import bring
-from tests.folders import make_run_of
-url, output, state, first, rounds = sys.argv[1], *map(Path, sys.argv[2:4]), *map(int, sys.argv[4:])
-print("ready", flush=True)
-sys.stdin.read(1)
-for number in range(first, first + rounds):
-    make_run_of(output, number)
-    bring(url, [output], state)
-"""
-
 
 def test_of_two_exporters_that_race_each_brings_all_of_its_runs(place: Place, tmp_path: Path) -> None:
     outputs = [tmp_path / f"output-{number}" for number in range(2)]
-    exporters = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                _EXPORTER,
-                place.url,
-                output,
-                output.with_name(f"state-{first}"),
-                str(first),
-                str(ROUNDS),
-            ],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-        for first, output in zip((0, 3), outputs, strict=True)
-    ]
-    for exporter in exporters:
-        assert exporter.stdout
-        assert exporter.stdout.readline() == "ready\n"
-    for exporter in exporters:
-        assert exporter.stdin
-        exporter.stdin.write("!")
-        exporter.stdin.flush()
-    assert [exporter.communicate()[1] for exporter in exporters] == ["", ""]
+    race(place.url, outputs, (0, 3), ROUNDS)
     check_package(place.read)
     check_published(place.read)
     assert place.differences(*outputs) == []
