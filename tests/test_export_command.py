@@ -373,9 +373,9 @@ TABLES = (
         (
             ("x.duckdb", "--from", "nowhere"),
             (
-                "option `--from`: neither a folder nor an export: 'nowhere' "
+                "option `--from`: neither a folder of runs nor an export: 'nowhere' "
                 "(accepted: a folder of runs such as output/, or an earlier export: a folder, delta+FOLDER/, .duckdb, "
-                ".sqlite)"
+                ".sqlite, postgresql://)"
             ),
         ),
         (("x.duckdb", "--since"), "argument --since: expected one argument"),

@@ -11,11 +11,14 @@ from random import Random
 from typing import Any
 
 import duckdb
+import psycopg
 import pytest
 
 from parti_scraper.dataset.export import Report
+from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.dataset.selection import Selection
-from tests.collecting import LASTING, Collector, bring, differences
+from parti_scraper.dataset.targets.named import target_of
+from tests.collecting import LASTING, Collector, bring, differences, typed
 from tests.dataset_truth import COLLECTIONS, TABLES, Row, Truth, rows_of
 from tests.folders import PACKAGE, make_run_of
 from tests.made_runs import (
@@ -29,6 +32,7 @@ from tests.made_runs import (
     uuid_of,
 )
 from tests.object_store import ObjectStore
+from tests.postgresql import SECRET
 from tests.support import environment_of, run_to_its_end
 
 # Each is a collection in some twenty steps, with exports in between.
@@ -45,15 +49,15 @@ FORMS = ("export", "export.duckdb", "export.sqlite")
 def bring_from(tmp_path: Path) -> Bring:
     """Return a function that exports into a target from earlier exports and folders of runs."""
 
-    def bring_from(target: Path, *earlier: Path | str, runs: Sequence[Path] = (), **what: Any) -> Report:
-        texts = tuple(map(str, earlier))
-        return bring(target, runs, tmp_path / "state", earlier=texts, **what)
+    def bring_from(target: Path | str, *earlier: Path | str, runs: Sequence[Path] = (), **what: Any) -> Report:
+        exports = Inputs.parse([typed(each) for each in earlier], None).exports
+        return bring(target, runs, tmp_path / "state", earlier=exports, **what)
 
     return bring_from
 
 
-def scrapy_export(output: Path, *typed: object) -> subprocess.CompletedProcess[str]:
-    return run_to_its_end(["export", *map(str, typed)], environment_of(output, None))
+def scrapy_export(output: Path, *words: object, **settings: str) -> subprocess.CompletedProcess[str]:
+    return run_to_its_end(["export", *map(str, words)], environment_of(output, None, settings))
 
 
 # --- The same as from the runs -----------------------------------------------------------------------------------
@@ -78,9 +82,11 @@ def happen(collector: Collector, random: Random) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_a_target_of_exports_and_runs_in_any_order_is_the_truth(tmp_path: Path, bring_from: Bring, seed: int) -> None:
+def test_a_target_of_exports_and_runs_in_any_order_is_the_truth(
+    tmp_path: Path, bring_from: Bring, postgres_url: str, seed: int
+) -> None:
     random, collector, truth = Random(seed), Collector(tmp_path), Truth()
-    exports, grown = [tmp_path / form for form in FORMS], tmp_path / "grown.duckdb"
+    exports, grown = [postgres_url, *(tmp_path / form for form in FORMS)], tmp_path / "grown.duckdb"
     for _ in range(4):
         for _ in range(7):
             happen(collector, random)
@@ -99,7 +105,7 @@ def test_a_target_of_exports_and_runs_in_any_order_is_the_truth(tmp_path: Path, 
     # With the runs, nothing of them is loaded that is in the exports.
     both = tmp_path / "both"
     report = bring_from(both, *random.sample(exports, len(exports)), runs=collector.outputs)
-    assert (report.files, report.exports) == (0, len(FORMS))
+    assert (report.files, report.exports) == (0, len(exports))
     assert differences(both, truth.tables()) == []
     assert bring_from(both, *exports, runs=collector.outputs).tables == {}
 
@@ -127,6 +133,60 @@ def test_an_export_in_an_object_store_is_read_too(
     report = bring_from(tmp_path / "all.duckdb", f"{object_store.url}/data/")
     assert (report.files, report.exports) == (0, 1)
     assert differences(tmp_path / "all.duckdb", Truth().see(output).tables()) == []
+
+
+def test_a_database_is_read_as_it_was_committed_also_while_an_export_into_it_goes_on(
+    output: Path, tmp_path: Path, bring_from: Bring, postgres_url: str
+) -> None:
+    titles = ('a, "b"\r\nc', "", None, "\\N", " \t", "\n", "'")
+    make_run(output, "recent", "run", [livestream(n, event_title=title) for n, title in enumerate(titles, 1)])
+    make_run(output, "live", "run", [live_channel(1)], quarantine=[rejected(1)])
+    true = Truth().see(output).tables()
+    bring(postgres_url, [output], tmp_path / "state")
+    with target_of(postgres_url).open() as session, psycopg.connect(postgres_url) as other:
+        # It has the lock of exports, and has changed what it has not committed.
+        session.begin()
+        session.execute("DELETE FROM parti.livestreams")
+        other.execute("UPDATE parti.livestream_versions SET event_title = 'not yet'")
+        report = bring_from(tmp_path / "data.delta", postgres_url)
+    assert (report.files, report.exports) == (0, 1)
+    assert differences(tmp_path / "data.delta", true) == []
+    assert bring_from(tmp_path / "data.delta", postgres_url, runs=[output]).tables == {}
+
+
+def test_the_database_that_is_configured_is_read(output: Path, tmp_path: Path, postgres_url: str) -> None:
+    make_run_of(output, 0)
+    bring(postgres_url, [output], tmp_path / "state")
+    words = (f"{tmp_path}/data/", "--from", "postgresql://")
+    problem = refused(scrapy_export(output, *words))
+    assert problem.startswith("option `--from`: PARTI_DATABASE_URL is not set (accepted: postgresql://USER")
+    assert scrapy_export(output, *words, PARTI_DATABASE_URL=postgres_url).returncode == 0
+    assert differences(tmp_path / "data", Truth().see(output).tables()) == []
+
+
+def test_a_database_is_not_read_into_itself_and_its_password_is_not_shown(
+    output: Path, tmp_path: Path, postgres_url: str
+) -> None:
+    make_run_of(output, 0)
+    bring(postgres_url, [output], tmp_path / "state")
+    shown = f"postgresql://{postgres_url.partition('@')[2]}"
+    for target in ("postgresql://", postgres_url, postgres_url.replace("127.0.0.1", "localhost")):
+        process = scrapy_export(output, target, "--from", postgres_url, PARTI_DATABASE_URL=postgres_url)
+        problem = refused(process)
+        assert problem.startswith("argument `TARGET`: it is read by --from: 'postgresql://")
+        assert SECRET not in problem
+    for command in (["coverage"], ["prune", "--older-than", "90d", "--exported-to", str(tmp_path)]):
+        process = run_to_its_end([*command, "--from", postgres_url], environment_of(output, None))
+        problem = refused(process, command[0])
+        assert problem.startswith("option `--from`: an export")
+        assert repr(shown) in problem
+    # Nobody is there.
+    gone = postgres_url.replace(postgres_url.rpartition("/")[0].rpartition(":")[2], "1")
+    process = scrapy_export(output, tmp_path / "all.duckdb", "--from", gone)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr.startswith("scrapy export: postgresql://127.0.0.1:1/")
+    assert len(process.stderr.splitlines()) == 1
+    assert SECRET not in process.stderr
 
 
 def test_a_file_with_one_table_is_made_of_an_export(output: Path, tmp_path: Path, bring_from: Bring) -> None:
@@ -384,12 +444,12 @@ def test_made_up_data_do_not_come_beside_real_ones(output: Path, tmp_path: Path,
 # --- Refused -----------------------------------------------------------------------------------------------------
 
 
-def refused(process: subprocess.CompletedProcess[str]) -> str:
+def refused(process: subprocess.CompletedProcess[str], command: str = "export") -> str:
     """Return the one line of an error of usage."""
     assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr.startswith("scrapy export: ")
+    assert process.stderr.startswith(f"scrapy {command}: ")
     assert process.stderr.count("\n") == 1
-    return process.stderr.removeprefix("scrapy export: ").removesuffix("\n")
+    return process.stderr.removeprefix(f"scrapy {command}: ").removesuffix("\n")
 
 
 def test_a_target_that_touches_what_is_read_is_refused(output: Path, tmp_path: Path) -> None:
@@ -408,8 +468,8 @@ def test_a_target_that_touches_what_is_read_is_refused(output: Path, tmp_path: P
         process = scrapy_export(output, target, *([] if read == output else ["--from", read]))
         assert refused(process) == f"argument `TARGET`: what is read is there: {target!r} {accepted}"
     export = f"{tmp_path}/export/"
-    for typed in ([export, "--from", export], [export, "--from", output, "--from", f"{tmp_path}/./export"]):
-        process = scrapy_export(output, *typed)
+    for words in ([export, "--from", export], [export, "--from", output, "--from", f"{tmp_path}/./export"]):
+        process = scrapy_export(output, *words)
         assert refused(process) == f"argument `TARGET`: it is read by --from: {export!r} (accepted: another target)"
     assert sorted(tmp_path.rglob("*")) == before
     assert scrapy_export(output, output / "streams.csv").returncode == 0
@@ -418,14 +478,15 @@ def test_a_target_that_touches_what_is_read_is_refused(output: Path, tmp_path: P
 def test_what_is_neither_runs_nor_an_export_is_refused(output: Path, tmp_path: Path) -> None:
     run = make_run(output, "recent", "run", [livestream(1)])
     (tmp_path / "notes.txt").write_text("mine")
-    accepted = "a folder of runs such as output/, or an earlier export: a folder, delta+FOLDER/, .duckdb, .sqlite"
-    for read, problem, shown in (
-        (tmp_path / "nothing", "neither a folder nor an export", tmp_path / "nothing"),
-        (tmp_path / "notes.txt", "neither a folder nor an export", tmp_path / "notes.txt"),
-        (run, "neither a folder of runs nor an export", f"{run}/"),
+    problem = "neither a folder of runs nor an export"
+    exports = "a folder, delta+FOLDER/, .duckdb, .sqlite, postgresql://"
+    accepted = f"(accepted: a folder of runs such as output/, or an earlier export: {exports})"
+    for read, error in (
+        (tmp_path / "nothing", f"option `--from`: {problem}: '{tmp_path}/nothing' {accepted}"),
+        (tmp_path / "notes.txt", f"option `--from`: {problem}: '{tmp_path}/notes.txt' {accepted}"),
+        (run, f"{problem}: '{run}/' {accepted}"),
     ):
-        process = scrapy_export(output, tmp_path / "all.duckdb", "--from", read)
-        assert refused(process) == f"option `--from`: {problem}: {str(shown)!r} (accepted: {accepted})"
+        assert refused(scrapy_export(output, tmp_path / "all.duckdb", "--from", read)) == error
 
 
 def test_an_export_of_a_later_version_is_refused(output: Path, tmp_path: Path) -> None:
@@ -448,7 +509,7 @@ def test_a_target_that_alone_holds_pruned_records_says_how_they_are_carried_over
     (run / PACKAGE).write_text(json.dumps(package | {"pruned": True}))
     (run / "livestreams.jsonl").unlink()
     error = refused(scrapy_export(output, f"{held}/", "--rebuild"))
-    assert error.endswith(f"such as {run} (accepted: a new target; --from takes over what a folder or a file has)")
+    assert error.endswith(f"such as {run} (accepted: a new target; --from takes over what this one has)")
     report = bring_from(tmp_path / "new", held, runs=[output])
     assert report.is_whole
     assert differences(tmp_path / "new", true) == []

@@ -212,7 +212,7 @@ def test_a_database_without_an_export_is_a_usage_error(tmp_path: Path, opened: O
         connection.execute("CREATE TABLE livestreams (event_id BIGINT)")
     with pytest.raises(UsageError, match="neither a folder of runs nor an export"):
         opened(tmp_path / "other.duckdb")
-    with pytest.raises(UsageError, match="holds no export"):
+    with pytest.raises(UsageError, match="neither a folder of runs nor an export"):
         opened(postgres_url)
 
 

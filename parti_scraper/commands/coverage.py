@@ -15,13 +15,14 @@ from parti_scraper.commands.base import Reading
 from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines
 from parti_scraper.dataset.collected import collect
 from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
-from parti_scraper.dataset.inputs import Inputs
+from parti_scraper.dataset.inputs import Inputs, shown
 from parti_scraper.exceptions import UsageError
 from parti_scraper.program import program
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.open_runs import open_runs
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.run.summary import printable
+from parti_scraper.secret_settings import secret_from
 from parti_scraper.wording import length_of, number_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from parti_scraper.dataset.coverage import Coverage, Interval
     from parti_scraper.dataset.plan import LeftOut
+    from parti_scraper.redact import Secret
 
 _SINCE = "PARTI_COVERAGE_SINCE"
 # What is said of the intervals of a collection; of livestreams they are proved.
@@ -69,7 +71,7 @@ class Command(Reading, ScrapyCommand):
         check_source(opts.source)
         settings = self.settings
         bounds, since = _bounds(opts.since, opts.until, settings[_SINCE], now)
-        folders = _folders(opts.inputs) or [output_dir(settings, {})]
+        folders = _folders(opts.inputs, secret_from(settings, "PARTI_DATABASE_URL")) or [output_dir(settings, {})]
         with open_runs(folders, state_dir(settings, {}), now) as runs:
             source, collected = collect(runs, bounds.now, opts.source)
         coverages = collected.coverages(bounds, since)
@@ -98,12 +100,12 @@ def _bounds(since: str | None, until: str | None, setting: str, now: float) -> t
     return Bounds(first, last, present), start
 
 
-def _folders(texts: Sequence[str] | None) -> Sequence[Path]:
+def _folders(texts: Sequence[str] | None, database_url: Secret) -> Sequence[Path]:
     """Return the folders that were typed. Raises UsageError if one is none, or an export."""
-    inputs = Inputs.parse(texts or ())
+    inputs = Inputs.parse(texts or (), database_url)
     if inputs.exports:
         problem = "an export, which does not say what its runs prove"
-        raise UsageError.of("option", "--from", problem, inputs.exports[0], "a folder of runs such as output/")
+        raise UsageError.of("option", "--from", problem, shown(inputs.exports[0]), "a folder of runs such as output/")
     return inputs.runs
 
 

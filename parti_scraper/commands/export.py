@@ -79,12 +79,12 @@ class Command(Reading, ScrapyCommand):
         filters = {name: getattr(opts, name) for name in ("since", "until", "categories", "user_id")}
         selection = Selection.parse(tables=opts.tables or (), now=now, **filters)
         settings = self.settings
-        inputs = Inputs.parse(opts.inputs) if opts.inputs else Inputs([output_dir(settings, {})], ())
-        state = state_dir(settings, {})
         database_url = secret_from(settings, "PARTI_DATABASE_URL")
+        inputs = Inputs.parse(opts.inputs, database_url) if opts.inputs else Inputs([output_dir(settings, {})], ())
+        state = state_dir(settings, {})
         targets = [target_of(text, database_url, state / "export") for text in args]
         for text in args:
-            inputs.check_apart(text)
+            inputs.check_apart(text, database_url)
         worst = ExitCode.COMPLETE
         with open_runs(inputs.runs, state, now) as runs:
             what = Export(runs, state / "export", selection, opts.source, opts.rebuild, now, inputs.exports)

@@ -18,7 +18,7 @@ from parti_scraper.commands.base import Reading
 from parti_scraper.commands.export import Line
 from parti_scraper.commands.inputs import left_out_lines
 from parti_scraper.dataset.export import Silent
-from parti_scraper.dataset.inputs import Inputs
+from parti_scraper.dataset.inputs import Inputs, shown
 from parti_scraper.dataset.plan import LeftOut
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.tables import dataset_tables
@@ -85,10 +85,11 @@ class Command(Reading, ScrapyCommand):
         now = time.time()
         before = now - _age(opts.age)
         settings = self.settings
-        inputs = _inputs(opts.inputs, output_dir(settings, {}))
+        database_url = secret_from(settings, "PARTI_DATABASE_URL")
+        inputs = _inputs(opts.inputs, output_dir(settings, {}), database_url)
         state = state_dir(settings, {})
-        target = _target(opts.target, secret_from(settings, "PARTI_DATABASE_URL"), state / "export")
-        inputs.check_apart(opts.target)
+        target = _target(opts.target, database_url, state / "export")
+        inputs.check_apart(opts.target, database_url)
         with Ledger.existing(state) as ledger, target.open() as session:
             meta = _check_whole(session.meta, target.shown)
             catalog = Catalog(inputs.runs, state / CACHE_NAME, ledger)
@@ -154,11 +155,13 @@ def _age(text: str | None) -> float:
     return parse_length("option", "--older-than", text)
 
 
-def _inputs(texts: Sequence[str] | None, default: Path) -> Inputs:
+def _inputs(texts: Sequence[str] | None, default: Path, database_url: Secret | None) -> Inputs:
     """Return the folders of runs. Raises UsageError."""
-    inputs = Inputs.parse(texts) if texts else Inputs([default], ())
+    inputs = Inputs.parse(texts, database_url) if texts else Inputs([default], ())
     if inputs.exports:
-        raise UsageError.of("option", "--from", "an export", inputs.exports[0], "a folder of runs such as output/")
+        raise UsageError.of(
+            "option", "--from", "an export", shown(inputs.exports[0]), "a folder of runs such as output/"
+        )
     return inputs
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from parti_scraper.dataset import sql
 from parti_scraper.dataset.earlier_formats import open_export
 from parti_scraper.dataset.engine import TargetError, one_line, require
+from parti_scraper.dataset.inputs import shown
 from parti_scraper.dataset.plan import LeftOut, Loaded
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.staging import REMOVED_FILES, insert_all
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.plan import Key
     from parti_scraper.dataset.staging import Staging
     from parti_scraper.dataset.tables import Table
+    from parti_scraper.dataset.targets.postgres_address import Address
 
 # In place of a run, where it is noted which earlier exports are in a target.
 MARK = "earlier export"
@@ -58,27 +60,27 @@ class _Input:
 
 @contextmanager
 def open_earlier(
-    texts: Sequence[str], scratch: Path, tables: Sequence[Table], known: Mapping[Key, Loaded]
+    exports: Sequence[Address | str], scratch: Path, tables: Sequence[Table], known: Mapping[Key, Loaded]
 ) -> Iterator[Earlier]:
     """Open earlier exports.
 
     Args:
-        texts: as typed.
+        exports: as in `Inputs`.
         scratch: a folder for temporary files.
         tables: those that are wanted.
         known: what the target has of the files of runs, and which earlier exports.
 
     Raises:
         UsageError: one is no export, or was made by a later version of this project.
-        TargetError: a store cannot be reached.
+        TargetError: a store or a database cannot be reached.
     """
     with ExitStack() as stack:
         earlier = Earlier(tables, known)
-        for text in texts:
+        for each in exports:
             try:
-                earlier.add(stack.enter_context(open_export(text, scratch)))
+                earlier.add(stack.enter_context(open_export(each, scratch)))
             except _errors() as error:
-                earlier.left_out.append(_left_out(text, f"it cannot be read: {one_line(error)}"))
+                earlier.left_out.append(_left_out(shown(each), f"it cannot be read: {one_line(error)}"))
         earlier.choose()
         yield earlier
 

@@ -1,17 +1,18 @@
-"""Earlier exports that are read: folders, also in an object store, Delta tables, and files of DuckDB and SQLite."""
+"""Earlier exports that are read: folders, also in an object store, Delta tables, databases."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
 from abc import ABC, abstractmethod
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.engine import connect
+from parti_scraper.dataset.engine import connect, require
+from parti_scraper.dataset.scratch import scratch_folder
 from parti_scraper.dataset.staging import insert_all
 from parti_scraper.dataset.tables import LOADED, dataset_tables
 from parti_scraper.dataset.targets import delta
@@ -20,13 +21,17 @@ from parti_scraper.dataset.targets.database import META, meta_query
 from parti_scraper.dataset.targets.delta import PREFIX, is_delta, store_of
 from parti_scraper.dataset.targets.folder import Manifest
 from parti_scraper.dataset.targets.local_folder import LocalFolder
-from parti_scraper.dataset.targets.object_store import SCHEMES, ObjectStore
-from parti_scraper.exceptions import UsageError
+from parti_scraper.dataset.targets.object_store import SCHEMES as STORES
+from parti_scraper.dataset.targets.object_store import ObjectStore
+from parti_scraper.dataset.targets.postgres import begin, copy_out, database_error, rows_of
+from parti_scraper.dataset.targets.postgres_address import SCHEMES, Address
+from parti_scraper.exceptions import UsageError, quoted
 from parti_scraper.run.datapackage import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import psycopg
     from duckdb import DuckDBPyConnection
 
     from parti_scraper.dataset.plan import Key, Loaded
@@ -34,7 +39,10 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.targets.parts import Content, Store
 
 _FILES = (".duckdb", ".sqlite")
-ACCEPTED = f"a folder of runs such as output/, or an earlier export: a folder, {PREFIX}FOLDER/, {', '.join(_FILES)}"
+ACCEPTED = (
+    f"a folder of runs such as output/, or an earlier export: a folder, {PREFIX}FOLDER/, {', '.join(_FILES)}, "
+    f"{SCHEMES[0]}"
+)
 # How many rows of SQLite are held in memory.
 _BATCH = 20_000
 
@@ -56,7 +64,7 @@ class Held(ABC):
 
     @abstractmethod
     def loaded(self) -> dict[Key, Loaded]:
-        """Return the files of runs that it has. Raises duckdb.Error, sqlite3.Error, OSError."""
+        """Return the files of runs that it has. Raises TargetError, duckdb.Error, sqlite3.Error, OSError."""
 
     @abstractmethod
     def rows(self, table: Table, connection: DuckDBPyConnection) -> str:
@@ -69,23 +77,29 @@ class Held(ABC):
 
 def is_export(text: str) -> bool:
     """Tell whether what was typed is an earlier export, or is to be one."""
-    return text.startswith((PREFIX, *(f"{each}://" for each in SCHEMES))) or (
+    return text.startswith((PREFIX, *SCHEMES, *(f"{each}://" for each in STORES))) or (
         (Path(text) / FILE_NAME).exists() if Path(text).is_dir() else text.endswith(_FILES) and Path(text).is_file()
     )
 
 
 @contextmanager
-def open_export(text: str, scratch: Path) -> Iterator[Held]:
+def open_export(named: Address | str, scratch: Path) -> Iterator[Held]:
     """Open an earlier export.
 
     Args:
-        text: as typed; see `is_export`.
+        named: as typed, see `is_export`; or the address of a database.
         scratch: a folder for temporary files.
 
     Raises:
         UsageError: it is none, or was made by a later version of this project.
         TargetError, duckdb.Error, sqlite3.Error, OSError: it cannot be read.
+        ExtraMissing: a package is not installed.
     """
+    if isinstance(named, Address):
+        with scratch_folder(scratch) as folder, _open_postgres(named) as connection:
+            yield _Postgres(named, connection, folder)
+        return
+    text = named
     if is_delta(text):
         store = store_of(text, scratch)
         # What is in a local folder is read as it is: to open it would be to write to it.
@@ -104,8 +118,9 @@ def open_export(text: str, scratch: Path) -> Iterator[Held]:
             yield _Sqlite(Path(text), connection)
 
 
-def _not_an_export(shown: str) -> UsageError:
-    return UsageError.of("option", "--from", "neither a folder of runs nor an export", shown, ACCEPTED)
+def not_an_export(shown: str) -> UsageError:
+    """Return what is raised for a place that is none of both."""
+    return UsageError(f"neither a folder of runs nor an export: {quoted(shown)} (accepted: {ACCEPTED})")
 
 
 class _Folder(Held):
@@ -120,7 +135,7 @@ class _Folder(Held):
         self._store, self.shown = store, store.shown
         body = store.read_manifest()
         if body is None or b'"export"' not in body:
-            raise _not_an_export(store.shown)
+            raise not_an_export(store.shown)
         self._manifest = read(body, store.shown)
         self.meta = self._manifest.meta
         self.fingerprint = hashlib.sha256(body).hexdigest()
@@ -145,14 +160,14 @@ class _Folder(Held):
 
 
 class _Database(Held):
-    """A database in a file, as `targets.database` makes it."""
+    """A database, as `targets.database` makes it."""
 
-    def __init__(self, path: Path) -> None:
-        self.shown = str(path)
+    def __init__(self, shown: str) -> None:
+        self.shown = shown
         names = {each for (each,) in self._query(self._names)}
         states = self._query(meta_query(META.name)) if META.name in names else ()
         if not states:
-            raise _not_an_export(self.shown)
+            raise not_an_export(self.shown)
         ((state,),) = states
         self.meta = Meta.from_json(state, self.shown)
         self.tables = frozenset(names & {*dataset_tables()})
@@ -182,7 +197,7 @@ class _DuckDb(_Database):
         with connect() as self._connection:
             self._connection.execute(f"ATTACH {sql.literal(str(path))} AS earlier (READ_ONLY)")
             self._connection.execute("USE earlier")
-            super().__init__(path)
+            super().__init__(str(path))
 
     def _query(self, statement: str) -> Sequence[tuple[Any, ...]]:
         return self._connection.execute(statement).fetchall()
@@ -201,7 +216,7 @@ class _Sqlite(_Database):
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._connection.execute("BEGIN")
-        super().__init__(path)
+        super().__init__(str(path))
 
     def _query(self, statement: str) -> Sequence[tuple[Any, ...]]:
         return self._connection.execute(statement).fetchall()
@@ -218,3 +233,55 @@ class _Sqlite(_Database):
         while rows := cursor.fetchmany(_BATCH):
             insert_all(connection, into, rows)
         return into
+
+
+@contextmanager
+def _open_postgres(address: Address) -> Iterator[psycopg.Connection]:
+    """Connect for reading, which no export waits for. Raises TargetError."""
+    psycopg = require("psycopg", "postgres")
+    with ExitStack() as stack:
+        with _told(address):
+            connection = stack.enter_context(closing(psycopg.connect(**address.connection, prepare_threshold=None)))
+            # All is of one moment.
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            begin(connection)
+            connection.execute(f"SET LOCAL search_path = {sql.name(address.schema)}")
+        yield connection
+
+
+@contextmanager
+def _told(address: Address) -> Iterator[None]:
+    """Tell of an error of a database. Raises TargetError."""
+    try:
+        yield
+    except require("psycopg", "postgres").Error as error:
+        raise database_error(error, address) from None
+
+
+class _Postgres(_Database):
+    """A schema of a PostgreSQL database; what is read of it is of one moment."""
+
+    _names = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+
+    def __init__(self, address: Address, connection: psycopg.Connection, folder: Path) -> None:
+        self._address, self._connection, self._folder = address, connection, folder
+        super().__init__(address.shown)
+
+    def _query(self, statement: str) -> Sequence[tuple[Any, ...]]:
+        with _told(self._address):
+            return self._connection.execute(statement).fetchall()
+
+    def rows(self, table: Table, connection: DuckDBPyConnection) -> str:
+        """Copy them into a file."""
+        has = self._query(
+            "SELECT attname FROM pg_attribute "
+            f"WHERE attrelid = to_regclass({sql.literal(sql.name(table.name))}) AND attnum > 0 AND NOT attisdropped"
+        )
+        columns = [each for each in table.columns if (each.name,) in has]
+        path = self._folder / f"{table.name}.csv"
+        with _told(self._address):
+            copy_out(
+                self._connection, f"SELECT {sql.names(each.name for each in columns)} FROM {sql.name(table.name)}", path
+            )
+        return rows_of(path, columns)

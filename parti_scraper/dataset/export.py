@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from parti_scraper.dataset.earlier import Earlier
     from parti_scraper.dataset.plan import Key
     from parti_scraper.dataset.targets.base import Session, Target
+    from parti_scraper.dataset.targets.postgres_address import Address
     from parti_scraper.run.entries import Entry
 
 # How often an export is tried where others keep changing the target: of eight at the same time, some began seven times.
@@ -75,7 +76,7 @@ class Export:
         source: `mock` or `parti.com`; None: what there is, real data if there are both.
         rebuild: whether the target is to be filled anew.
         now: Unix seconds.
-        earlier: exports that are read too, as typed; see `earlier_formats.is_export`.
+        earlier: exports that are read too, as in `Inputs`.
     """
 
     entries: Iterable[Entry]
@@ -84,7 +85,7 @@ class Export:
     source: str | None = None
     rebuild: bool = False
     now: float = field(default_factory=time.time)
-    earlier: Sequence[str] = ()
+    earlier: Sequence[Address | str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,7 @@ class _Exporter:
             raise UsageError(
                 f"{self._target.shown} may alone hold the records of {number_of(len(folders), 'runs')} that `prune` "
                 f"has removed, such as {folders[0]} "
-                "(accepted: a new target; --from takes over what a folder or a file has)"
+                "(accepted: a new target; --from takes over what this one has)"
             )
 
     def _plan_runs(self, known: Mapping[Key, Loaded], source: str | None) -> Plan:

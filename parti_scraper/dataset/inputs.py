@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 from parti_scraper.dataset.earlier_formats import ACCEPTED, is_export
 from parti_scraper.dataset.targets.delta import PREFIX
+from parti_scraper.dataset.targets.named import address_of
+from parti_scraper.dataset.targets.postgres_address import SCHEMES, Address
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from parti_scraper.redact import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,43 +24,59 @@ class Inputs:
 
     Attributes:
         runs: folders with runs, each such as PARTI_OUTPUT_DIR.
-        exports: earlier exports, as typed; each once.
+        exports: earlier exports, as typed, or the addresses of databases; each once.
     """
 
     runs: Sequence[Path]
-    exports: Sequence[str]
+    exports: Sequence[Address | str]
 
     @classmethod
-    def parse(cls, texts: Sequence[str]) -> Inputs:
-        """Return what was typed. Raises UsageError."""
-        runs, exports = [], {}
+    def parse(cls, texts: Sequence[str], database_url: Secret | None) -> Inputs:
+        """Return what was typed; `postgresql://` alone stands for `database_url`. Raises UsageError, ExtraMissing."""
+        runs = []
+        exports: dict[object, Address | str] = {}
         for text in texts:
             if is_export(text):
-                exports[_place(text)] = text
+                export = _named(text, database_url, "option `--from`")
+                exports[_place(export)] = export
             elif Path(text).is_dir():
                 runs.append(Path(text))
             else:
-                raise UsageError.of("option", "--from", "neither a folder nor an export", text, ACCEPTED)
+                raise UsageError.of("option", "--from", "neither a folder of runs nor an export", text, ACCEPTED)
         return cls(runs, tuple(exports.values()))
 
-    def check_apart(self, target: str) -> None:
+    def check_apart(self, target: str, database_url: Secret | None) -> None:
         """Raise UsageError if a target, as typed, is or touches what is read."""
-        place = _place(target)
+        named = _named(target, database_url, "argument `TARGET`")
+        place = _place(named)
         if place in map(_place, self.exports):
-            raise UsageError.of("argument", "TARGET", "it is read by --from", target, "another target")
+            raise UsageError.of("argument", "TARGET", "it is read by --from", shown(named), "another target")
         is_folder = target.endswith("/") or Path(target.removeprefix(PREFIX)).is_dir()
-        for text in (*map(str, self.runs), *self.exports):
-            read = _place(text)
+        for read_from in (*self.runs, *self.exports):
+            text = shown(read_from)
+            read = _place(read_from)
             if is_folder and isinstance(place, Path) and isinstance(read, Path) and _touch(place, read):
                 accepted = f"a folder that neither holds {text!r} nor is in it"
                 raise UsageError.of("argument", "TARGET", "what is read is there", target, accepted)
+
+
+def shown(place: Address | Path | str) -> str:
+    """Return the name of a place for messages."""
+    return place.shown if isinstance(place, Address) else str(place)
+
+
+def _named(text: str, database_url: Secret | None, of: str) -> Address | str:
+    """Return a place as typed, or its address if it is a database. Raises UsageError, ExtraMissing."""
+    return address_of(text, database_url, of) if text.startswith(SCHEMES) else text
 
 
 def _touch(one: Path, other: Path) -> bool:
     return one == other or one in other.parents or other in one.parents
 
 
-def _place(text: str) -> Path | str:
+def _place(named: Address | Path | str) -> Path | str | tuple[str, ...]:
     """Return what two names of one place have in common."""
-    text = text.removeprefix(PREFIX)
+    if isinstance(named, Address):
+        return named.place
+    text = str(named).removeprefix(PREFIX)
     return text.rstrip("/") if "://" in text else Path(text).resolve()

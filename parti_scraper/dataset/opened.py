@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.earlier_formats import ACCEPTED, is_export, open_export
+from parti_scraper.dataset.earlier_formats import is_export, not_an_export, open_export
 from parti_scraper.dataset.engine import TargetError, connect, one_line, require
 from parti_scraper.dataset.export import Export, Silent, export
-from parti_scraper.dataset.inputs import Inputs
-from parti_scraper.dataset.staging import Staging
+from parti_scraper.dataset.inputs import Inputs, shown
 from parti_scraper.dataset.tables import dataset_tables
-from parti_scraper.dataset.targets.base import Wanted
 from parti_scraper.dataset.targets.duckdb_file import DuckDbTarget
-from parti_scraper.dataset.targets.named import target_of
-from parti_scraper.dataset.targets.postgres_address import SCHEMES
-from parti_scraper.exceptions import UsageError, quoted
+from parti_scraper.dataset.targets.postgres_address import Address
 from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.run.catalog import Catalog
 
@@ -60,46 +56,31 @@ def open_dataset(
     texts = [str(each) for each in places]
     with tempfile.TemporaryDirectory(prefix="parti-") as name:
         folder = Path(name)
-        if len(texts) == 1 and texts[0].startswith(SCHEMES):
-            return _open_database(texts[0], folder, database_url)
         for text in texts:
             if not is_export(text) and not Path(text).is_dir():
-                raise UsageError(f"neither a folder of runs nor an export: {quoted(text)} (accepted: {ACCEPTED})")
-        inputs = Inputs.parse(texts)
+                raise not_an_export(text)
+        inputs = Inputs.parse(texts, database_url)
         if not inputs.runs and len(inputs.exports) == 1:
             return _open_export(inputs.exports[0], folder)
         # The file is gone afterwards, but not for the connection that has it open.
         return _open_file(_bring_together(inputs, folder, source, state))
 
 
-def _open_database(text: str, folder: Path, database_url: Secret | None) -> DuckDBPyConnection:
-    """Open a copy of the tables of a database that DuckDB cannot read."""
-    path, target = folder / _FILE, target_of(text, database_url)
-    with target.open() as session, Staging(folder, []) as staging:
-        if session.meta is None:
-            raise UsageError(f"{target.shown} holds no export (accepted: an earlier export)")
-        staging.connection.execute(f"ATTACH {sql.literal(str(path))} AS {_HELD}")
-        for table in dataset_tables().values():
-            into = f"{_HELD}.main.{sql.name(table.name)}"
-            columns = sql.typed(table.columns)
-            staging.connection.execute(f"CREATE TABLE {into} ({columns})")
-            session.fetch(Wanted(table, into), staging)
-    return _open_file(path)
-
-
-def _open_export(text: str, folder: Path) -> DuckDBPyConnection:
+def _open_export(named: Address | str, folder: Path) -> DuckDBPyConnection:
     """Make views of the tables of an export, or of a copy of them."""
     duckdb = require("duckdb", "dataset")
     try:
-        with open_export(text, folder) as held:
-            if text.endswith(".duckdb"):
-                return _open_file(Path(text))
-            if text.endswith(".sqlite") or "://" in text:
+        with open_export(named, folder) as held:
+            if isinstance(named, Address):
+                return _open_copy(held, folder)
+            if named.endswith(".duckdb"):
+                return _open_file(Path(named))
+            if named.endswith(".sqlite") or "://" in named:
                 # DuckDB cannot read the one, and what is fetched from the other does not stay.
                 return _open_copy(held, folder)
             return _open_folder(held)
     except (duckdb.Error, sqlite3.Error, OSError) as error:
-        raise TargetError(f"{text} cannot be read: {one_line(error)}") from None
+        raise TargetError(f"{shown(named)} cannot be read: {one_line(error)}") from None
 
 
 def _open_copy(held: Held, folder: Path) -> DuckDBPyConnection:

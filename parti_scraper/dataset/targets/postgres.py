@@ -16,7 +16,7 @@ from parti_scraper.dataset.targets.base import Target
 from parti_scraper.dataset.targets.database import DatabaseSession, Upserted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import psycopg
@@ -89,10 +89,7 @@ class PostgresSession(DatabaseSession):
         super().__init__(address.shown)
         self._connection = connection
         self._schema = address.schema
-        timeouts = ", ".join(map(sql.literal, _TIMEOUTS))
-        self.query(f"SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ({timeouts})")
-        for name, value in _SETTINGS.items():
-            self.execute(f"SET LOCAL {name} = {sql.literal(value)}")
+        begin(connection)
         ((encoding,),) = self.query("SHOW server_encoding")
         if encoding != "UTF8":
             raise TargetError(f"{self.shown}: the encoding of the database is {encoding} (accepted: UTF8)")
@@ -146,27 +143,11 @@ class PostgresSession(DatabaseSession):
 
     def copy_out(self, query: str, wanted: Wanted, staging: Staging) -> None:
         path = staging.folder / "fetched.csv"
-        with (
-            path.open("wb") as stream,
-            self._connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv)") as copy,
-        ):
-            for block in copy:
-                stream.write(block)
+        copy_out(self._connection, query, path)
         # Most of what small runs ask for is not there, and to read nothing takes as long as to read some.
         if path.stat().st_size:
-            self._read_in(path, wanted, staging)
+            staging.connection.execute(f"INSERT INTO {wanted.into} FROM {rows_of(path, wanted.table.columns)}")
         path.unlink()
-
-    def _read_in(self, path: Path, wanted: Wanted, staging: Staging) -> None:
-        columns = ", ".join(f"{sql.literal(each.name)}: {sql.literal(each.type)}" for each in wanted.table.columns)
-        # What is not in quotes is null, as PostgreSQL writes it.
-        staging.connection.execute(
-            f"INSERT INTO {wanted.into} FROM read_csv($path, columns={{{columns}}}, auto_detect=false, header=false, "
-            "delim=',', quote='\"', escape='\"', nullstr='', allow_quoted_nulls=false, parallel=false, "
-            # Unless it is told, it takes the first line break for that between rows, which may be in a title.
-            "new_line='\\n', max_line_size=1000000000)",
-            {"path": str(path)},
-        )
 
     def _temporary(self, name: str, columns: Sequence[Column]) -> str:
         """Make an empty table that goes with the transaction, and return its name."""
@@ -209,6 +190,33 @@ class PostgresSession(DatabaseSession):
             "SELECT attname, col_description(attrelid, attnum) FROM pg_attribute "
             f"WHERE attrelid = to_regclass({sql.literal(self.into(table))}) AND attnum > 0 AND NOT attisdropped"
         )
+
+
+def begin(connection: psycopg.Connection) -> None:
+    """Begin a transaction that may take its time, and has texts in the form that is read. Raises psycopg.Error."""
+    timeouts = ", ".join(map(sql.literal, _TIMEOUTS))
+    connection.execute(f"SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ({timeouts})")
+    for name, value in _SETTINGS.items():
+        connection.execute(f"SET LOCAL {name} = {sql.literal(value)}")
+
+
+def copy_out(connection: psycopg.Connection, query: str, path: Path) -> None:
+    """Write the rows of a query into a file. Raises psycopg.Error, OSError."""
+    with path.open("wb") as stream, connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv)") as copy:
+        for block in copy:
+            stream.write(block)
+
+
+def rows_of(path: Path, columns: Iterable[Column]) -> str:
+    """Return what the rows of a file that `copy_out` has written are called in DuckDB."""
+    typed = ", ".join(f"{sql.literal(each.name)}: {sql.literal(each.type)}" for each in columns)
+    # What is not in quotes is null, as PostgreSQL writes it.
+    return (
+        f"read_csv({sql.literal(str(path))}, columns={{{typed}}}, auto_detect=false, header=false, "
+        "delim=',', quote='\"', escape='\"', nullstr='', allow_quoted_nulls=false, parallel=false, "
+        # Unless it is told, it takes the first line break for that between rows, which may be in a title.
+        "new_line='\\n', max_line_size=1000000000)"
+    )
 
 
 def _lock_of(schema: str) -> int:

@@ -58,6 +58,14 @@ class Address:
         """What a connection is opened with."""
         return _PARAMETERS | dict(self.parameters) | {"client_encoding": "UTF8"}
 
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What two addresses of the same schema have in common, unless its server has several names."""
+        found = self.parameters
+        host = found.get("hostaddr") or found.get("host", "")
+        database = found.get("dbname") or found.get("user", "")
+        return ("127.0.0.1" if host == "localhost" else host, found.get("port") or "5432", database, self.schema)
+
     def redact(self, text: str) -> str:
         """Return a text of libpq or the server without the secrets of the address."""
         for secret in filter(None, map(self.parameters.get, _SECRETS)):
