@@ -40,8 +40,6 @@ preload()
 # Log lines at the start and the end of a slow moment.
 SLOW, OVER = "the disk is slow", "the disk is slow no longer"
 FULL = os.strerror(errno.ENOSPC)
-# Its length in seconds.
-SLOWNESS = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,8 @@ class Trouble:
         clock: seconds that its clock is ahead.
         crash_at: it is killed at this moment.
         full_at: the disk is full from this moment on.
-        slow_at: this moment takes a second, and the log says so.
+        slow_at: this moment lasts until a file is there, and the log says so.
+        fast_again: this file.
         eager: it takes a checkpoint every ten pages, without a minimal time between them.
         before: is called in the process before anything else of the command.
     """
@@ -61,6 +60,7 @@ class Trouble:
     crash_at: int = 0
     full_at: int = 0
     slow_at: int = 0
+    fast_again: Path = Path()
     eager: bool = False
     before: Callable[[], None] | None = None
 
@@ -181,7 +181,8 @@ def make_trouble(trouble: Trouble) -> None:
                 raise LedgerError(FULL) if isinstance(args[0], Ledger) else OSError(errno.ENOSPC, FULL)
             if moment == trouble.slow_at:
                 print(SLOW, file=sys.stderr, flush=True)
-                time.sleep(SLOWNESS)
+                while not trouble.fast_again.exists():
+                    time.sleep(0.01)
                 print(OVER, file=sys.stderr, flush=True)
             return function(*args, **kwargs)
 

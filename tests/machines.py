@@ -18,7 +18,7 @@ import psycopg
 from parti_scraper.mockserver import MockServer
 from tests.forked import Scrapy
 from tests.processes import descendants, is_alive
-from tests.support import environment_of
+from tests.support import TIMEOUT, environment_of
 
 PROGRAM = [sys.executable, "-m", "scrapy"]
 # A worker of which some times are shorter, so that no test has to wait for minutes.
@@ -135,7 +135,7 @@ class Machines:
     def jobs(self, *typed: str, code: int = 0) -> str:
         """Run `scrapy jobs` to its end, and return what it has printed; errors, if it is to have another code."""
         with closing(Scrapy(["jobs", *typed], self.environment)) as command:
-            stdout, stderr = command.communicate(60)
+            stdout, stderr = command.communicate(TIMEOUT)
         assert command.returncode == code, (typed, stdout, stderr)
         assert (stderr == "") is (code == 0), stderr
         return stderr if code else stdout
@@ -182,7 +182,7 @@ class Machines:
         self.close()
 
 
-def wait(happened: Callable[[], object], seconds: float, machines: Machines) -> None:
+def wait(happened: Callable[[], object], machines: Machines, seconds: float = TIMEOUT) -> None:
     """Wait until something has happened, or fail with what the workers have said."""
     until = time.monotonic() + seconds
     while not happened():

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -101,11 +101,15 @@ GAMING = json_answer([{"category_id": 7, "name": "Gaming", "display_name": "Gami
 NOT_FOUND = json_answer({"detail": "Not Found"}, 404)
 
 
+# Bound and not listening: nobody else gets their ports, and whoever connects is refused.
+_closed: list[socket.socket] = []
+
+
 def closed_port() -> str:
     """Return the base URL of a server that does not exist."""
-    with closing(socket.socket()) as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+    _closed.append(socket.socket())
+    _closed[-1].bind(("127.0.0.1", 0))
+    return f"http://127.0.0.1:{_closed[-1].getsockname()[1]}"
 
 
 def elsewhere(base_url: str) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import ctypes
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from resource import RLIMIT_FSIZE, setrlimit
@@ -21,8 +23,9 @@ from typing import Any, ClassVar
 import pytest
 
 from parti_scraper.browser.chromium import find_chromium
-from parti_scraper.exceptions import BrowserError
-from parti_scraper.mockserver import MockServer
+from parti_scraper.exceptions import BrowserError, LedgerError
+from parti_scraper.ledger.ledger import Ledger
+from parti_scraper.mockserver import MockServer, ReceivedRequest
 from tests import forked
 
 ROOT = forked.ROOT
@@ -249,10 +252,69 @@ class RunningCrawl:
         self.begun.append(self.process)
 
     def stop(self, signal_number: int = signal.SIGINT) -> int:
-        """Send a signal and return the exit code."""
+        """Send a signal, if it is not 0, and return the exit code."""
         self.process.send_signal(signal_number)
         self.stdout, self.stderr = self.process.communicate(timeout=TIMEOUT)
-        return self.process.wait()
+        self.code = self.process.wait()
+        return self.code
+
+
+def hold(server: MockServer, number: int, route: str = "") -> threading.Event:
+    """Let a server answer so many more requests for a route of the API, and the next ones once `held` is None.
+
+    Returns what is set once one of them waits.
+    """
+    numbers, reached = itertools.count(), threading.Event()
+
+    def is_held(seen: ReceivedRequest) -> bool:
+        if not seen.path.endswith(route) or next(numbers) < number:
+            return False
+        reached.set()
+        return True
+
+    server.held = is_held
+    return reached
+
+
+def interrupted(
+    server: MockServer,
+    number: int,
+    typed: list[str],
+    env: dict[str, str],
+    signal_number: int = signal.SIGKILL,
+    *,
+    route: str = "",
+    until: Callable[[], bool] = lambda: True,
+) -> RunningCrawl:
+    """Run a crawl, and send it a signal while it waits for an answer, so that it cannot have ended before.
+
+    Args:
+        server: what it asks.
+        number: how many requests for the route are answered before.
+        typed: the arguments of `scrapy`.
+        env: its environment.
+        signal_number: the signal.
+        route: an end of the path.
+        until: what is waited for before the signal.
+    """
+    reached = hold(server, number, route)
+    running = RunningCrawl(typed, env)
+    wait_until(lambda: reached.is_set() and until())
+    running.process.send_signal(signal_number)
+    server.held = None
+    running.stop(0)
+    return running
+
+
+def is_noted(output: Path, spider: str = "recent", run_id: str = "run") -> bool:
+    """Tell whether the ledger has a checkpoint of a run."""
+    # It may be just being made.
+    with suppress(LedgerError):
+        if ledger := Ledger.existing(output.with_name("state")):
+            with closing(ledger):
+                record = ledger.find(output / spider / run_id)
+                return record is not None and ledger.last_checkpoint(record.id) is not None
+    return False
 
 
 # --- Trouble, for `preexec_fn` -----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from tests.support import (
     RunningCrawl,
     Serve,
     environment_of,
+    hold,
     ids,
     needs_chromium,
     truth,
@@ -130,25 +131,30 @@ def test_robots_txt_is_obeyed(crawl: Run, serve: Serve) -> None:
 
 
 def test_the_browser_does_not_get_the_secrets_of_the_environment(serve: Serve, output: Path) -> None:
-    server = serve(**STILL, latency=0.1, page_cap=10)
+    server = serve(**STILL)
+    reached = hold(server, 1)
     secrets = {"PARTI_TOKEN": TOKEN, "PARTI_DATABASE_URL": "postgresql://me:hidden@127.0.0.1/x"}
     running = RunningCrawl(typed_of("recent", "run", {}, BROWSER), environment_of(output, server, secrets))
-    wait_until(lambda: bool(api_requests(server)))
+    wait_until(reached.is_set)
     browser = min(number for number, name in descendants(running.process.pid).items() if "chrom" in name)
     environment = Path(f"/proc/{browser}/environ").read_bytes()
-    running.stop()
+    running.process.send_signal(signal.SIGINT)
+    server.held = None
+    running.stop(0)
     assert b"PATH=" in environment
     assert [name for name in secrets if name.encode() in environment] == []
 
 
 def test_a_browser_that_crashes_is_started_again_and_nothing_is_lost(serve: Serve, output: Path) -> None:
-    server = serve(**STILL, latency=0.1, page_cap=10)
+    server = serve(**STILL, page_cap=10)
+    reached = hold(server, 4)
     running = RunningCrawl(
         typed_of("recent", "run", {}, (*BROWSER, "-s", "LOG_LEVEL=DEBUG")), environment_of(output, server)
     )
-    wait_until(lambda: len(api_requests(server)) > 4)
+    wait_until(reached.is_set)
     browser = min(number for number, name in descendants(running.process.pid).items() if "chrom" in name)
     os.kill(browser, signal.SIGKILL)
+    server.held = None
     _, stderr = running.process.communicate(timeout=120)
     run = Crawl(running.process.returncode, "", stderr, output, "recent", "run")
     assert run.code == 0, stderr

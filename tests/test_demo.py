@@ -146,7 +146,8 @@ def test_the_main_job_begins_with_a_week_and_names_the_command_for_the_whole_his
 
 
 def test_the_main_job_passes_a_signal_on_and_starts_no_more_crawls(serve: Serve, output: Path) -> None:
-    server = serve(**STILL, latency=0.2)
+    # In so many pages that it does not end before the signal has come to it.
+    server = serve(**STILL, latency=0.2, page_cap=2)
     job = subprocess.Popen(
         JOB, cwd=ROOT, env=environment_of(output, server), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

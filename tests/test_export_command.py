@@ -30,7 +30,18 @@ from tests.made_runs import (
     rejected,
     scheduled,
 )
-from tests.support import NOW, QUIET, Run, RunningCrawl, Scrapy, Serve, environment_of, typed_of, wait_until
+from tests.support import (
+    NOW,
+    QUIET,
+    TIMEOUT,
+    Run,
+    Scrapy,
+    Serve,
+    environment_of,
+    interrupted,
+    typed_of,
+    wait_until,
+)
 
 LIVESTREAMS = ["livestream_versions", "livestreams"]
 
@@ -181,14 +192,12 @@ def test_a_run_that_was_killed_and_left_is_sealed_and_what_it_has_is_taken(
     export: Export, serve: Serve, target: Path, output: Path, tmp_path: Path
 ) -> None:
     server = serve(now=NOW, speed=0, events=2_000, page_cap=25, latency=0.02)
-    running = RunningCrawl(typed_of("recent", "run", {"until": NOW}, QUIET), environment_of(output, server))
-    wait_until(lambda: len(server.requests) >= 15)
-    running.stop(signal.SIGKILL)
+    interrupted(server, 13, typed_of("recent", "run", {"until": NOW}, QUIET), environment_of(output, server))
     # No ledger knows this one.
     make_run(output, "recent", "unknown", [livestream(1)], status="running", source="mock")
     typed = ["export", str(target), "--source", "mock"]
     now = forked.Scrapy(typed, environment_of(output, None), clock=7_200)
-    stdout, stderr = now.communicate(60)
+    stdout, stderr = now.communicate(TIMEOUT)
     assert (now.wait(), stderr) == (0, ""), stdout
     for name in ("run", "unknown"):
         assert (output / "recent" / name / "datapackage.json").exists()
@@ -457,7 +466,7 @@ def test_an_export_that_is_interrupted_says_so_and_leaves_nothing_behind(
     # A folder that is only just made is left to the next export.
     wait_until(lambda: any(scratch.glob("*/*")))
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(60)
+    stdout, stderr = process.communicate(TIMEOUT)
     # On a busy machine, it may be too late.
     stopped = (3, "", "scrapy export: stopped; the next export does the rest\n")
     assert (process.wait(), stdout, stderr) == stopped or process.wait() == 0

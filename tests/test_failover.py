@@ -19,6 +19,8 @@ from tests.support import (
     RunningCrawl,
     Serve,
     environment_of,
+    hold,
+    is_noted,
     sorted_ids,
     true_ids,
     typed_of,
@@ -209,11 +211,13 @@ def test_a_run_that_resumes_asks_the_host_it_used_last(serve: Serve, output: Pat
     env = environment_of(output, None, to(gone.base_url, server.base_url))
     arguments = {"interval": 0.3, "duration": 600} if spider == "live" else {}
     typed = typed_of(spider, "run", arguments, ())
+    reached = hold(server, 30)
     killed = RunningCrawl(typed, env)
     # There is a checkpoint after ten pages, or a snapshot.
-    wait_until(lambda: len(api_requests(server)) > 30)
+    wait_until(lambda: reached.is_set() and is_noted(output, spider))
     killed.process.send_signal(signal.SIGKILL)
     killed.process.wait(timeout=TIMEOUT)
+    server.held = None
     asked, served = len(api_requests(gone)), len(api_requests(server))
     again = RunningCrawl(typed, env)
     wait_until(lambda: len(api_requests(server)) > served + 3)

@@ -26,6 +26,7 @@ from tests.support import (
     Serve,
     command_of,
     environment_of,
+    hold,
     ids,
     read_csv,
     read_lines,
@@ -241,7 +242,7 @@ def test_nor_is_what_is_no_file(crawl: Run, serve: Serve, tmp_path: Path, feed: 
         feed = str(tmp_path / "fifo.jsonl")
     run = crawl("categories", "-O" if feed.startswith("/") else "-o", feed, server=serve(**STILL))
     if "fifo" in feed:
-        assert reader.wait(30) == 0
+        assert reader.wait(TIMEOUT) == 0
     assert run.code == 0
     assert run.package["resources"] == []
     assert [told["rows"] for told in run.package["feeds"]] == [run.package["counts"]["written"]]
@@ -262,12 +263,14 @@ def test_nor_is_the_output_of_the_program_where_that_goes_into_a_file(
 def test_one_that_was_deleted_meanwhile_is_missing_and_the_others_are_described(
     serve: Serve, output: Path, tmp_path: Path
 ) -> None:
-    server = serve(**STILL, latency=0.1, page_cap=20)
+    server = serve(**STILL, page_cap=20)
+    hold(server, 1, "/recent")
     gone, kept = tmp_path / "gone.jsonl", tmp_path / "kept.jsonl"
     typed = typed_of("recent", "run", {}, ("-O", str(gone), "-O", str(kept), *QUIET))
     running = RunningCrawl(typed, environment_of(output, server))
     wait_until(gone.exists)
     gone.unlink()
+    server.held = None
     _, stderr = running.process.communicate(timeout=TIMEOUT)
     run = Crawl(running.process.wait(), "", stderr, output, "recent", "run")
     assert run.code == 4

@@ -30,6 +30,7 @@ from tests.support import (
     Scrapy,
     Serve,
     environment_of,
+    hold,
     keep_permissions,
     requests,
     typed_of,
@@ -183,11 +184,12 @@ def test_a_page_that_fails_is_found_until_a_later_run_is_good(crawl: Run, scrapy
 def test_a_killed_run_is_abandoned_then_failed_until_the_next_is_good(
     crawl: Run, scrapy: Scrapy, serve: Serve, output: Path
 ) -> None:
-    slow = serve(**STILL, latency=0.2, page_cap=10)
+    slow = serve(**STILL, page_cap=10)
+    reached = hold(slow, 5)
     # Not in the same second as the next: what is set back below would seem to have ended before it.
     make(output, HOUR, source=MOCK)
     running = RunningCrawl(typed_of("recent", "left", {}, QUIET), environment_of(output, slow))
-    wait_until(lambda: len(requests(slow)) >= 3)
+    wait_until(reached.is_set)
     assert rules(scrapy, env=NAMED) == []
     running.stop(signal.SIGKILL)
     (finding,) = checked(scrapy, env=NAMED)["findings"]

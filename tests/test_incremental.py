@@ -26,9 +26,9 @@ from tests.support import (
     Scrapy,
     Serve,
     environment_of,
+    hold,
     ids,
     read_lines,
-    requests,
     typed_of,
     wait_until,
 )
@@ -147,16 +147,18 @@ def test_a_larger_overlap_writes_nothing_again(serve: Serve, incremental: Increm
 def test_a_run_left_unfinished_is_superseded_by_the_next(
     serve: Serve, incremental: Incremental, output: Path, scrapy: Scrapy
 ) -> None:
-    server = serve(**STILL, events=1_000, latency=0.3)
+    server = serve(**STILL, events=1_000)
+    reached = hold(server, 3)
     typed = typed_of("recent", "left", {"incremental": "true"}, QUIET)
     running = RunningCrawl(typed, environment_of(output, server))
-    wait_until(lambda: len(requests(server)) >= 3)
+    wait_until(reached.is_set)
     second = scrapy("crawl", "recent", "-a", "incremental=true", "-a", "run_id=other", *QUIET, server=server)
     assert (second.returncode, second.stderr) == (
         2,
         "another process is working on an incremental run with the same filters: wait until it has ended, or stop it\n",
     )
     running.stop(signal.SIGKILL)
+    server.held = None
     assert len(incremental("next", server).rows) == 1_000
     left = scrapy("crawl", "recent", "-a", "run_id=left", server=server)
     assert left.returncode == 2

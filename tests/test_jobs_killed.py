@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from parti_scraper.jobs.child import SILENCE
 from parti_scraper.mockserver import MockServer
 from tests.expected import livestream
 from tests.machines import Machines, Worker, differences, wait
@@ -76,31 +77,31 @@ def test_whatever_happens_to_workers_and_database_the_dataset_is_the_truth(
         machines.start()
         watch = Watch(machines)
 
-        wait(lambda: machines.statuses().get("succeeded", 0) >= 4, 120, machines)
+        wait(lambda: machines.statuses().get("succeeded", 0) >= 4, machines)
         sleeper = machines.workers[0]
-        wait(lambda: sleeper.crawls, 60, machines)
+        wait(lambda: sleeper.crawls, machines)
         frozen, stopped = sleeper.crawls, time.monotonic()
         watch.lost(sleeper)
         sleeper.signal(signal.SIGSTOP)
 
         for number in range(1, 6):
-            wait(lambda goal=4 + 5 * number: machines.statuses().get("succeeded", 0) >= goal, 300, machines)
+            wait(lambda goal=4 + 5 * number: machines.statuses().get("succeeded", 0) >= goal, machines, 300)
             victim = chance.choice([worker for worker in machines.workers if worker is not sleeper])
             watch.lost(victim)
             crawls = victim.kill()
             machines.replace(victim)
-            wait(lambda gone=crawls: not any(map(is_alive, gone)), 10, machines)
+            wait(lambda gone=crawls: not any(map(is_alive, gone)), machines, SILENCE - 10)
             if number == 3:
-                wait(lambda: machines.workers[-1].crawls, 60, machines)
+                wait(lambda: machines.workers[-1].crawls, machines)
                 with postgresql.stopped():
                     time.sleep(30)
 
         # Nobody told these to stop, but their worker had no heartbeats for them.
-        wait(lambda: not any(map(is_alive, frozen)), RESCUE, machines)
-        wait(lambda: time.monotonic() > stopped + 120, 130, machines)
+        wait(lambda: not any(map(is_alive, frozen)), machines, RESCUE)
+        wait(lambda: time.monotonic() > stopped + 120, machines, 130)
         sleeper.signal(signal.SIGCONT)
 
-        wait(lambda: set(machines.statuses()) == {"succeeded"}, 400, machines)
+        wait(lambda: set(machines.statuses()) == {"succeeded"}, machines, 400)
         assert 0 < len(watch.seconds()) <= 12
         assert max(watch.seconds()) < RESCUE
         assert all(worker.is_alive for worker in machines.workers)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import psycopg
 
+from parti_scraper.api.times import iso_to_timestamp
+from parti_scraper.jobs.child import SILENCE
 from parti_scraper.jobs.database import ENQUEUE
 from parti_scraper.ledger.ledger import Ledger
+from parti_scraper.mockserver import MockServer, ReceivedRequest
 from tests.expected import livestream
 from tests.machines import Machines, Worker, differences, wait
 from tests.postgresql import SECRET, Cluster
@@ -21,11 +26,11 @@ from tests.processes import is_alive
 from tests.support import STILL, Serve, ids, read_lines, truth
 
 MANY: dict[str, Any] = STILL | {"events": 2_000, "years": 0.5}
-# Each page takes a while, so that a crawl can be found at work.
-SLOW: dict[str, Any] = MANY | {"latency": 0.4}
 # Workers that are soon taken for dead, and soon believe the database again.
-NERVOUS = {"worker._HEARTBEAT": 0.5, "worker._RESCUE": 0.5, "app.LOST_AFTER": 4, "app._STEADY": 1}
+NERVOUS = {"worker._HEARTBEAT": 0.5, "worker._RESCUE": 0.5, "app.LOST_AFTER": 15, "app._STEADY": 1}
 OF_HISTORY = ("-a", "since=2026-05-01", "-a", "until=2026-11-01")
+# That in two shards of this length, and where the newer one begins.
+SHARD, NEWER = "93d", iso_to_timestamp("2026-08-01T00:00:00Z")
 
 
 def attempts(machines: Machines) -> list[tuple[Any, ...]]:
@@ -48,6 +53,26 @@ def has_written(worker: Worker, run: str) -> bool:
     return any(path.stat().st_size for path in (worker.output / run).rglob("*.jsonl"))
 
 
+def hold_crawls(server: MockServer) -> None:
+    """Let the server answer two pages of each crawl of `recent`, and the others once `held` is None."""
+    pages: Counter[bool] = Counter()
+
+    def is_held(seen: ReceivedRequest) -> bool:
+        if not seen.path.endswith("/recent"):
+            return False
+        is_newer = int(parse_qs(seen.query)["to_ts"][0]) > NEWER
+        pages[is_newer] += 1
+        return pages[is_newer] > 2
+
+    server.held = is_held
+
+
+def is_told(worker: Worker, run: str) -> bool:
+    """Tell whether a crawl knows that it is to stop."""
+    log = worker.output.with_name("state") / "jobs" / f"{run}.log"
+    return log.exists() and "shutting down gracefully" in log.read_text(encoding="utf-8")
+
+
 def expected_of(server: Any) -> dict[int, dict[str, Any]]:
     """Return the livestreams that are to be in the dataset, by number."""
     return {row["event_id"]: livestream(row, server.world.categories()) for row in truth(server)}
@@ -57,18 +82,21 @@ def expected_of(server: Any) -> dict[int, dict[str, Any]]:
 
 
 def test_a_stopped_worker_gives_back_what_another_one_does(postgres_url: str, tmp_path: Path, serve: Serve) -> None:
-    server = serve(**SLOW)
+    server = serve(**MANY)
+    hold_crawls(server)
     with Machines(postgres_url, tmp_path, server) as machines:
-        machines.jobs("enqueue", "recent", *OF_HISTORY, "--shard", "93d")
+        machines.jobs("enqueue", "recent", *OF_HISTORY, "--shard", SHARD)
         first = machines.start(times={"worker._RESCUE": 0.5})
-        wait(lambda: has_written(first, "recent/1-1") and has_written(first, "recent/2-1"), 60, machines)
+        wait(lambda: has_written(first, "recent/1-1") and has_written(first, "recent/2-1"), machines)
         with closing(psycopg.connect(postgres_url)) as blocking:
             # The dataset takes a while, and the jobs stay the worker's.
             blocking.execute("LOCK parti.livestreams")
             first.signal(signal.SIGTERM)
-            wait(lambda: not first.crawls, 60, machines)
+            wait(lambda: is_told(first, "1-1") and is_told(first, "2-1"), machines)
+            server.held = None
+            wait(lambda: not first.crawls, machines)
             ((ended,),) = machines.query("SELECT now()")
-            wait(lambda: count(machines, "procrastinate_workers", f"last_heartbeat > '{ended}'"), 30, machines)
+            wait(lambda: count(machines, "procrastinate_workers", f"last_heartbeat > '{ended}'"), machines)
             assert machines.statuses() == {"doing": 2}
         assert first.stop() == 0, first.said
         assert machines.statuses() == {"todo": 2}
@@ -78,7 +106,7 @@ def test_a_stopped_worker_gives_back_what_another_one_does(postgres_url: str, tm
         assert collected
         assert {number for (number,) in machines.query("SELECT event_id FROM livestreams")} == collected
         second = machines.start()
-        wait(lambda: all_ended(machines), 90, machines)
+        wait(lambda: all_ended(machines), machines)
         assert machines.statuses() == {"succeeded": 2}
         assert list(differences(machines, expected_of(server))) == []
         assert [each[:4] for each in attempts(machines)] == [
@@ -131,7 +159,7 @@ def test_what_is_no_job_fails_with_its_line_and_nothing_is_started(
             )
         machines.jobs("enqueue", "categories")
         worker = machines.start()
-        wait(lambda: count(machines, "procrastinate_jobs", "status IN ('todo', 'doing')") == 0, 60, machines)
+        wait(lambda: count(machines, "procrastinate_jobs", "status IN ('todo', 'doing')") == 0, machines)
         found = machines.list()
         assert [each["status"] for each in found] == ["failed"] * others + ["succeeded"]
         for (_, line), job in zip(wrong, reversed(found[:-1]), strict=True):
@@ -147,7 +175,8 @@ def test_what_is_no_job_fails_with_its_line_and_nothing_is_started(
 
 
 def test_settings_reach_the_crawls_and_secrets_are_nowhere(postgres_url: str, tmp_path: Path, serve: Serve) -> None:
-    server = serve(**SLOW)
+    server = serve(**MANY)
+    hold_crawls(server)
     hidden = {
         "PARTI_ALERT_URLS": f"json://127.0.0.1:9/{SECRET}-alerts",
         "PARTI_PING_URL": f"http://127.0.0.1:9/{SECRET}-ping",
@@ -157,7 +186,7 @@ def test_settings_reach_the_crawls_and_secrets_are_nowhere(postgres_url: str, tm
         machines.jobs("enqueue", "recent", *OF_HISTORY)
         # Of the environment, crawls would have a server that is not there.
         worker = machines.start("-s", f"PARTI_API_BASE_URLS={server.base_url}", **hidden)
-        wait(lambda: has_written(worker, "recent/1-1"), 60, machines)
+        wait(lambda: has_written(worker, "recent/1-1"), machines)
         (crawl,) = worker.crawls
         environment = Path(f"/proc/{crawl}/environ").read_bytes().split(b"\0")
         command = Path(f"/proc/{crawl}/cmdline").read_bytes()
@@ -166,7 +195,8 @@ def test_settings_reach_the_crawls_and_secrets_are_nowhere(postgres_url: str, tm
         assert not [each for each in environment if SECRET.encode() in each]
         assert SECRET.encode() not in command
         assert b"token-of-this-machine" not in command
-        wait(lambda: all_ended(machines), 60, machines)
+        server.held = None
+        wait(lambda: all_ended(machines), machines)
         assert machines.statuses() == {"succeeded": 1}
         assert worker.stop() == 0
         written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -188,7 +218,7 @@ def test_a_crawl_that_fails_is_tried_three_times_more_and_then_left_to_a_person(
         machines.jobs("enqueue", "categories")
         options = ("-s", f"PARTI_OUTPUT_DIR={no_folder}")
         worker = machines.start(*options, times={"outcomes.DELAYS": (0.1, 0.2, 0.3)})
-        wait(lambda: machines.statuses() == {"failed": 1}, 60, machines)
+        wait(lambda: machines.statuses() == {"failed": 1}, machines)
         tried = attempts(machines)
         assert [each[1:4] for each in tried] == [(number, None, True) for number in range(1, 5)]
         assert all("no-folder" in each[4] for each in tried)
@@ -196,7 +226,7 @@ def test_a_crawl_that_fails_is_tried_three_times_more_and_then_left_to_a_person(
         assert machines.jobs("retry", "1") == "job 1 is tried again\n"
         # This one only the API can tell from a right one.
         machines.jobs("enqueue", "recent", "-a", "categories=Nonsense")
-        wait(lambda: all_ended(machines), 60, machines)
+        wait(lambda: all_ended(machines), machines)
         assert count(machines, "categories") > 0
         found = machines.list()
         assert [(each["id"], each["status"], each["exit_code"], each["attempt"]) for each in found] == [
@@ -211,22 +241,25 @@ def test_a_crawl_that_fails_is_tried_three_times_more_and_then_left_to_a_person(
 def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    server = serve(**SLOW)
+    server = serve(**MANY)
+    hold_crawls(server)
     with Machines(postgres_url, tmp_path, server, PARTI_JOBS_AT_A_TIME="1") as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY)
         for spider in ("categories", "scheduled", "categories"):
             machines.jobs("enqueue", spider)
         machines.jobs("enqueue", "live", "-a", "interval=1")
         workers = [machines.start(), machines.start()]
-        wait(lambda: any(has_written(each, "recent/1-1") for each in workers), 60, machines)
+        wait(lambda: any(has_written(each, "recent/1-1") for each in workers), machines)
         # It does not count, so it is begun beside the first one.
-        wait(lambda: any(has_written(each, "live/5-1") for each in workers), 60, machines)
+        wait(lambda: any(has_written(each, "live/5-1") for each in workers), machines)
         assert machines.query("SELECT id FROM procrastinate_jobs WHERE status = 'doing' ORDER BY 1") == [(1,), (5,)]
         assert machines.jobs("cancel", "4") == "job 4 is cancelled\n"
         assert machines.jobs("cancel", "1") == "job 1 is being stopped\n"
-        wait(lambda: machines.statuses() == {"aborted": 1, "succeeded": 2, "doing": 1, "cancelled": 1}, 90, machines)
+        wait(lambda: any(is_told(each, "1-1") for each in workers), machines)
+        server.held = None
+        wait(lambda: machines.statuses() == {"aborted": 1, "succeeded": 2, "doing": 1, "cancelled": 1}, machines)
         assert machines.jobs("cancel", "5") == "job 5 is being stopped\n"
-        wait(lambda: all_ended(machines), 60, machines)
+        wait(lambda: all_ended(machines), machines)
         collected = {row["event_id"] for path in tmp_path.rglob("livestreams.jsonl") for row in read_lines(path)}
         assert 0 < len(collected) < len(truth(server))
         assert {number for (number,) in machines.query("SELECT event_id FROM livestreams")} == collected
@@ -245,14 +278,15 @@ def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have
 def test_a_crawl_that_is_killed_is_tried_again_and_the_list_says_what_has_killed_it(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    server = serve(**SLOW)
+    server = serve(**MANY)
+    hold_crawls(server)
     with Machines(postgres_url, tmp_path, server) as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY)
         worker = machines.start(times={"outcomes.DELAYS": (600, 600)})
-        wait(lambda: has_written(worker, "recent/1-1"), 60, machines)
+        wait(lambda: has_written(worker, "recent/1-1"), machines)
         for crawl in worker.crawls:
             os.kill(crawl, signal.SIGKILL)
-        wait(lambda: machines.statuses() == {"todo": 1}, 60, machines)
+        wait(lambda: machines.statuses() == {"todo": 1}, machines)
         line = "recent 1-1: ended by a signal: Killed, and said nothing"
         assert attempts(machines) == [(1, 1, -signal.SIGKILL, True, line)]
         assert f"{line}\n" in machines.jobs("list")
@@ -262,23 +296,26 @@ def test_a_crawl_that_is_killed_is_tried_again_and_the_list_says_what_has_killed
 def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_are_done_by_another(
     postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    server = serve(**SLOW)
+    server = serve(**MANY)
+    hold_crawls(server)
     with Machines(postgres_url, tmp_path, server) as machines:
-        machines.jobs("enqueue", "recent", *OF_HISTORY)
-        machines.jobs("enqueue", "recent", *OF_HISTORY, "-a", "categories=1")
+        machines.jobs("enqueue", "recent", *OF_HISTORY, "--shard", SHARD)
         worker = machines.start(times={"worker._LAST_PATIENCE": 2})
-        wait(lambda: has_written(worker, "recent/1-1") and len(worker.crawls) == 2, 60, machines)
+        wait(lambda: has_written(worker, "recent/1-1") and has_written(worker, "recent/2-1"), machines)
         with postgresql.stopped():
             # One has ended before it has anything to load, or while it waits for that, the other one goes on.
             os.kill(worker.crawls[0], signal.SIGKILL)
-            assert worker.stop(2 + 5 + 15) == 0
+            worker.signal(signal.SIGTERM)
+            wait(lambda: is_told(worker, "1-1") or is_told(worker, "2-1"), machines)
+            server.held = None
+            assert worker.stop() == 0
             assert worker.crawls == []
         assert "Traceback" not in worker.said
         # It says so once, and not whenever it has tried again.
         assert worker.said.count("The database does not answer") == 1
         assert machines.statuses() == {"doing": 2}
         machines.start(times=NERVOUS)
-        wait(lambda: all_ended(machines), 90, machines)
+        wait(lambda: all_ended(machines), machines)
         assert machines.statuses() == {"succeeded": 2}
         assert list(differences(machines, expected_of(server))) == []
 
@@ -294,11 +331,11 @@ def test_old_logs_are_deleted_and_what_goes_on_while_the_database_is_away_is_sai
             (logs / name).touch()
         os.utime(logs / "1-1.log", (0, 0))
         worker = machines.start(times=NERVOUS)
-        wait(lambda: not (logs / "1-1.log").exists(), 60, machines)
+        wait(lambda: not (logs / "1-1.log").exists(), machines)
         assert (logs / "2-1.log").exists()
         with postgresql.stopped():
-            wait(lambda: "The database does not answer" in worker.said, 60, machines)
-        wait(lambda: "The database answers again" in worker.said, 60, machines)
+            wait(lambda: "The database does not answer" in worker.said, machines)
+        wait(lambda: "The database answers again" in worker.said, machines)
         assert worker.stop() == 0
 
 
@@ -311,15 +348,15 @@ def test_what_was_collected_is_loaded_although_the_job_is_cancelled_meanwhile(
         with closing(psycopg.connect(postgres_url)) as blocking:
             blocking.execute("LOCK parti.livestreams")
             worker = machines.start()
-            wait((worker.output / "recent" / "1-1" / "datapackage.json").exists, 60, machines)
-            wait(lambda: not worker.crawls, 60, machines)
+            wait((worker.output / "recent" / "1-1" / "datapackage.json").exists, machines)
+            wait(lambda: not worker.crawls, machines)
             waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'parti.livestreams'::regclass AND NOT granted"
-            wait(lambda: machines.query(waiting) == [(1,)], 60, machines)
+            wait(lambda: machines.query(waiting) == [(1,)], machines)
             assert machines.jobs("cancel", "1") == "job 1 is being stopped\n"
             # It has heard of it, and begins to load what is being loaded.
             logged_in = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            wait(lambda: machines.query(logged_in) == [(1,)], 60, machines)
-        wait(lambda: all_ended(machines), 60, machines)
+            wait(lambda: machines.query(logged_in) == [(1,)], machines)
+        wait(lambda: all_ended(machines), machines)
         assert machines.statuses() == {"aborted": 1}
         assert list(differences(machines, expected_of(server))) == []
         assert [each[1:4] for each in attempts(machines)] == [(1, 0, False)]
@@ -331,7 +368,7 @@ def test_a_crawl_whose_records_cannot_be_loaded_is_stopped(postgres_url: str, tm
         machines.jobs("enqueue", "live", "-a", "interval=1")
         machines.query("REVOKE INSERT ON live_channels FROM CURRENT_USER")
         worker = machines.start(times={"worker._LOAD": 1, "outcomes.DELAYS": (600,)})
-        wait(lambda: count(machines, "parti_attempts", "has_failed"), 60, machines)
+        wait(lambda: count(machines, "parti_attempts", "has_failed"), machines)
         assert worker.crawls == []
         assert (worker.output / "live" / "1-1" / "datapackage.json").exists()
         assert worker.stop() == 0
@@ -345,10 +382,10 @@ def test_a_job_without_an_end_goes_on_after_its_crawl_has_ended_well(
         machines.jobs("enqueue", "notifications", "-a", "duration=1")
         machines.jobs("enqueue", "live", "-a", "interval=1", "-a", "max_records=1")
         worker = machines.start(times={"outcomes.DELAYS": (0.1,)})
-        wait(lambda: has_written(worker, "live/1-1") and machines.statuses().get("succeeded") == 2, 60, machines)
+        wait(lambda: has_written(worker, "live/1-1") and machines.statuses().get("succeeded") == 2, machines)
         # As it does to itself without heartbeats.
         os.kill(worker.crawls[0], signal.SIGTERM)
-        wait(lambda: has_written(worker, "live/1-2"), 60, machines)
+        wait(lambda: has_written(worker, "live/1-2"), machines)
         assert machines.statuses() == {"doing": 1, "succeeded": 2}
         assert attempts(machines)[0][:4] == (1, 1, 0, False)
         assert worker.stop() == 0
@@ -357,22 +394,25 @@ def test_a_job_without_an_end_goes_on_after_its_crawl_has_ended_well(
 def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    with Machines(postgres_url, tmp_path, serve(**SLOW)) as machines:
+    server = serve(**MANY)
+    hold_crawls(server)
+    with Machines(postgres_url, tmp_path, server) as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY)
         machines.jobs("enqueue", "live", "-a", "interval=1")
         worker = machines.start(times={"worker._LOAD": 1})
-        wait(lambda: has_written(worker, "recent/1-1") and count(machines, "live_channels"), 60, machines)
+        wait(lambda: has_written(worker, "recent/1-1") and count(machines, "live_channels"), machines)
         machines.query(
             "WITH another AS (INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() + interval '1 hour') "
             "RETURNING id) UPDATE procrastinate_jobs SET attempts = attempts + 1, worker_id = another.id FROM another"
         )
         ours = "SELECT id, status::text, attempts, worker_id FROM procrastinate_jobs ORDER BY id"
         before = machines.query(ours)
-        wait(lambda: worker.said.count("has become another worker's") >= 2 and not worker.crawls, 90, machines)
+        server.held = None
+        wait(lambda: worker.said.count("has become another worker's") >= 2 and not worker.crawls, machines)
         (run,) = worker.output.glob("live/2-1")
         snapshots = [row for path in run.rglob("live_channels.jsonl") for row in read_lines(path)]
         # Nobody can collect it again, so it is loaded as what was left.
-        wait(lambda: count(machines, "live_channels") == len(snapshots), 30, machines)
+        wait(lambda: count(machines, "live_channels") == len(snapshots), machines)
         assert machines.query(ours) == before
         assert count(machines, "livestreams") == 0
         assert [each[2:4] for each in attempts(machines)] == [(None, False)] * 2
@@ -393,9 +433,9 @@ def test_what_a_schedule_asks_for_is_not_lost_with_the_connection(
             blocking.execute("SELECT pg_advisory_xact_lock(%s)", [ENQUEUE])
             worker = machines.start()
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            wait(lambda: machines.query(waiting) == [(1,)], 60, machines)
+            wait(lambda: machines.query(waiting) == [(1,)], machines)
             postgresql.restart()
-        wait(lambda: machines.statuses() == {"succeeded": 1}, 60, machines)
+        wait(lambda: machines.statuses() == {"succeeded": 1}, machines)
         assert worker.stop() == 0
 
 
@@ -426,22 +466,24 @@ def test_jobs_without_an_end_on_two_machines_leave_each_row_once_whichever_dies(
 
         enqueue()
         first = machines.start(times=times | {"worker._ENDLESS_AT_A_TIME": 2})
-        wait(lambda: has_written(first, "live/1-1") and has_written(first, "notifications/2-1"), 60, machines)
+        wait(lambda: has_written(first, "live/1-1") and has_written(first, "notifications/2-1"), machines)
         enqueue()
         second = machines.start(times=times)
-        wait(lambda: has_written(second, "live/3-1") and has_written(second, "notifications/4-1"), 60, machines)
+        wait(lambda: has_written(second, "live/3-1") and has_written(second, "notifications/4-1"), machines)
         loaded = "SELECT count(DISTINCT run_uuid) FROM live_channels"
-        wait(lambda: machines.query(loaded) == [(2,)], 60, machines)
-        wait(lambda: count(machines, "live_notifications") > 5, 60, machines)
+        wait(lambda: machines.query(loaded) == [(2,)], machines)
+        wait(lambda: count(machines, "live_notifications") > 5, machines)
         crawls = first.kill()
-        wait(lambda: not any(map(is_alive, crawls)), 20, machines)
+        # By themselves, they would only end after so many seconds.
+        wait(lambda: not any(map(is_alive, crawls)), machines, SILENCE - 10)
         # The other one takes over.
-        wait(lambda: has_written(second, "live/1-2") and has_written(second, "notifications/2-2"), 60, machines)
+        wait(lambda: has_written(second, "live/1-2") and has_written(second, "notifications/2-2"), machines)
         machines.workers.remove(first)
+        # Before it is sealed.
+        on_disk = checkpointed(first, "live", "1-1")
         again = machines.start(name=first.name, times=times)
         ((run,),) = machines.query("SELECT run_uuid FROM runs WHERE run_id = '1-1' AND spider = 'live' LIMIT 1")
-        on_disk = checkpointed(again, "live", "1-1")
-        wait(lambda: count(machines, "live_channels", f"run_uuid = '{run}'") == on_disk, 60, machines)
+        wait(lambda: count(machines, "live_channels", f"run_uuid = '{run}'") == on_disk, machines)
         for worker in (second, again):
             worker.signal(signal.SIGTERM)
         assert [worker.stop() for worker in (second, again)] == [0, 0]

@@ -43,6 +43,7 @@ from tests.support import (
     Scrapy,
     Serve,
     environment_of,
+    hold,
     sorted_ids,
     true_ids,
     typed_of,
@@ -291,10 +292,11 @@ def test_if_a_host_cannot_be_reached_the_next_one_is_asked(
 
 
 def test_a_host_that_goes_away_in_the_middle_is_left_without_losing_a_record(serve: Serve, output: Path) -> None:
-    first, second = serve(**SMALL, latency=0.05), serve(**SMALL)
+    first, second = serve(**SMALL), serve(**SMALL)
+    reached = hold(first, 4)
     env = environment_of(output, None, to(first.base_url, second.base_url))
     running = RunningCrawl(typed_of("recent", "run", {}, ()), env)
-    wait_until(lambda: len(api_requests(first)) >= 4)
+    wait_until(reached.is_set)
     first.stop()
     stderr = running.process.communicate(timeout=TIMEOUT)[1]
     run = Crawl(running.process.returncode, "", stderr, output, "recent", "run")

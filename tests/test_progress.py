@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ from hypothesis import strategies as st
 
 from parti_scraper.plan.outlook import Outlook, Pace, outlook_of
 from parti_scraper.plan.plan import Span
-from tests.support import QUIET, STILL, Run, RunningCrawl, Serve, environment_of, typed_of, wait_until
+from tests.support import (
+    QUIET,
+    STILL,
+    Run,
+    RunningCrawl,
+    Serve,
+    environment_of,
+    hold,
+    typed_of,
+    wait_until,
+)
 
 LOGGED = re.compile(r"\[parti_scraper\.extensions\.progress\] INFO: Progress: (.*)$", re.MULTILINE)
 OFTEN = ("-s", "LOGSTATS_INTERVAL=0.1")
@@ -132,9 +143,12 @@ def test_a_run_that_resumes_begins_where_it_stopped(serve: Serve, output: Path) 
     oldest = min(record["event_start_ts"] for record in server.world.recent_at())
     env = environment_of(output, server)
     window = {"since": str(oldest), "until": STILL["now"]}
+    hold(server, 10, "/recent")
     first = RunningCrawl(typed_of("recent", "run", window, OFTEN), env)
     wait_until(lambda: bool(re.search(r"Progress: [2-9]\d%", first.process.stderr)))
-    assert first.stop() == 3
+    first.process.send_signal(signal.SIGINT)
+    server.held = None
+    assert first.stop(0) == 3
     before = max(int(line.partition("%")[0]) for line in LOGGED.findall(first.stderr))
     again = RunningCrawl(typed_of("recent", "run", {}, OFTEN), env)
     wait_until(lambda: again.process.returncode is not None)
@@ -154,8 +168,8 @@ def test_a_run_at_intervals_says_when_the_next_snapshot_is_due_and_when_it_ends(
 
 
 def test_a_listener_with_a_duration_says_when_it_ends(crawl: Run, serve: Serve) -> None:
-    run = crawl("notifications", *OFTEN, server=serve(**STILL), duration=1)
-    assert any(re.fullmatch(r"\d+%, [01]s left", line) for line in LOGGED.findall(run.stderr))
+    run = crawl("notifications", *OFTEN, server=serve(**STILL), duration=5)
+    assert any(re.fullmatch(r"\d+%, [0-5]s left", line) for line in LOGGED.findall(run.stderr))
 
 
 def test_where_nothing_can_be_computed_or_lines_are_off_none_is_logged(crawl: Run, serve: Serve) -> None:

@@ -49,7 +49,19 @@ from tests.made_runs import (
     scheduled,
 )
 from tests.object_store import ObjectStore
-from tests.support import NOW, QUIET, Run, RunningCrawl, Scrapy, Serve, environment_of, typed_of, wait_until
+from tests.support import (
+    NOW,
+    QUIET,
+    TIMEOUT,
+    Run,
+    RunningCrawl,
+    Scrapy,
+    Serve,
+    environment_of,
+    interrupted,
+    typed_of,
+    wait_until,
+)
 
 PACKAGE = "datapackage.json"
 OLD: dict[str, Any] = {"started_at": "2025-03-10T10:00:00Z", "ended_at": "2025-03-10T10:01:00Z"}
@@ -140,7 +152,7 @@ def any_target(
 def run_to_end(typed: list[str], env: dict[str, str], **trouble: Any) -> tuple[int, str, str]:
     """Run a command that gets into trouble, and return its exit code and what it has printed."""
     process = forked.Scrapy(typed, env, **trouble)
-    stdout, stderr = process.communicate(60)
+    stdout, stderr = process.communicate(TIMEOUT)
     return process.wait(), stdout, stderr
 
 
@@ -368,9 +380,7 @@ def test_a_run_that_was_sealed_goes_as_a_whole_and_is_not_resumed(
     crawl: Run, serve: Serve, output: Path, target: Path, state: Path
 ) -> None:
     server = serve(now=NOW, speed=0, events=2_000, page_cap=25, latency=0.02)
-    running = RunningCrawl(typed_of("recent", "run", {"until": NOW}, QUIET), environment_of(output, server))
-    wait_until(lambda: len(server.requests) >= 15)
-    running.stop(signal.SIGKILL)
+    interrupted(server, 13, typed_of("recent", "run", {"until": NOW}, QUIET), environment_of(output, server))
     env = environment_of(output, None)
     assert run_to_end(["export", str(target)], env, clock=7_200)[0] == 0
     assert package_of(output / "recent" / "run")["sealed"]
@@ -434,7 +444,7 @@ def test_a_run_whose_clock_is_set_back_stays_out_of_a_day_whose_files_were_remov
     asked = len(server.requests)
     wait_until(lambda: len(server.requests) > asked + 3)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0, process.stderr
+    assert process.wait(TIMEOUT) == 0, process.stderr
     days = sorted(path.name for path in run.iterdir() if path.is_dir())
     assert (len(days), [path.name for path in (run / first).iterdir()]) == (2, [PACKAGE])
     assert package_of(run / first)["pruned"]
@@ -746,7 +756,7 @@ def test_beside_three_collectors_and_killed_again_and_again_it_loses_nothing(
     assert killed
     for process in collectors:
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, process.stderr
+        assert process.wait(TIMEOUT) == 0, process.stderr
     assert beside.run("export", str(target)) == 0
     true = beside.truth.see(output, state=beside.state, source="mock").tables()
     assert differences(target, true) == []

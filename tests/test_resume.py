@@ -27,7 +27,10 @@ from tests.support import (
     Serve,
     check_books,
     environment_of,
+    hold,
     ids,
+    interrupted,
+    is_noted,
     read_lines,
     requests,
     typed_of,
@@ -164,7 +167,8 @@ def test_pages_continue_during_a_checkpoint_and_the_run_can_be_stopped(
         return log.exists() and f"{text}\n" in log.read_text(encoding="utf-8")
 
     server = serve(**STILL, events=1_500, page_cap=20, malformed=0.01, latency=0.02)
-    process = fork(RUN, server, slow_at=moment, eager=True)
+    fast_again = tmp_path / "fast again"
+    process = fork(RUN, server, slow_at=moment, fast_again=fast_again, eager=True)
     wait_until(lambda: said(forked.SLOW))
     before = len(requests(server))
     wait_until(lambda: len(requests(server)) > before + 3)
@@ -172,9 +176,12 @@ def test_pages_continue_during_a_checkpoint_and_the_run_can_be_stopped(
     for number in signals:
         os.kill(process.pid, number)
         time.sleep(0.05)
+    if code == 3:
+        # What is under way is finished first, unless the process was killed.
+        assert process.is_alive()
+        fast_again.touch()
     process.join()
     assert process.exitcode == code
-    # Pending requests are finished first, unless the process was killed.
     assert said(forked.OVER) is (code == 3)
     assert "Traceback" not in log.read_text(encoding="utf-8")
     fork(RUN, server).join()
@@ -187,9 +194,11 @@ def test_a_stopped_run_resumes_and_fetches_few_pages_again(fork: Fork, serve: Se
     assert crawl("recent", server=undisturbed, run_id="undisturbed").code == 0
     for number, signal_number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGKILL)):
         server = serve(**options)
+        reached = hold(server, 39, "/recent")
         process = fork(RUN, server, eager=True)
-        wait_until(lambda: len(requests(server)) >= 40)  # noqa: B023 - called at once
+        wait_until(reached.is_set)
         os.kill(process.pid, signal_number)
+        server.held = None
         process.join()
         assert process.exitcode == (-9 if signal_number == signal.SIGKILL else 3)
         assert crawl("recent", server=server).code == 0
@@ -204,9 +213,8 @@ def test_a_run_resumes_with_its_own_arguments_and_window(
 ) -> None:
     server = serve(speed=0, events=3_000, latency=0.05)
     arguments = {"since": "900d", "categories": "Gaming,7", "max_records": 500}
-    running = RunningCrawl(typed_of("recent", "run", arguments, QUIET), environment_of(output, server))
-    wait_until(lambda: len(requests(server)) >= 5)
-    assert running.stop(signal.SIGKILL) == -9
+    typed = typed_of("recent", "run", arguments, QUIET)
+    assert interrupted(server, 4, typed, environment_of(output, server), route="/recent").code == -9
     asked = len(server.requests)
     other = scrapy("crawl", "recent", "-a", "run_id=run", "-a", "since=800d", server=server)
     assert (other.returncode, other.stderr) == (
@@ -240,9 +248,8 @@ def test_a_run_stopped_before_its_first_page_has_everything_before_it(serve: Ser
 
 def test_an_outage_does_not_end_a_run_that_is_to_be_finished(serve: Serve, output: Path, crawl: Run) -> None:
     gone, server = serve(**STILL, gone=True), serve(**STILL, events=3_000, latency=0.05)
-    running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
-    wait_until(lambda: len(requests(server)) >= 20)
-    running.stop(signal.SIGKILL)
+    env = environment_of(output, server)
+    interrupted(server, 20, typed_of("recent", "run", {}, QUIET), env, route="/recent", until=lambda: is_noted(output))
     outage = crawl("recent", *QUIET, server=gone, env={"PARTI_RETRY_PATIENCE": "0.1"})
     assert outage.code == 4
     assert outage.stderr.endswith("to finish it: scrapy crawl recent -a run_id=run\n")
@@ -257,10 +264,8 @@ def test_a_run_through_all_categories_resumes_each(serve: Serve, output: Path, c
     server = serve(**STILL, events=800, page_cap=20, latency=0.01)
     undisturbed = crawl("recent", server=server, run_id="undisturbed", categories="all")
     for pages in (12, 60):
-        server.requests.clear()
-        running = RunningCrawl(typed_of("recent", "run", {"categories": "all"}, QUIET), environment_of(output, server))
-        wait_until(lambda: len(requests(server)) >= pages)  # noqa: B023 - called at once
-        assert running.stop(signal.SIGKILL) == -9
+        typed = typed_of("recent", "run", {"categories": "all"}, QUIET)
+        assert interrupted(server, pages, typed, environment_of(output, server), route="/recent").code == -9
     run = crawl("recent", server=server)
     assert run.code == 0
     assert sorted(ids(run.rows)) == sorted(ids(undisturbed.rows))
@@ -272,10 +277,7 @@ def test_last_is_the_last_run_that_did_not_finish(serve: Serve, output: Path, sc
     nothing = scrapy("crawl", "recent", "-a", "run_id=last", server=server)
     assert (nothing.returncode, nothing.stderr) == (0, "recent: no run is unfinished; nothing was requested\n")
     for name in ("one", "two"):
-        running = RunningCrawl(typed_of("recent", name, {}, QUIET), environment_of(output, server))
-        wait_until(lambda: len(requests(server)) >= 5)
-        running.stop(signal.SIGKILL)
-        server.requests.clear()
+        interrupted(server, 5, typed_of("recent", name, {}, QUIET), environment_of(output, server), route="/recent")
     for name in ("two", "one"):
         run = scrapy("crawl", "recent", "-a", "run_id=last", *QUIET, server=server)
         assert run.returncode == 0
@@ -286,9 +288,10 @@ def test_last_is_the_last_run_that_did_not_finish(serve: Serve, output: Path, sc
 def test_two_processes_do_not_work_on_one_run_and_a_dead_one_blocks_no_other(
     serve: Serve, output: Path, crawl: Run
 ) -> None:
-    server = serve(**STILL, events=1_000, latency=0.2)
+    server = serve(**STILL, events=1_000)
+    reached = hold(server, 3)
     running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
-    wait_until(lambda: len(requests(server)) >= 3)
+    wait_until(reached.is_set)
     second = crawl("recent", *QUIET, server=server)
     assert (second.code, second.stderr) == (
         2,
@@ -296,15 +299,15 @@ def test_two_processes_do_not_work_on_one_run_and_a_dead_one_blocks_no_other(
     )
     assert running.process.poll() is None
     running.stop(signal.SIGKILL)
+    server.held = None
     assert crawl("recent", server=server).code == 0
     assert_finished(output, server)
 
 
 def test_a_run_whose_files_were_changed_starts_over(serve: Serve, output: Path, crawl: Run) -> None:
     server = serve(**STILL, events=3_000, latency=0.05)
-    running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
-    wait_until(lambda: len(requests(server)) >= 20)
-    running.stop(signal.SIGINT)
+    typed = typed_of("recent", "run", {}, QUIET)
+    interrupted(server, 20, typed, environment_of(output, server), signal.SIGINT, route="/recent")
     (output / "recent/run/livestreams.csv").write_text("nothing\n", encoding="utf-8")
     run = crawl("recent", server=server)
     assert run.code == 0
@@ -316,9 +319,8 @@ def test_a_run_with_a_feed_of_the_user_starts_over(serve: Serve, output: Path, t
     server = serve(**STILL, events=2_000, latency=0.05)
     feed = tmp_path / "mine.jsonl"
     options = ("-O", str(feed), *QUIET)
-    running = RunningCrawl(typed_of("recent", "run", {}, options), environment_of(output, server))
-    wait_until(lambda: len(requests(server)) >= 15)
-    running.stop(signal.SIGINT)
+    typed = typed_of("recent", "run", {}, options)
+    interrupted(server, 15, typed, environment_of(output, server), signal.SIGINT, route="/recent")
     assert crawl("recent", *options, server=server).code == 0
     assert sorted(ids(read_lines(feed))) == sorted(server.world.existed_throughout())
 

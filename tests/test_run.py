@@ -26,7 +26,9 @@ from tests.support import (
     Scrapy,
     Serve,
     environment_of,
+    hold,
     ids,
+    interrupted,
     keep_permissions,
     limit_file_size,
     paths,
@@ -66,9 +68,9 @@ def test_a_signal_stops_the_run_with_its_records_whole(
     serve: Serve, output: Path, signal_number: signal.Signals
 ) -> None:
     server = serve(**STILL, page_cap=20, latency=0.05)
-    running = RunningCrawl(typed_of("recent", "run", {}, QUIET), environment_of(output, server))
-    wait_until(lambda: len(paths(server, "/recent")) >= 4)
-    assert running.stop(signal_number) == 3
+    typed = typed_of("recent", "run", {}, QUIET)
+    running = interrupted(server, 4, typed, environment_of(output, server), signal_number, route="/recent")
+    assert running.code == 3
     folder = output / "recent/run"
     assert sorted(contents(folder)) == ["livestreams.csv", "livestreams.jsonl"]
     assert_whole(folder, server)
@@ -395,10 +397,12 @@ def test_a_run_whose_folder_is_deleted_ends_with_one_line_and_can_be_repeated(
     crawl: Run, serve: Serve, output: Path, pages: int, what: Callable[[Path], None]
 ) -> None:
     # The folder is deleted before the last pages; with few pages, the run would notice only at the end.
-    server = serve(**STILL, latency=0.1, page_cap=300 // pages, malformed=0.02)
+    server = serve(**STILL, page_cap=300 // pages, malformed=0.02)
+    hold(server, 1, "/recent")
     running = RunningCrawl(typed_of("recent", "run", {}, ("-L", "ERROR")), environment_of(output, server))
     wait_until((output / "recent/run/livestreams.csv").exists)
     what(output / "recent/run")
+    server.held = None
     assert running.stop(0) == 4
     assert re.fullmatch(
         r"recent run: NOT COMPLETE: .*(was deleted during the run|No such file or directory|Not a directory)(;.*)?\n",
@@ -415,10 +419,12 @@ def test_a_run_whose_folder_is_deleted_ends_with_one_line_and_can_be_repeated(
 def test_a_feed_of_the_user_that_is_deleted_during_the_run_is_not_complete(
     serve: Serve, output: Path, tmp_path: Path
 ) -> None:
-    server = serve(**STILL, latency=0.1, page_cap=100)
+    server = serve(**STILL, page_cap=100)
+    hold(server, 1, "/recent")
     feed = tmp_path / "own.jsonl"
     running = RunningCrawl(typed_of("recent", "run", {}, (*QUIET, "-O", str(feed))), environment_of(output, server))
     wait_until(feed.exists)
     feed.unlink()
+    server.held = None
     assert running.stop(0) == 4
     assert f"the feed {feed} was deleted during the run" in running.stderr

@@ -27,7 +27,7 @@ from tests.support import (
     Scrapy,
     Serve,
     environment_of,
-    requests,
+    interrupted,
     typed_of,
     wait_until,
 )
@@ -65,9 +65,9 @@ def failed_starts(output: Path) -> FailedStarts:
 def killed(serve: Serve, output: Path, *options: str) -> MockServer:
     """Kill a run after some pages, and return the server."""
     server = serve(**STILL | {"events": 2_000}, page_cap=20, latency=0.05)
-    running = RunningCrawl(typed_of("recent", "run", {}, (*QUIET, *options)), environment_of(output, server))
-    wait_until(lambda: len(requests(server)) >= 4)
-    running.stop(signal.SIGKILL)
+    interrupted(
+        server, 4, typed_of("recent", "run", {}, (*QUIET, *options)), environment_of(output, server), route="/recent"
+    )
     return server
 
 

@@ -26,7 +26,7 @@ from urllib.parse import urlencode
 import pytest
 
 from parti_scraper.mockserver import MockServer
-from tests.support import ROOT, STILL, TIMEOUT, Crawl, Run, Serve, check_books, ids, requests, truth, wait_until
+from tests.support import ROOT, STILL, TIMEOUT, Crawl, Run, Serve, check_books, hold, ids, requests, truth, wait_until
 
 pytestmark = pytest.mark.xdist_group("scrapyd")
 
@@ -36,8 +36,8 @@ USER, PASSWORD = "deployer", "p%40 $HOME:s3cret"
 SPIDERS = ("categories", "live", "notifications", "recent", "scheduled")
 # In scrapyd's log.
 ENDED = r"(?:finished:|died: exitstatus=(\d+))"
-# A run that waits for several seconds, so that it can be stopped half-way.
-SLOW: dict[str, Any] = {**STILL, "events": 1_200, "page_cap": 20, "latency": 0.15}
+# A run of many pages, so that it can be stopped half-way.
+MANY: dict[str, Any] = {**STILL, "events": 1_200, "page_cap": 20}
 
 
 class Scrapyd:
@@ -250,15 +250,19 @@ def test_relative_folders_are_in_parti_home(scrapyd: Scrapyd, serve: Serve, tmp_
 
 
 def test_a_cancelled_job_can_be_finished_under_the_same_id(scrapyd: Scrapyd, serve: Serve) -> None:
-    server = serve(**SLOW)
+    server = serve(**MANY)
+    reached = hold(server, 25, "/recent")
     scrapyd.begin("recent", server, "cancelled", categories="NaN")
-    wait_until(lambda: len(requests(server)) >= 25)
+    wait_until(reached.is_set)
     assert scrapyd.tell("cancel", job="cancelled")["prevstate"] == "running"
+    log = scrapyd.folder / "logs" / PROJECT / "recent" / "cancelled.log"
+    wait_until(lambda: "shutting down gracefully" in log.read_text(encoding="utf-8"))
+    server.held = None
     stopped = scrapyd.end("recent", "cancelled")
     assert stopped.code == 3
     assert "to finish it: schedule recent again with jobid=cancelled" in stopped.stderr
     assert not (stopped.folder / "datapackage.json").exists()
-    assert 0 < len(stopped.rows) < SLOW["events"]
+    assert 0 < len(stopped.rows) < MANY["events"]
     again = scrapyd.run("recent", server, "cancelled")
     assert again.code == 0, again.stderr
     assert again.package["arguments"] == {"categories": ["NaN"]}

@@ -40,6 +40,7 @@ from tests.support import (
     Serve,
     command_of,
     environment_of,
+    hold,
     needs_chromium,
     typed_of,
     wait_until,
@@ -405,10 +406,12 @@ class Watched:
         self.begun = descendants(self.process.pid)
         assert any("chrom" in name for name in self.begun.values())
 
-    def end(self, number: int | None = None) -> int:
+    def signal(self, number: int) -> None:
+        """Send a signal to the process group."""
+        os.killpg(self.process.pid, number)
+
+    def end(self) -> int:
         """Wait until it and all its processes have ended; return the exit code."""
-        if number is not None:
-            os.killpg(self.process.pid, number)
         _, stderr = self.process.communicate(timeout=TIMEOUT)
         assert b"Traceback" not in stderr
         wait_until(lambda: not any(map(is_alive, self.begun)))
@@ -417,12 +420,14 @@ class Watched:
 
 @pytest.mark.parametrize("spider", ["site", "recent"])
 def test_no_process_is_left_behind_and_the_next_run_needs_no_clean_up(serve: Serve, output: Path, spider: str) -> None:
-    server = serve(**STILL, latency=0.05, page_cap=30)
+    server = serve(**STILL, page_cap=30)
     env = environment_of(output, server, {"PARTI_TRANSPORT": "browser"})
     command = command_of(spider, "run", {}, QUIET)
 
-    for number, code in ((signal.SIGTERM, 3), (signal.SIGKILL, -9), (None, 0)):
-        asked = len(server.requests)
+    for number, code in ((signal.SIGTERM, 3), (signal.SIGKILL, -9), (0, 0)):
+        reached = hold(server, 3)
         crawl = Watched(command, env)
-        crawl.wait_until(lambda: len(server.requests) > asked + 6)  # noqa: B023 - called within the loop
-        assert crawl.end(number) == code
+        crawl.wait_until(reached.is_set)
+        crawl.signal(number)
+        server.held = None
+        assert crawl.end() == code

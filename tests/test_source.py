@@ -23,15 +23,14 @@ from tests.support import (
     QUIET,
     STILL,
     Run,
-    RunningCrawl,
     Serve,
     environment_of,
     ids,
+    interrupted,
     needs_chromium,
     sorted_ids,
     true_ids,
     typed_of,
-    wait_until,
 )
 
 A, B, HERE = "https://a.example", "https://b.example", "http://127.0.0.1:9"
@@ -295,11 +294,8 @@ def test_a_run_with_real_data_is_not_gone_on_with_on_this_machine(
 ) -> None:
     server = serve(**STILL, page_cap=10, latency=0.02)
     real = stand_in(script, server, lambda _path: False)
-    running = RunningCrawl(
-        typed_of("recent", "run", {"until": NOW}, UNTHROTTLED), environment_of(output, None, to(real))
-    )
-    wait_until(lambda: len(server.requests) > 15)
-    assert running.stop(signal.SIGINT) == 3
+    typed = typed_of("recent", "run", {"until": NOW}, UNTHROTTLED)
+    assert interrupted(server, 14, typed, environment_of(output, None, to(real)), signal.SIGINT).code == 3
     before = {path.name: path.read_bytes() for path in (output / "recent/run").iterdir()}
     refused = crawl("recent", server=server)
     assert refused.code == 2

@@ -16,13 +16,12 @@ from tests.support import (
     QUIET,
     STILL,
     Run,
-    RunningCrawl,
     Serve,
     environment_of,
+    interrupted,
     sorted_ids,
     true_ids,
     typed_of,
-    wait_until,
 )
 
 LOUD = ("--loglevel", "DEBUG")
@@ -71,10 +70,9 @@ def test_a_run_that_is_stopped_twice_counts_each_once(crawl: Run, serve: Serve, 
     server = serve(**TROUBLE, latency=0.02)
     total: Counter[str] = Counter()
     for number in (1, 2):
-        running = RunningCrawl(typed_of("recent", "run", {"until": NOW}, LOUD), environment_of(output, server))
-        seen = len(server.requests)
-        wait_until(lambda seen=seen: len(server.requests) > seen + 20)  # type: ignore[misc]
-        assert running.stop(signal.SIGINT) == 3, number
+        typed = typed_of("recent", "run", {"until": NOW}, LOUD)
+        running = interrupted(server, 19, typed, environment_of(output, server), signal.SIGINT)
+        assert running.code == 3, number
         assert counted(running.stderr)["retries"]
         total += counted(running.stderr)
     run = crawl("recent", *LOUD, server=server)
@@ -88,7 +86,7 @@ def test_a_run_that_is_stopped_twice_counts_each_once(crawl: Run, serve: Serve, 
 
 def test_a_handshake_that_is_answered_with_429_counts_too(crawl: Run, serve: Serve) -> None:
     server = serve(**STARTING, ws_refused=1.0)
-    run = crawl("notifications", *QUIET, server=server, duration="2s")
+    run = crawl("notifications", *QUIET, server=server, duration="8s")
     assert run.code == 4
     assert run.package["rate_limited"] == sum(seen.status == 429 for seen in server.requests) > 0
 

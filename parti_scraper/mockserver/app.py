@@ -64,6 +64,8 @@ _WORKER_ANSWERS = """self.onfetch = (event) => {
 };
 """
 _ROBOTS = {"allow": "User-agent: *\nDisallow:\n", "disallow": "User-agent: *\nDisallow: /\n"}
+# Seconds between two looks whether a request is still held.
+_LOOK = 0.01
 # The request that the current task answers: aiohttp runs each in a task of its own.
 _current: ContextVar[ReceivedRequest] = ContextVar("_current")
 
@@ -101,6 +103,7 @@ class Site:
         peak_in_flight: most requests in flight at the same time, without WebSockets.
         notifier: the WebSocket.
         api_url: scheme, host and port of the API if it is not on the page's port; otherwise empty.
+        held: tells of each request to the API whether it waits until this is another function, or None.
     """
 
     def __init__(self, options: Options, world: World) -> None:
@@ -108,6 +111,7 @@ class Site:
         self.peak_in_flight = 0
         self.notifier = Notifier(options, world)
         self.api_url = ""
+        self.held: Callable[[ReceivedRequest], bool] | None = None
         self._options = options
         self._world = world
         self._faults = FaultPlan(options)
@@ -169,8 +173,7 @@ class Site:
         """Return the handler of an API route: its answer, after refusals, faults and latency."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            if self._options.latency:
-                await asyncio.sleep(self._options.latency)
+            await self._wait()
             refusal = self._refusal(request)
             if refusal:
                 return refusal
@@ -191,6 +194,15 @@ class Site:
             return await self._sent(request, body, fault)
 
         return handle
+
+    async def _wait(self) -> None:
+        """Wait as long as the answer is held, and then the latency."""
+        held = self.held
+        if held and held(_current.get()):
+            while self.held is held:  # noqa: ASYNC110 - another thread sets it
+                await asyncio.sleep(_LOOK)
+        if self._options.latency:
+            await asyncio.sleep(self._options.latency)
 
     async def _sent(self, request: web.Request, body: bytes, fault: str | None) -> web.StreamResponse:
         """Send the body, cut short if the fault says so."""

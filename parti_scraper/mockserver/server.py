@@ -15,6 +15,8 @@ from parti_scraper.mockserver.options import Options
 from parti_scraper.mockserver.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parti_scraper.mockserver.sockets import SentNotification
 
 # Only this machine can connect.
@@ -50,6 +52,15 @@ class MockServer:
     def peak_in_flight(self) -> int:
         """The most requests in flight at the same time, without WebSockets."""
         return self._site.peak_in_flight
+
+    @property
+    def held(self) -> Callable[[ReceivedRequest], bool] | None:
+        """Tells of each request to the API whether it waits until this is another function, or None; may be set."""
+        return self._site.held
+
+    @held.setter
+    def held(self, held: Callable[[ReceivedRequest], bool] | None) -> None:
+        self._site.held = held
 
     def start(self) -> None:
         """Start to serve. Raises OSError if the port cannot be used."""

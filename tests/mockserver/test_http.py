@@ -315,6 +315,18 @@ def test_slow_answers_are_slow_at_the_same_time(serve: Serve) -> None:
     assert all(request.finished - request.started >= 0.2 for request in server.requests if request.finished)
 
 
+def test_a_held_answer_comes_once_it_is_held_no_longer_and_others_meanwhile(serve: Serve) -> None:
+    server = serve(**STILL)
+    server.held = lambda seen: seen.path == LIVE
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(get, server, LIVE)
+        wait_until(lambda: bool(server.requests))
+        assert get(server, CATEGORIES).status == 200
+        assert (asked.done(), server.requests[0].finished) == (False, None)
+        server.held = None
+        assert asked.result().status == 200
+
+
 def test_only_this_machine_can_connect(serve: Serve) -> None:
     server = serve(**STILL)
     port = int(server.base_url.rpartition(":")[2])
