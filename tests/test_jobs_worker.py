@@ -337,21 +337,28 @@ def test_a_crawl_whose_records_cannot_be_loaded_is_stopped(postgres_url: str, tm
         assert worker.stop() == 0
 
 
-def test_a_job_without_an_end_goes_on_after_its_crawl_has_ended_well(
+def test_a_job_that_was_stopped_before_its_end_goes_on_although_its_crawl_has_ended_well(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+    with Machines(postgres_url, tmp_path, serve(speed=1, events=10, live=30, start_every=0.3)) as machines:
         machines.jobs("enqueue", "live", "-a", "interval=1")
         machines.jobs("enqueue", "notifications", "-a", "duration=1")
         machines.jobs("enqueue", "live", "-a", "interval=1", "-a", "max_records=1")
+        machines.jobs("enqueue", "live", "-a", "interval=1", "-a", "duration=1h")
+        machines.jobs("enqueue", "notifications", "-a", "duration=1h", "-a", "max_records=1000000")
         worker = machines.start(times={"outcomes.DELAYS": (0.1,)})
-        wait(lambda: has_written(worker, "live/1-1") and machines.statuses().get("succeeded") == 2, 60, machines)
-        # As it does to itself without heartbeats.
-        os.kill(worker.crawls[0], signal.SIGTERM)
-        wait(lambda: has_written(worker, "live/1-2"), 60, machines)
-        assert machines.statuses() == {"doing": 1, "succeeded": 2}
-        assert attempts(machines)[0][:4] == (1, 1, 0, False)
+        stopped = ("live/1", "live/4", "notifications/5")
+        wait(lambda: all(has_written(worker, f"{each}-1") for each in stopped), 60, machines)
+        wait(lambda: machines.statuses() == {"doing": 3, "succeeded": 2}, 60, machines)
+        # As each does to itself without heartbeats.
+        for crawl in worker.crawls:
+            os.kill(crawl, signal.SIGTERM)
+        wait(lambda: all(has_written(worker, f"{each}-2") for each in stopped), 60, machines)
+        assert machines.statuses() == {"doing": 3, "succeeded": 2}
+        first = [each for each in attempts(machines) if each[1] == 1]
+        assert [each[2:4] for each in first] == [(0, False)] * 5
         assert worker.stop() == 0
+        assert machines.statuses() == {"todo": 3, "succeeded": 2}
 
 
 def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(

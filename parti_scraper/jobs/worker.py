@@ -295,13 +295,15 @@ class Worker:
             # It goes on if what it has could not be loaded.
             await crawl.stop()
             self._crawls.discard(crawl)
+        package = datapackage.read(folder)
+        has_own_end = job.queue != ENDLESS or bool(arguments.keys() & {"duration", "max_records"})
         return Ended(
             code,
-            has_package=(folder / datapackage.FILE_NAME).exists(),
+            has_package=package is not None,
             line=await crawl.said(begin),
             was_told=crawl.was_told and self._stopping.is_set(),
             seconds=time.monotonic() - begun,
-            is_endless=job.queue == ENDLESS and not arguments.keys() & {"duration", "max_records"},
+            is_endless=not has_own_end or datapackage.is_stopped(package or {}),
         )
 
     async def _wait(self, crawl: Crawl, folder: Path, owner: Owner, *, is_endless: bool) -> int:
