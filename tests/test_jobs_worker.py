@@ -16,7 +16,7 @@ from parti_scraper.jobs.database import ENQUEUE
 from parti_scraper.ledger.ledger import Ledger
 from tests.expected import livestream
 from tests.machines import Machines, Worker, differences, wait
-from tests.postgresql import SECRET, Cluster
+from tests.postgresql import SECRET, Cluster, frozen
 from tests.processes import is_alive
 from tests.support import STILL, Serve, ids, read_lines, truth
 
@@ -281,6 +281,36 @@ def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_a
         wait(lambda: all_ended(machines), 90, machines)
         assert machines.statuses() == {"succeeded": 2}
         assert list(differences(machines, expected_of(server))) == []
+
+
+def test_a_worker_that_is_stopped_while_the_database_is_frozen_ends_after_its_crawls(
+    postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(**SLOW)
+    with Machines(postgres_url, tmp_path, server) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        machines.jobs("enqueue", "live", "-a", "interval=1")
+        worker = machines.start(times={"worker._LAST_PATIENCE": 1, "worker._LAST_GRACE": 1, "worker._LOAD": 1})
+        wait(lambda: has_written(worker, "recent/1-1") and has_written(worker, "live/2-1"), 60, machines)
+        with frozen(postgresql):
+            # Far less than it takes until the connection is given up.
+            assert worker.stop(30) == 1
+            assert worker.crawls == []
+        assert worker.said.splitlines()[-1].endswith(
+            "The database does not answer: the worker ends, and its jobs stay until it is taken for lost"
+        )
+        assert "Traceback" not in worker.said
+        ledger = Ledger.existing(worker.output.with_name("state"))
+        assert ledger
+        with closing(ledger):
+            ends = [ledger.find(worker.output / run) for run in ("recent/1-1", "live/2-1")]
+        # It can be resumed, and the other one has ended as it should.
+        assert [each and each.exit_code for each in ends] == [3, 0]
+        assert machines.statuses() == {"doing": 2}
+        again = machines.start(times=NERVOUS)
+        wait(lambda: machines.statuses() == {"succeeded": 1, "doing": 1}, 90, machines)
+        assert list(differences(machines, expected_of(server))) == []
+        assert again.stop() == 0
 
 
 def test_old_logs_are_deleted_and_what_goes_on_while_the_database_is_away_is_said(
