@@ -37,7 +37,7 @@ from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.targets.postgres_address import Address, parse_address
 from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs import app, child, queue
-from parti_scraper.jobs.database import connect, jobs_address, procrastinate_version, set_up
+from parti_scraper.jobs.database import WORKER_RIGHTS, connect, jobs_address, procrastinate_version, set_up
 from parti_scraper.jobs.outcomes import DELAYS, LONG, Ended, Next, next_of
 from parti_scraper.jobs.payload import CRAWL, ENDLESS, check_payload, is_run_id, queue_of, read_payload, run_id_of
 from parti_scraper.jobs.queue import Missing
@@ -49,7 +49,7 @@ from parti_scraper.run.entries import KINDS
 from tests.exporting import bring
 from tests.loaders import race
 from tests.made_runs import livestream, make_run
-from tests.postgresql import ROLE, SECRET, Cluster
+from tests.postgresql import PASSWORD, ROLE, SECRET, Cluster
 from tests.support import Scrapy
 
 MINUTE, HOUR = 60, 3600
@@ -298,7 +298,28 @@ def test_a_worker_does_not_begin_without_rights(scrapy: Scrapy, postgres_url: st
     execute(postgres_url, "REVOKE DELETE ON procrastinate_workers FROM CURRENT_USER")
     run = scrapy("jobs", "worker", env={"PARTI_DATABASE_URL": postgres_url})
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
-    assert run.stderr.startswith(f"scrapy jobs: {address.shown}: permission denied for table procrastinate_workers ")
+    problem = "permission denied for table procrastinate_workers"
+    assert run.stderr == f"scrapy jobs: {address.shown}: {problem} (needed: {WORKER_RIGHTS})\n"
+
+
+@pytest.mark.parametrize("typed", ["list", "enqueue categories", "retry 1", "cancel 1", "worker"])
+def test_a_role_without_rights_is_told_whose_are_needed(
+    scrapy: Scrapy, postgresql: Cluster, postgres_url: str, address: Address, typed: str
+) -> None:
+    role, reader = f"{ROLE}_reader", postgres_url.replace(f"//{ROLE}:", f"//{ROLE}_reader:")
+    postgresql.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    try:
+        denied = "permission denied for schema parti_jobs"
+        run = scrapy("jobs", *typed.split(), env={"PARTI_DATABASE_URL": reader})
+        assert (run.returncode, run.stdout) == (1, "")
+        assert run.stderr == f"scrapy jobs: {address.shown}: {denied} (needed: {WORKER_RIGHTS})\n"
+        execute(postgres_url, f"GRANT USAGE ON SCHEMA parti_jobs TO {role}")
+        run = scrapy("jobs", *typed.split(), env={"PARTI_DATABASE_URL": reader})
+        assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+        assert run.stderr.endswith(f" (needed: {WORKER_RIGHTS})\n")
+    finally:
+        execute(postgres_url, f"REVOKE ALL ON SCHEMA parti_jobs FROM {role}")
+        postgresql.execute(f"DROP ROLE {role}")
 
 
 def test_a_worker_that_loses_the_database_as_it_begins_ends_with_one_line(

@@ -28,7 +28,7 @@ from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
 from parti_scraper.jobs.app import HEARTBEAT, ServerAway, is_away, make_app
 from parti_scraper.jobs.crawling import Crawl
-from parti_scraper.jobs.database import connect, procrastinate_version
+from parti_scraper.jobs.database import WORKER_RIGHTS, connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
 from parti_scraper.jobs.outcomes import Ended, next_of
 from parti_scraper.jobs.payload import CRAWL, ENDLESS, SCHEDULE, check_payload, read_payload, run_id_of
@@ -446,4 +446,4 @@ def run_worker(machine: Machine) -> None:
         asyncio.run(work())
     except psycopg.Error as error:
         # As it has begun; later it waits.
-        raise database_error(error, machine.address) from None
+        raise database_error(error, machine.address, WORKER_RIGHTS) from None
