@@ -48,9 +48,10 @@ from parti_scraper.redact import Secret
 from parti_scraper.run.entries import KINDS
 from tests.exporting import bring
 from tests.loaders import race
+from tests.machines import PROGRAM
 from tests.made_runs import livestream, make_run
 from tests.postgresql import PASSWORD, ROLE, SECRET, Cluster
-from tests.support import Scrapy
+from tests.support import Scrapy, environment_of
 
 MINUTE, HOUR = 60, 3600
 IDS = "(accepted: see scrapy jobs list)"
@@ -689,6 +690,21 @@ def test_a_list_says_what_became_of_each_job(scrapy: Scrapy, postgres_url: str, 
         "line": "wrong",
         "next_at": None,
     }
+
+
+def test_a_list_is_readable_where_the_output_has_fewer_characters(
+    postgres_url: str, address: Address, output: Path
+) -> None:
+    enqueue(address, "recent", categories="Kunst für Zoë,\U0001f388")
+    env = environment_of(output, None, {"PARTI_DATABASE_URL": postgres_url, "PYTHONIOENCODING": "ascii"})
+
+    def said(*typed: str) -> str:
+        run = subprocess.run([*PROGRAM, "jobs", "list", *typed], env=env, capture_output=True, check=True)
+        assert run.stderr == b""
+        return run.stdout.decode("ascii")
+
+    assert "categories=Kunst f\\u00fcr Zo\\u00eb,\\ud83c\\udf88\n" in said()
+    assert json.loads(said("--json"))[0]["arguments"]["categories"] == "Kunst für Zoë,\U0001f388"
 
 
 def test_only_some_of_the_jobs_that_are_done_are_shown_but_all_are_counted(
