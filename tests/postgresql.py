@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.processes import descendants
 from tools.postgresql import Cluster, find_programs, temporary_cluster
 
 ROLE = "parti"
@@ -46,6 +49,22 @@ def empty_database(cluster: Cluster) -> Iterator[str]:
         yield f"postgresql://{ROLE}:{quote(PASSWORD, safe='')}@127.0.0.1:{cluster.port}/{name}"
     finally:
         cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def frozen(cluster: Cluster) -> Iterator[None]:
+    """Freeze all processes of a cluster: who asks it has a connection, and no answer."""
+    postmaster = int((cluster.folder / "data" / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+    # First the one that starts others.
+    os.kill(postmaster, signal.SIGSTOP)
+    backends = list(descendants(postmaster))
+    for process in backends:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in (*backends, postmaster):
+            os.kill(process, signal.SIGCONT)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.targets.postgres_address import Address, parse_address
 from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs import app, child, queue
-from parti_scraper.jobs.database import connect, jobs_address, procrastinate_version, set_up
+from parti_scraper.jobs.database import WORKER_RIGHTS, connect, jobs_address, procrastinate_version, set_up
 from parti_scraper.jobs.outcomes import DELAYS, LONG, Ended, Next, next_of
 from parti_scraper.jobs.payload import CRAWL, ENDLESS, check_payload, is_run_id, queue_of, read_payload, run_id_of
 from parti_scraper.jobs.queue import Missing
@@ -46,10 +46,11 @@ from parti_scraper.redact import Secret
 from parti_scraper.run.entries import KINDS
 from tests.exporting import bring
 from tests.loaders import race
+from tests.machines import PROGRAM
 from tests.made_runs import livestream, make_run
-from tests.postgresql import ROLE, SECRET, Cluster
+from tests.postgresql import PASSWORD, ROLE, SECRET, Cluster
 from tests.servers import closed_port
-from tests.support import Scrapy
+from tests.support import Scrapy, environment_of
 
 MINUTE, HOUR = 60, 3600
 IDS = "(accepted: see scrapy jobs list)"
@@ -296,7 +297,28 @@ def test_a_worker_does_not_begin_without_rights(scrapy: Scrapy, postgres_url: st
     execute(postgres_url, "REVOKE DELETE ON procrastinate_workers FROM CURRENT_USER")
     run = scrapy("jobs", "worker", env={"PARTI_DATABASE_URL": postgres_url})
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
-    assert run.stderr.startswith(f"scrapy jobs: {address.shown}: permission denied for table procrastinate_workers ")
+    problem = "permission denied for table procrastinate_workers"
+    assert run.stderr == f"scrapy jobs: {address.shown}: {problem} (needed: {WORKER_RIGHTS})\n"
+
+
+@pytest.mark.parametrize("typed", ["list", "enqueue categories", "retry 1", "cancel 1", "worker"])
+def test_a_role_without_rights_is_told_whose_are_needed(
+    scrapy: Scrapy, postgresql: Cluster, postgres_url: str, address: Address, typed: str
+) -> None:
+    role, reader = f"{ROLE}_reader", postgres_url.replace(f"//{ROLE}:", f"//{ROLE}_reader:")
+    postgresql.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    try:
+        denied = "permission denied for schema parti_jobs"
+        run = scrapy("jobs", *typed.split(), env={"PARTI_DATABASE_URL": reader})
+        assert (run.returncode, run.stdout) == (1, "")
+        assert run.stderr == f"scrapy jobs: {address.shown}: {denied} (needed: {WORKER_RIGHTS})\n"
+        execute(postgres_url, f"GRANT USAGE ON SCHEMA parti_jobs TO {role}")
+        run = scrapy("jobs", *typed.split(), env={"PARTI_DATABASE_URL": reader})
+        assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+        assert run.stderr.endswith(f" (needed: {WORKER_RIGHTS})\n")
+    finally:
+        execute(postgres_url, f"REVOKE ALL ON SCHEMA parti_jobs FROM {role}")
+        postgresql.execute(f"DROP ROLE {role}")
 
 
 def test_a_worker_that_loses_the_database_as_it_begins_ends_with_one_line(
@@ -666,6 +688,21 @@ def test_a_list_says_what_became_of_each_job(scrapy: Scrapy, postgres_url: str, 
         "line": "wrong",
         "next_at": None,
     }
+
+
+def test_a_list_is_readable_where_the_output_has_fewer_characters(
+    postgres_url: str, address: Address, output: Path
+) -> None:
+    enqueue(address, "recent", categories="Kunst für Zoë,\U0001f388")
+    env = environment_of(output, None, {"PARTI_DATABASE_URL": postgres_url, "PYTHONIOENCODING": "ascii"})
+
+    def said(*typed: str) -> str:
+        run = subprocess.run([*PROGRAM, "jobs", "list", *typed], env=env, capture_output=True, check=True)
+        assert run.stderr == b""
+        return run.stdout.decode("ascii")
+
+    assert "categories=Kunst f\\u00fcr Zo\\u00eb,\\ud83c\\udf88\n" in said()
+    assert json.loads(said("--json"))[0]["arguments"]["categories"] == "Kunst für Zoë,\U0001f388"
 
 
 def test_only_some_of_the_jobs_that_are_done_are_shown_but_all_are_counted(

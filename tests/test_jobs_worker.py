@@ -21,7 +21,7 @@ from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.mockserver import MockServer, ReceivedRequest
 from tests.expected import livestream
 from tests.machines import Machines, Worker, differences, wait
-from tests.postgresql import SECRET, Cluster
+from tests.postgresql import SECRET, Cluster, frozen
 from tests.processes import is_alive
 from tests.support import STILL, Serve, ids, read_lines, truth
 
@@ -320,6 +320,36 @@ def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_a
         assert list(differences(machines, expected_of(server))) == []
 
 
+def test_a_worker_that_is_stopped_while_the_database_is_frozen_ends_after_its_crawls(
+    postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(**SLOW)
+    with Machines(postgres_url, tmp_path, server) as machines:
+        machines.jobs("enqueue", "recent", *OF_HISTORY)
+        machines.jobs("enqueue", "live", "-a", "interval=1")
+        worker = machines.start(times={"worker._LAST_PATIENCE": 1, "worker._LAST_GRACE": 1, "worker._LOAD": 1})
+        wait(lambda: has_written(worker, "recent/1-1") and has_written(worker, "live/2-1"), machines)
+        with frozen(postgresql):
+            # Far less than it takes until the connection is given up.
+            assert worker.stop(30) == 1
+            assert worker.crawls == []
+        assert worker.said.splitlines()[-1].endswith(
+            "The database does not answer: the worker ends, and its jobs stay until it is taken for lost"
+        )
+        assert "Traceback" not in worker.said
+        ledger = Ledger.existing(worker.output.with_name("state"))
+        assert ledger
+        with closing(ledger):
+            ends = [ledger.find(worker.output / run) for run in ("recent/1-1", "live/2-1")]
+        # It can be resumed, and the other one has ended as it should.
+        assert [each and each.exit_code for each in ends] == [3, 0]
+        assert machines.statuses() == {"doing": 2}
+        again = machines.start(times=NERVOUS)
+        wait(lambda: machines.statuses() == {"succeeded": 1, "doing": 1}, machines)
+        assert list(differences(machines, expected_of(server))) == []
+        assert again.stop() == 0
+
+
 def test_old_logs_are_deleted_and_what_goes_on_while_the_database_is_away_is_said(
     postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
@@ -374,21 +404,28 @@ def test_a_crawl_whose_records_cannot_be_loaded_is_stopped(postgres_url: str, tm
         assert worker.stop() == 0
 
 
-def test_a_job_without_an_end_goes_on_after_its_crawl_has_ended_well(
+def test_a_job_that_was_stopped_before_its_end_goes_on_although_its_crawl_has_ended_well(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+    with Machines(postgres_url, tmp_path, serve(speed=1, events=10, live=30, start_every=0.3)) as machines:
         machines.jobs("enqueue", "live", "-a", "interval=1")
         machines.jobs("enqueue", "notifications", "-a", "duration=1")
         machines.jobs("enqueue", "live", "-a", "interval=1", "-a", "max_records=1")
+        machines.jobs("enqueue", "live", "-a", "interval=1", "-a", "duration=1h")
+        machines.jobs("enqueue", "notifications", "-a", "duration=1h", "-a", "max_records=1000000")
         worker = machines.start(times={"outcomes.DELAYS": (0.1,)})
-        wait(lambda: has_written(worker, "live/1-1") and machines.statuses().get("succeeded") == 2, machines)
-        # As it does to itself without heartbeats.
-        os.kill(worker.crawls[0], signal.SIGTERM)
-        wait(lambda: has_written(worker, "live/1-2"), machines)
-        assert machines.statuses() == {"doing": 1, "succeeded": 2}
-        assert attempts(machines)[0][:4] == (1, 1, 0, False)
+        stopped = ("live/1", "live/4", "notifications/5")
+        wait(lambda: all(has_written(worker, f"{each}-1") for each in stopped), machines)
+        wait(lambda: machines.statuses() == {"doing": 3, "succeeded": 2}, machines)
+        # As each does to itself without heartbeats.
+        for crawl in worker.crawls:
+            os.kill(crawl, signal.SIGTERM)
+        wait(lambda: all(has_written(worker, f"{each}-2") for each in stopped), machines)
+        assert machines.statuses() == {"doing": 3, "succeeded": 2}
+        first = [each for each in attempts(machines) if each[1] == 1]
+        assert [each[2:4] for each in first] == [(0, False)] * 5
         assert worker.stop() == 0
+        assert machines.statuses() == {"todo": 3, "succeeded": 2}
 
 
 def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "parti_scraper"
+COMMANDS = [path.stem for path in (PACKAGE / "commands").glob("*.py")]
 
 # A folder imports only from those before it; the files beside the folders come first, except for the settings.
 FOLDERS = (
@@ -117,6 +119,22 @@ def test_the_mock_server_imports_nothing_of_the_collector() -> None:
         if module.startswith("mockserver."):
             foreign = {name for name in imports(path) if name.startswith("parti_scraper.") and "mockserver" not in name}
             assert foreign == set(), module
+
+
+def texts(path: Path) -> list[str]:
+    """Return the texts of a file that are not docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # A docstring is a statement.
+    described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in described]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_what_is_to_be_typed_begins_with_the_program_that_was_called(module: str) -> None:
+    # In files that stay, the program of the documents is meant, in backticks.
+    fixed = re.compile(r"(?<!`)\b(scrapy|parti) (" + "|".join(COMMANDS) + r")\b")
+    assert [text for text in texts(MODULES[module]) if fixed.search(text)] == []
 
 
 def test_no_test_file_imports_another_or_conftest() -> None:

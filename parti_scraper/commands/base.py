@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
+import json
 import os
 import sys
 from abc import abstractmethod
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 else:
     # Scrapy takes every class of this package that derives from its own for a command, named like the module.
     _Base = object
+
+
+# The name of what is done with characters that the output cannot have.
+_ESCAPE = "parti_escape"
 
 
 class Reading(_Base):
@@ -70,6 +77,8 @@ class Reading(_Base):
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Execute the command; sets the exit code."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors=_ESCAPE)
         try:
             self._check(args)
             self.exitcode = self.execute(args, opts)
@@ -90,3 +99,13 @@ class Reading(_Base):
         if self.most_arguments is not None and len(args) > self.most_arguments:
             unknown = quoted(args[self.most_arguments])
             raise UsageError(f"unknown argument: {unknown} (accepted: see {program()} {self.name} --help)")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Return what JSON has in place of characters that the encoding of the output lacks, so that it stays JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(_ESCAPE, _escape)

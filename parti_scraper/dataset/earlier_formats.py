@@ -256,7 +256,7 @@ def _told(address: Address) -> Iterator[None]:
     try:
         yield
     except require("psycopg", "postgres").Error as error:
-        raise database_error(error, address) from None
+        raise database_error(error, address, "SELECT on the tables of the dataset, and USAGE on their schema") from None
 
 
 class _Postgres(_Database):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from parti_scraper.dataset.engine import TargetError, require
 from parti_scraper.dataset.targets.named import address_of
-from parti_scraper.dataset.targets.postgres import database_error
+from parti_scraper.dataset.targets.postgres import OWNERSHIP, database_error
 from parti_scraper.dataset.targets.postgres_address import SCHEMES
+from parti_scraper.program import program
 from parti_scraper.secret_settings import secret_from
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "parti_jobs"
 SEARCH_PATH = f"SET search_path TO {SCHEMA}"
+# What is needed for everything but `setup`.
+WORKER_RIGHTS = "the rights of a worker, see docs/several-machines.md"
 # A worker without a heartbeat for so many seconds is alive no more for others. Its own crawls end before.
 LOST_AFTER = 65
 # The locks of transactions, of which only one may go on at a time; the functions below have 7170002 and 7170004.
@@ -117,18 +120,41 @@ def jobs_address(settings: BaseSettings) -> Address:
 
 
 @contextmanager
-def connect(address: Address) -> Iterator[psycopg.Connection]:
-    """Open a connection that sees the tables of the queue; the transaction ends with it. Raises TargetError."""
+def connect(address: Address, needed: str = WORKER_RIGHTS) -> Iterator[psycopg.Connection]:
+    """Open a connection that sees the tables of the queue; the transaction ends with it.
+
+    Args:
+        address: of the database.
+        needed: the rights that are needed for what is to be done.
+
+    Raises:
+        TargetError: the database cannot be reached, has no queue, or refuses.
+    """
     psycopg = require("psycopg", "jobs")
     try:
         with closing(psycopg.connect(**address.connection)) as connection:
             connection.execute(SEARCH_PATH)
-            yield connection
+            try:
+                yield connection
+            except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedObject):
+                connection.rollback()
+                # Whoever must not use a schema finds nothing there.
+                if _is_denied(connection):
+                    problem = f": permission denied for schema {SCHEMA} (needed: {needed})"
+                else:
+                    problem = f" has no queue, or an older one: {program()} jobs setup"
+                raise TargetError(f"{address.shown}{problem}") from None
             connection.commit()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedObject):
-        raise TargetError(f"{address.shown} has no queue, or an older one: scrapy jobs setup") from None
     except psycopg.Error as error:
-        raise database_error(error, address) from None
+        raise database_error(error, address, needed) from None
+
+
+def _is_denied(connection: psycopg.Connection) -> bool:
+    """Tell whether there is a queue that this role must not use."""
+    found = connection.execute(
+        "SELECT 1 FROM pg_namespace WHERE nspname = %s AND NOT has_schema_privilege(oid, 'USAGE')", [SCHEMA]
+    )
+    return found.fetchone() is not None
 
 
 def set_up(address: Address) -> tuple[list[str], list[str]]:
@@ -143,7 +169,7 @@ def set_up(address: Address) -> tuple[list[str], list[str]]:
     Raises:
         TargetError: the database cannot be reached, or refuses.
     """
-    with connect(address) as connection:
+    with connect(address, OWNERSHIP) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [SETUP])
         if not _has_schema(connection):
             connection.execute(f"CREATE SCHEMA {SCHEMA}")

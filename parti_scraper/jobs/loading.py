@@ -11,7 +11,7 @@ from parti_scraper.dataset.export import Export, Silent, export
 from parti_scraper.dataset.tables import LOADED
 from parti_scraper.dataset.targets.base import loaded_from, loaded_query
 from parti_scraper.dataset.targets.postgres import PostgresSession, PostgresTarget
-from parti_scraper.jobs.database import SCHEMA
+from parti_scraper.jobs.database import SCHEMA, WORKER_RIGHTS
 from parti_scraper.jobs.payload import ENDLESS, is_run_id, queue_of
 from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.run.catalog import Catalog, entries_of_run
@@ -103,6 +103,7 @@ def load_run(address: Address, folder: Path, state: Path, owner: Owner) -> Repor
             return None
         target = PostgresTarget(address)
         target.session = partial(_JobSession, runs=_uuids(entries), owner=owner)
+        target.needed = WORKER_RIGHTS
         return export(target, Export(entries, state / "export"), Silent())
 
 
@@ -118,7 +119,9 @@ def load_left(address: Address, output: Path, state: Path) -> Report | None:
             is_left = is_left if entry.day else _is_left(entry)
             if is_left:
                 entries.append(entry)
-        return export(PostgresTarget(address), Export(entries, state / "export"), Silent()) if entries else None
+        target = PostgresTarget(address)
+        target.needed = WORKER_RIGHTS
+        return export(target, Export(entries, state / "export"), Silent()) if entries else None
 
 
 def _is_left(entry: Entry) -> bool:

@@ -22,7 +22,7 @@ class Ended:
         line: what the crawl said in the end.
         was_told: whether the worker has told it to stop.
         seconds: how long it went on.
-        is_endless: whether the job has no end of its own.
+        is_endless: whether the job has no end of its own, or was stopped before it.
     """
 
     exit_code: int

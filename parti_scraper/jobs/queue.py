@@ -15,6 +15,7 @@ from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs.database import ENQUEUE
 from parti_scraper.jobs.payload import CRAWL, arguments_of, check_payload, queue_of, read_payload, window_of
 from parti_scraper.jobs.shards import Attempt, cut, cut_by_density, halve, missing
+from parti_scraper.program import program
 from parti_scraper.run.arguments import RecentArguments
 
 if TYPE_CHECKING:
@@ -287,4 +288,4 @@ def _status(connection: psycopg.Connection, job_id: int) -> str:
 
 
 def _refusal(job_id: int, problem: str) -> UsageError:
-    return UsageError.of("argument", "ID", problem, str(job_id), "see scrapy jobs list")
+    return UsageError.of("argument", "ID", problem, str(job_id), f"see {program()} jobs list")

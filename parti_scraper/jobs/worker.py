@@ -28,7 +28,7 @@ from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
 from parti_scraper.jobs.app import HEARTBEAT, ServerAway, is_away, make_app
 from parti_scraper.jobs.crawling import Crawl
-from parti_scraper.jobs.database import connect, procrastinate_version
+from parti_scraper.jobs.database import WORKER_RIGHTS, connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
 from parti_scraper.jobs.outcomes import Ended, next_of
 from parti_scraper.jobs.payload import CRAWL, ENDLESS, SCHEDULE, check_payload, read_payload, run_id_of
@@ -60,6 +60,8 @@ _LOAD = 60.0
 _PAUSE = 2.0
 # Seconds that a worker that was told to stop waits for a server that is away.
 _LAST_PATIENCE = 20.0
+# Seconds after that until it ends at once. Where a server that is away lets it end by itself, it has ended by then.
+_LAST_GRACE = 15.0
 # Workers are known to the database for so many seconds after their last heartbeat.
 _REMEMBERED = 3600.0
 
@@ -138,6 +140,7 @@ class Worker:
         self._crawls: set[Crawl] = set()
         self._stopping = asyncio.Event()
         self._worker: ProcrastinateWorker | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._manager.on_heartbeat.append(self._beat)
         _add_tasks(self._app, self)
 
@@ -151,6 +154,8 @@ class Worker:
             while not self._stopping.is_set():
                 await self._work()
             await leftovers
+        if self._leaving:
+            self._leaving.cancel()
 
     def stop(self) -> None:
         """Take no more jobs, have crawls stop so that they can be resumed, and give the jobs back."""
@@ -163,6 +168,37 @@ class Worker:
             crawl.tell()
         if self._worker:
             self._worker.stop()  # type: ignore[no-untyped-call]
+        self._leaving = asyncio.create_task(self._leave())
+
+    async def _leave(self) -> None:
+        """End this process if the server stops to answer while the worker stops.
+
+        A query that was sent to a server that is frozen is waited for as long as the connection is there.
+        """
+        answers = True
+        while answers:
+            answers = await self._answers()
+            await asyncio.sleep(_PAUSE)
+        await asyncio.gather(*(crawl.stop() for crawl in self._crawls))
+        logger.critical("The database does not answer: the worker ends, and its jobs stay until it is taken for lost")
+        # Nothing else would end the threads that wait.
+        os._exit(ExitCode.NOT_STARTED)
+
+    async def _answers(self) -> bool:
+        """Tell whether the server answers while there is patience."""
+        asked = asyncio.create_task(self._ask())
+        await asyncio.wait([asked], timeout=_LAST_PATIENCE)
+        if asked.done() and asked.result():
+            return True
+        await asyncio.sleep(_LAST_GRACE)
+        return asked.done() and asked.result()
+
+    async def _ask(self) -> bool:
+        try:
+            await self._note("SELECT 1")
+        except ConnectorException:
+            return False
+        return True
 
     async def _work(self) -> None:
         """Be one worker of the database, until it is stopped or the database has forgotten it."""
@@ -295,13 +331,15 @@ class Worker:
             # It goes on if what it has could not be loaded.
             await crawl.stop()
             self._crawls.discard(crawl)
+        package = datapackage.read(folder)
+        has_own_end = job.queue != ENDLESS or bool(arguments.keys() & {"duration", "max_records"})
         return Ended(
             code,
-            has_package=(folder / datapackage.FILE_NAME).exists(),
+            has_package=package is not None,
             line=await crawl.said(begin),
             was_told=crawl.was_told and self._stopping.is_set(),
             seconds=time.monotonic() - begun,
-            is_endless=job.queue == ENDLESS and not arguments.keys() & {"duration", "max_records"},
+            is_endless=not has_own_end or datapackage.is_stopped(package or {}),
         )
 
     async def _wait(self, crawl: Crawl, folder: Path, owner: Owner, *, is_endless: bool) -> int:
@@ -408,4 +446,4 @@ def run_worker(machine: Machine) -> None:
         asyncio.run(work())
     except psycopg.Error as error:
         # As it has begun; later it waits.
-        raise database_error(error, machine.address) from None
+        raise database_error(error, machine.address, WORKER_RIGHTS) from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from parti_scraper.api.times import timestamp_to_iso
 from parti_scraper.operations.alerts import Kind, Message
+from parti_scraper.program import program
 from parti_scraper.run.summary import printable
 from parti_scraper.wording import length_of, number_of
 
@@ -73,5 +74,5 @@ def _shown(moment: float) -> str:
 
 def _cut(lines: Iterable[str]) -> list[str]:
     every = list(lines)
-    more = [f"- and {len(every) - _MOST_LINES} more: scrapy health lists them"] if len(every) > _MOST_LINES else []
-    return every[:_MOST_LINES] + more
+    more = len(every) - _MOST_LINES
+    return every[:_MOST_LINES] + ([f"- and {more} more: {program()} health lists them"] if more > 0 else [])

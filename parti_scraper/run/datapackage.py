@@ -196,6 +196,11 @@ def is_sealed(descriptor: Mapping[str, Any]) -> bool:
     return bool(descriptor.get("sealed"))
 
 
+def is_stopped(descriptor: Mapping[str, Any]) -> bool:
+    """Tell whether a signal has ended the run, which may be stopped at any time."""
+    return bool(descriptor.get("stopped"))
+
+
 def is_pruned(descriptor: Mapping[str, Any]) -> bool:
     """Tell whether the record files were removed on purpose."""
     return bool(descriptor.get("pruned"))

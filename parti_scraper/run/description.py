@@ -124,6 +124,8 @@ def describe_run(
         descriptor["days"] = run.days.names
         resources += files_of_days(folder, run.days.names)
     descriptor["resources"] = resources
+    if ending.finish_reason == "shutdown":
+        descriptor["stopped"] = True
     if feeds:
         descriptor["feeds"] = [asdict(feed) for feed in feeds]
     return descriptor

@@ -38,7 +38,7 @@ _SETTINGS = {
     "tcp_keepalives_count": "6",
 }
 _NO_RIGHTS = "42501"
-_NEEDED = "needed: CREATE on the database, or on the schema and ownership of its tables"
+OWNERSHIP = "CREATE on the database, or on the schema and ownership of its tables"
 # PostgreSQL has no NUL in a text.
 _REPLACEMENT = "\ufffd"
 
@@ -48,9 +48,11 @@ class PostgresTarget(Target):
 
     Attributes:
         session: makes what an export works with, of a connection and the address.
+        needed: what is said to whom the server refuses something.
     """
 
     session: Callable[[psycopg.Connection, Address], PostgresSession]
+    needed: str = OWNERSHIP
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -67,7 +69,7 @@ class PostgresTarget(Target):
                 connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
                 yield self.session(connection, self._address)
         except psycopg.Error as error:
-            raise database_error(error, self._address) from None
+            raise database_error(error, self._address, self.needed) from None
         except duckdb.Error as error:
             raise TargetError(f"{self.shown}: {one_line(error)}") from None
 
@@ -260,10 +262,16 @@ def _in_csv(column: Column, *, is_altered: bool) -> str:
     return f"coalesce({text}::VARCHAR, '')"
 
 
-def database_error(error: psycopg.Error, address: Address) -> TargetError:
-    """Return what is raised for an error of libpq or the server: one line, without the values of a row."""
+def database_error(error: psycopg.Error, address: Address, needed: str) -> TargetError:
+    """Return what is raised for an error of libpq or the server: one line, without the values of a row.
+
+    Args:
+        error: it.
+        address: of the database.
+        needed: the rights that are needed, said where it is about rights.
+    """
     psycopg = require("psycopg", "postgres")
     line = " ".join((error.diag.message_primary or str(error)).split())
-    line = f"{line} ({_NEEDED})" if error.sqlstate == _NO_RIGHTS else line
+    line = f"{line} (needed: {needed})" if error.sqlstate == _NO_RIGHTS else line
     kind = TargetAway if isinstance(error, psycopg.OperationalError) else TargetError
     return kind(f"{address.shown}: {address.redact(line)}")
