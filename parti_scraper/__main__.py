@@ -9,7 +9,7 @@ from pathlib import Path
 from scrapy import cmdline
 from scrapy.utils.project import get_project_settings
 
-from parti_scraper.program import MODULE, PARTI, program
+from parti_scraper.program import MODULE, PARTI, discard_output, program
 from parti_scraper.scrapy_internals import commands, name_in_usage
 
 
@@ -21,7 +21,10 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         sys.argv[1:] = ["version"]
     if sys.argv[1:] == ["help"] or all(word.startswith("-") for word in sys.argv[1:]):
-        print(_overview())
+        try:
+            print(_overview(), flush=True)
+        except BrokenPipeError:
+            discard_output()
         sys.exit()
     name_in_usage(program())
     cmdline.execute()
@@ -29,7 +32,8 @@ def main() -> None:
 
 def _overview() -> str:
     """Return the list of commands, the project's own first."""
-    lines = [f"usage: {program()} COMMAND ...", "       of each command: -h; of the program: --version"]
+    name = program()
+    lines = [f"usage: {name} COMMAND ...", "", f"{name} COMMAND -h prints the help of a command."]
     known = sorted(commands(get_project_settings(), inproject=True).items())
     for title, is_own in (("Commands", True), ("Commands of Scrapy", False)):
         lines += ["", f"{title}:"]

@@ -199,6 +199,23 @@ def test_the_help_names_the_program_that_was_called(environment: Path, working_f
     assert f"  {name} list" in run(environment, working_folder, "list", "-h", name=name).stdout
 
 
+def test_a_reader_of_the_help_that_has_enough_is_no_error(environment: Path, working_folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        helped = subprocess.run(
+            [environment / "bin/parti", "--help"],
+            cwd=working_folder,
+            env=environment_for({}),
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=TIMEOUT,
+            check=False,
+        )
+    assert (helped.returncode, helped.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("typed", ["version", "--version"])
 def test_the_version_is_the_projects_and_scrapys(environment: Path, working_folder: Path, typed: str) -> None:
     assert run(environment, working_folder, typed).stdout == (
