@@ -455,6 +455,14 @@ def test_the_report_of_real_runs_has_their_livestreams(scrapy: Scrapy, output: P
     assert "Healthy: nothing is wrong." in page.text
 
 
+def test_a_report_without_runs_says_where_they_were_looked_for(scrapy: Scrapy, output: Path, tmp_path: Path) -> None:
+    run = scrapy("report", "-o", str(tmp_path / "page.html"))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith(f"scrapy report: no runs are in '{output}' (accepted: ")
+    assert run.stderr.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_the_report_names_what_is_wrong_with_the_collection(scrapy: Scrapy, output: Path, tmp_path: Path) -> None:
     make_run(output, "recent", "first", [livestream(1)])
     run = scrapy("report", "-o", str(tmp_path / "page.html"), env={"PARTI_HEALTH_MAX_AGE": "recent=1h,live=15m"})
