@@ -301,6 +301,10 @@ def test_an_emoji_of_several_parts_stays_whole() -> None:
     assert shown("👩‍🚀 \u202eabc\u0000\u2066") == "👩‍🚀 \ufffdabc\ufffd\ufffd"
 
 
+def test_line_breaks_and_tabs_are_shown_as_blanks() -> None:
+    assert shown("a\r\nb\nc\td\u2028e") == "a b c d\ufffde"
+
+
 def test_the_policy_names_every_script_and_style_by_its_hash_and_allows_nothing_else() -> None:
     page = opened(made_week(1))
     (policy,) = [each["content"] for tag, each in page.tags if tag == "meta" and "http-equiv" in each]
