@@ -216,6 +216,15 @@ def test_a_reader_of_the_help_that_has_enough_is_no_error(environment: Path, wor
     assert (helped.returncode, helped.stderr) == (0, "")
 
 
+def test_ctrl_c_while_modules_are_loaded_is_no_traceback(environment: Path, working_folder: Path) -> None:
+    # The first import of Scrapy finds this module, and gets the signal.
+    (working_folder / "scrapy.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8"
+    )
+    stopped = run(environment, working_folder, "runs", PYTHONPATH=str(working_folder))
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (3, "", "")
+
+
 @pytest.mark.parametrize("typed", ["version", "--version"])
 def test_the_version_is_the_projects_and_scrapys(environment: Path, working_folder: Path, typed: str) -> None:
     assert run(environment, working_folder, typed).stdout == (
