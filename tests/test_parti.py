@@ -140,6 +140,25 @@ def test_parti_home_replaces_the_working_folder(
     assert list(working_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [
+        (["PARTI_OUTPUT_DIR=~/output", "PARTI_STATE_DIR=~/state"], "."),
+        (["PARTI_HOME=~/collection", "PARTI_OUTPUT_DIR=output", "PARTI_STATE_DIR=state"], "collection"),
+    ],
+)
+def test_a_tilde_in_settings_is_the_home_folder(
+    environment: Path, working_folder: Path, tmp_path: Path, serve: Serve, settings: list[str], folder: str
+) -> None:
+    variables = environment_for({"HOME": str(tmp_path / "me")}, serve(**STILL))
+    given = [word for setting in settings for word in ("-s", setting)]
+    crawl = run(environment, working_folder, "crawl", "categories", "-a", "run_id=run", *given, **variables)
+    assert crawl.returncode == 0, crawl.stderr
+    assert (tmp_path / "me" / folder / "output/categories/run/datapackage.json").exists()
+    assert (tmp_path / "me" / folder / "state/ledger.sqlite").exists()
+    assert list(working_folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_advice_uses_the_name_of_the_program_that_was_called(
     environment: Path, working_folder: Path, serve: Serve, name: str
