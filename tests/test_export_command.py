@@ -137,8 +137,11 @@ def test_nothing_is_printed_if_all_is_well_and_quiet_is_wanted(export: Export, o
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_without_runs_there_is_an_empty_dataset(export: Export, target: Path) -> None:
-    assert export().returncode == 0
+def test_without_runs_there_is_an_empty_dataset(export: Export, target: Path, output: Path) -> None:
+    done = export()
+    assert (done.returncode, done.stderr) == (0, "")
+    # Somebody in the wrong folder sees it there.
+    assert done.stdout.endswith(f"\n  no runs are in {output}\n")
     assert {name: len(rows) for name, rows in tables_of(target).items() if rows} == {}
 
 

@@ -323,13 +323,17 @@ def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_a
 def test_a_worker_that_is_stopped_while_the_database_is_frozen_ends_after_its_crawls(
     postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    server = serve(**SLOW)
+    server = serve(**MANY)
+    hold_crawls(server)
     with Machines(postgres_url, tmp_path, server) as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY)
         machines.jobs("enqueue", "live", "-a", "interval=1")
         worker = machines.start(times={"worker._LAST_PATIENCE": 1, "worker._LAST_GRACE": 1, "worker._LOAD": 1})
         wait(lambda: has_written(worker, "recent/1-1") and has_written(worker, "live/2-1"), machines)
         with frozen(postgresql):
+            worker.signal(signal.SIGTERM)
+            wait(lambda: is_told(worker, "1-1"), machines)
+            server.held = None
             # Far less than it takes until the connection is given up.
             assert worker.stop(30) == 1
             assert worker.crawls == []
@@ -337,9 +341,8 @@ def test_a_worker_that_is_stopped_while_the_database_is_frozen_ends_after_its_cr
             "The database does not answer: the worker ends, and its jobs stay until it is taken for lost"
         )
         assert "Traceback" not in worker.said
-        ledger = Ledger.existing(worker.output.with_name("state"))
-        assert ledger
-        with closing(ledger):
+        with Ledger.existing(worker.output.with_name("state")) as ledger:
+            assert ledger
             ends = [ledger.find(worker.output / run) for run in ("recent/1-1", "live/2-1")]
         # It can be resumed, and the other one has ended as it should.
         assert [each and each.exit_code for each in ends] == [3, 0]

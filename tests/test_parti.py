@@ -140,6 +140,25 @@ def test_parti_home_replaces_the_working_folder(
     assert list(working_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [
+        (["PARTI_OUTPUT_DIR=~/output", "PARTI_STATE_DIR=~/state"], "."),
+        (["PARTI_HOME=~/collection", "PARTI_OUTPUT_DIR=output", "PARTI_STATE_DIR=state"], "collection"),
+    ],
+)
+def test_a_tilde_in_settings_is_the_home_folder(
+    environment: Path, working_folder: Path, tmp_path: Path, serve: Serve, settings: list[str], folder: str
+) -> None:
+    variables = environment_for({"HOME": str(tmp_path / "me")}, serve(**STILL))
+    given = [word for setting in settings for word in ("-s", setting)]
+    crawl = run(environment, working_folder, "crawl", "categories", "-a", "run_id=run", *given, **variables)
+    assert crawl.returncode == 0, crawl.stderr
+    assert (tmp_path / "me" / folder / "output/categories/run/datapackage.json").exists()
+    assert (tmp_path / "me" / folder / "state/ledger.sqlite").exists()
+    assert list(working_folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_advice_uses_the_name_of_the_program_that_was_called(
     environment: Path, working_folder: Path, serve: Serve, name: str
@@ -197,6 +216,32 @@ def test_the_help_names_the_program_that_was_called(environment: Path, working_f
         f"usage: {name} crawl SPIDER [options]\n" in run(environment, working_folder, "crawl", "-h", name=name).stdout
     )
     assert f"  {name} list" in run(environment, working_folder, "list", "-h", name=name).stdout
+
+
+def test_a_reader_of_the_help_that_has_enough_is_no_error(environment: Path, working_folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        helped = subprocess.run(
+            [environment / "bin/parti", "--help"],
+            cwd=working_folder,
+            env=environment_for({}),
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=TIMEOUT,
+            check=False,
+        )
+    assert (helped.returncode, helped.stderr) == (0, "")
+
+
+def test_ctrl_c_while_modules_are_loaded_is_no_traceback(environment: Path, working_folder: Path) -> None:
+    # The first import of Scrapy finds this module, and gets the signal.
+    (working_folder / "scrapy.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8"
+    )
+    stopped = run(environment, working_folder, "runs", PYTHONPATH=str(working_folder))
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (3, "", "")
 
 
 @pytest.mark.parametrize("typed", ["version", "--version"])

@@ -301,6 +301,10 @@ def test_an_emoji_of_several_parts_stays_whole() -> None:
     assert shown("👩‍🚀 \u202eabc\u0000\u2066") == "👩‍🚀 \ufffdabc\ufffd\ufffd"
 
 
+def test_line_breaks_and_tabs_are_shown_as_blanks() -> None:
+    assert shown("a\r\nb\nc\td\u2028e") == "a b c d\ufffde"
+
+
 def test_the_policy_names_every_script_and_style_by_its_hash_and_allows_nothing_else() -> None:
     page = opened(made_week(1))
     (policy,) = [each["content"] for tag, each in page.tags if tag == "meta" and "http-equiv" in each]
@@ -453,6 +457,14 @@ def test_the_report_of_real_runs_has_their_livestreams(scrapy: Scrapy, output: P
     assert sum(row["streams"] for row in page.rows("activity")) == 2
     assert sum(row["runs"] for row in page.rows("runs")) == 1
     assert "Healthy: nothing is wrong." in page.text
+
+
+def test_a_report_without_runs_says_where_they_were_looked_for(scrapy: Scrapy, output: Path, tmp_path: Path) -> None:
+    run = scrapy("report", "-o", str(tmp_path / "page.html"))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith(f"scrapy report: no runs are in '{output}' (accepted: ")
+    assert run.stderr.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_the_report_names_what_is_wrong_with_the_collection(scrapy: Scrapy, output: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,14 +40,19 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return the reports of a week with a killed day, of one livestream, without viewer-hours, and of no data."""
+    """Return the reports of a week with a killed day, of years, of one livestream, without viewer-hours, and empty."""
     folder = tmp_path_factory.mktemp("reports")
     datasets = {
         "week": made_week(1),
+        "years": made_week(1),
         "one": made_week(2, days=1, killed=None, streams=1),
         "unwatched": made_week(3),
         "empty": empty_dataset(),
     }
+    datasets["years"].execute(
+        "UPDATE streams SET started_at = started_at - INTERVAL 2 YEAR "
+        "WHERE event_id = (SELECT min(event_id) FROM streams)"
+    )
     datasets["unwatched"].execute("UPDATE streams SET viewer_hours = NULL")
     paths = {}
     for name, connection in datasets.items():
@@ -131,6 +137,14 @@ def test_every_chart_is_drawn_with_the_figures_of_the_database(opened: Opened) -
                   "GROUP BY snapshot_id)")  # fmt: skip
     assert max(opened.drawn("live_viewers", "sum_viewers")) == peak
     assert max(opened.drawn("curves", "viewers")) == answer("SELECT max(peak_viewers) FROM streams")
+
+
+@pytest.mark.parametrize("opened", [{"name": "years"}, {"name": "years", "width": 400}], indirect=True)
+def test_the_months_of_several_years_have_their_year(opened: Opened) -> None:
+    labels = opened.page.locator("#chart-streams .role-axis-label text").all_text_contents()
+    months = [label for label in labels if re.fullmatch(r"[A-Z][a-z]{2} 20\d\d", label)]
+    assert len({month[-4:] for month in months}) >= 2
+    assert not [label for label in labels if re.fullmatch(r"01 [A-Z][a-z]{2}", label)]
 
 
 def test_a_line_ends_where_the_gap_begins_and_the_gap_is_drawn(opened: Opened) -> None:

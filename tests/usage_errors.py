@@ -70,6 +70,19 @@ USAGE_ERRORS: list[tuple[str, dict[str, str], str]] = [
     ),
     (
         "recent",
+        {"since": "7"},
+        f"argument `since`: days, a year or Unix seconds, it could be any: '7' (accepted: {TIMES}); did you mean `7d`?",
+    ),
+    (
+        "recent",
+        {"since": "2026"},
+        (
+            "argument `since`: days, a year or Unix seconds, it could be any: '2026' (accepted: "
+            f"{TIMES}); did you mean `2026-01-01`?"
+        ),
+    ),
+    (
+        "recent",
         {"since": "999999999d"},
         f"argument `since`: a time before 1970 or after 9999: '999999999d' (accepted: {TIMES})",
     ),

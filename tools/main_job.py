@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-# The project is not installed in `.venv`, and the path of a script has only its own folder.
+# The path of a script has only its own folder, and `.venv` may have the project of another checkout.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from parti_scraper.mockserver import MockServer, Options
@@ -68,7 +68,7 @@ def main() -> int:
             codes[spider] = _run(command, environment, received)
             if received:
                 break
-    output = Path(environment.get("PARTI_OUTPUT_DIR") or "output")
+    output = Path(environment.get("PARTI_OUTPUT_DIR") or "output").expanduser()
     print(f"\nDone in {time.monotonic() - started:.0f} s. What was written:")
     for spider, code in codes.items():
         _report(output / spider / run_id, code)

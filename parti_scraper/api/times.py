@@ -172,6 +172,8 @@ def _time(text: str, now: float) -> float:
         seconds = math.floor(now) - float(int(age[1]) * UNITS[age[2]])
     elif re.fullmatch(r"\d{8}", text, re.ASCII):
         raise UnparsableError("a date or Unix seconds, it could be either")
+    elif re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII):
+        raise UnparsableError("days, a year or Unix seconds, it could be any", _meant_by_number(text))
     elif re.fullmatch(r"\d{1,12}", text, re.ASCII):
         seconds = float(text)
     else:
@@ -197,6 +199,11 @@ def _meant(text: str, *words: str) -> str:
     age = _IN_WORDS.fullmatch(text)
     meant = f"{age[1]}{age[2][0].lower()}" if age else ""
     return did_you_mean(meant, [meant]) if meant else did_you_mean(text, words)
+
+
+def _meant_by_number(text: str) -> str:
+    meant = f"{text}d" if len(text) < len("2026") else f"{text}-01-01"
+    return did_you_mean(meant, [meant])
 
 
 def _is_day(text: str) -> bool:

@@ -6,7 +6,6 @@ import argparse
 import codecs
 import io
 import json
-import os
 import sys
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from parti_scraper.commands import refuse_options, report_in_one_line, say
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.exceptions import LedgerError, UsageError, quoted
-from parti_scraper.program import program
+from parti_scraper.program import discard_output, program
 from parti_scraper.run.outcome import ExitCode
 
 if TYPE_CHECKING:
@@ -90,8 +89,7 @@ class Reading(_Base):
         except KeyboardInterrupt:
             self.exitcode = say(self.name, self.stopped, ExitCode.STOPPED)
         except BrokenPipeError:
-            # Who reads has enough, such as `head`. What is left in the buffer would fail again at the end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output()
 
     def _check(self, args: Sequence[str]) -> None:
         """Raise UsageError if there are too many words, or options that are not known."""

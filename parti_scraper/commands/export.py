@@ -27,6 +27,7 @@ from parti_scraper.wording import number_of
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from parti_scraper.dataset.export import Report
     from parti_scraper.dataset.targets.base import Target
@@ -90,18 +91,18 @@ class Command(Reading, ScrapyCommand):
             what = Export(runs, state / "export", selection, opts.source, opts.rebuild, now, inputs.exports)
             for target in targets:
                 _check_tables(target, selection)
-                if not _bring(target, what, is_quiet=opts.quiet):
+                if not _bring(target, what, inputs.runs, is_quiet=opts.quiet):
                     worst = ExitCode.INCOMPLETE
         return worst
 
 
-def _bring(target: Target, what: Export, *, is_quiet: bool) -> bool:
+def _bring(target: Target, what: Export, folders: Sequence[Path], *, is_quiet: bool) -> bool:
     """Export into a target, and say what was done; tell whether nothing was left out that should be there."""
     progress = Silent() if is_quiet else Line()
     report = export(target, what, progress)
     if not is_quiet:
         progress.begin("")
-        print("\n".join(_summary(target, report)))
+        print("\n".join(_summary(target, report, folders)))
     elif not report.is_whole:
         print("\n".join(left_out_lines(report.left_out)), file=sys.stderr)
     return report.is_whole
@@ -137,8 +138,8 @@ def _check_tables(target: Target, selection: Selection) -> None:
         raise UsageError.of("option", "--table", f"{target.shown} holds one table", tables, "one table")
 
 
-def _summary(target: Target, report: Report) -> Iterator[str]:
-    """Yield the lines that say what was exported."""
+def _summary(target: Target, report: Report, folders: Sequence[Path]) -> Iterator[str]:
+    """Yield the lines that say what was exported; `folders` are those of the runs."""
     if not report.tables:
         yield f"{target.shown}: nothing is new"
     else:
@@ -150,6 +151,9 @@ def _summary(target: Target, report: Report) -> Iterator[str]:
             done = f"{changes.new:,} new" + (f", {changes.replaced:,} replaced" if changes.replaced else "")
             done += f", {number_of(changes.altered, 'texts')} altered" if changes.altered else ""
             yield f"  {name:<{width}}  {number_of(changes.rows, 'rows')} ({done})"
+        if not (report.files or report.exports or report.left_out):
+            # Perhaps the command was typed in the wrong folder.
+            yield f"  no runs are in {', '.join(str(folder.absolute()) for folder in folders)}"
     yield from left_out_lines(report.left_out)
     if any(each.reason == PRUNED for each in report.left_out):
         yield "  to carry such records over: --from, with a folder or a file that an earlier export has made"

@@ -17,7 +17,7 @@ from parti_scraper.commands.base import Reading
 from parti_scraper.commands.inputs import add_source_option, check_source
 from parti_scraper.dataset.engine import TargetError
 from parti_scraper.dataset.opened import open_dataset
-from parti_scraper.exceptions import UsageError
+from parti_scraper.exceptions import UsageError, quoted
 from parti_scraper.operations.checkup import check_up
 from parti_scraper.program import program
 from parti_scraper.report import Options, Problem, make_report, write_report
@@ -76,7 +76,7 @@ class Command(Reading, ScrapyCommand):
             None if opts.inputs or opts.dataset else _problems(settings, now, opts.source),
         )
         path = _path(opts.page)
-        sources = [opts.dataset] if opts.dataset else opts.inputs or [output_dir(settings, {})]
+        sources = [opts.dataset] if opts.dataset else opts.inputs or [_output(settings)]
         state, database_url = state_dir(settings, {}), secret_from(settings, "PARTI_DATABASE_URL")
         opened = open_dataset(*sources, source=opts.source, state=state, database_url=database_url)
         with closing(opened) as connection:
@@ -87,6 +87,15 @@ class Command(Reading, ScrapyCommand):
             raise TargetError(f"{path} cannot be written: {error.strerror}") from None
         print(path)
         return ExitCode.COMPLETE
+
+
+def _output(settings: Settings) -> Path:
+    """Return the folder of the runs. Raises UsageError."""
+    folder = output_dir(settings, {})
+    if not folder.is_dir():
+        accepted = "the folder of PARTI_OUTPUT_DIR; or --from or --dataset with another place"
+        raise UsageError(f"no runs are in {quoted(str(folder.absolute()))} (accepted: {accepted})")
+    return folder
 
 
 def _problems(settings: Settings, now: float, source: str | None) -> list[Problem]:

@@ -27,9 +27,11 @@ _FORMATS = {"day": "%a, %d %b %Y", "week": "week from %d %b %Y", "month": "%b %Y
 _LENGTHS = {"day": 86_400_000, "week": 604_800_000, "month": 2_629_800_000, "year": 31_557_600_000}
 _NUMBER = ",.1~f"
 _MOMENT = "%d %b %Y, %H:%M UTC"
-# Hours by the clock, and the first day of a year as its number.
+# Hours by the clock, and the first day of a year as its number. Of more than a year that day may have no label, so
+# months have their year.
 _TIME_LABEL = (
     "utchours(datum.value) || utcminutes(datum.value) ? utcFormat(datum.value, '%H:%M') : "
+    f"until - since > {366 * 86_400_000} && utcdate(datum.value) == 1 ? utcFormat(datum.value, '%b %Y') : "
     "utcFormat(datum.value, utcdayofyear(datum.value) == 1 ? '%Y' : '%d %b')"
 )
 MEASURES = {"streams": "Livestreams", "hours": "Hours", "viewer_hours": "Viewer-hours"}

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
 # Joins the parts of an emoji, and letters of some scripts; it moves nothing.
 _JOINERS = "\u200c\u200d"
+_BREAK = re.compile(r"\r\n|[\t\n\r]")
 # What follows scheme and host of an address: no character that a browser reads as another one.
 _REST = re.compile(r"(?:[/?#][A-Za-z0-9\-._~%/?#\[\]@!$&()*+,;=:]*)?", re.ASCII)
 
 
 def shown(text: str | None) -> str:
-    """Return a text with a mark in place of each character that is not seen, or that would turn other text around."""
-    return "".join("\ufffd" if _is_hidden(each) else each for each in text or "")
+    """Return a text as one line, with a mark for each character that is not seen, or would turn other text around."""
+    one_line = _BREAK.sub(" ", text or "")
+    return "".join("\ufffd" if _is_hidden(each) else each for each in one_line)
 
 
 def _is_hidden(character: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def _resolve(settings: BaseSettings, name: str, raw_arguments: Mapping[str, str]
     text: str = settings[name]
     if not text:
         raise UsageError.of("setting", name, "empty", "", "a folder")
-    folder = _home(settings, raw_arguments) / text
+    folder = _home(settings, raw_arguments) / _in_home_folder(text)
     try:
         # The ledger and the data package name it, in UTF-8.
         str(folder.absolute()).encode()
@@ -42,9 +43,10 @@ def _home(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:
     """Return the base of relative paths: an absolute path, or the working folder as `.`."""
     home = settings["PARTI_HOME"]
     if home:
-        if not Path(home).is_absolute():
+        folder = _in_home_folder(home)
+        if not folder.is_absolute():
             raise UsageError.of("setting", "PARTI_HOME", "not an absolute path", home, _ACCEPTED)
-        return Path(home)
+        return folder
     # Only scrapyd sends `_job`; the working folder of a job is where scrapyd was started.
     if not raw_arguments.get("_job"):
         return Path()
@@ -52,3 +54,8 @@ def _home(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:
         return Path.home() / "parti_scraper"
     except RuntimeError:  # The user has no home folder.
         raise UsageError.of("setting", "PARTI_HOME", "empty, and there is no home folder", "", _ACCEPTED) from None
+
+
+def _in_home_folder(text: str) -> Path:
+    """Return a path with the home folder for `~`, which no shell replaces in a file of settings or a crontab."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - that of Path raises an error where there is none
