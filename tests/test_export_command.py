@@ -142,6 +142,7 @@ def test_without_runs_there_is_an_empty_dataset(export: Export, target: Path, ou
     assert (done.returncode, done.stderr) == (0, "")
     # Somebody in the wrong folder sees it there.
     assert done.stdout.endswith(f"\n  no runs are in {output}\n")
+    assert export().stdout == f"{target}: nothing is new\n  no runs are in {output}\n"
     assert {name: len(rows) for name, rows in tables_of(target).items() if rows} == {}
 
 

@@ -151,9 +151,9 @@ def _summary(target: Target, report: Report, folders: Sequence[Path]) -> Iterato
             done = f"{changes.new:,} new" + (f", {changes.replaced:,} replaced" if changes.replaced else "")
             done += f", {number_of(changes.altered, 'texts')} altered" if changes.altered else ""
             yield f"  {name:<{width}}  {number_of(changes.rows, 'rows')} ({done})"
-        if not (report.files or report.exports or report.left_out):
-            # Perhaps the command was typed in the wrong folder.
-            yield f"  no runs are in {', '.join(str(folder.absolute()) for folder in folders)}"
+    # Those that were typed are there.
+    if folders and not any(folder.is_dir() for folder in folders):
+        yield f"  no runs are in {folders[0].absolute()}"
     yield from left_out_lines(report.left_out)
     if any(each.reason == PRUNED for each in report.left_out):
         yield "  to carry such records over: --from, with a folder or a file that an earlier export has made"
