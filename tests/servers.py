@@ -108,6 +108,8 @@ _closed: list[socket.socket] = []
 def closed_port() -> str:
     """Return the base URL of a server that does not exist."""
     _closed.append(socket.socket())
+    # So that a server of the test can still listen there.
+    _closed[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     _closed[-1].bind(("127.0.0.1", 0))
     return f"http://127.0.0.1:{_closed[-1].getsockname()[1]}"
 

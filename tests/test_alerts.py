@@ -354,13 +354,14 @@ def test_addresses_that_do_something_on_this_machine_fail(tmp_path: Path, addres
 def test_a_server_that_never_answers_is_left_after_the_limit_and_the_others_are_told(
     watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerting, "TIME_LIMIT", 2.0)
+    # Enough for the others on a busy machine.
+    monkeypatch.setattr(alerting, "TIME_LIMIT", 8.0)
     with watching() as hanging:
         hanging.status = 0
-        settings = settings_of(tmp_path, f"json://{hanging.host}/?rto=60", f"json://{watcher.host}/")
+        settings = settings_of(tmp_path, f"json://{hanging.host}/?rto=120", f"json://{watcher.host}/")
         began = time.monotonic()
         alert(settings, [FAILED], NOW)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     assert len(watcher.told) == 1
     assert alert_failure(settings, NOW) == (NOW, "1 of 2 addresses in PARTI_ALERT_URLS failed: number 1")
 

@@ -635,7 +635,7 @@ def test_a_real_run_tells_when_it_listened_and_looked(crawl: Run, scrapy: Scrapy
     server = serve(**STILL | {"live": 3})
     assert crawl("live", server=server, run_id="one").code == 0
     assert crawl("live", server=server, run_id="many", interval=0.2, duration=1).code == 0
-    assert crawl("notifications", server=server, duration=1).code == 0
+    assert crawl("notifications", server=server, duration=8).code == 0
     run = scrapy("coverage", "--json")
     assert run.returncode == 4
     found = {each["collection"]: (len(each["intervals"]), each["gaps"]) for each in json.loads(run.stdout)["series"]}

@@ -46,7 +46,7 @@ def test_the_demo_kills_a_worker_and_ends_with_the_truth(output: Path) -> None:
     )
     assert (demo.returncode, demo.stderr) == (0, "")
     assert re.search(r"\d of 6 jobs done: worker 1 is killed \(SIGKILL\) with the [12] that it does\n", demo.stdout)
-    assert re.search(r"\n[12] jobs? given back after \d\d s\n", demo.stdout)
+    assert re.search(r"\n[12] jobs? given back after \d+ s\n", demo.stdout)
     compared = re.search(r"compared with what the mock server has:\n((?: .*\n)+)", demo.stdout)
     assert compared
     counts = dict(re.findall(r"^ +(.*?) {2,}(\S+)$", compared[1], flags=re.MULTILINE))
@@ -72,7 +72,7 @@ def test_after_control_c_nothing_of_the_demo_is_left(output: Path) -> None:
     )
     assert demo.stdout
     said = ""
-    while "4 go on" not in said:
+    while not re.search("[1-4] go on", said):
         line = demo.stdout.readline()
         assert line, said
         said += line
@@ -81,7 +81,7 @@ def test_after_control_c_nothing_of_the_demo_is_left(output: Path) -> None:
     os.killpg(demo.pid, signal.SIGINT)
     stdout, stderr = demo.communicate(timeout=LONGEST)
     assert (demo.returncode, stderr) == (128 + signal.SIGINT, "\nStopped; nothing is left.\n")
-    # Two workers, their crawls, and what stops PostgreSQL.
-    assert len(started) >= 4
+    # Two workers, what stops PostgreSQL, and crawls that have not ended meanwhile.
+    assert len(started) >= 3
     wait_until(lambda: not any(map(is_alive, started)))
     check_all_is_gone(said + stdout)

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from parti_scraper.network.addresses import Addresses
 from parti_scraper.spiders.notifications import SeenLately
 from tests import forked
 from tests.listening import STARTING, Listening, ended, heard_ids, live, settle, started
+from tests.servers import closed_port
 from tests.support import (
     QUIET,
+    TIMEOUT,
     Run,
     RunningCrawl,
     Serve,
@@ -151,15 +154,27 @@ def test_a_silent_connection_is_opened_again_without_a_warning(serve: Serve, out
     assert running.stderr.startswith("notifications run: complete: ")
 
 
+def stand_still_before_midnight(over: Path) -> None:
+    """Let the clock of this process stand a second before a midnight until a file is there, and then go on."""
+    moment, went_on = (time.time() // 86_400 + 1) * 86_400 - 1, list[float]()
+
+    def clock() -> float:
+        if not went_on and over.exists():
+            went_on.append(time.monotonic())
+        return moment + (time.monotonic() - went_on[0] if went_on else 0)
+
+    time.time = clock
+
+
 def test_each_day_has_a_folder_of_its_own_that_is_described_once_it_is_over(
     serve: Serve, output: Path, tmp_path: Path
 ) -> None:
-    server = serve(**STARTING)
-    now = time.time()
-    midnight = (now // 86_400 + 1) * 86_400
+    server, over = serve(**STARTING), tmp_path / "over"
     arguments = ["notifications", "-a", "run_id=run", *QUIET]
-    process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", clock=midnight - now - 4)
+    before = partial(stand_still_before_midnight, over)
+    process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", before=before)
     wait_until(lambda: live(server) <= heard_ids(output))
+    over.touch()
     folder = output / "notifications/run"
     while not list(folder.glob("*/datapackage.json")):
         server.world.advance(3)
@@ -192,13 +207,14 @@ def test_each_day_has_a_folder_of_its_own_that_is_described_once_it_is_over(
 def test_a_feed_elsewhere_continues_through_midnight_and_each_day_is_described(
     serve: Serve, output: Path, tmp_path: Path
 ) -> None:
-    server = serve(**STARTING)
-    now = time.time()
-    clock = (now // 86_400 + 1) * 86_400 - now - 3
+    server, over = serve(**STARTING), tmp_path / "over"
     feed = tmp_path / "mine.jsonl"
     arguments = ["notifications", "-a", "run_id=run", "-O", str(feed), *QUIET]
-    process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", clock=clock)
+    before = partial(stand_still_before_midnight, over)
+    process = forked.crawl(arguments, environment_of(output, server), tmp_path / "log", before=before)
     folder = output / "notifications/run"
+    wait_until(lambda: live(server) <= {row["event_id"] for row in whole_lines(feed)})
+    over.touch()
     wait_until(lambda: bool(list(folder.glob("*/datapackage.json"))))
     while len({row["received_at"][:10] for row in whole_lines(feed)}) < 2:
         server.world.advance(3)
@@ -252,23 +268,31 @@ def test_received_notifications_are_never_deleted(serve: Serve, output: Path, tm
         assert path.read_bytes() == before
 
 
-def test_a_run_that_never_listened_is_not_complete(serve: Serve, output: Path, crawl: Run) -> None:
-    server = serve(**STARTING, ws_refused=1.0)
-    deaf = crawl("notifications", *QUIET, server=server, run_id="deaf", duration="1s")
-    assert (deaf.code, deaf.package["complete"]) == (4, False)
-    assert re.search(r"could not connect to ws://\S+: HTTP (429|503) in answer", deaf.package["reason"])
+def unheard(output: Path, server: MockServer, **options: Any) -> dict[str, Any]:
+    """Stop a run that cannot connect, and return its data package."""
+    running = Listening(output, server, **options)
+    wait_until(lambda: "No connection to ws://127.0.0.1" in running.log.read_text(encoding="utf-8"))
+    assert running.stop(signal.SIGTERM) == 4
+    package: dict[str, Any] = ended(output).package
+    assert package["complete"] is False
+    return package
+
+
+def test_a_run_that_never_listened_is_not_complete(serve: Serve, output: Path) -> None:
+    package = unheard(output, serve(**STARTING, ws_refused=1.0))
+    assert re.search(r"could not connect to ws://\S+: HTTP (429|503) in answer", package["reason"])
 
 
 def test_it_listens_before_it_has_the_categories_and_stops_in_time(serve: Serve, output: Path) -> None:
     api, server = serve(**STARTING, latency=600), serve(**STARTING)
     env = environment_of(output, api, {"PARTI_WS_URL": server.ws_url})
     options = (*QUIET, "-s", "DOWNLOAD_TIMEOUT=2")
-    running = RunningCrawl(typed_of("notifications", "run", {"duration": "8s"}, options), env)
+    running = RunningCrawl(typed_of("notifications", "run", {"duration": "15s"}, options), env)
     wait_until(lambda: len(server.requests) > 0)
     while not heard_ids(output):
         server.world.advance(3)
         time.sleep(0.05)
-    _, stderr = running.process.communicate(timeout=60)
+    _, stderr = running.process.communicate(timeout=TIMEOUT)
     assert running.process.returncode == 4
     # It did not continue until they were given up.
     assert "the categories did not come in time, so `category_id` is unknown" in stderr
@@ -280,17 +304,14 @@ def test_it_stops_after_max_records_and_after_the_duration(serve: Serve, crawl: 
     server = serve(**STARTING)
     run = crawl("notifications", server=server, max_records=25)
     assert (run.code, len(run.rows), run.package["truncated"]) == (0, 25, True)
-    run = crawl("notifications", server=server, run_id="short", duration="3s")
+    run = crawl("notifications", server=server, run_id="short", duration="10s")
     assert run.code == 0
     assert {row["event_id"] for row in run.rows} == live(server)
 
 
 def test_it_waits_for_a_server_that_starts_later(serve: Serve, output: Path) -> None:
-    api = serve(**STARTING)
-    with MockServer(Options(**STARTING)) as gone:
-        pass
-    port = int(gone.ws_url.rsplit(":")[-1].strip("/"))
-    running = Listening(output, api, env={"PARTI_WS_URL": gone.ws_url})
+    api, port = serve(**STARTING), int(closed_port().rpartition(":")[2])
+    running = Listening(output, api, env={"PARTI_WS_URL": f"ws://127.0.0.1:{port}/"})
     wait_until(lambda: len(api.requests) >= 2)
     with MockServer(Options(**STARTING), port=port) as server:
         wait_until(lambda: live(api) <= heard_ids(output))
@@ -300,13 +321,11 @@ def test_it_waits_for_a_server_that_starts_later(serve: Serve, output: Path) -> 
         assert running.stop() == 0
 
 
-def test_a_refused_connection_is_named_in_plain_words(crawl: Run, serve: Serve) -> None:
-    with MockServer(Options(**STARTING)) as gone:
-        pass
-    run = crawl("notifications", server=serve(**STARTING), env={"PARTI_WS_URL": gone.ws_url}, duration="1s")
-    assert run.code == 4
-    assert f"could not connect to {gone.ws_url}: connection refused" in run.package["reason"]
-    assert "Cannot connect" not in run.stderr
+def test_a_refused_connection_is_named_in_plain_words(serve: Serve, output: Path) -> None:
+    url = closed_port().replace("http", "ws") + "/"
+    package = unheard(output, serve(**STARTING), env={"PARTI_WS_URL": url})
+    assert f"could not connect to {url}: connection refused" in package["reason"]
+    assert "Cannot connect" not in package["reason"]
 
 
 # --- The parts ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from parti_scraper.exceptions import LedgerError
+from parti_scraper.operations import pings as pings_module
 from parti_scraper.operations.metrics import Metrics, write_metrics
 from parti_scraper.operations.pings import Pings, address_of
 from parti_scraper.operations.reporting import Reporting
@@ -30,11 +32,13 @@ from tests.servers import IMPATIENT, closed_port
 from tests.support import (
     NOW,
     STILL,
+    TIMEOUT,
     Run,
     RunningCrawl,
     Scrapy,
     Serve,
     environment_of,
+    hold,
     keep_permissions,
     needs_chromium,
     typed_of,
@@ -168,19 +172,21 @@ def test_a_watcher_that_is_not_there_changes_nothing(crawl: Run, serve: Serve, u
     assert HIDDEN not in run.stderr
 
 
+def ping_patiently() -> None:
+    """Let the ping of the begin take longer than any test waits for something."""
+    pings_module._START_LIMIT = 5 * TIMEOUT
+
+
 def test_a_watcher_that_never_answers_delays_no_begin_and_the_end_not_for_long(
     serve: Serve, output: Path, watcher: Watcher
 ) -> None:
     watcher.status = 0
-    server = serve(**STILL)
-    began = time.monotonic()
-    running = RunningCrawl(typed_of("categories", "run", {}, ()), environment_of(output, server, pinging(watcher)))
+    env = environment_of(output, serve(**STILL), pinging(watcher))
+    running = ForkedScrapy(typed_of("categories", "run", {}, ()), env, before=ping_patiently)
+    RunningCrawl.begun.append(running)
     wait_until((output / "categories" / "run" / "datapackage.json").exists)
-    assert time.monotonic() - began < 5
-    running.process.wait(30)
-    assert running.process.returncode == 0
-    assert time.monotonic() - began < 15
-    assert "A ping of PARTI_PING_URL failed: timeout" in running.process.stderr
+    assert running.wait(TIMEOUT) == 0
+    assert "A ping of PARTI_PING_URL failed: timeout" in running.stderr
 
 
 @pytest.mark.parametrize(
@@ -398,7 +404,7 @@ def test_programs_that_a_crawl_starts_get_no_secret(serve: Serve, output: Path, 
     del env["PARTI_PING_URL"], env["PARTI_ALERT_URLS"]
     env |= {"PARTI_PING_URL": f"{closed_port()}/{HIDDEN}", "PARTI_ALERT_URLS": f"json://{HIDDEN}"}
     running = ForkedScrapy(typed_of("categories", "run", {}, ()), env, before=leave_a_child)
-    running.wait(60)
+    running.wait(TIMEOUT)
     assert (running.returncode, HIDDEN in running.stderr) == (0, False)
     running.close()
     text = found.read_text(encoding="utf-8")
@@ -406,19 +412,25 @@ def test_programs_that_a_crawl_starts_get_no_secret(serve: Serve, output: Path, 
     assert HIDDEN not in text
 
 
+def environment_of_process(number: int) -> bytes:
+    """Return the environment of a process; nothing if it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{number}/environ").read_bytes()
+    return b""
+
+
 @needs_chromium
 def test_the_browser_gets_no_secret(serve: Serve, output: Path, watcher: Watcher) -> None:
-    server = serve(**STILL, latency=0.1, page_cap=10)
+    server = serve(**STILL)
+    reached = hold(server, 1)
     env = dict.fromkeys(SECRETS, HIDDEN) | pinging(watcher) | {"PARTI_ALERT_URLS": f"json://{watcher.host}/{HIDDEN}"}
     typed = typed_of("recent", "run", {}, ("-s", "PARTI_TRANSPORT=browser"))
     running = RunningCrawl(typed, environment_of(output, server, env))
-    wait_until(lambda: any("/recent" in seen.path for seen in server.requests))
-    environments = [
-        Path(f"/proc/{number}/environ").read_bytes()
-        for number in descendants(running.process.pid)
-        if Path(f"/proc/{number}").exists()
-    ]
-    running.stop()
+    wait_until(reached.is_set)
+    environments = [environment_of_process(number) for number in descendants(running.process.pid)]
+    running.process.send_signal(signal.SIGINT)
+    server.held = None
+    running.stop(0)
     assert [each for each in environments if b"PATH=" in each]
     assert [each for each in environments if HIDDEN.encode() in each or re.search(rb"PARTI_(ALERT|PING)", each)] == []
     assert json.dumps(pings(watcher)).count("start") == 1

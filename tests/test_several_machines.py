@@ -14,7 +14,7 @@ import pytest
 
 from tests.deployed import DEPLOY
 from tests.expected import livestream
-from tests.machines import PROGRAM, Machines, Worker, differences
+from tests.machines import PROGRAM, Machines, Worker, differences, wait
 from tests.postgresql import Cluster
 from tests.support import ROOT, STILL, Serve, true_ids, truth, wait_until
 
@@ -37,6 +37,7 @@ STUBS = f"""
 admin() {{ psql --quiet --no-psqlrc "$@"; }}
 runuser() {{ shift 3; "$@"; }}
 systemctl() {{ :; }}
+date() {{ echo 2026-11-28; }}
 parti() {{ {sys.executable} -m parti_scraper "$@"; }}
 """
 
@@ -92,6 +93,11 @@ def crawled(machines: Machines) -> set[tuple[str, str]]:
     return {(spider, status) for spider, status in machines.query(query)}
 
 
+def has_records(worker: Worker, collection: str) -> bool:
+    """Tell whether a crawl of a worker has written records."""
+    return any(path.stat().st_size for path in worker.output.rglob(f"{collection}.jsonl"))
+
+
 def test_the_roles_have_the_rights_that_they_need_and_no_others(
     database: Database, serve: Serve, tmp_path: Path
 ) -> None:
@@ -108,8 +114,10 @@ def test_the_roles_have_the_rights_that_they_need_and_no_others(
         machines.jobs("enqueue", "scheduled")
         (number,) = re.findall(r"\d+", machines.jobs("enqueue", "recent", "-a", "since=1d", "-a", "user_id=1"))
         machines.jobs("enqueue", "recent", "--missing")
-        wait_until(lambda: crawled(machines) == ENDED | {("live", "doing"), ("notifications", "doing")})
-        wait_until(lambda: bool(machines.query("SELECT 1 FROM parti_workers")))
+        wait(lambda: crawled(machines) == ENDED | {("live", "doing"), ("notifications", "doing")}, machines, 300)
+        wait(lambda: machines.query("SELECT 1 FROM parti_workers"), machines)
+        # Their jobs go on before they have begun to collect.
+        wait(lambda: has_records(worker, "live_channels") and has_records(worker, "live_notifications"), machines)
         assert "the job has ended" in machines.jobs("cancel", number, code=2)
         expected = {row["event_id"]: livestream(row, server.world.categories()) for row in truth(server)}
         assert list(differences(machines, expected)) == []

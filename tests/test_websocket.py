@@ -13,7 +13,7 @@ import pytest
 
 from tests.listening import STARTING, Listening, ended, handshakes, heard_ids, live, settle, started
 from tests.relay import relay
-from tests.support import QUIET, Run, Scrapy, Serve, wait_until
+from tests.support import QUIET, TIMEOUT, Run, Scrapy, Serve, wait_until
 
 MEBIBYTE = 1024 * 1024
 
@@ -27,11 +27,14 @@ MEBIBYTE = 1024 * 1024
     ],
 )
 def test_a_server_that_refuses_all_is_reported_and_the_live_route_asked(
-    serve: Serve, crawl: Run, answer: str, words: str
+    serve: Serve, output: Path, answer: str, words: str
 ) -> None:
     server = serve(**STARTING, ws_answer=answer)
-    run = crawl("notifications", *QUIET, "-s", "PARTI_RETRY_DELAY=0.5", server=server, run_id=answer, duration="3s")
-    assert (run.code, run.package["complete"]) == (4, False)
+    running = Listening(output, server, "-s", "PARTI_RETRY_DELAY=0.5")
+    wait_until(lambda: len(handshakes(server)) > 2 and live(server) <= heard_ids(output))
+    assert running.stop(signal.SIGTERM) == 4
+    run = ended(output)
+    assert run.package["complete"] is False
     assert words in run.package["reason"]
     assert {row["event_id"] for row in run.rows} == live(server)
     # Waits from one second on, doubled each time, are few.
@@ -40,10 +43,10 @@ def test_a_server_that_refuses_all_is_reported_and_the_live_route_asked(
 
 def test_a_silent_server_is_accepted_and_the_live_route_asked_again(serve: Serve, output: Path) -> None:
     server = serve(**STARTING, ws_deaf_after=0.001)
-    running = Listening(output, server, duration="3s")
+    running = Listening(output, server, duration="10s")
     settle(server, running)
     server.world.advance(30)
-    stdout, stderr = running.process.communicate(timeout=60)
+    stdout, stderr = running.process.communicate(timeout=TIMEOUT)
     assert (running.process.returncode, stdout) == (0, ""), stderr
     rows = ended(output).rows
     assert started(server) <= {row["event_id"] for row in rows}
@@ -64,11 +67,11 @@ def test_a_dead_connection_is_noticed_within_the_idle_time_out(serve: Serve, out
     server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as line:
         env = {"PARTI_WS_URL": f"ws://127.0.0.1:{line.port}/"}
-        running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1", env=env, duration="5s")
+        running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1", env=env, duration="12s")
         settle(server, running)
         line.frozen = True
         server.world.advance(30)
-        _, stderr = running.process.communicate(timeout=60)
+        _, stderr = running.process.communicate(timeout=TIMEOUT)
     assert running.process.returncode == 4
     assert "not connected from 20" in stderr
     assert "nothing was heard for 1 s" in stderr
@@ -81,12 +84,13 @@ def test_a_server_that_pings_without_end_and_does_not_close_is_left_in_time(
     serve: Serve, output: Path, is_stopped: bool
 ) -> None:
     server = serve(**STARTING, ws_answer="pings")
-    running = Listening(output, server, **({} if is_stopped else {"duration": "3s"}))
+    end = time.monotonic() + 10
+    running = Listening(output, server, **({} if is_stopped else {"duration": "10s"}))
     settle(server, running)
-    before = time.monotonic()
+    before = time.monotonic() if is_stopped else end
     if is_stopped:
         running.process.send_signal(signal.SIGTERM)
-    stdout, stderr = running.process.communicate(timeout=60)
+    stdout, stderr = running.process.communicate(timeout=TIMEOUT)
     assert (running.process.returncode, stdout) == (0, ""), stderr
     assert time.monotonic() - before < 10
 
@@ -258,7 +262,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(serve: Serve, crawl:
         "HTTP_PROXY": server.base_url,
         "HTTPS_PROXY": server.base_url.replace("//", "//me:s3cret@"),
     }
-    run = crawl("notifications", *QUIET, env=env, duration="2s")
+    run = crawl("notifications", *QUIET, env=env, duration="8s")
     assert run.code == 4
     assert re.search(r"could not connect to wss://one\.parti\.test/: HTTP 4\d\d from the proxy", run.stderr)
     assert "s3cret" not in run.stderr + run.package["reason"]
