@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -34,6 +35,7 @@ from tests.support import (
     paths,
     read_csv,
     read_lines,
+    run_to_its_end,
     truth,
     typed_of,
     wait_until,
@@ -80,6 +82,25 @@ def test_a_signal_stops_the_run_with_its_records_whole(
         "  stopped before the end (shutdown)",
         "  to finish it: scrapy crawl recent -a run_id=run",
     ]
+
+
+def test_a_run_is_finished_by_the_line_that_it_ends_with_also_where_its_folders_were_typed(
+    serve: Serve, output: Path, tmp_path: Path
+) -> None:
+    server = serve(**STILL, page_cap=20, latency=0.05)
+    places = [f"PARTI_OUTPUT_DIR={tmp_path}/my runs", f"PARTI_STATE_DIR={tmp_path}/state"]
+    typed = typed_of("recent", "run", {}, (*QUIET, "-s", places[0], "-s", places[1]))
+    environment = environment_of(output, server)
+    stopped = interrupted(server, 4, typed, environment, signal.SIGTERM, route="/recent")
+    assert stopped.code == 3
+    program, *words = shlex.split(stopped.stderr.splitlines()[-1].removeprefix("  to finish it: "))
+    assert (program, words) == (
+        "scrapy",
+        ["crawl", "recent", "-a", "run_id=run", "-s", places[0], "-s", places[1]],
+    )
+    assert run_to_its_end(words, environment).returncode == 0
+    assert len(read_lines(tmp_path / "my runs/recent/run/livestreams.jsonl")) == 300
+    assert not output.exists()
 
 
 def test_a_second_signal_stops_at_once_and_says_how_to_finish(serve: Serve, output: Path, tmp_path: Path) -> None:

@@ -100,6 +100,9 @@ class ScheduledRecord(Record, kw_only=True):
 class NotificationRecord(ChannelRecord, kw_only=True):
     """A message of the WebSocket, or a record of the live route that fills a gap; an attribute for each field."""
 
+    # Of records of the live route, where it is known.
+    in_extra: ClassVar[frozenset[str]] = frozenset({"playback_url"})
+
     event_id: Integer
     livestream_id: Integer | None = None
     user_id: Integer | None = None

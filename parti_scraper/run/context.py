@@ -26,7 +26,7 @@ from parti_scraper.run.tally import Tally
 from parti_scraper.run.unchanged import Unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Hashable, Mapping
+    from collections.abc import Container, Hashable, Mapping, Sequence
     from pathlib import Path
 
     from parti_scraper.api.pages import NormalizedPage
@@ -52,6 +52,7 @@ class Identity:
         started_at: when it was first started, in Unix seconds.
         job: scrapyd's id of the job; None on the command line.
         run_uuid: what no other run is called, on any machine; of a run that is finished later, what it was given then.
+        places: the options by which the command line says where runs are, to be typed again to finish this one.
     """
 
     spider: str
@@ -61,6 +62,7 @@ class Identity:
     started_at: float
     job: str | None = None
     run_uuid: str = field(default_factory=lambda: str(uuid4()))
+    places: Sequence[str] = ()
 
 
 class RunFolder:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scrapy.settings import SETTINGS_PRIORITIES
+
 from parti_scraper.exceptions import UsageError
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
     from scrapy.settings import BaseSettings
 
+_PLACES = ("PARTI_OUTPUT_DIR", "PARTI_STATE_DIR", "PARTI_HOME")
 _ACCEPTED = "an absolute path such as /srv/parti"
 
 
@@ -24,6 +27,12 @@ def output_dir(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path
 def state_dir(settings: BaseSettings, raw_arguments: Mapping[str, str]) -> Path:
     """Return the folder of the ledger. Raises UsageError."""
     return _resolve(settings, "PARTI_STATE_DIR", raw_arguments)
+
+
+def typed_places(settings: BaseSettings) -> list[str]:
+    """Return the options that say on the command line where folders are, as words of a shell."""
+    given = [name for name in _PLACES if settings.getpriority(name) == SETTINGS_PRIORITIES["cmdline"]]
+    return [word for name in given for word in ("-s", f"{name}={settings[name]}")]
 
 
 def _resolve(settings: BaseSettings, name: str, raw_arguments: Mapping[str, str]) -> Path:

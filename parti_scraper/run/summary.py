@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -165,7 +166,8 @@ def how_to_finish(identity: Identity) -> str:
     """Return what to do about a run that was stopped."""
     if identity.job:
         return f"to finish it: schedule {identity.spider} again with jobid={identity.run_id}"
-    return f"to finish it: {program()} crawl {identity.spider} -a run_id={identity.run_id}"
+    words = ["crawl", identity.spider, "-a", f"run_id={identity.run_id}", *identity.places]
+    return f"to finish it: {program()} {shlex.join(words)}"
 
 
 def _ending(verdict: Verdict, *, truncated: bool) -> str:

@@ -23,7 +23,7 @@ from parti_scraper.plan.identities import Identities
 from parti_scraper.plan.outlook import Outlook
 from parti_scraper.run.arguments import without_run_id
 from parti_scraper.run.context import Identity, Run, RunFolder, default_run_id
-from parti_scraper.run.folders import output_dir, state_dir
+from parti_scraper.run.folders import output_dir, state_dir, typed_places
 from parti_scraper.run.previous import find_previous
 from parti_scraper.scrapy_internals import close_spider
 from parti_scraper.spiders import components
@@ -99,6 +99,7 @@ class PartiSpider(Spider):
         if previous:
             now, raw = previous.started_at, {**raw, **previous.arguments, "run_id": previous.run_id}
         identity = cls.identify(raw, now)
+        identity = replace(identity, places=typed_places(settings))
         if previous:
             identity = replace(identity, run_uuid=previous.run_uuid)
         run_folder = RunFolder(folder / identity.run_id, cls.collection, cls.item_class)
