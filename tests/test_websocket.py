@@ -67,14 +67,15 @@ def test_a_dead_connection_is_noticed_within_the_idle_time_out(serve: Serve, out
     server = serve(**STARTING)
     with relay(urlsplit(server.ws_url).port or 0) as line:
         env = {"PARTI_WS_URL": f"ws://127.0.0.1:{line.port}/"}
-        running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=1", env=env, duration="12s")
+        # Long enough to be frozen before the silence since it has settled ends the connection.
+        running = Listening(output, server, "-s", "PARTI_WS_IDLE_TIMEOUT=3", env=env, duration="15s")
         settle(server, running)
         line.frozen = True
         server.world.advance(30)
         _, stderr = running.process.communicate(timeout=TIMEOUT)
     assert running.process.returncode == 4
     assert "not connected from 20" in stderr
-    assert "nothing was heard for 1 s" in stderr
+    assert "nothing was heard for 3 s" in stderr
     # What could still be fetched.
     assert started(server) <= heard_ids(output)
 
