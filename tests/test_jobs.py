@@ -500,6 +500,14 @@ def test_pieces_cover_the_window_exactly(scrapy: Scrapy, postgres_url: str, addr
             "option `--shard`: less than a second: '0.1s' (accepted: seconds, or 90s, 5m, 24h, 7d, 2w)",
         ),
         (
+            "recent --shard 1s -a since=2021-08-03 -a until=2025-12-31",
+            "option `--shard`: more than 100,000 pieces: '1s' (accepted: 1393s or more)",
+        ),
+        (
+            "recent --missing --shard 1s -a since=2021-08-03 -a until=2025-12-31",
+            "option `--shard`: more than 100,000 pieces: '1s' (accepted: 1393s or more)",
+        ),
+        (
             "recent --missing --shard often",
             "option `--shard`: not a length of time: 'often' (accepted: seconds, or 90s, 5m, 24h, 7d, 2w)",
         ),

@@ -171,7 +171,7 @@ class Command(Reading, ScrapyCommand):
         with connect(address) as connection:
             if opts.missing:
                 wanted = self._missing(arguments)
-                if opts.shard:
+                if opts.shard is not None:
                     wanted = wanted._replace(longest=parse_seconds("option", "--shard", opts.shard))
                 found = queue.enqueue_missing(connection, address, wanted)
             else:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 STATUSES = ("doing", "todo", "failed", "aborted", "cancelled", "succeeded")
 # Jobs that have ended are kept for so many hours.
 KEPT_HOURS = 35 * 24
+# More pieces are a slip, such as seconds for days: to put them there would fill the memory.
+_MOST_PIECES = 100_000
 
 
 class Job(NamedTuple):
@@ -87,7 +89,16 @@ def enqueue(
     for name in ("sort", "max_records"):
         if name in arguments:
             raise UsageError.of("argument", name, "not together with `--shard`", arguments[name], "none")
-    return _put(connection, [(spider, arguments_of(piece, arguments)) for piece in cut(window, seconds)])
+    return _put(connection, [(spider, arguments_of(piece, arguments)) for piece in _cut([window], seconds)])
+
+
+def _cut(windows: Sequence[Interval], longest: int) -> list[Interval]:
+    """Return windows in pieces of a length that was typed. Raises UsageError if there are too many."""
+    least = -(-sum(each.seconds for each in windows) // _MOST_PIECES)
+    if longest < least:
+        problem = f"more than {_MOST_PIECES:,} pieces"
+        raise UsageError.of("option", "--shard", problem, f"{longest}s", f"{least}s or more")
+    return [piece for window in windows for piece in cut(window, longest)]
 
 
 def _window(arguments: Mapping[str, str]) -> Interval:
@@ -136,7 +147,7 @@ def enqueue_missing(connection: psycopg.Connection, address: Address, wanted: Mi
     proved = _proved(connection, address)
     windows = missing(proved, since, until, wanted.overlap, taken, tried, now)
     if wanted.longest is not None:
-        pieces = [piece for window in windows for piece in cut(window, wanted.longest)]
+        pieces = _cut(windows, wanted.longest)
     else:
         pieces = cut_by_density(windows, _density(connection, address) if windows else {})
         pieces = halve(pieces, in_vain(tried, proved))
