@@ -34,7 +34,7 @@ from parti_scraper.dataset.coverage import Interval, union
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.targets.postgres_address import Address, parse_address
 from parti_scraper.exceptions import UsageError
-from parti_scraper.jobs import app, child, queue
+from parti_scraper.jobs import app, child, queue, worker
 from parti_scraper.jobs.database import WORKER_RIGHTS, connect, jobs_address, procrastinate_version, set_up
 from parti_scraper.jobs.outcomes import DELAYS, LONG, Ended, Next, next_of
 from parti_scraper.jobs.payload import CRAWL, ENDLESS, check_payload, is_run_id, queue_of, read_payload, run_id_of
@@ -329,7 +329,7 @@ def test_a_worker_that_loses_the_database_as_it_begins_ends_with_one_line(
 
     monkeypatch.setattr(app.Connector, "open_async", refuse)
     with pytest.raises(TargetError, match="no more connections"):
-        run_worker(Machine(address, tmp_path, tmp_path, {}, 1, 1, [], Missing(None, None, HOUR)))
+        run_worker(Machine(address, tmp_path, tmp_path, {}, 1, 1, [], lambda: Missing(None, None, HOUR)))
 
 
 def test_a_worker_does_not_begin_on_a_queue_of_an_earlier_version(scrapy: Scrapy, postgres_url: str) -> None:
@@ -498,6 +498,14 @@ def test_pieces_cover_the_window_exactly(scrapy: Scrapy, postgres_url: str, addr
             "option `--shard`: less than a second: '0.1s' (accepted: seconds, or 90s, 5m, 24h, 7d, 2w)",
         ),
         (
+            "recent --shard 1s -a since=2021-08-03 -a until=2025-12-31",
+            "option `--shard`: more than 100,000 pieces: '1s' (accepted: 1393s or more)",
+        ),
+        (
+            "recent --missing --shard 1s -a since=2021-08-03 -a until=2025-12-31",
+            "option `--shard`: more than 100,000 pieces: '1s' (accepted: 1393s or more)",
+        ),
+        (
             "recent --missing --shard often",
             "option `--shard`: not a length of time: 'often' (accepted: seconds, or 90s, 5m, 24h, 7d, 2w)",
         ),
@@ -588,6 +596,26 @@ def test_what_is_missing_begins_where_the_setting_says(scrapy: Scrapy, postgres_
     assert (run.returncode, run.stderr) == (0, "")
     start = iso_to_timestamp("2026-11-10T00:00:00Z")
     assert windows(address) == [Interval(start, start + 5 * DAY - 1), Interval(start + 5 * DAY, start + 10 * DAY - 1)]
+
+
+def test_an_age_in_the_setting_counts_from_when_a_schedule_asks_for_what_is_missing(
+    address: Address, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines: list[Machine] = []
+    monkeypatch.setattr(worker, "run_worker", machines.append)
+    command = Command()
+    values = {"PARTI_COVERAGE_SINCE": "30d", "PARTI_INCREMENTAL_OVERLAP": "48h", "PARTI_JOBS_AT_A_TIME": 2}
+    folders = {"PARTI_OUTPUT_DIR": str(output), "PARTI_STATE_DIR": str(output.with_name("state"))}
+    command.settings = Settings(values | folders)
+    monkeypatch.setattr("parti_scraper.commands.jobs.jobs_address", lambda _: address)
+    typed = argparse.Namespace(concurrency=None, arguments=None, shard=None, missing=None, json=None)
+    command.execute(["worker"], typed)
+    (machine,) = machines
+    before = machine.missing().since
+    assert before
+    later = time.time() + 365 * DAY
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert machine.missing().since == int(later) - 30 * DAY
 
 
 def test_what_fails_is_asked_more_and_more_rarely(postgres_url: str, address: Address) -> None:
@@ -922,8 +950,7 @@ class Scheduler:
     """A worker that does nothing but what its schedule says, at moments that a test names."""
 
     def __init__(self, address: Address, folder: Path) -> None:
-        missing = Missing(None, None, HOUR)
-        self._worker = Worker(Machine(address, folder, folder, {}, 1, 1, SCHEDULE, missing))
+        self._worker = Worker(Machine(address, folder, folder, {}, 1, 1, SCHEDULE, lambda: Missing(None, None, HOUR)))
         self.app = self._worker._app
         self._deferrer = PeriodicDeferrer(self.app.periodic_registry, **self.app.periodic_defaults)
 

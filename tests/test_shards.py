@@ -21,6 +21,7 @@ from parti_scraper.jobs.shards import (
     cut,
     cut_by_density,
     halve,
+    in_vain,
     missing,
 )
 
@@ -121,6 +122,14 @@ def test_what_was_tried_in_vain_is_cut_finer(piece: Interval, windows: list[Inte
     # One more, where the length is no multiple.
     assert len(parts) <= 2 ** min(times, 3) + 1
     assert all(part.seconds <= max(piece.seconds / 2 ** min(times, 3), LEAST_SECONDS) + 2 for part in parts)
+
+
+@example([Interval(0, 4), Interval(5, 9)], [Interval(0, 9)])
+@given(st.lists(intervals_of(st.integers(0, 40)), max_size=8), st.lists(intervals_of(st.integers(0, 40)), max_size=8))
+def test_what_was_tried_in_vain_is_what_is_not_wholly_proved(proved: list[Interval], windows: list[Interval]) -> None:
+    there = seconds_of(proved)
+    expected = [each for each in windows if not seconds_of([each]) <= there]
+    assert [each.window for each in in_vain([Attempt(window, NOW) for window in windows], proved)] == expected
 
 
 def test_a_day_that_is_not_known_is_expected_to_be_as_those_around_it() -> None:

@@ -139,6 +139,8 @@ class Command(Reading, ScrapyCommand):
         most = _count("setting", _AT_A_TIME, str(self.settings[_AT_A_TIME]))
         path = self.settings[_SCHEDULE]
         schedule = read_schedule(Path(path), check_payload) if path else []
+        # A setting that is wrong is said now; an age in it counts from when it is asked for.
+        self._missing({})
         machine = Machine(
             address,
             output_dir(self.settings, {}).absolute(),
@@ -147,7 +149,7 @@ class Command(Reading, ScrapyCommand):
             concurrency,
             most,
             schedule,
-            self._missing({}),
+            lambda: self._missing({}),
         )
         forget_environment()
         logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(message)s")
@@ -169,7 +171,7 @@ class Command(Reading, ScrapyCommand):
         with connect(address) as connection:
             if opts.missing:
                 wanted = self._missing(arguments)
-                if opts.shard:
+                if opts.shard is not None:
                     wanted = wanted._replace(longest=parse_seconds("option", "--shard", opts.shard))
                 found = queue.enqueue_missing(connection, address, wanted)
             else:

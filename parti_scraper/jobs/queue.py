@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parti_scraper.api.routes import FIRST_TS
 from parti_scraper.api.times import DAY, LENGTHS, parse_length, timestamp_to_iso
 from parti_scraper.dataset import sql
-from parti_scraper.dataset.coverage import LIVESTREAMS, Interval, gaps
+from parti_scraper.dataset.coverage import LIVESTREAMS, Interval
 from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs.database import ENQUEUE
 from parti_scraper.jobs.payload import CRAWL, arguments_of, check_payload, queue_of, read_payload, window_of
-from parti_scraper.jobs.shards import Attempt, cut, cut_by_density, halve, missing
+from parti_scraper.jobs.shards import Attempt, cut, cut_by_density, halve, in_vain, missing
 from parti_scraper.program import program
 from parti_scraper.run.arguments import RecentArguments
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 STATUSES = ("doing", "todo", "failed", "aborted", "cancelled", "succeeded")
 # Jobs that have ended are kept for so many hours.
 KEPT_HOURS = 35 * 24
+# More pieces are a slip, such as seconds for days: to put them there would fill the memory.
+_MOST_PIECES = 100_000
 
 
 class Job(NamedTuple):
@@ -87,7 +89,16 @@ def enqueue(
     for name in ("sort", "max_records"):
         if name in arguments:
             raise UsageError.of("argument", name, "not together with `--shard`", arguments[name], "none")
-    return _put(connection, [(spider, arguments_of(piece, arguments)) for piece in cut(window, seconds)])
+    return _put(connection, [(spider, arguments_of(piece, arguments)) for piece in _cut([window], seconds)])
+
+
+def _cut(windows: Sequence[Interval], longest: int) -> list[Interval]:
+    """Return windows in pieces of a length that was typed. Raises UsageError if there are too many."""
+    least = -(-sum(each.seconds for each in windows) // _MOST_PIECES)
+    if longest < least:
+        problem = f"more than {_MOST_PIECES:,} pieces"
+        raise UsageError.of("option", "--shard", problem, f"{longest}s", f"{least}s or more")
+    return [piece for window in windows for piece in cut(window, longest)]
 
 
 def _window(arguments: Mapping[str, str]) -> Interval:
@@ -129,30 +140,25 @@ def enqueue_missing(connection: psycopg.Connection, address: Address, wanted: Mi
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [ENQUEUE])
     now = time.time()
     # In this order: a job that ends in between is then in both, not in none.
-    taken = _windows(connection, "status IN ('todo', 'doing')")
+    taken = [window for window, _ in _windows(connection, "0", "status IN ('todo', 'doing')")]
     tried = _tried(connection)
     until = int(now if wanted.until is None else min(now, wanted.until))
     since = FIRST_TS if wanted.since is None else wanted.since
     proved = _proved(connection, address)
-    windows = missing(proved, since, until, wanted.overlap, [window for window, _ in taken], tried, now)
+    windows = missing(proved, since, until, wanted.overlap, taken, tried, now)
     if wanted.longest is not None:
-        pieces = [piece for window in windows for piece in cut(window, wanted.longest)]
+        pieces = _cut(windows, wanted.longest)
     else:
         pieces = cut_by_density(windows, _density(connection, address) if windows else {})
-        pieces = halve(pieces, [each for each in tried if _is_missing(each.window, proved)])
+        pieces = halve(pieces, in_vain(tried, proved))
     return _put(connection, [("recent", arguments_of(piece)) for piece in pieces])
 
 
-def _is_missing(window: Interval, proved: Iterable[Interval]) -> bool:
-    """Tell whether a part of a window is not proved."""
-    return bool(gaps(proved, *window))
-
-
-def _windows(connection: psycopg.Connection, condition: str) -> list[tuple[Interval, float]]:
-    """Return the windows of jobs, and when each has ended last."""
+def _windows(connection: psycopg.Connection, moment: str, condition: str) -> list[tuple[Interval, float]]:
+    """Return the windows of jobs that meet a condition, and a moment of each."""
     rows = connection.execute(
-        f"SELECT args, (SELECT extract(epoch FROM max(at)) FROM procrastinate_events WHERE job_id = jobs.id) "  # noqa: S608
-        f"FROM procrastinate_jobs AS jobs WHERE task_name = 'crawl' AND args ->> 'spider' = 'recent' AND {condition}"
+        f"SELECT args, {moment} FROM procrastinate_jobs AS jobs "  # noqa: S608
+        f"WHERE task_name = 'crawl' AND args ->> 'spider' = 'recent' AND {condition}"
     )
     found = []
     for stored, at in rows:
@@ -165,7 +171,8 @@ def _windows(connection: psycopg.Connection, condition: str) -> list[tuple[Inter
 
 def _tried(connection: psycopg.Connection) -> list[Attempt]:
     """Return the windows of jobs that have ended, however they did."""
-    return [Attempt(window, at) for window, at in _windows(connection, "status IN ('succeeded', 'failed')")]
+    ended_at = "(SELECT extract(epoch FROM max(at)) FROM procrastinate_events WHERE job_id = jobs.id)"
+    return [Attempt(*each) for each in _windows(connection, ended_at, "status IN ('succeeded', 'failed')")]
 
 
 def _proved(connection: psycopg.Connection, address: Address) -> list[Interval]:

@@ -5,7 +5,7 @@ Moments are Unix seconds; a stretch is an `Interval`, both bounds of which belon
 
 from __future__ import annotations
 
-from bisect import bisect
+from bisect import bisect, bisect_left
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,6 +58,19 @@ def halve(pieces: Iterable[Interval], attempts: Iterable[Attempt]) -> list[Inter
         longest = -(-piece.seconds // 2 ** min(times, _MOST_HALVINGS))
         found += cut(piece, max(longest, LEAST_SECONDS))
     return found
+
+
+def in_vain(attempts: Iterable[Attempt], proved: Iterable[Interval]) -> list[Attempt]:
+    """Return the attempts of whose windows a part is still not proved."""
+    there = union(proved)
+    untils = [each.until for each in there]
+
+    def is_proved(window: Interval) -> bool:
+        # Those that touch are one, so one has all of a window that is proved.
+        place = bisect_left(untils, window.until)
+        return place < len(there) and there[place].since <= window.since
+
+    return [each for each in attempts if not is_proved(each.window)]
 
 
 def cut_by_density(windows: Iterable[Interval], records_by_day: Mapping[int, int]) -> list[Interval]:

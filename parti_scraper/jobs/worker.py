@@ -36,7 +36,7 @@ from parti_scraper.run import datapackage
 from parti_scraper.run.outcome import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from procrastinate import App, JobContext
@@ -114,7 +114,7 @@ class Machine:
         concurrency: how many crawls that have an end it does at a time.
         most: how many of them go on at a time on all machines.
         schedule: what is enqueued when.
-        missing: what `missing` means in a schedule.
+        missing: says what `missing` means in a schedule at the moment.
     """
 
     address: Address
@@ -124,7 +124,7 @@ class Machine:
     concurrency: int
     most: int
     schedule: Sequence[Scheduled]
-    missing: Missing
+    missing: Callable[[], Missing]
 
 
 class Worker:
@@ -397,7 +397,7 @@ class Worker:
     def _schedule(self, name: str, spider: str, arguments: Mapping[str, str], *, is_missing: bool) -> list[int]:
         with connect(self.machine.address) as connection:
             if is_missing:
-                return queue.enqueue_missing(connection, self.machine.address, self.machine.missing)
+                return queue.enqueue_missing(connection, self.machine.address, self.machine.missing())
             return queue.put_scheduled(connection, name, spider, arguments)
 
 
