@@ -474,7 +474,7 @@ def test_a_new_target_says_what_it_lacks_and_takes_it_from_the_old_one(
     lacking = scrapy("export", str(tmp_path / "lacking.duckdb"))
     assert lacking.returncode == 4
     assert "its files were removed by `prune`, and are not in this target" in lacking.stdout
-    assert "--from, with a folder or a file that an earlier export has made" in lacking.stdout
+    assert "--from, with an earlier export" in lacking.stdout
     whole = scrapy("export", str(tmp_path / "whole.duckdb"), "--from", str(output), "--from", str(target))
     assert (whole.returncode, whole.stderr) == (0, "")
     assert differences(tmp_path / "whole.duckdb", true) == []

@@ -156,4 +156,4 @@ def _summary(target: Target, report: Report, folders: Sequence[Path]) -> Iterato
         yield f"  no runs are in {folders[0].absolute()}"
     yield from left_out_lines(report.left_out)
     if any(each.reason == PRUNED for each in report.left_out):
-        yield "  to carry such records over: --from, with a folder or a file that an earlier export has made"
+        yield "  to carry such records over: --from, with an earlier export"
