@@ -62,7 +62,7 @@ class Trouble:
     slow_at: int = 0
     fast_again: Path = Path()
     eager: bool = False
-    before: Callable[[], None] | None = None
+    before: Callable[[], object] | None = None
 
 
 def crawl(arguments: list[str], env: Mapping[str, str], log: Path, **trouble: Any) -> BaseProcess:

@@ -203,7 +203,7 @@ def test_a_workbook_that_does_not_fit_on_the_disk_is_one_line_and_leaves_the_old
     make_categories(output, [name] * rows)
     path = tmp_path / "x.xlsx"
     path.write_text("old", encoding="utf-8")
-    run = scrapy("export", str(path), "--table", "categories", "--quiet", preexec_fn=limit_file_size(limit))
+    run = scrapy("export", str(path), "--table", "categories", "--quiet", before=limit_file_size(limit))
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == f"scrapy export: {path} cannot be written: File too large\n"
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["x.xlsx"]

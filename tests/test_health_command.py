@@ -402,7 +402,7 @@ def test_a_folder_that_cannot_be_read_is_found(scrapy: Scrapy, output: Path, whe
     closed = output / where
     closed.chmod(0)
     try:
-        lines = check(scrapy, 4, env=NAMED, preexec_fn=keep_permissions)
+        lines = check(scrapy, 4, env=NAMED, before=keep_permissions)
     finally:
         closed.chmod(0o755)
     assert any(line.startswith("damaged: ") and f"{closed} cannot be read: " in line for line in lines), lines
@@ -415,7 +415,7 @@ def test_a_ledger_that_cannot_be_written_is_one_line(crawl: Run, scrapy: Scrapy,
     for path in [state, *state.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        run = scrapy("health", env=NAMED, preexec_fn=keep_permissions)
+        run = scrapy("health", env=NAMED, before=keep_permissions)
         assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
         assert run.stderr.startswith(f"scrapy health: {state / 'ledger.sqlite'} cannot be used: ")
     finally:
