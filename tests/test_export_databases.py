@@ -38,6 +38,8 @@ STATE = """
 TEXTS = st.lists(st.sampled_from(HOSTILE[:20]) | st.text(max_size=20)).map("".join)
 OBJECTS = st.dictionaries(TEXTS, st.recursive(st.none() | st.booleans() | st.integers() | TEXTS, st.lists), max_size=3)
 BEGINNING = 1_790_000_000
+# What `STATE` is of; exports of them are quick.
+LIVESTREAMS = ("livestream_versions", "livestreams")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -259,7 +261,8 @@ def test_a_rebuild_with_fewer_tables_empties_the_others(database: Database, tmp_
 
 
 def test_a_killed_export_is_finished_by_the_next(database: Database, output: Path, tmp_path: Path) -> None:
-    command, environment = ["export", database.target, "--quiet"], environment_of(output, None)
+    tables = [part for table in LIVESTREAMS for part in ("--table", table)]
+    command, environment = ["export", database.target, "--quiet", *tables], environment_of(output, None)
     make_livestreams(output, 0, range(1_000))
     begun = time.monotonic()
     with closing(forked.Scrapy(command, environment)) as process:
@@ -278,7 +281,7 @@ def test_a_killed_export_is_finished_by_the_next(database: Database, output: Pat
         assert database.query(STATE)[0] in states
     bring(database.target, [output], tmp_path / "state")
     truth = Truth().see(output).tables()
-    assert tables_of(database.target) == truth
+    assert tables_of(database.target, LIVESTREAMS) == {table: truth[table] for table in LIVESTREAMS}
 
 
 def test_two_exports_at_once_into_the_same_target_are_one_after_the_other(database: Database, tmp_path: Path) -> None:
@@ -305,8 +308,9 @@ def test_a_reader_never_sees_half_of_an_export_and_is_never_refused(
         while not over.wait(0.005):
             yield database.query(STATE)[0]
 
+    some = Selection(tables=LIVESTREAMS)
     make_livestreams(output, 0, range(500))
-    bring(database.target, [output], tmp_path / "state")
+    bring(database.target, [output], tmp_path / "state", selection=some)
     states = [(500, 500, 500)]
     with ThreadPoolExecutor(1) as pool:
         seen = pool.submit(lambda: [*read()])
@@ -315,7 +319,7 @@ def test_a_reader_never_sees_half_of_an_export_and_is_never_refused(
             states.append((number * 500 + 1_000, number * 1_000 + 500, number * 1_000 + 500))
             bring(database.target, [output], tmp_path / "state")
         # What was exported is deleted and comes again, in one step too.
-        bring(database.target, [output], tmp_path / "state", rebuild=True)
+        bring(database.target, [output], tmp_path / "state", selection=some, rebuild=True)
         over.set()
     assert set(seen.result()) <= {*states}
     assert len(set(seen.result())) > 2

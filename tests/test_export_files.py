@@ -83,11 +83,15 @@ def test_readers_of_csv_find_hostile_texts_as_they_came_or_harmless(output: Path
     assert report.tables["categories"].altered == len(FORMULAS) + 3
 
 
-@given(texts=st.lists(TEXTS | st.builds("".join, st.lists(st.sampled_from("=+-@＝＠\t\r\n\x1d\u3000\0 '")))))
-def test_a_text_is_as_harmless_as_in_the_runs(texts: list[str]) -> None:
+def test_a_text_is_as_harmless_as_in_the_runs() -> None:
     with duckdb.connect() as connection:
         query = f"SELECT {files.harmless('text')} FROM (SELECT unnest($texts) AS text)"
-        assert connection.execute(query, {"texts": texts}).fetchall() == [(harmless(text),) for text in texts]
+
+        @given(texts=st.lists(TEXTS | st.builds("".join, st.lists(st.sampled_from("=+-@＝＠\t\r\n\x1d\u3000\0 '")))))
+        def check(texts: list[str]) -> None:
+            assert connection.execute(query, {"texts": texts}).fetchall() == [(harmless(text),) for text in texts]
+
+        check()
 
 
 # --- JSON Lines --------------------------------------------------------------------------------------------------
