@@ -78,7 +78,7 @@ class Target:
 
 
 @pytest.mark.parametrize("name", ["dataset.duckdb", "dataset.sqlite", "dataset", "dataset.delta"])
-@given(steps=st.lists(STEPS, min_size=10, max_size=20))
+@given(steps=st.lists(STEPS, min_size=8, max_size=15))
 @settings(max_examples=EXAMPLES)
 def test_in_any_order_and_in_any_number_of_steps_runs_become_the_same_dataset(
     name: str, steps: list[tuple[Any, ...]]
