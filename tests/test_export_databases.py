@@ -27,7 +27,7 @@ from tests.databases import Database, Postgres, Sqlite
 from tests.dataset_truth import COLLECTIONS, DERIVED, TABLES, Row, Truth, derived_of, rows_of, tables_of
 from tests.exporting import HOSTILE
 from tests.made_runs import category, live_channel, livestream, make_run, rejected
-from tests.support import TIMEOUT, environment_of, read_lines
+from tests.support import TIMEOUT, environment_of, read_lines, run_to_its_end
 
 # Of one moment: how many livestreams, versions of them, and records of files that were loaded.
 STATE = """
@@ -264,6 +264,8 @@ def test_a_killed_export_is_finished_by_the_next(database: Database, output: Pat
     tables = [part for table in LIVESTREAMS for part in ("--table", table)]
     command, environment = ["export", database.target, "--quiet", *tables], environment_of(output, None)
     make_livestreams(output, 0, range(1_000))
+    # The first process of all takes longer to start.
+    assert run_to_its_end(["version"], environment).returncode == 0
     begun = time.monotonic()
     with closing(forked.Scrapy(command, environment)) as process:
         assert process.wait(TIMEOUT) == 0
