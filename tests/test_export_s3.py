@@ -194,7 +194,8 @@ def test_what_was_replaced_goes_with_the_export_after_next_and_after_an_hour(
 
 def test_of_two_exporters_that_race_each_brings_all_of_its_runs(place: Place, tmp_path: Path) -> None:
     outputs = [tmp_path / f"output-{number}" for number in range(2)]
-    race(place.url, outputs, (0, 3), ROUNDS, SOME)
+    # The last run of the one is in the other too.
+    race(place.url, outputs, (0, ROUNDS - 1), ROUNDS, SOME)
     check_package(place.read)
     check_published(place.read)
     assert place.differences(*outputs, tables=SOME) == []
