@@ -95,7 +95,8 @@ def scrapy(output: Path) -> Scrapy:
         server: MockServer | None = None,
         env: Mapping[str, str] | None = None,
         preexec_fn: Callable[[], object] | None = None,
+        before: Callable[[], object] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        return run_to_its_end(list(typed), environment_of(output, server, env), preexec_fn)
+        return run_to_its_end(list(typed), environment_of(output, server, env), preexec_fn, before)
 
     return run

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ _AFTER = ("dataset.duckdb", "dataset.sqlite")
 
 
 class Exported(Simulation):
-    """A schedule whose runs are exported: into one target while they go on, into others after each of them."""
+    """A schedule whose runs are exported: into one target while they go on, into others after them, in turns."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__(folder, seed)
@@ -38,6 +38,7 @@ class Exported(Simulation):
         self.truth = self.derived.records
         self.copies = folder / "copies"
         self.targets = [folder / name for name in (_MEANWHILE, *_AFTER)]
+        self._turns = cycle(self.targets[1:])
         self.exports = 0
 
     @property
@@ -57,12 +58,14 @@ class Exported(Simulation):
             thread.join()
         self._copy(run_id)
         self.derived.see(*self.outputs, state=self.folder / "state")
-        for target in self.targets:
+        for target in (self.targets[0], next(self._turns)):
             self._export(target)
         return session
 
     def check(self) -> None:
         """Look at what is left, and at the targets."""
+        for target in self.targets:
+            self._export(target)
         super().check()
         tables, ties = self.truth.tables(), self.truth.ties()
         derived = self.derived.tables()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Trouble:
     slow_at: int = 0
     fast_again: Path = Path()
     eager: bool = False
-    before: Callable[[], None] | None = None
+    before: Callable[[], object] | None = None
 
 
 def crawl(arguments: list[str], env: Mapping[str, str], log: Path, **trouble: Any) -> BaseProcess:
@@ -138,6 +139,24 @@ class Scrapy:
     def _text(self, path: Path) -> str:
         # Line breaks are not translated.
         return path.read_bytes().decode() if path.exists() else ""
+
+
+def start(function: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Call a function in a process with the environment of this one."""
+    process = _context.Process(target=_call, args=(function, arguments, dict(os.environ)))
+    process.start()
+    return process
+
+
+def barrier(parties: int) -> Barrier:
+    """Return what so many processes wait at for each other."""
+    return _context.Barrier(parties)
+
+
+def _call(function: Callable[..., None], arguments: Sequence[Any], env: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    function(*arguments)
 
 
 def _begin(typed: list[str], env: Mapping[str, str], printed: Sequence[Path], trouble: Trouble) -> BaseProcess:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from resource import RLIMIT_FSIZE, setrlimit
 from typing import Any, ClassVar
@@ -177,9 +178,17 @@ def run_to_its_end(
     typed: list[str],
     env: Mapping[str, str],
     preexec_fn: Callable[[], object] | None = None,
+    before: Callable[[], object] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a `scrapy` command in a forked process, or in a new interpreter if the test needs its start."""
-    if preexec_fn or "PYTHONPATH" in env:
+    """Run a `scrapy` command in a forked process, or in a new interpreter if the test needs its start.
+
+    Args:
+        typed: the arguments of `scrapy`.
+        env: its environment.
+        preexec_fn: is called before a new interpreter begins.
+        before: is called in the forked process before the command.
+    """
+    if preexec_fn or ("PYTHONPATH" in env and not before):
         return subprocess.run(
             [*SCRAPY, *typed],
             cwd=ROOT,
@@ -190,7 +199,7 @@ def run_to_its_end(
             check=False,
             preexec_fn=preexec_fn,
         )
-    with closing(forked.Scrapy(typed, env)) as process:
+    with closing(forked.Scrapy(typed, env, before=before)) as process:
         stdout, stderr = process.communicate(TIMEOUT)
         return subprocess.CompletedProcess(typed, process.wait(), stdout, stderr)
 
@@ -317,14 +326,18 @@ def is_noted(output: Path, spider: str = "recent", run_id: str = "run") -> bool:
     return False
 
 
-# --- Trouble, for `preexec_fn` -----------------------------------------------------------------------------------
+# --- Trouble, for `before` ---------------------------------------------------------------------------------------
 
 
 def keep_permissions() -> None:
     """Drop root's right to read and write everywhere; does nothing for other users."""
-    pr_capbset_drop, cap_dac_override, cap_dac_read_search = 24, 1, 2
-    LIBC.prctl(pr_capbset_drop, cap_dac_override, 0, 0, 0)
-    LIBC.prctl(pr_capbset_drop, cap_dac_read_search, 0, 0, 0)
+    version_3, cap_dac_override, cap_dac_read_search = 0x20080522, 1, 2
+    # Of this process; then what is effective, permitted and inheritable, in two halves.
+    header, data = (ctypes.c_uint32 * 2)(version_3, 0), (ctypes.c_uint32 * 6)()
+    LIBC.capget(header, data)
+    for each in range(2):
+        data[each] &= ~(1 << cap_dac_override | 1 << cap_dac_read_search)
+    LIBC.capset(header, data)
 
 
 LIBC = ctypes.CDLL(None)
@@ -332,7 +345,13 @@ LIBC = ctypes.CDLL(None)
 
 def limit_file_size(size: int) -> Callable[[], None]:
     """Return a function that makes the disk full for a process when a file has so many bytes."""
-    return lambda: setrlimit(RLIMIT_FSIZE, (size, size))
+    return partial(setrlimit, RLIMIT_FSIZE, (size, size))
+
+
+def kill_at_file_size(size: int) -> None:
+    """Have the kernel kill this process when it writes beyond so many bytes of a file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    setrlimit(RLIMIT_FSIZE, (size, size))
 
 
 # --- The browser ---------------------------------------------------------------------------------------------------

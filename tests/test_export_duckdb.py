@@ -86,7 +86,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     true, content = Truth().see(output).tables(), target.read_bytes()
     make_runs(output, "second", 3, 100)
     # Between the size of what is read, and that of the database.
-    done = scrapy("export", str(target), preexec_fn=limit_file_size(500_000))
+    done = scrapy("export", str(target), before=limit_file_size(500_000))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"scrapy export: {target} cannot be written: File too large\n"
     assert target.read_bytes() == content
@@ -98,7 +98,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
 
 def test_a_new_file_that_does_not_fit_on_the_disk_is_not_there(scrapy: Scrapy, output: Path, target: Path) -> None:
     make_runs(output, "first", 1, 2)
-    done = scrapy("export", str(target), preexec_fn=limit_file_size(500_000))
+    done = scrapy("export", str(target), before=limit_file_size(500_000))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(f"scrapy export: {target}")
     assert not target.exists()

@@ -36,7 +36,7 @@ from tests.postgresql import SECRET
 from tests.support import environment_of, run_to_its_end
 
 # Each is a collection in some twenty steps, with exports in between.
-SEEDS = 3
+SEEDS = 2
 
 Bring = Callable[..., Report]
 
@@ -86,9 +86,9 @@ def test_a_target_of_exports_and_runs_in_any_order_is_the_truth(
     tmp_path: Path, bring_from: Bring, postgres_url: str, seed: int
 ) -> None:
     random, collector, truth = Random(seed), Collector(tmp_path), Truth()
-    exports, grown = [postgres_url, *(tmp_path / form for form in FORMS)], tmp_path / "grown.duckdb"
-    for _ in range(4):
-        for _ in range(7):
+    exports, grown = [postgres_url, *(tmp_path / form for form in FORMS)], tmp_path / "grown.sqlite"
+    for _ in range(3):
+        for _ in range(9):
             happen(collector, random)
         export = random.choice(exports)
         bring(export, collector.outputs, collector.state)
@@ -130,9 +130,9 @@ def test_an_export_in_an_object_store_is_read_too(
         monkeypatch.setenv(name, value)
     make_run_of(output, 0)
     bring(f"{object_store.url}/data/", [output], tmp_path / "state")
-    report = bring_from(tmp_path / "all.duckdb", f"{object_store.url}/data/")
+    report = bring_from(tmp_path / "all.sqlite", f"{object_store.url}/data/")
     assert (report.files, report.exports) == (0, 1)
-    assert differences(tmp_path / "all.duckdb", Truth().see(output).tables()) == []
+    assert differences(tmp_path / "all.sqlite", Truth().see(output).tables()) == []
 
 
 def test_a_database_is_read_as_it_was_committed_also_while_an_export_into_it_goes_on(
@@ -182,7 +182,7 @@ def test_a_database_is_not_read_into_itself_and_its_password_is_not_shown(
         assert repr(shown) in problem
     # Nobody is there.
     gone = postgres_url.replace(postgres_url.rpartition("/")[0].rpartition(":")[2], "1")
-    process = scrapy_export(output, tmp_path / "all.duckdb", "--from", gone)
+    process = scrapy_export(output, tmp_path / "all.sqlite", "--from", gone)
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr.startswith("scrapy export: postgresql://127.0.0.1:1/")
     assert len(process.stderr.splitlines()) == 1
@@ -212,10 +212,10 @@ def test_records_whose_files_were_pruned_are_carried_over(
         (run / PACKAGE).write_text(json.dumps(package | {"pruned": True}))
         for path in run.glob("*.jsonl"):
             path.unlink()
-    report = bring_from(tmp_path / "anew", tmp_path / form, runs=[output])
+    report = bring_from(tmp_path / "anew.sqlite", tmp_path / form, runs=[output])
     assert report.left_out == ()
-    assert differences(tmp_path / "anew", true) == []
-    report = bring_from(tmp_path / "empty", runs=[output])
+    assert differences(tmp_path / "anew.sqlite", true) == []
+    report = bring_from(tmp_path / "empty.sqlite", runs=[output])
     assert {each.reason for each in report.left_out} == {
         "its files were removed by `prune`, and are not in this target"
     }
@@ -242,10 +242,8 @@ def loaded_of(folder: Path, spider: str, run_id: str) -> dict[str, int]:
     return dict(duckdb.execute(query, {"path": str(path), "run": uuid_of(spider, run_id)}).fetchall())
 
 
-@pytest.mark.parametrize("has_runs", [False, True])
-@pytest.mark.parametrize("has_both", [False, True])
 def test_states_of_a_run_that_was_cut_and_went_on_are_not_mixed(
-    output: Path, tmp_path: Path, bring_from: Bring, has_runs: bool, has_both: bool
+    output: Path, tmp_path: Path, bring_from: Bring
 ) -> None:
     sealed = [rejected(number, record=f"cut {number}") for number in range(3)]
     make_run(output, "live", "run", [live_channel(1), live_channel(2)], quarantine=sealed, status="sealed")
@@ -253,16 +251,25 @@ def test_states_of_a_run_that_was_cut_and_went_on_are_not_mixed(
     whole = [rejected(number, record=f"whole and longer {number}") for number in range(4)]
     make_run(output, "live", "run", [live_channel(1), live_channel(7), live_channel(8)], quarantine=whole)
     bring(tmp_path / "whole.duckdb", [output], tmp_path / "state")
-    runs = [output] if has_runs else []
-    exports = [tmp_path / "whole.duckdb", tmp_path / "sealed"] if has_both or not has_runs else [tmp_path / "sealed"]
+    before, after = tmp_path / "sealed", tmp_path / "whole.duckdb"
     true = Truth().see(output).tables()
-    for number, order in enumerate((exports, exports[::-1])):
-        bring_from(tmp_path / f"all-{number}", *order, runs=runs)
-        assert differences(tmp_path / f"all-{number}", true) == []
-    # One after the other, into the same target.
-    for each in exports[::-1]:
-        bring_from(tmp_path / "steps.duckdb", each, runs=runs)
-    assert differences(tmp_path / "steps.duckdb", true) == []
+    # In each step, into the same target, several exports or one are read, with the runs or without them.
+    for number, (runs, steps) in enumerate(
+        (
+            ([], [[after, before]]),
+            ([], [[before, after]]),
+            ([], [[before], [after]]),
+            ([output], [[after, before]]),
+            ([output], [[before, after]]),
+            ([output], [[before], [after]]),
+        )
+    ):
+        target = tmp_path / f"all-{number}.sqlite"
+        for exports in steps:
+            bring_from(target, *exports, runs=runs)
+            # That of the run is whole in the runs, too.
+            if runs or after in exports:
+                assert differences(target, true) == []
 
 
 @pytest.mark.parametrize("has_target", [False, True])
@@ -276,11 +283,11 @@ def test_of_a_run_with_days_only_the_day_that_was_cut_is_replaced(
     make_run(output, "live", "run", cut, quarantine=[rejected(2), rejected(3)], day=second, status="sealed")
     bring(tmp_path / "sealed", [output], tmp_path / "state")
     if has_target:
-        bring(tmp_path / "all", [output], tmp_path / "state")
+        bring(tmp_path / "all.sqlite", [output], tmp_path / "state")
     whole = [live_channel(2, "run-2", **last), live_channel(7, "run-2", **last), live_channel(8, "run-2", **last)]
     make_run(output, "live", "run", whole, quarantine=[rejected(4)], day=second)
-    bring_from(tmp_path / "all", tmp_path / "sealed", runs=[output])
-    assert differences(tmp_path / "all", Truth().see(output).tables()) == []
+    bring_from(tmp_path / "all.sqlite", tmp_path / "sealed", runs=[output])
+    assert differences(tmp_path / "all.sqlite", Truth().see(output).tables()) == []
 
 
 # --- When livestreams were received ------------------------------------------------------------------------------
@@ -291,13 +298,13 @@ def test_first_and_last_times_are_kept(output: Path, tmp_path: Path, bring_from:
     make_run(output, "recent", "second", [livestream(1, total_viewers=6, **LATER)])
     make_run(output, "recent", "third", [livestream(1, total_viewers=5, scraped_at="2026-11-28T12:00:00Z")])
     bring(tmp_path / "export", [output], tmp_path / "state")
-    bring_from(tmp_path / "all", tmp_path / "export")
+    bring_from(tmp_path / "all.sqlite", tmp_path / "export")
     times = [
         (row["total_viewers"], row["first_scraped_at"][:10], row["last_scraped_at"][:10])
-        for row in rows_of(tmp_path / "all", "livestream_versions")
+        for row in rows_of(tmp_path / "all.sqlite", "livestream_versions")
     ]
     assert times == [(5, "2026-11-26", "2026-11-28"), (6, "2026-11-27", "2026-11-27")]
-    (row,) = rows_of(tmp_path / "all", "livestreams")
+    (row,) = rows_of(tmp_path / "all.sqlite", "livestreams")
     assert (row["total_viewers"], row["scraped_at"][:10], row["first_scraped_at"][:10]) == (
         5,
         "2026-11-28",
@@ -317,39 +324,39 @@ def test_an_export_without_versions_has_the_newest_and_when_the_livestream_was_f
     output: Path, tmp_path: Path, bring_from: Bring
 ) -> None:
     only = only_livestreams(output, tmp_path)
-    bring_from(tmp_path / "all", only)
-    assert rows_of(tmp_path / "all", "livestreams") == Truth().see(output).tables()["livestreams"]
-    versions = rows_of(tmp_path / "all", "livestream_versions")
+    bring_from(tmp_path / "all.sqlite", only)
+    assert rows_of(tmp_path / "all.sqlite", "livestreams") == Truth().see(output).tables()["livestreams"]
+    versions = rows_of(tmp_path / "all.sqlite", "livestream_versions")
     assert [(row["event_id"], row["total_viewers"], row["first_scraped_at"][:10]) for row in versions] == [
         (1, 6, "2026-11-27"),
         (2, 20, "2026-11-26"),
     ]
-    bring_from(tmp_path / "again.duckdb", tmp_path / "all")
-    assert rows_of(tmp_path / "again.duckdb", "livestreams") == rows_of(tmp_path / "all", "livestreams")
+    bring_from(tmp_path / "again.sqlite", tmp_path / "all.sqlite")
+    assert rows_of(tmp_path / "again.sqlite", "livestreams") == rows_of(tmp_path / "all.sqlite", "livestreams")
 
 
 def test_runs_are_loaded_again_where_the_export_lacks_a_table_that_is_made_of_them(
     output: Path, tmp_path: Path, bring_from: Bring
 ) -> None:
     only = only_livestreams(output, tmp_path)
-    report = bring_from(tmp_path / "all", only, runs=[output])
+    report = bring_from(tmp_path / "all.sqlite", only, runs=[output])
     assert (report.files, report.exports) == (2, 1)
-    assert differences(tmp_path / "all", Truth().see(output).tables()) == []
+    assert differences(tmp_path / "all.sqlite", Truth().see(output).tables()) == []
     livestreams = Selection(tables=("livestreams",))
-    assert bring_from(tmp_path / "two.duckdb", only, runs=[output], selection=livestreams).files == 0
+    assert bring_from(tmp_path / "two.sqlite", only, runs=[output], selection=livestreams).files == 0
 
 
 def test_an_export_with_filters_gives_what_it_has(output: Path, tmp_path: Path, bring_from: Bring) -> None:
     make_run(output, "recent", "run", [livestream(1, category_id=7), livestream(2, category_id=8)])
     make_run(output, "live", "run", [live_channel(1), live_channel(2, category_id=8)])
     bring(tmp_path / "filtered", [output], tmp_path / "state", selection=Selection(categories="8"))
-    bring_from(tmp_path / "some", tmp_path / "filtered")
+    bring_from(tmp_path / "some.sqlite", tmp_path / "filtered")
     true = Truth().see(output).tables()
     for table in ("livestreams", "live_channels"):
-        assert rows_of(tmp_path / "some", table) == [row for row in true[table] if row["category_id"] == 8]
-    report = bring_from(tmp_path / "some", tmp_path / "filtered", runs=[output])
+        assert rows_of(tmp_path / "some.sqlite", table) == [row for row in true[table] if row["category_id"] == 8]
+    report = bring_from(tmp_path / "some.sqlite", tmp_path / "filtered", runs=[output])
     assert (report.files, report.exports) == (2, 0)
-    assert differences(tmp_path / "some", true) == []
+    assert differences(tmp_path / "some.sqlite", true) == []
 
 
 # --- Again -------------------------------------------------------------------------------------------------------
@@ -361,13 +368,13 @@ def test_an_export_is_loaded_again_only_where_it_has_changed(
 ) -> None:
     make_run_of(output, 0)
     bring(tmp_path / form, [output], tmp_path / "state")
-    assert bring_from(tmp_path / "all", tmp_path / form).exports == 1
-    assert bring_from(tmp_path / "all", tmp_path / form) == Report({}, (), 0, None)
+    assert bring_from(tmp_path / "all.sqlite", tmp_path / form).exports == 1
+    assert bring_from(tmp_path / "all.sqlite", tmp_path / form) == Report({}, (), 0, None)
     make_run_of(output, 1)
     bring(tmp_path / form, [output], tmp_path / "state")
-    report = bring_from(tmp_path / "all", tmp_path / form)
+    report = bring_from(tmp_path / "all.sqlite", tmp_path / form)
     assert (report.exports, report.tables["livestreams"].new) == (1, 3)
-    assert differences(tmp_path / "all", Truth().see(output).tables()) == []
+    assert differences(tmp_path / "all.sqlite", Truth().see(output).tables()) == []
 
 
 def test_a_target_that_is_filtered_is_made_of_all_of_it_each_time(
@@ -377,9 +384,9 @@ def test_a_target_that_is_filtered_is_made_of_all_of_it_each_time(
     bring(tmp_path / "export", [output], tmp_path / "state")
     for _ in range(2):
         selection = Selection(user_id="2")
-        report = bring_from(tmp_path / "some", tmp_path / "export", selection=selection)
+        report = bring_from(tmp_path / "some.sqlite", tmp_path / "export", selection=selection)
         assert report.exports == 1
-        assert [row["event_id"] for row in rows_of(tmp_path / "some", "livestreams")] == [1]
+        assert [row["event_id"] for row in rows_of(tmp_path / "some.sqlite", "livestreams")] == [1]
 
 
 # --- Damaged, or of another source -------------------------------------------------------------------------------
@@ -387,14 +394,14 @@ def test_a_target_that_is_filtered_is_made_of_all_of_it_each_time(
 
 def test_an_export_that_is_damaged_is_left_out_and_named_until_it_is_whole(output: Path, tmp_path: Path) -> None:
     make_run_of(output, 0)
-    export, target = tmp_path / "export", tmp_path / "all"
+    export, target = tmp_path / "export", tmp_path / "all.sqlite"
     bring(export, [output], tmp_path / "state")
     make_run_of(tmp_path / "more", 1)
     package = json.loads((export / PACKAGE).read_bytes())
     name = next(each["path"] for each in package["resources"] if each["table"] == "livestreams")
     content = (export / name).read_bytes()
     (export / name).write_bytes(content[:-5] + b"x" + content[-4:])
-    typed = (f"{target}/", "--from", f"{export}/", "--from", tmp_path / "more")
+    typed = (target, "--from", f"{export}/", "--from", tmp_path / "more")
     process = scrapy_export(output, *typed)
     problem = f"{name} is not what its data package says (SHA-256)"
     assert (process.returncode, process.stderr) == (4, "")
@@ -405,7 +412,7 @@ def test_an_export_that_is_damaged_is_left_out_and_named_until_it_is_whole(outpu
     (export / name).write_bytes(content)
     process = scrapy_export(output, *typed)
     assert process.returncode == 0
-    assert process.stdout.startswith(f"{target}/: 0 files and 1 earlier export read, of parti.com\n")
+    assert process.stdout.startswith(f"{target}: 0 files and 1 earlier export read, of parti.com\n")
     assert differences(target, Truth().see(output, tmp_path / "more").tables()) == []
 
 
@@ -413,11 +420,11 @@ def test_an_export_that_is_damaged_is_left_out_and_named_until_it_is_whole(outpu
 def test_a_file_that_is_no_database_is_left_out(output: Path, tmp_path: Path, bring_from: Bring, form: str) -> None:
     make_run_of(output, 0)
     (tmp_path / form).write_bytes(b"What is it?" * 1_000)
-    report = bring_from(tmp_path / "all", tmp_path / form, runs=[output])
+    report = bring_from(tmp_path / "all.sqlite", tmp_path / form, runs=[output])
     (left_out,) = report.left_out
     assert (left_out.folder, left_out.is_wrong) == (str(tmp_path / form), True)
     assert left_out.reason.startswith("it cannot be read: ")
-    assert differences(tmp_path / "all", Truth().see(output).tables()) == []
+    assert differences(tmp_path / "all.sqlite", Truth().see(output).tables()) == []
 
 
 def test_made_up_data_do_not_come_beside_real_ones(output: Path, tmp_path: Path, bring_from: Bring) -> None:
@@ -427,15 +434,15 @@ def test_made_up_data_do_not_come_beside_real_ones(output: Path, tmp_path: Path,
     make_run(output, "recent", "run", [livestream(2)])
     bring(real, [output], tmp_path / "state")
     for number, (exports, runs) in enumerate((([mock, real], []), ([mock], [output]), ([real, mock], [output]))):
-        report = bring_from(tmp_path / f"all-{number}", *exports, runs=runs)
+        report = bring_from(tmp_path / f"all-{number}.sqlite", *exports, runs=runs)
         assert report.source == "parti.com"
         assert [(each.folder, each.reason, each.is_wrong) for each in report.left_out] == [
             (f"{mock}/", "its data come from mock, not parti.com", False)
         ]
-        assert [row["event_id"] for row in rows_of(tmp_path / f"all-{number}", "livestreams")] == [2]
-    report = bring_from(tmp_path / "of-mock", mock, real, source="mock")
+        assert [row["event_id"] for row in rows_of(tmp_path / f"all-{number}.sqlite", "livestreams")] == [2]
+    report = bring_from(tmp_path / "of-mock.sqlite", mock, real, source="mock")
     assert report.source == "mock"
-    assert [row["event_id"] for row in rows_of(tmp_path / "of-mock", "livestreams")] == [1]
+    assert [row["event_id"] for row in rows_of(tmp_path / "of-mock.sqlite", "livestreams")] == [1]
     process = scrapy_export(output, f"{real}/", "--from", f"{mock}/")
     assert process.returncode == 2
     assert f"{real}/ holds data of parti.com, and these are of mock" in process.stderr
@@ -486,7 +493,7 @@ def test_what_is_neither_runs_nor_an_export_is_refused(output: Path, tmp_path: P
         (tmp_path / "notes.txt", f"option `--from`: {problem}: '{tmp_path}/notes.txt' {accepted}"),
         (run, f"{problem}: '{run}/' {accepted}"),
     ):
-        assert refused(scrapy_export(output, tmp_path / "all.duckdb", "--from", read)) == error
+        assert refused(scrapy_export(output, tmp_path / "all.sqlite", "--from", read)) == error
 
 
 def test_an_export_of_a_later_version_is_refused(output: Path, tmp_path: Path) -> None:
@@ -494,7 +501,7 @@ def test_an_export_of_a_later_version_is_refused(output: Path, tmp_path: Path) -
     package = json.loads((tmp_path / "export" / PACKAGE).read_bytes())
     package["export"]["schema_version"] = 99
     (tmp_path / "export" / PACKAGE).write_text(json.dumps(package))
-    process = scrapy_export(output, tmp_path / "all.duckdb", "--from", tmp_path / "export")
+    process = scrapy_export(output, tmp_path / "all.sqlite", "--from", tmp_path / "export")
     assert "was made by a later version of this project: its tables are of version 99" in refused(process)
 
 
@@ -510,8 +517,8 @@ def test_a_target_that_alone_holds_pruned_records_says_how_they_are_carried_over
     (run / "livestreams.jsonl").unlink()
     error = refused(scrapy_export(output, f"{held}/", "--rebuild"))
     assert error.endswith(f"such as {run} (accepted: a new target; --from takes over what this one has)")
-    report = bring_from(tmp_path / "new", held, runs=[output])
+    report = bring_from(tmp_path / "new.sqlite", held, runs=[output])
     assert report.is_whole
-    assert differences(tmp_path / "new", true) == []
+    assert differences(tmp_path / "new.sqlite", true) == []
     shutil.rmtree(held)
-    assert bring_from(tmp_path / "new", runs=[output]).is_whole
+    assert bring_from(tmp_path / "new.sqlite", runs=[output]).is_whole

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,15 @@ from parti_scraper.dataset.targets import sqlite
 from tests.dataset_truth import Truth, tables_of
 from tests.exporting import bring, make_categories
 from tests.made_runs import category, livestream, make_run
-from tests.support import ROOT, TIMEOUT, Scrapy, environment_of, keep_permissions, limit_file_size
+from tests.support import (
+    TIMEOUT,
+    Scrapy,
+    environment_of,
+    keep_permissions,
+    kill_at_file_size,
+    limit_file_size,
+    run_to_its_end,
+)
 
 
 @pytest.fixture
@@ -163,13 +170,12 @@ def test_an_export_that_is_killed_while_it_writes_leaves_what_was_there(output: 
     make_categories(output, ["Art"])
     bring(path, output)
     size = make_large(output)
-    # The kernel kills the process when a file, here that of the transaction, gets larger.
-    killed = "import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
-    killed += "signal.signal(signal.SIGXFSZ, signal.SIG_DFL); from scrapy.cmdline import execute; execute()"
     for _ in range(2):
-        command = [sys.executable, "-c", killed.format(size), "export", path]
-        process = subprocess.run(command, cwd=ROOT, env=environment_of(output, None), timeout=TIMEOUT, check=False)
-        assert process.returncode == -signal.SIGXFSZ
+        # The file that gets too large is that of the transaction.
+        killed = run_to_its_end(
+            ["export", str(path)], environment_of(output, None), before=partial(kill_at_file_size, size)
+        )
+        assert killed.returncode == -signal.SIGXFSZ
         assert path.with_name("x.sqlite-wal").stat().st_size == size
         with opened(path) as reader:
             assert count(reader) == 1
@@ -183,7 +189,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(scrapy: Scrapy, outpu
     make_categories(output, ["Art"])
     bring(path, output)
     size = make_large(output)
-    run = scrapy("export", str(path), preexec_fn=limit_file_size(size))
+    run = scrapy("export", str(path), before=limit_file_size(size))
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == f"scrapy export: {path}: disk I/O error\n"
     with opened(path) as reader:
@@ -209,10 +215,10 @@ def test_a_file_that_is_not_writable_is_one_line(scrapy: Scrapy, output: Path, p
     make_run(output, "categories", "second", [category(7)])
     path.chmod(0o444)
     path.parent.chmod(0o555)
-    run = scrapy("export", str(path), preexec_fn=keep_permissions)
+    run = scrapy("export", str(path), before=keep_permissions)
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == f"scrapy export: {path}: attempt to write a readonly database\n"
-    run = scrapy("export", str(path.with_name("new.sqlite")), preexec_fn=keep_permissions)
+    run = scrapy("export", str(path.with_name("new.sqlite")), before=keep_permissions)
     assert (run.returncode, run.stderr) == (
         1,
         f"scrapy export: {path.parent}/new.sqlite: unable to open database file\n",

@@ -12,7 +12,14 @@ from tests.exported import SIMULATIONS
 # `python -m tests.exported` plays a week.
 @pytest.mark.parametrize(
     ("spider", "days"),
-    [("categories", 2), ("deletions", 0.3), ("live", 0.35), ("notifications", 0.5), ("recent", 0.15), ("scheduled", 2)],
+    [
+        ("categories", 2),
+        ("deletions", 0.3),
+        ("live", 0.25),
+        ("notifications", 0.35),
+        ("recent", 0.15),
+        ("scheduled", 2),
+    ],
 )
 def test_a_schedule_that_is_exported_meanwhile_is_in_every_target_as_it_was(
     spider: str, days: float, tmp_path: Path

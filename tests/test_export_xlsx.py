@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parti_scraper.dataset.targets import xlsx
 from parti_scraper.exceptions import UsageError
 from tests.exporting import HOSTILE, bring, make_categories
 from tests.made_runs import livestream, make_run, rejected
@@ -172,19 +173,24 @@ def test_by_default_there_are_the_tables_that_people_want(output: Path, tmp_path
     assert openpyxl.load_workbook(tmp_path / "x.xlsx")["livestreams"].max_row == 1
 
 
-def test_more_rows_than_a_sheet_holds_are_refused_in_one_line(output: Path, tmp_path: Path) -> None:
-    small = rejected(0, reason="", url="", record=None)
-    make_run(output, "recent", "run", [], quarantine=[small] * 1_048_576)
+def test_more_rows_than_a_sheet_holds_are_refused_in_one_line(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert xlsx.MOST_ROWS == 1_048_576
+    monkeypatch.setattr(xlsx, "MOST_ROWS", 1_500)
+    make_run(output, "recent", "run", [], quarantine=[rejected(0)] * 1_500)
     path = tmp_path / "x.xlsx"
     path.write_text("old", encoding="utf-8")
     with pytest.raises(UsageError) as raised:
         bring(path, output, "quarantine")
     assert str(raised.value) == (
-        f"{path}: quarantine has 1,048,576 rows, and a sheet holds 1,048,575 "
+        f"{path}: quarantine has 1,500 rows, and a sheet holds 1,499 "
         "(accepted: --since, --until or --table for fewer rows, or another format, such as .csv)"
     )
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["x.xlsx"]
     assert path.read_text(encoding="utf-8") == "old"
+    make_run(output, "recent", "run", [], quarantine=[rejected(0)] * 1_499)
+    assert bring(path, output, "quarantine").tables["quarantine"].rows == 1_499
 
 
 @pytest.mark.parametrize(
@@ -203,7 +209,7 @@ def test_a_workbook_that_does_not_fit_on_the_disk_is_one_line_and_leaves_the_old
     make_categories(output, [name] * rows)
     path = tmp_path / "x.xlsx"
     path.write_text("old", encoding="utf-8")
-    run = scrapy("export", str(path), "--table", "categories", "--quiet", preexec_fn=limit_file_size(limit))
+    run = scrapy("export", str(path), "--table", "categories", "--quiet", before=limit_file_size(limit))
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == f"scrapy export: {path} cannot be written: File too large\n"
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["x.xlsx"]

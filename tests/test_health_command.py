@@ -402,7 +402,7 @@ def test_a_folder_that_cannot_be_read_is_found(scrapy: Scrapy, output: Path, whe
     closed = output / where
     closed.chmod(0)
     try:
-        lines = check(scrapy, 4, env=NAMED, preexec_fn=keep_permissions)
+        lines = check(scrapy, 4, env=NAMED, before=keep_permissions)
     finally:
         closed.chmod(0o755)
     assert any(line.startswith("damaged: ") and f"{closed} cannot be read: " in line for line in lines), lines
@@ -415,7 +415,7 @@ def test_a_ledger_that_cannot_be_written_is_one_line(crawl: Run, scrapy: Scrapy,
     for path in [state, *state.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        run = scrapy("health", env=NAMED, preexec_fn=keep_permissions)
+        run = scrapy("health", env=NAMED, before=keep_permissions)
         assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
         assert run.stderr.startswith(f"scrapy health: {state / 'ledger.sqlite'} cannot be used: ")
     finally:
@@ -463,18 +463,25 @@ def test_runs_of_the_first_format_are_looked_at(scrapy: Scrapy, output: Path) ->
 # --- Readers that have enough ------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def many_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an output folder of which more is to be said than a pipe holds; no test changes it."""
+    output = tmp_path_factory.mktemp("many") / "output"
+    for number in range(300):
+        make(output, HOUR + number, rows=[], arguments={"user_id": number}, status="incomplete", reason="x" * 400)
+    return output
+
+
 @pytest.mark.parametrize(
     "typed", [["health"], ["health", "--json"], ["runs"], ["runs", "--json"], ["coverage", "--json"]]
 )
-def test_a_reader_that_has_enough_is_no_error(output: Path, typed: list[str]) -> None:
-    for number in range(300):
-        make(output, HOUR + number, rows=[], arguments={"user_id": number}, status="incomplete", reason="x" * 400)
+def test_a_reader_that_has_enough_is_no_error(many_runs: Path, typed: list[str]) -> None:
     many = ["--last", "300"] if typed[0] == "runs" else []
     command = " ".join([*SCRAPY, *typed, *many])
     run = subprocess.run(
         ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"],
         cwd=ROOT,
-        env=environment_of(output, None, NAMED),
+        env=environment_of(many_runs, None, NAMED),
         capture_output=True,
         encoding="utf-8",
         check=False,

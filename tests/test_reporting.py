@@ -289,7 +289,7 @@ def test_a_folder_that_is_missing_or_not_writable_is_a_warning(
     if is_there:
         folder.mkdir(mode=0o500)
     env = {"PARTI_METRICS_DIR": str(folder)}
-    run = scrapy("crawl", "categories", server=serve(**STILL), env=env, preexec_fn=keep_permissions)
+    run = scrapy("crawl", "categories", server=serve(**STILL), env=env, before=keep_permissions)
     assert run.returncode == 0
     assert run.stderr.count("No metrics are written: ") == 1
     assert "Traceback" not in run.stderr

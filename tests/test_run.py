@@ -163,7 +163,7 @@ def test_a_folder_that_is_not_writable_is_noticed_before_anything_is_requested(
     (tmp_path / sealed).mkdir(parents=True)
     (tmp_path / sealed).chmod(0o555)
     server = serve(**STILL)
-    run = scrapy("crawl", "recent", "-a", "run_id=run", *QUIET, server=server, preexec_fn=keep_permissions)
+    run = scrapy("crawl", "recent", "-a", "run_id=run", *QUIET, server=server, before=keep_permissions)
     assert run.returncode == 4
     assert re.fullmatch(r"recent run: NOT COMPLETE: the folder \S+ cannot be (made|written to)\b.*\n", run.stderr)
     assert server.requests == []
@@ -226,7 +226,7 @@ def test_a_full_disk_stops_the_run_with_its_records_whole_and_the_same_command_f
     server = serve(**STILL)
     # The second page does not fit.
     command = ("crawl", "recent", "-a", "run_id=run", "-a", "limit=50", *QUIET)
-    run = scrapy(*command, server=server, preexec_fn=limit_file_size(60_000))
+    run = scrapy(*command, server=server, before=limit_file_size(60_000))
     assert (run.returncode, run.stdout) == (4, "")
     assert run.stderr == (
         "recent run: NOT COMPLETE: a record cannot be written: File too large; "
@@ -245,7 +245,7 @@ def test_a_disk_that_is_full_only_when_the_files_are_closed_leaves_the_run_unfin
 ) -> None:
     # So many records that only the last bytes, at the closing of the file, do not fit.
     command = ("crawl", "recent", "-a", "run_id=run", "-a", "max_records=80", *QUIET)
-    run = scrapy(*command, server=serve(**STILL), preexec_fn=limit_file_size(60_000))
+    run = scrapy(*command, server=serve(**STILL), before=limit_file_size(60_000))
     file = output / "recent/run/livestreams.jsonl"
     assert run.returncode == 4
     assert run.stderr == (
@@ -258,7 +258,7 @@ def test_a_disk_that_is_full_only_when_the_files_are_closed_leaves_the_run_unfin
 
 def test_a_disk_that_is_full_for_the_quarantine_stops_the_run_too(scrapy: Scrapy, serve: Serve, output: Path) -> None:
     server = serve(**STILL, malformed=1.0)
-    run = scrapy(*("crawl", "recent", "-a", "run_id=run", "--nolog"), server=server, preexec_fn=limit_file_size(60_000))
+    run = scrapy(*("crawl", "recent", "-a", "run_id=run", "--nolog"), server=server, before=limit_file_size(60_000))
     assert run.returncode == 4
     quarantine = output / "recent/run/quarantine.jsonl"
     assert f"NOT COMPLETE: {quarantine} cannot be written: File too large; " in run.stderr
@@ -279,7 +279,7 @@ def test_a_disk_that_is_full_for_the_data_package_leaves_none(scrapy: Scrapy, se
 
 def test_a_disk_that_is_full_for_the_ledger_stops_the_run(scrapy: Scrapy, serve: Serve, tmp_path: Path) -> None:
     server = serve(**STILL)
-    run = scrapy("crawl", "recent", *QUIET, server=server, preexec_fn=limit_file_size(10_000))
+    run = scrapy("crawl", "recent", *QUIET, server=server, before=limit_file_size(10_000))
     assert run.returncode == 4
     assert run.stderr.endswith(f"{tmp_path}/state/ledger.sqlite cannot be used: disk I/O error\n")
     assert server.requests == []
