@@ -318,11 +318,9 @@ def interrupted(
 def is_noted(output: Path, spider: str = "recent", run_id: str = "run") -> bool:
     """Tell whether the ledger has a checkpoint of a run."""
     # It may be just being made.
-    with suppress(LedgerError):
-        if ledger := Ledger.existing(output.with_name("state")):
-            with closing(ledger):
-                record = ledger.find(output / spider / run_id)
-                return record is not None and ledger.last_checkpoint(record.id) is not None
+    with suppress(LedgerError), Ledger.existing(output.with_name("state")) as ledger:
+        record = ledger.find(output / spider / run_id) if ledger else None
+        return bool(ledger and record and ledger.last_checkpoint(record.id))
     return False
 
 
