@@ -129,6 +129,10 @@ class Scrapyd:
         check_books(crawl)
         return crawl
 
+    def has_records(self, spider: str, job: str) -> bool:
+        """Tell whether a run has records in a file."""
+        return any(path.stat().st_size for path in (self.output / spider / job).rglob("*.jsonl"))
+
     def happened(self, what: str, job: str) -> list[str]:
         """Return what scrapyd's own log says of a job's processes."""
         return re.findall(rf"Process {what} .*job='{job}'", self.log.read_text(encoding="utf-8"))
@@ -399,8 +403,8 @@ def test_a_job_that_waits_for_hours_is_replaced(scrapyd: Scrapyd, serve: Serve) 
     again = scrapyd.schedule("recent", "max_records=1")
     assert (again.stdout, again.stderr) == (f"recent: job {job[1]} is pending; nothing was scheduled\n", "")
     assert [each["id"] for each in scrapyd.ask("listjobs", project=PROJECT)["pending"]] == [job[1]]
-    # Each has asked for its three pages; a process that is only just starting would be killed by the signal.
-    wait_until(lambda: len(requests(server, "/live")) >= 3 * len(running))
+    # Each has a snapshot; a process that is only just starting would be killed by the signal.
+    wait_until(lambda: all(scrapyd.has_records("live", each) for each in running))
     for name in (job[1], *running):
         scrapyd.tell("cancel", job=name)
     for name in running:
