@@ -37,8 +37,9 @@ else
         "$python" -m venv .venv || fail "the virtual environment could not be made (on Debian: apt-get install python3-venv)"
     fi
     rm -f "$stamp"
-    # Most of the modules are never used; Python compiles the others when they first are.
-    .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --requirement "$lock" ||
+    # Most of the modules are never used; Python compiles the others when they first are. The lock has all that its
+    # packages need, so pip need not look for that.
+    .venv/bin/python -m pip install --quiet --no-compile --no-deps --disable-pip-version-check --requirement "$lock" ||
         fail "the packages could not be installed; the lines above say why (the first set-up needs a network)"
     # The project itself, so that `parti` is there, and `scrapy` knows it outside of its folder.
     PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
