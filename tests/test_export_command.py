@@ -39,6 +39,7 @@ from tests.support import (
     Serve,
     environment_of,
     interrupted,
+    run_to_its_end,
     typed_of,
     wait_until,
 )
@@ -144,6 +145,22 @@ def test_without_runs_there_is_an_empty_dataset(export: Export, target: Path, ou
     assert done.stdout.endswith(f"\n  no runs are in {output}\n")
     assert export().stdout == f"{target}: nothing is new\n  no runs are in {output}\n"
     assert {name: len(rows) for name, rows in tables_of(target).items() if rows} == {}
+
+
+def test_a_file_is_not_emptied_because_the_folder_of_the_runs_is_not_there(output: Path, tmp_path: Path) -> None:
+    make_run(output, "recent", "run", [livestream(1)])
+    path = tmp_path / "streams.csv"
+    environment = environment_of(output, None)
+    assert run_to_its_end(["export", "--quiet", str(path)], environment).returncode == 0
+    before = path.read_bytes()
+    elsewhere = environment_of(tmp_path / "elsewhere/output", None)
+    refused = run_to_its_end(["export", "--quiet", str(path)], elsewhere)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    problem = f"no runs are in '{tmp_path}/elsewhere/output', so {path} would be emptied"
+    accepted = "(accepted: the folder of PARTI_OUTPUT_DIR, or --from with another one)"
+    assert refused.stderr == f"scrapy export: {problem} {accepted}\n"
+    assert path.read_bytes() == before
+    assert run_to_its_end(["export", str(tmp_path / "new.csv")], elsewhere).returncode == 0
 
 
 # --- Which runs --------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.dataset.plan import PRUNED
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.targets.named import ACCEPTED, target_of
-from parti_scraper.exceptions import UsageError
+from parti_scraper.dataset.targets.written import WrittenTarget
+from parti_scraper.exceptions import UsageError, quoted
 from parti_scraper.run.folders import output_dir, state_dir
 from parti_scraper.run.open_runs import open_runs
 from parti_scraper.run.outcome import ExitCode
@@ -91,6 +92,7 @@ class Command(Reading, ScrapyCommand):
             what = Export(runs, state / "export", selection, opts.source, opts.rebuild, now, inputs.exports)
             for target in targets:
                 _check_tables(target, selection)
+                _check_not_emptied(target, inputs)
                 if not _bring(target, what, inputs.runs, is_quiet=opts.quiet):
                     worst = ExitCode.INCOMPLETE
         return worst
@@ -136,6 +138,19 @@ def _check_tables(target: Target, selection: Selection) -> None:
     if target.is_single and len(selection.tables or ()) > 1:
         tables = ", ".join(selection.tables or ())
         raise UsageError.of("option", "--table", f"{target.shown} holds one table", tables, "one table")
+
+
+def _check_not_emptied(target: Target, inputs: Inputs) -> None:
+    """Raise UsageError if a file would be emptied only because the folder of the runs is not there.
+
+    It is not where the command was started in a wrong folder.
+    """
+    if not isinstance(target, WrittenTarget) or inputs.exports or any(folder.is_dir() for folder in inputs.runs):
+        return
+    if target.path.exists():
+        accepted = "the folder of PARTI_OUTPUT_DIR, or --from with another one"
+        missing = quoted(str(inputs.runs[0].absolute()))
+        raise UsageError(f"no runs are in {missing}, so {target.shown} would be emptied (accepted: {accepted})")
 
 
 def _summary(target: Target, report: Report, folders: Sequence[Path]) -> Iterator[str]:
