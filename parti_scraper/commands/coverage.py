@@ -15,7 +15,7 @@ from parti_scraper.commands.base import Reading
 from parti_scraper.commands.inputs import add_source_option, check_source, left_out_lines
 from parti_scraper.dataset.collected import collect
 from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
-from parti_scraper.dataset.inputs import Inputs, shown
+from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.exceptions import UsageError
 from parti_scraper.program import program
 from parti_scraper.run.folders import output_dir, state_dir
@@ -103,9 +103,7 @@ def _bounds(since: str | None, until: str | None, setting: str, now: float) -> t
 def _folders(texts: Sequence[str] | None, database_url: Secret) -> Sequence[Path]:
     """Return the folders that were typed. Raises UsageError if one is none, or an export."""
     inputs = Inputs.parse(texts or (), database_url)
-    if inputs.exports:
-        problem = "an export, which does not say what its runs prove"
-        raise UsageError.of("option", "--from", problem, shown(inputs.exports[0]), "a folder of runs such as output/")
+    inputs.check_only_runs("an export, which does not say what its runs prove")
     return inputs.runs
 
 

@@ -92,19 +92,19 @@ class Command(Reading, ScrapyCommand):
             what = Export(runs, state / "export", selection, opts.source, opts.rebuild, now, inputs.exports)
             for target in targets:
                 _check_tables(target, selection)
-                _check_not_emptied(target, inputs)
-                if not _bring(target, what, inputs.runs, is_quiet=opts.quiet):
+                _check_not_emptied(target, inputs.missing)
+                if not _bring(target, what, inputs.missing, is_quiet=opts.quiet):
                     worst = ExitCode.INCOMPLETE
         return worst
 
 
-def _bring(target: Target, what: Export, folders: Sequence[Path], *, is_quiet: bool) -> bool:
+def _bring(target: Target, what: Export, missing: Path | None, *, is_quiet: bool) -> bool:
     """Export into a target, and say what was done; tell whether nothing was left out that should be there."""
     progress = Silent() if is_quiet else Line()
     report = export(target, what, progress)
     if not is_quiet:
         progress.begin("")
-        print("\n".join(_summary(target, report, folders)))
+        print("\n".join(_summary(target, report, missing)))
     elif not report.is_whole:
         print("\n".join(left_out_lines(report.left_out)), file=sys.stderr)
     return report.is_whole
@@ -140,21 +140,16 @@ def _check_tables(target: Target, selection: Selection) -> None:
         raise UsageError.of("option", "--table", f"{target.shown} holds one table", tables, "one table")
 
 
-def _check_not_emptied(target: Target, inputs: Inputs) -> None:
-    """Raise UsageError if a file would be emptied only because the folder of the runs is not there.
-
-    It is not where the command was started in a wrong folder.
-    """
-    if not isinstance(target, WrittenTarget) or inputs.exports or any(folder.is_dir() for folder in inputs.runs):
-        return
-    if target.path.exists():
+def _check_not_emptied(target: Target, missing: Path | None) -> None:
+    """Raise UsageError if a file would be emptied only because the folder of the runs is missing."""
+    if missing and isinstance(target, WrittenTarget) and target.path.exists():
         accepted = "the folder of PARTI_OUTPUT_DIR, or --from with another one"
-        missing = quoted(str(inputs.runs[0].absolute()))
-        raise UsageError(f"no runs are in {missing}, so {target.shown} would be emptied (accepted: {accepted})")
+        where = quoted(str(missing.absolute()))
+        raise UsageError(f"no runs are in {where}, so {target.shown} would be emptied (accepted: {accepted})")
 
 
-def _summary(target: Target, report: Report, folders: Sequence[Path]) -> Iterator[str]:
-    """Yield the lines that say what was exported; `folders` are those of the runs."""
+def _summary(target: Target, report: Report, missing: Path | None) -> Iterator[str]:
+    """Yield the lines that say what was exported; `missing` is the folder of the runs if it is not there."""
     if not report.tables:
         yield f"{target.shown}: nothing is new"
     else:
@@ -166,9 +161,8 @@ def _summary(target: Target, report: Report, folders: Sequence[Path]) -> Iterato
             done = f"{changes.new:,} new" + (f", {changes.replaced:,} replaced" if changes.replaced else "")
             done += f", {number_of(changes.altered, 'texts')} altered" if changes.altered else ""
             yield f"  {name:<{width}}  {number_of(changes.rows, 'rows')} ({done})"
-    # Those that were typed are there.
-    if folders and not any(folder.is_dir() for folder in folders):
-        yield f"  no runs are in {folders[0].absolute()}"
+    if missing:
+        yield f"  no runs are in {missing.absolute()}"
     yield from left_out_lines(report.left_out)
     if any(each.reason == PRUNED for each in report.left_out):
         yield "  to carry such records over: --from, with an earlier export"

@@ -18,7 +18,7 @@ from parti_scraper.commands.base import Reading
 from parti_scraper.commands.export import Line
 from parti_scraper.commands.inputs import left_out_lines
 from parti_scraper.dataset.export import Silent
-from parti_scraper.dataset.inputs import Inputs, shown
+from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.dataset.plan import LeftOut
 from parti_scraper.dataset.selection import Selection
 from parti_scraper.dataset.tables import dataset_tables
@@ -158,10 +158,7 @@ def _age(text: str | None) -> float:
 def _inputs(texts: Sequence[str] | None, default: Path, database_url: Secret | None) -> Inputs:
     """Return the folders of runs. Raises UsageError."""
     inputs = Inputs.parse(texts, database_url) if texts else Inputs([default], ())
-    if inputs.exports:
-        raise UsageError.of(
-            "option", "--from", "an export", shown(inputs.exports[0]), "a folder of runs such as output/"
-        )
+    inputs.check_only_runs()
     return inputs
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from abc import ABC, abstractmethod
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -23,7 +23,7 @@ from parti_scraper.dataset.targets.folder import Manifest
 from parti_scraper.dataset.targets.local_folder import LocalFolder
 from parti_scraper.dataset.targets.object_store import SCHEMES as STORES
 from parti_scraper.dataset.targets.object_store import ObjectStore
-from parti_scraper.dataset.targets.postgres import begin, copy_out, database_error, rows_of
+from parti_scraper.dataset.targets.postgres import begin, columns_query, copy_out, database_error, rows_of
 from parti_scraper.dataset.targets.postgres_address import SCHEMES, Address
 from parti_scraper.exceptions import UsageError, quoted
 from parti_scraper.run.datapackage import FILE_NAME
@@ -96,26 +96,24 @@ def open_export(named: Address | str, scratch: Path) -> Iterator[Held]:
         ExtraMissing: a package is not installed.
     """
     if isinstance(named, Address):
-        with scratch_folder(scratch) as folder, _open_postgres(named) as connection:
+        with scratch_folder(scratch) as folder, closing(_connect_to(named)) as connection:
             yield _Postgres(named, connection, folder)
-        return
-    text = named
-    if is_delta(text):
-        store = store_of(text, scratch)
+    elif is_delta(named):
+        store = store_of(named, scratch)
         # What is in a local folder is read as it is: to open it would be to write to it.
-        with store.open() if "://" in text else nullcontext():
+        with store.open() if "://" in named else nullcontext():
             yield _Folder(store, delta.Manifest.read)
-    elif "://" in text:
-        store = ObjectStore(text, scratch)
+    elif "://" in named:
+        store = ObjectStore(named, scratch)
         with store.open():
             yield _Folder(store)
-    elif Path(text).is_dir():
-        yield _Folder(LocalFolder(Path(text)))
-    elif text.endswith(".duckdb"):
-        yield _DuckDb(Path(text))
+    elif Path(named).is_dir():
+        yield _Folder(LocalFolder(Path(named)))
+    elif named.endswith(".duckdb"):
+        yield _DuckDb(Path(named))
     else:
-        with closing(sqlite3.connect(f"file:{quote(text)}?mode=ro", uri=True, isolation_level=None)) as connection:
-            yield _Sqlite(Path(text), connection)
+        with closing(sqlite3.connect(f"file:{quote(named)}?mode=ro", uri=True, isolation_level=None)) as connection:
+            yield _Sqlite(Path(named), connection)
 
 
 def not_an_export(shown: str) -> UsageError:
@@ -235,19 +233,14 @@ class _Sqlite(_Database):
         return into
 
 
-@contextmanager
-def _open_postgres(address: Address) -> Iterator[psycopg.Connection]:
-    """Connect for reading, which no export waits for. Raises TargetError."""
-    psycopg = require("psycopg", "postgres")
-    with ExitStack() as stack:
-        with _told(address):
-            connection = stack.enter_context(closing(psycopg.connect(**address.connection, prepare_threshold=None)))
-            # All is of one moment.
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            connection.read_only = True
-            begin(connection)
-            connection.execute(f"SET LOCAL search_path = {sql.name(address.schema)}")
-        yield connection
+def _connect_to(address: Address) -> psycopg.Connection:
+    """Open a connection for reading, which no export waits for. Raises TargetError."""
+    package = require("psycopg", "postgres")
+    with _told(address):
+        connection: psycopg.Connection = package.connect(**address.connection, prepare_threshold=None)
+    connection.isolation_level = package.IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    return connection
 
 
 @contextmanager
@@ -266,6 +259,9 @@ class _Postgres(_Database):
 
     def __init__(self, address: Address, connection: psycopg.Connection, folder: Path) -> None:
         self._address, self._connection, self._folder = address, connection, folder
+        with _told(address):
+            begin(connection)
+            connection.execute(f"SET LOCAL search_path = {sql.name(address.schema)}")
         super().__init__(address.shown)
 
     def _query(self, statement: str) -> Sequence[tuple[Any, ...]]:
@@ -274,14 +270,11 @@ class _Postgres(_Database):
 
     def rows(self, table: Table, connection: DuckDBPyConnection) -> str:
         """Copy them into a file."""
-        has = self._query(
-            "SELECT attname FROM pg_attribute "
-            f"WHERE attrelid = to_regclass({sql.literal(sql.name(table.name))}) AND attnum > 0 AND NOT attisdropped"
-        )
-        columns = [each for each in table.columns if (each.name,) in has]
+        of = sql.name(table.name)
+        has = {name for name, _ in self._query(columns_query(of))}
+        columns = [each for each in table.columns if each.name in has]
+        names = sql.names(each.name for each in columns)
         path = self._folder / f"{table.name}.csv"
         with _told(self._address):
-            copy_out(
-                self._connection, f"SELECT {sql.names(each.name for each in columns)} FROM {sql.name(table.name)}", path
-            )
+            copy_out(self._connection, f"SELECT {names} FROM {of}", path)
         return rows_of(path, columns)

@@ -45,6 +45,19 @@ class Inputs:
                 raise UsageError.of("option", "--from", "neither a folder of runs nor an export", text, ACCEPTED)
         return cls(runs, tuple(exports.values()))
 
+    @property
+    def missing(self) -> Path | None:
+        """The folder of runs that is not there, as where the command was started in a wrong folder.
+
+        Those that were typed are there.
+        """
+        return next((folder for folder in self.runs if not folder.is_dir()), None)
+
+    def check_only_runs(self, problem: str = "an export") -> None:
+        """Raise UsageError if there are exports."""
+        if self.exports:
+            raise UsageError.of("option", "--from", problem, shown(self.exports[0]), "a folder of runs such as output/")
+
     def check_apart(self, target: str, database_url: Secret | None) -> None:
         """Raise UsageError if a target, as typed, is or touches what is read."""
         named = _named(target, database_url, "argument `TARGET`")

@@ -71,12 +71,10 @@ def _open_export(named: Address | str, folder: Path) -> DuckDBPyConnection:
     duckdb = require("duckdb", "dataset")
     try:
         with open_export(named, folder) as held:
-            if isinstance(named, Address):
-                return _open_copy(held, folder)
-            if named.endswith(".duckdb"):
+            if isinstance(named, str) and named.endswith(".duckdb"):
                 return _open_file(Path(named))
-            if named.endswith(".sqlite") or "://" in named:
-                # DuckDB cannot read the one, and what is fetched from the other does not stay.
+            if isinstance(named, Address) or named.endswith(".sqlite") or "://" in named:
+                # DuckDB cannot read some, and what is fetched from others does not stay.
                 return _open_copy(held, folder)
             return _open_folder(held)
     except (duckdb.Error, sqlite3.Error, OSError) as error:

@@ -101,9 +101,8 @@ def load_run(address: Address, folder: Path, state: Path, owner: Owner) -> Repor
         entries = [each for each in entries_of_run(folder, ledger) if each.status is not Status.FOREIGN]
         if not entries:
             return None
-        target = PostgresTarget(address)
+        target = PostgresTarget(address, WORKER_RIGHTS)
         target.session = partial(_JobSession, runs=_uuids(entries), owner=owner)
-        target.needed = WORKER_RIGHTS
         return export(target, Export(entries, state / "export"), Silent())
 
 
@@ -119,8 +118,7 @@ def load_left(address: Address, output: Path, state: Path) -> Report | None:
             is_left = is_left if entry.day else _is_left(entry)
             if is_left:
                 entries.append(entry)
-        target = PostgresTarget(address)
-        target.needed = WORKER_RIGHTS
+        target = PostgresTarget(address, WORKER_RIGHTS)
         return export(target, Export(entries, state / "export"), Silent()) if entries else None
 
 

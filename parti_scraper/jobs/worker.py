@@ -187,10 +187,9 @@ class Worker:
     async def _answers(self) -> bool:
         """Tell whether the server answers while there is patience."""
         asked = asyncio.create_task(self._ask())
-        await asyncio.wait([asked], timeout=_LAST_PATIENCE)
-        if asked.done() and asked.result():
-            return True
-        await asyncio.sleep(_LAST_GRACE)
+        done, _ = await asyncio.wait([asked], timeout=_LAST_PATIENCE)
+        if not (done and asked.result()):
+            await asyncio.sleep(_LAST_GRACE)
         return asked.done() and asked.result()
 
     async def _ask(self) -> bool:
@@ -332,14 +331,14 @@ class Worker:
             await crawl.stop()
             self._crawls.discard(crawl)
         package = datapackage.read(folder)
-        has_own_end = job.queue != ENDLESS or bool(arguments.keys() & {"duration", "max_records"})
+        has_no_end = job.queue == ENDLESS and not arguments.keys() & {"duration", "max_records"}
         return Ended(
             code,
             has_package=package is not None,
             line=await crawl.said(begin),
             was_told=crawl.was_told and self._stopping.is_set(),
             seconds=time.monotonic() - begun,
-            is_endless=not has_own_end or datapackage.is_stopped(package or {}),
+            is_endless=has_no_end or datapackage.is_stopped(package or {}),
         )
 
     async def _wait(self, crawl: Crawl, folder: Path, owner: Owner, *, is_endless: bool) -> int:

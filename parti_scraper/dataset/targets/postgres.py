@@ -48,14 +48,13 @@ class PostgresTarget(Target):
 
     Attributes:
         session: makes what an export works with, of a connection and the address.
-        needed: what is said to whom the server refuses something.
     """
 
     session: Callable[[psycopg.Connection, Address], PostgresSession]
-    needed: str = OWNERSHIP
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, needed: str = OWNERSHIP) -> None:
         self._address = address
+        self._needed = needed
         self.session = PostgresSession
         self.shown = address.shown
 
@@ -69,7 +68,7 @@ class PostgresTarget(Target):
                 connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
                 yield self.session(connection, self._address)
         except psycopg.Error as error:
-            raise database_error(error, self._address, self.needed) from None
+            raise database_error(error, self._address, self._needed) from None
         except duckdb.Error as error:
             raise TargetError(f"{self.shown}: {one_line(error)}") from None
 
@@ -188,10 +187,15 @@ class PostgresSession(DatabaseSession):
 
     def _columns(self, table: Table) -> Sequence[tuple[str, str | None]]:
         """Return the columns that a table has, and what is said of them."""
-        return self.query(
-            "SELECT attname, col_description(attrelid, attnum) FROM pg_attribute "
-            f"WHERE attrelid = to_regclass({sql.literal(self.into(table))}) AND attnum > 0 AND NOT attisdropped"
-        )
+        return self.query(columns_query(self.into(table)))
+
+
+def columns_query(of: str) -> str:
+    """Return the query for the columns that a table has, and what is said of them."""
+    return (
+        "SELECT attname, col_description(attrelid, attnum) FROM pg_attribute "
+        f"WHERE attrelid = to_regclass({sql.literal(of)}) AND attnum > 0 AND NOT attisdropped"
+    )
 
 
 def begin(connection: psycopg.Connection) -> None:
