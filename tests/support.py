@@ -315,6 +315,11 @@ def interrupted(
     return running
 
 
+def has_records(folder: Path, name: str = "*.jsonl") -> bool:
+    """Tell whether a file of a run has records; `folder` is that of the run, or one that it is in."""
+    return any(path.stat().st_size for path in folder.rglob(name))
+
+
 def is_noted(output: Path, spider: str = "recent", run_id: str = "run") -> bool:
     """Tell whether the ledger has a checkpoint of a run."""
     # It may be just being made.

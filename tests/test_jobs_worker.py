@@ -23,7 +23,7 @@ from tests.expected import livestream
 from tests.machines import Machines, Worker, differences, wait
 from tests.postgresql import SECRET, Cluster, frozen
 from tests.processes import is_alive
-from tests.support import STILL, Serve, ids, read_lines, truth
+from tests.support import STILL, Serve, has_records, ids, read_lines, truth
 
 MANY: dict[str, Any] = STILL | {"events": 2_000, "years": 0.5}
 # Workers that are soon taken for dead, and soon believe the database again.
@@ -50,11 +50,12 @@ def count(machines: Machines, table: str, condition: str = "true") -> int:
 
 def has_written(worker: Worker, run: str) -> bool:
     """Tell whether a crawl has records in a file."""
-    return any(path.stat().st_size for path in (worker.output / run).rglob("*.jsonl"))
+    return has_records(worker.output / run)
 
 
-def hold_crawls(server: MockServer) -> None:
-    """Let the server answer two pages of each crawl of `recent`, and the others once `held` is None."""
+def serve_and_hold(serve: Serve) -> MockServer:
+    """Serve a history: two pages of each crawl of `recent` are answered, and the others once `held` is None."""
+    server = serve(**MANY)
     pages: Counter[bool] = Counter()
 
     def is_held(seen: ReceivedRequest) -> bool:
@@ -65,6 +66,7 @@ def hold_crawls(server: MockServer) -> None:
         return pages[is_newer] > 2
 
     server.held = is_held
+    return server
 
 
 def is_told(worker: Worker, run: str) -> bool:
@@ -82,8 +84,7 @@ def expected_of(server: Any) -> dict[int, dict[str, Any]]:
 
 
 def test_a_stopped_worker_gives_back_what_another_one_does(postgres_url: str, tmp_path: Path, serve: Serve) -> None:
-    server = serve(**MANY)
-    hold_crawls(server)
+    server = serve_and_hold(serve)
     with Machines(postgres_url, tmp_path, server) as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY, "--shard", SHARD)
         first = machines.start(times={"worker._RESCUE": 0.5})
@@ -175,8 +176,7 @@ def test_what_is_no_job_fails_with_its_line_and_nothing_is_started(
 
 
 def test_settings_reach_the_crawls_and_secrets_are_nowhere(postgres_url: str, tmp_path: Path, serve: Serve) -> None:
-    server = serve(**MANY)
-    hold_crawls(server)
+    server = serve_and_hold(serve)
     hidden = {
         "PARTI_ALERT_URLS": f"json://127.0.0.1:9/{SECRET}-alerts",
         "PARTI_PING_URL": f"http://127.0.0.1:9/{SECRET}-ping",
@@ -241,8 +241,7 @@ def test_a_crawl_that_fails_is_tried_three_times_more_and_then_left_to_a_person(
 def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    server = serve(**MANY)
-    hold_crawls(server)
+    server = serve_and_hold(serve)
     with Machines(postgres_url, tmp_path, server, PARTI_JOBS_AT_A_TIME="1") as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY)
         for spider in ("categories", "scheduled", "categories"):
@@ -278,8 +277,7 @@ def test_the_cap_is_over_all_machines_and_jobs_are_cancelled_with_what_they_have
 def test_a_crawl_that_is_killed_is_tried_again_and_the_list_says_what_has_killed_it(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    server = serve(**MANY)
-    hold_crawls(server)
+    server = serve_and_hold(serve)
     with Machines(postgres_url, tmp_path, server) as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY)
         worker = machines.start(times={"outcomes.DELAYS": (600, 600)})
@@ -296,8 +294,7 @@ def test_a_crawl_that_is_killed_is_tried_again_and_the_list_says_what_has_killed
 def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_are_done_by_another(
     postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    server = serve(**MANY)
-    hold_crawls(server)
+    server = serve_and_hold(serve)
     with Machines(postgres_url, tmp_path, server) as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY, "--shard", SHARD)
         worker = machines.start(times={"worker._LAST_PATIENCE": 2})
@@ -323,8 +320,7 @@ def test_a_worker_that_is_stopped_while_the_database_is_away_ends_and_its_jobs_a
 def test_a_worker_that_is_stopped_while_the_database_is_frozen_ends_after_its_crawls(
     postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    server = serve(**MANY)
-    hold_crawls(server)
+    server = serve_and_hold(serve)
     with Machines(postgres_url, tmp_path, server) as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY)
         machines.jobs("enqueue", "live", "-a", "interval=1")
@@ -434,8 +430,7 @@ def test_a_job_that_was_stopped_before_its_end_goes_on_although_its_crawl_has_en
 def test_a_worker_whose_job_was_given_to_another_loads_and_ends_nothing_of_it(
     postgres_url: str, tmp_path: Path, serve: Serve
 ) -> None:
-    server = serve(**MANY)
-    hold_crawls(server)
+    server = serve_and_hold(serve)
     with Machines(postgres_url, tmp_path, server) as machines:
         machines.jobs("enqueue", "recent", *OF_HISTORY)
         machines.jobs("enqueue", "live", "-a", "interval=1")

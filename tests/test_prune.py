@@ -58,6 +58,7 @@ from tests.support import (
     Scrapy,
     Serve,
     environment_of,
+    has_records,
     interrupted,
     typed_of,
     wait_until,
@@ -744,7 +745,7 @@ def test_beside_three_collectors_and_killed_again_and_again_it_loses_nothing(
     beside = _Beside(server, output, target)
     collectors = [beside.start("live", {"interval": "1"}), beside.start("notifications", {})]
     for spider, name in (("live", "live_channels.jsonl"), ("notifications", "live_notifications.jsonl")):
-        wait_until(partial(_has_records, output / spider, name))
+        wait_until(partial(has_records, output / spider, name))
     by_chance, killed = random.Random(1), 0
     for number in range(3):
         typed = typed_of("recent", f"run-{number}", {"until": NOW}, QUIET)
@@ -765,7 +766,3 @@ def test_beside_three_collectors_and_killed_again_and_again_it_loses_nothing(
     pruned = [path.parts[-4] for path in output.glob(f"*/run/*/{PACKAGE}") if package_of(path.parent).get("pruned")]
     assert set(pruned) == {"live", "notifications"}
     assert {name.split("/")[0] for name in files_of(output)} <= {"live", "notifications"}
-
-
-def _has_records(folder: Path, name: str) -> bool:
-    return any(path.stat().st_size for path in folder.rglob(name))

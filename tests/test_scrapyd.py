@@ -26,7 +26,21 @@ from urllib.parse import urlencode
 import pytest
 
 from parti_scraper.mockserver import MockServer
-from tests.support import ROOT, STILL, TIMEOUT, Crawl, Run, Serve, check_books, hold, ids, requests, truth, wait_until
+from tests.support import (
+    ROOT,
+    STILL,
+    TIMEOUT,
+    Crawl,
+    Run,
+    Serve,
+    check_books,
+    has_records,
+    hold,
+    ids,
+    requests,
+    truth,
+    wait_until,
+)
 
 pytestmark = pytest.mark.xdist_group("scrapyd")
 
@@ -128,10 +142,6 @@ class Scrapyd:
         crawl = Crawl(int(last), "", log, self.output, spider, job)
         check_books(crawl)
         return crawl
-
-    def has_records(self, spider: str, job: str) -> bool:
-        """Tell whether a run has records in a file."""
-        return any(path.stat().st_size for path in (self.output / spider / job).rglob("*.jsonl"))
 
     def happened(self, what: str, job: str) -> list[str]:
         """Return what scrapyd's own log says of a job's processes."""
@@ -404,7 +414,7 @@ def test_a_job_that_waits_for_hours_is_replaced(scrapyd: Scrapyd, serve: Serve) 
     assert (again.stdout, again.stderr) == (f"recent: job {job[1]} is pending; nothing was scheduled\n", "")
     assert [each["id"] for each in scrapyd.ask("listjobs", project=PROJECT)["pending"]] == [job[1]]
     # Each has a snapshot; a process that is only just starting would be killed by the signal.
-    wait_until(lambda: all(scrapyd.has_records("live", each) for each in running))
+    wait_until(lambda: all(has_records(scrapyd.output / "live" / each) for each in running))
     for name in (job[1], *running):
         scrapyd.tell("cancel", job=name)
     for name in running:

@@ -16,7 +16,7 @@ from tests.deployed import DEPLOY
 from tests.expected import livestream
 from tests.machines import PROGRAM, Machines, Worker, differences, wait
 from tests.postgresql import Cluster
-from tests.support import ROOT, STILL, Serve, true_ids, truth, wait_until
+from tests.support import ROOT, STILL, Serve, has_records, true_ids, truth, wait_until
 
 PAGE = (ROOT / "docs" / "several-machines.md").read_text(encoding="utf-8")
 BACKUP, RESTORE, BEGIN_ANEW = re.findall(
@@ -93,11 +93,6 @@ def crawled(machines: Machines) -> set[tuple[str, str]]:
     return {(spider, status) for spider, status in machines.query(query)}
 
 
-def has_records(worker: Worker, collection: str) -> bool:
-    """Tell whether a crawl of a worker has written records."""
-    return any(path.stat().st_size for path in worker.output.rglob(f"{collection}.jsonl"))
-
-
 def test_the_roles_have_the_rights_that_they_need_and_no_others(
     database: Database, serve: Serve, tmp_path: Path
 ) -> None:
@@ -117,7 +112,8 @@ def test_the_roles_have_the_rights_that_they_need_and_no_others(
         wait(lambda: crawled(machines) == ENDED | {("live", "doing"), ("notifications", "doing")}, machines, 300)
         wait(lambda: machines.query("SELECT 1 FROM parti_workers"), machines)
         # Their jobs go on before they have begun to collect.
-        wait(lambda: has_records(worker, "live_channels") and has_records(worker, "live_notifications"), machines)
+        collected = ("live_channels.jsonl", "live_notifications.jsonl")
+        wait(lambda: all(has_records(worker.output, each) for each in collected), machines)
         assert "the job has ended" in machines.jobs("cancel", number, code=2)
         expected = {row["event_id"]: livestream(row, server.world.categories()) for row in truth(server)}
         assert list(differences(machines, expected)) == []
