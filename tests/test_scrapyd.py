@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -26,6 +25,7 @@ from urllib.parse import urlencode
 import pytest
 
 from parti_scraper.mockserver import MockServer
+from tests.servers import closed_port
 from tests.support import (
     ROOT,
     STILL,
@@ -64,9 +64,7 @@ class Scrapyd:
         self.output = self.home / "parti_scraper" / "output"
         for each in (self.folder, self.home):
             each.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = closed_port()
         shutil.copy(DEPLOY / "scrapyd.conf", self.folder)
         (self.home / ".scrapyd.conf").write_text("[scrapyd]\npoll_interval = 0.05\n", encoding="utf-8")
         (self.home / ".scrapy.cfg").write_text(f"[deploy:test]\nurl = {self.url}/\n", encoding="utf-8")
@@ -76,7 +74,7 @@ class Scrapyd:
             "XDG_CONFIG_HOME": str(self.home),
             "SCRAPYD_USERNAME": USER,
             "SCRAPYD_PASSWORD": PASSWORD,
-            "SCRAPYD_HTTP_PORT": str(port),
+            "SCRAPYD_HTTP_PORT": self.url.rpartition(":")[2],
             "SCRAPYD_URL": self.url,
             "no_proxy": "127.0.0.1",
         }

@@ -75,16 +75,22 @@ class Cluster:
     def stopped(self) -> Iterator[None]:
         """Stop it as an administrator does, and start it again at the end of the block."""
         self._run("pg_ctl", "stop", "--silent", "--pgdata=data", "--mode=fast")
-        try:
-            yield
-        finally:
-            self._run(
-                "pg_ctl", "start", "-w", "-s", "-D", "data", "-l", f"{self.port}.log", "-o", self._options(self.port)
-            )
+        # Bound and not listening: nobody else gets the port meanwhile.
+        with closing(socket.socket()) as kept:
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind(("127.0.0.1", self.port))
+            try:
+                yield
+            finally:
+                self._serve(self.port)
 
     def close(self) -> None:
         """Stop it."""
         self._guard.communicate()
+
+    def _serve(self, port: int) -> None:
+        options = ("--wait", "--silent", "--pgdata=data", f"--log={port}.log", f"--options={self._options(port)}")
+        self._run("pg_ctl", "start", *options)
 
     def _start(self) -> int:
         """Start it, and return its port."""
@@ -93,7 +99,7 @@ class Cluster:
                 port = int(free.getsockname()[1])
             log = self.folder / f"{port}.log"
             try:
-                self._run("pg_ctl", "start", "-w", "-s", "-D", "data", "-l", log.name, "-o", self._options(port))
+                self._serve(port)
             except RuntimeError as error:
                 said = log.read_text(encoding="utf-8")
                 # Another process may have taken the port meanwhile.
