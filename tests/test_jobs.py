@@ -35,7 +35,8 @@ from parti_scraper.dataset.engine import ExtraMissing, TargetError
 from parti_scraper.dataset.targets.postgres_address import Address, parse_address
 from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs import app, child, queue, worker
-from parti_scraper.jobs.database import WORKER_RIGHTS, connect, jobs_address, procrastinate_version, set_up
+from parti_scraper.jobs.app import Answers
+from parti_scraper.jobs.database import LOST_AFTER, WORKER_RIGHTS, connect, jobs_address, procrastinate_version, set_up
 from parti_scraper.jobs.outcomes import DELAYS, LONG, Ended, Next, next_of
 from parti_scraper.jobs.payload import CRAWL, ENDLESS, check_payload, is_run_id, queue_of, read_payload, run_id_of
 from parti_scraper.jobs.queue import Missing
@@ -812,9 +813,30 @@ def test_a_job_that_keeps_failing_is_given_up(ended: Ended) -> None:
     assert then.delay is None or not then.has_failed
 
 
-def give_back(address: Address, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+@given(st.floats(0, 300), st.floats(0, 300), st.floats(0, 120), st.floats(0, 16))
+def test_a_server_that_was_away_neither_kills_the_living_nor_hides_the_dead(
+    before: float, away: float, later: float, comes_back: float
+) -> None:
+    answers = Answers(0.0)
+    for second in range(int(before)):
+        answers.note(float(second))
+    answers.note(before)
+    back = before + away
+    answers.note(back)
+    now = back + later
+    lost_after = answers.lost_after(now)
+    # Whoever is alive was heard of within the five seconds before, and is again when it has connected.
+    if later < comes_back:
+        assert now - (before - 5) < lost_after
+    # Whoever is dead is given up 65 seconds after its last sign of life, or 20 after the server is back.
+    if later >= 20:
+        assert lost_after == LOST_AFTER
+    # If it was dead already when the server went away, that one does not delay it.
+    assert lost_after <= max(LOST_AFTER, now - (before - 15))
+
+
+def give_back(address: Address) -> list[int]:
     """Have a worker give back what dead ones had, and return the numbers of the jobs."""
-    monkeypatch.setattr(app, "_STEADY", 0)
 
     async def rescue() -> list[int]:
         procrastinate, manager = app.make_app(address, {}, 1)
@@ -837,7 +859,7 @@ def test_what_dead_workers_had_is_given_back_unless_it_is_what_kills_them(
         )
     # The fourth has no worker any more.
     execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing', attempts = 20, worker_id = nullif(id, 4)")
-    assert sorted(give_back(address, monkeypatch)) == [3, 4]
+    assert sorted(give_back(address)) == [3, 4]
     assert execute(postgres_url, "SELECT id, status::text, attempts FROM procrastinate_jobs ORDER BY 1") == [
         (1, "doing", 20),
         (2, "doing", 20),
@@ -848,20 +870,18 @@ def test_what_dead_workers_had_is_given_back_unless_it_is_what_kills_them(
     for attempt in range(22, 32):
         execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing' WHERE id = 3")
         execute(postgres_url, f"INSERT INTO parti_attempts (job_id, attempt, host) VALUES (3, {attempt}, 'x')")
-        assert give_back(address, monkeypatch) == [3]
+        assert give_back(address) == [3]
     assert execute(postgres_url, "SELECT status::text FROM procrastinate_jobs WHERE id = 3") == [("failed",)]
     lost = "SELECT count(*) FROM parti_attempts WHERE line = 'its worker was lost' AND ended_at IS NOT NULL"
     assert execute(postgres_url, lost) == [(10,)]
 
 
-def test_a_cancelled_job_whose_worker_is_dead_has_ended(
-    postgres_url: str, address: Address, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancelled_job_whose_worker_is_dead_has_ended(postgres_url: str, address: Address) -> None:
     (job,) = enqueue(address, "categories")
     execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing', attempts = 2")
     with connect(address) as connection:
         assert queue.cancel(connection, job)
-    assert give_back(address, monkeypatch) == [job]
+    assert give_back(address) == [job]
     ended = "SELECT status::text, attempts, abort_requested FROM procrastinate_jobs"
     assert execute(postgres_url, ended) == [("aborted", 3, False)]
 

@@ -30,6 +30,7 @@ class Watch:
     def __init__(self, machines: Machines) -> None:
         self._machines = machines
         self._lost: dict[int, float] = {}
+        self._away = (0.0, 0.0)
 
     def lost(self, worker: Worker) -> None:
         """Note that a worker is dead or stopped from now on."""
@@ -40,13 +41,26 @@ class Watch:
         now = time.time()
         self._lost |= {number: now for (number,) in self._machines.query(query)}
 
+    def stop(self, postgresql: Cluster, seconds: float) -> None:
+        """Have the database be away for a while."""
+        went = time.time()
+        with postgresql.stopped():
+            time.sleep(seconds)
+        self._away = (went, time.time())
+
     def seconds(self) -> list[float]:
-        """Return how long it took until each of these jobs had ended or was given to another worker."""
+        """Return how long it took until each of these jobs had ended or was given to another worker.
+
+        Without the time that the database was away: nothing can be given then, and how long it takes to end and to
+        start again is a matter of the machine.
+        """
         rows = self._machines.query("SELECT job_id, extract(epoch FROM at) FROM procrastinate_events ORDER BY at")
-        found = {}
+        found = []
         for number, since in self._lost.items():
-            found[number] = next(float(at) - since for job_id, at in rows if job_id == number and at > since)
-        return list(found.values())
+            until = next(float(at) for job_id, at in rows if job_id == number and at > since)
+            went, came = self._away
+            found.append(until - since - max(0.0, min(until, came) - max(since, went)))
+        return found
 
 
 def gaps(machines: Machines, since: int, until: int) -> list[tuple[int, int]]:
@@ -93,8 +107,7 @@ def test_whatever_happens_to_workers_and_database_the_dataset_is_the_truth(
             wait(lambda gone=crawls: not any(map(is_alive, gone)), machines, SILENCE - 10)
             if number == 3:
                 wait(lambda: machines.workers[-1].crawls, machines)
-                with postgresql.stopped():
-                    time.sleep(30)
+                watch.stop(postgresql, 30)
 
         # Nobody told these to stop, but their worker had no heartbeats for them.
         wait(lambda: not any(map(is_alive, frozen)), machines, RESCUE)

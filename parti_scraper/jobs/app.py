@@ -38,8 +38,8 @@ _CONNECTIONS = 4
 # Seconds that a pool goes on trying to connect by itself, at growing distances; then it begins anew when it is asked.
 _RECONNECT = 5.0
 # After the server was away for longer than the first, all workers seem to be dead, until they have had so many seconds
-# to tell that they are not.
-_SHORT, _STEADY = 35.0, 30.0
+# to tell that they are not. Whoever had been silent for longer than the third before that is dead.
+_SHORT, _STEADY, _MISSED = 40.0, 20.0, 15.0
 # How many workers may lose a job before nobody tries it any more: perhaps it is what kills them.
 _MOST_LOSSES = 10
 # What is said of an attempt that ended so.
@@ -95,6 +95,30 @@ def is_away(error: BaseException) -> bool:
     return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
 
 
+class Answers:
+    """Knows from when the server has answered how long others must have been silent to be dead.
+
+    A server that is frozen, or a network that loses all, gives no error: only its answers tell.
+    """
+
+    def __init__(self, now: float) -> None:
+        """Begin; all times are of the monotonic clock."""
+        self._last = self._silent_since = now
+        self._steady_at = 0.0
+
+    def note(self, now: float) -> None:
+        """Note that the server has answered."""
+        if now - self._last > _SHORT:
+            self._silent_since, self._steady_at = self._last, now + _STEADY
+        self._last = now
+
+    def lost_after(self, now: float) -> float:
+        """Return for how many seconds the database has not heard of a worker that is lost."""
+        if now >= self._steady_at:
+            return LOST_AFTER
+        return max(LOST_AFTER, now - self._silent_since + _MISSED)
+
+
 class Connector(PsycopgConnector):
     """Waits for a server that is away, where Procrastinate's worker would end.
 
@@ -116,14 +140,13 @@ class Connector(PsycopgConnector):
             timeout=_TIMEOUT,
             reconnect_timeout=_RECONNECT,
         )
-        # Of the monotonic clock: since when the server is away; until when others are not to be taken for dead.
         self._away_since: float | None = None
-        self._steady_at = 0.0
+        self._answers = Answers(time.monotonic())
 
     @property
-    def is_steady(self) -> bool:
-        """Whether the others have had the time to tell that they are alive."""
-        return self._away_since is None and time.monotonic() >= self._steady_at
+    def lost_after(self) -> float:
+        """For how many seconds the database has not heard of a worker that is lost."""
+        return self._answers.lost_after(time.monotonic())
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
         await self._patiently(lambda: super(Connector, self).execute_query_async(query, **arguments))
@@ -162,11 +185,10 @@ class Connector(PsycopgConnector):
             await asyncio.sleep(_PAUSE)
 
     def _is_there(self) -> None:
+        now = time.monotonic()
+        self._answers.note(now)
         if self._away_since is not None:
-            now = time.monotonic()
-            away = now - self._away_since
-            logger.info("The database answers again, after %.0f s", away)
-            self._steady_at = now + _STEADY if away > _SHORT else self._steady_at
+            logger.info("The database answers again, after %.0f s", now - self._away_since)
             self._away_since = None
 
 
@@ -261,10 +283,13 @@ class Manager(JobManager):
         unknown = mine - self._running.keys()
         # Twice in a row: what is being fetched is not known yet.
         lost, self._unknown = unknown & self._unknown, unknown
-        if not self.connector.is_steady:
-            return []
         rows = await self.connector.execute_query_all_async(
-            _RESCUE, worker_id=worker_id, unknown=list(lost), lost_after=LOST_AFTER, line=_LOST, most=_MOST_LOSSES - 1
+            _RESCUE,
+            worker_id=worker_id,
+            unknown=list(lost),
+            lost_after=self.connector.lost_after,
+            line=_LOST,
+            most=_MOST_LOSSES - 1,
         )
         return [row["id"] for row in rows]
 
