@@ -38,12 +38,11 @@ else
     fi
     rm -f "$stamp"
     # Most of the modules are never used; Python compiles the others when they first are. The lock has all that its
-    # packages need, so pip need not look for that.
-    .venv/bin/python -m pip install --quiet --no-compile --no-deps --disable-pip-version-check --requirement "$lock" ||
+    # packages need, so pip need not look for that. The project itself, so that `parti` is there, and `scrapy` knows it
+    # outside of its folder.
+    PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --no-compile --no-deps --disable-pip-version-check \
+        --requirement "$lock" --editable . ||
         fail "the packages could not be installed; the lines above say why (the first set-up needs a network)"
-    # The project itself, so that `parti` is there, and `scrapy` knows it outside of its folder.
-    PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
-        fail "the project could not be installed; the lines above say why"
     cp "$lock" "$stamp"
     echo "setup: done: $(.venv/bin/python --version), $(du -sm .venv | cut -f 1) MB. Next: $next"
 fi
