@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -137,6 +138,18 @@ def test_a_series_of_five_is_late_after_three_times_its_usual_distance(distance:
     assert rules(runs, now=NOW - MINUTE + 3 * distance) == []
     assert rules(runs, now=NOW - MINUTE + 3 * distance + 1) == ["late"]
     assert rules(runs[:4], now=NOW - MINUTE + 3 * distance + 1) == []
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_the_command_of_a_late_series_is_the_one_that_was_typed_and_looks_in_the_same_folders(
+    category: str, folder: str
+) -> None:
+    places = ["-s", f"PARTI_OUTPUT_DIR={folder}"]
+    runs = schedule(HOUR, 6, "live", arguments={"categories": [category, "7"], "interval": 60.0})
+    (finding,) = found(runs, Known(program="parti", places=places), NOW + 5 * HOUR)
+    assert finding.command
+    typed = ["-a", f"categories={category},7", "-a", "interval=60"]
+    assert shlex.split(finding.command) == ["parti", "crawl", "live", *typed, *places]
 
 
 def test_of_runs_of_the_first_format_the_end_stands_for_the_beginning() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -82,7 +83,7 @@ def set_back(folder: Path, seconds: float = 2 * HOUR) -> None:
 
 def typed_in(command: str) -> list[str]:
     """Return what a printed command passes to `scrapy`."""
-    program, *typed = command.split()
+    program, *typed = shlex.split(command)
     assert program == "scrapy"
     return typed
 
@@ -279,6 +280,20 @@ def test_the_printed_command_fills_the_gap(crawl: Run, scrapy: Scrapy, serve: Se
     assert (finding["rule"], finding["subject"]) == ("gaps", "recent")
     assert scrapy(*typed_in(finding["command"]), *QUIET, server=server).returncode == 0
     assert rules(scrapy, env=env) == []
+
+
+@pytest.mark.parametrize("command", ["coverage", "health"])
+def test_the_printed_command_crawls_into_the_folder_that_was_typed(
+    scrapy: Scrapy, serve: Serve, tmp_path: Path, command: str
+) -> None:
+    server = serve(**STILL)
+    env, place = {"PARTI_COVERAGE_SINCE": "2024-01-01"}, ["-s", f"PARTI_OUTPUT_DIR={tmp_path / 'else where'}"]
+    assert scrapy("crawl", "recent", "-a", "since=2024-03-01", *QUIET, *place, server=server).returncode == 0
+    said = scrapy(command, *place, env=env)
+    assert said.returncode == 4
+    (fills,) = re.findall("scrapy crawl recent .*", said.stdout)
+    assert scrapy(*typed_in(fills), *QUIET, server=server).returncode == 0
+    assert scrapy(command, *place, env=env).returncode == 0
 
 
 # --- Sources -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scrapy.commands import ScrapyCommand
@@ -18,7 +19,7 @@ from parti_scraper.dataset.coverage import LIVESTREAMS, Bounds, crawl_for
 from parti_scraper.dataset.inputs import Inputs
 from parti_scraper.exceptions import UsageError
 from parti_scraper.program import program
-from parti_scraper.run.folders import output_dir, state_dir
+from parti_scraper.run.folders import output_dir, state_dir, typed_places
 from parti_scraper.run.open_runs import open_runs
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.run.summary import printable
@@ -27,12 +28,14 @@ from parti_scraper.wording import length_of, number_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from parti_scraper.dataset.coverage import Coverage, Interval
     from parti_scraper.dataset.plan import LeftOut
     from parti_scraper.redact import Secret
+
+    _CommandOf = Callable[[Coverage, Interval], str | None]
 
 _SINCE = "PARTI_COVERAGE_SINCE"
 # What is said of the intervals of a collection; of livestreams they are proved.
@@ -77,10 +80,11 @@ class Command(Reading, ScrapyCommand):
         coverages = collected.coverages(bounds, since)
         # Before anything is printed: who reads it may have enough, such as `head`.
         self.exitcode = ExitCode.INCOMPLETE if _is_missing(coverages) else ExitCode.COMPLETE
+        command_of = partial(_command, now=bounds.now, places=typed_places(settings))
         if opts.json:
-            print(json.dumps(_as_json(source, coverages, collected.left_out, bounds.now), indent=2))
+            print(json.dumps(_as_json(source, coverages, collected.left_out, command_of), indent=2))
         else:
-            print("\n".join(_lines(source, coverages, collected.left_out, bounds.now)))
+            print("\n".join(_lines(source, coverages, collected.left_out, command_of)))
         return self.exitcode
 
 
@@ -112,13 +116,15 @@ def _is_missing(coverages: Sequence[Coverage]) -> bool:
     return any(each.gaps for each in coverages if each.series == LIVESTREAMS)
 
 
-def _command(coverage: Coverage, gap: Interval, now: int) -> str | None:
+def _command(coverage: Coverage, gap: Interval, now: int, places: Sequence[str]) -> str | None:
     """Return the command that fills a gap; None if nothing can."""
     words = crawl_for(gap, coverage.series, now)
-    return f"{program()} {shlex.join(words)}" if words else None
+    return f"{program()} {shlex.join([*words, *places])}" if words else None
 
 
-def _as_json(source: str, coverages: Sequence[Coverage], left_out: Sequence[LeftOut], now: int) -> dict[str, Any]:
+def _as_json(
+    source: str, coverages: Sequence[Coverage], left_out: Sequence[LeftOut], command_of: _CommandOf
+) -> dict[str, Any]:
     return {
         "source": source,
         "complete": not _is_missing(coverages),
@@ -127,7 +133,7 @@ def _as_json(source: str, coverages: Sequence[Coverage], left_out: Sequence[Left
                 "collection": each.series.collection,
                 "filters": each.series.filters,
                 "intervals": [_times(interval) for interval in each.intervals],
-                "gaps": [_times(gap) | {"command": _command(each, gap, now)} for gap in each.gaps],
+                "gaps": [_times(gap) | {"command": command_of(each, gap)} for gap in each.gaps],
             }
             for each in coverages
         ],
@@ -140,13 +146,15 @@ def _times(interval: Interval) -> dict[str, Any]:
     return {"since": since, "until": until, "seconds": interval.seconds}
 
 
-def _lines(source: str, coverages: Sequence[Coverage], left_out: Sequence[LeftOut], now: int) -> Iterator[str]:
+def _lines(
+    source: str, coverages: Sequence[Coverage], left_out: Sequence[LeftOut], command_of: _CommandOf
+) -> Iterator[str]:
     """Yield a line for each series, one for each gap, and what was left out."""
     for each in coverages:
         yield printable(_heading(source, each))
         for gap in each.gaps:
             since, until = map(timestamp_to_iso, gap)
-            command = _command(each, gap, now)
+            command = command_of(each, gap)
             fill = f": {command}" if command else ""
             yield f"  gap from {since} to {until} ({length_of(gap.seconds)}){fill}"
     yield from map(printable, left_out_lines(left_out))

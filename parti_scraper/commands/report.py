@@ -22,7 +22,7 @@ from parti_scraper.operations.checkup import check_up
 from parti_scraper.program import program
 from parti_scraper.report import Options, Problem, make_report, write_report
 from parti_scraper.report.period import Period
-from parti_scraper.run.folders import output_dir, state_dir
+from parti_scraper.run.folders import output_dir, state_dir, typed_places
 from parti_scraper.run.outcome import ExitCode
 from parti_scraper.secret_settings import secret_from
 
@@ -73,6 +73,7 @@ class Command(Reading, ScrapyCommand):
             ),
             tuple(dict.fromkeys([SITE_URL, check_site_url(settings["PARTI_SITE_URL"])])),
             program(),
+            typed_places(settings),
             None if opts.inputs or opts.dataset else _problems(settings, now, opts.source),
         )
         path = _path(opts.page)

@@ -6,6 +6,7 @@ import gc
 import heapq
 import math
 import os
+import shlex
 import shutil
 import time
 from collections import defaultdict
@@ -25,7 +26,7 @@ from parti_scraper.operations.history import history, source_among
 from parti_scraper.operations.watched import series_key
 from parti_scraper.program import program
 from parti_scraper.run.entries import KINDS, CatalogError, Status
-from parti_scraper.run.folders import output_dir, state_dir
+from parti_scraper.run.folders import output_dir, state_dir, typed_places
 from parti_scraper.run.open_runs import open_runs
 
 if TYPE_CHECKING:
@@ -120,12 +121,13 @@ def _check_up(
     source, collected = collect(entries, math.floor(now), source or source_among(entries))
     known = Known(
         max_ages,
-        [*_gaps(collected, settings[COVERAGE_SINCE], now)],
+        [*_gaps(collected, settings, now)],
         [*_listened(entries, source, now)],
         _disks([output, state]),
         alert_failure(settings, now, raw),
         expect_absent=expect_absent,
         program=program(),
+        places=typed_places(settings),
     )
     past = history(_lately(entries, now), failed, source)
     return Checkup(examine(past, known, now), source)
@@ -154,15 +156,16 @@ def _lately(entries: Iterable[Entry], now: float) -> Iterator[Entry]:
         yield from (entry for entry in rest if entry is good or (entry.ended_at or "") >= earliest)
 
 
-def _gaps(collected: Collected, since: str, now: float) -> Iterator[Gap]:
+def _gaps(collected: Collected, settings: BaseSettings, now: float) -> Iterator[Gap]:
     """Yield the gaps between ended livestreams that a crawl can fill; without a run that proves any there are none."""
-    start = parse_time("setting", COVERAGE_SINCE, since or None, first_second, now)
+    start = parse_time("setting", COVERAGE_SINCE, settings[COVERAGE_SINCE] or None, first_second, now)
     for coverage in collected.coverages(Bounds(None, None, math.floor(now)), start):
         if coverage.series == LIVESTREAMS and any(proof.series == LIVESTREAMS for proof in collected.proofs):
             for gap in coverage.gaps:
                 words = crawl_for(gap, LIVESTREAMS, math.floor(now))
                 if words:
-                    yield Gap(gap.since, gap.until, " ".join([program(), *words]))
+                    command = f"{program()} {shlex.join([*words, *typed_places(settings)])}"
+                    yield Gap(gap.since, gap.until, command)
 
 
 def _listened(entries: Iterable[Entry], source: str, now: float) -> Iterator[tuple[float, float]]:

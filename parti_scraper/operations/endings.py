@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from typing import TYPE_CHECKING
 
 from parti_scraper.api.quality import MIN_RECORDS
@@ -50,7 +49,7 @@ def _of_a_run(rule: str, what: str, series: Series, last: PastRun, known: Known)
     since = last.account.ended_at or _judged(last).began_at or last.began
     name = f" {printable(last.run_id)}" if last.run_id else ""
     can_resume = last.state in {State.STOPPED, State.KILLED} and last.run_id
-    command = f"{known.program} crawl {last.spider} -a {shlex.quote(f'run_id={last.run_id}')}" if can_resume else None
+    command = known.crawl(last.spider, "-a", f"run_id={last.run_id}") if can_resume else None
     return Finding(rule, series.subject, f"{series.subject}: {which}{name} {what}", since, command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,7 @@ class Known:
         alerts_failing: since when no alert could be sent, and why; None if all could.
         expect_absent: fields that are known to be absent, see PARTI_EXPECT_ABSENT.
         program: what is typed before a command.
+        places: the options by which the command line says where runs are, to be typed again.
     """
 
     max_ages: Mapping[str, float] = field(default_factory=dict)
@@ -89,6 +91,11 @@ class Known:
     alerts_failing: tuple[float, str] | None = None
     expect_absent: frozenset[str] = frozenset()
     program: str = "scrapy"
+    places: Sequence[str] = ()
+
+    def crawl(self, *words: str) -> str:
+        """Return the command that crawls, for a shell."""
+        return f"{self.program} {shlex.join(['crawl', *words, *self.places])}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
@@ -92,7 +91,8 @@ def series_of(runs: Sequence[PastRun], known: Known, now: float) -> list[Series]
         series = by_key.get((run.spider, key))
         if series is None:
             arguments = {name: value for name, value in run.arguments.items() if name not in _MOVING}
-            series = by_key[run.spider, key] = Series(run.spider, _subject(run.spider, arguments), arguments, [])
+            subject = printable(" ".join([run.spider, *_typed(arguments)]))[:LONGEST_REASON]
+            series = by_key[run.spider, key] = Series(run.spider, subject, arguments, [])
         series.runs.append(run)
     found = list(by_key.values())
     for series in found:
@@ -132,14 +132,13 @@ def _usual_distance(series: Series) -> float:
     return median(distances) if distances else 0.0
 
 
-def _subject(spider: str, arguments: Mapping[str, Any]) -> str:
-    words = [spider]
+def _typed(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each argument as it is typed after `-a`."""
     for name, value in arguments.items():
         # A length of time is a number with a fraction, as it is stored.
         plain = int(value) if isinstance(value, float) and value.is_integer() else value
         text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(plain)
-        words.append(f"{name}={text.lower() if isinstance(value, bool) else text}")
-    return printable(" ".join(words))[:LONGEST_REASON]
+        yield f"{name}={text.lower() if isinstance(value, bool) else text}"
 
 
 def _last_sign(series: Series) -> float:
@@ -185,7 +184,7 @@ def judge_ages(
             # The schedule is so new that its turn has not come.
             yield watched, None
             continue
-        yield _judge_age(watched, runs, spider, known, now)
+        yield _judge_age(watched, runs, known.crawl(spider), now)
     for series in (each for all_series in spiders.values() for each in all_series):
         if series.is_watched and not known.max_ages:
             max_age = max(LATE_TIMES * series.usual, LATE_AT_LEAST)
@@ -193,9 +192,8 @@ def judge_ages(
             if good_at is not None and _is_on_break(series, good_at, max_age, now):
                 yield Watched(series.subject, good_at, max_age), None
                 continue
-            words = series.subject.split(" ")
-            command = " ".join([words[0], *(f"-a {shlex.quote(word)}" for word in words[1:])])
-            yield _judge_age(Watched(series.subject, good_at, max_age), series.runs, command, known, now)
+            command = known.crawl(series.spider, *(word for each in _typed(series.arguments) for word in ("-a", each)))
+            yield _judge_age(Watched(series.subject, good_at, max_age), series.runs, command, now)
 
 
 def _wanted(all_series: Iterable[Series]) -> Sequence[PastRun]:
@@ -230,9 +228,7 @@ def _is_usually_silent(starts: Sequence[float], usual: float, max_age: float, go
     return False
 
 
-def _judge_age(
-    watched: Watched, runs: Sequence[PastRun], command: str, known: Known, now: float
-) -> tuple[Watched, Finding | None]:
+def _judge_age(watched: Watched, runs: Sequence[PastRun], command: str, now: float) -> tuple[Watched, Finding | None]:
     good_at = watched.good_at
     if good_at is not None and now - good_at <= watched.max_age:
         return watched, None
@@ -249,4 +245,4 @@ def _judge_age(
     age = f"{length_of(math.floor(now - since))} ago, late after {length_of(math.floor(watched.max_age))}"
     going = ", one is going on" if any(run.state is State.RUNNING for run in runs) else ""
     text = f"{watched.subject}: {what} ({age}{going})" if runs else f"{watched.subject}: {what}"
-    return watched, Finding("late", watched.subject, text, since, f"{known.program} crawl {command}")
+    return watched, Finding("late", watched.subject, text, since, command)

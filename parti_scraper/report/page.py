@@ -51,6 +51,7 @@ class Options:
         period: what is looked at.
         origins: scheme and host of each site that it may link to.
         program: how commands are called in it.
+        places: the options by which the command line says where runs are, to be typed again.
         problems: what is wrong with the collection; None where that is not known.
     """
 
@@ -58,6 +59,7 @@ class Options:
     period: Period = EVERYTHING
     origins: tuple[str, ...] = (SITE_URL,)
     program: str = "scrapy"
+    places: Sequence[str] = ()
     problems: Sequence[Problem] | None = None
 
 
@@ -193,7 +195,7 @@ def _gaps(lines: Iterable[Line], options: Options) -> list[dict[str, Any]]:
             "since": gap.since,
             "until": gap.until,
             "seconds": gap.seconds,
-            "command": f"{options.program} {shlex.join(words)}"
+            "command": f"{options.program} {shlex.join([*words, *options.places])}"
             if (words := crawl_for(gap, line.coverage.series, options.now))
             else None,
         }
