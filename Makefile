@@ -5,6 +5,8 @@ SETUP = PYTHON="$(PYTHON)" tools/setup.sh
 .PHONY: help setup setup-dev demo demo-jobs crawl build deploy test lint bench format lock
 # Two targets must not set up at the same time.
 .NOTPARALLEL:
+# With it, each of many processes would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
