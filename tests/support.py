@@ -32,8 +32,8 @@ from tests import forked
 ROOT = forked.ROOT
 SCRAPY = (sys.executable, "-m", "scrapy")
 
-# For a run that ends by itself; much longer than needed, so that only a hang times out.
-TIMEOUT = 120
+# For what ends by itself; much longer than needed on a busy machine, so that only a hang times out.
+TIMEOUT = 300
 QUIET = ("--loglevel", "WARNING")
 
 # The time at which the simulated clock is stopped. Crawls then need `until`, because their clock runs.

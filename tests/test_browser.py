@@ -18,6 +18,7 @@ from tests import expected
 from tests.processes import descendants
 from tests.support import (
     STILL,
+    TIMEOUT,
     Crawl,
     Run,
     RunningCrawl,
@@ -155,7 +156,7 @@ def test_a_browser_that_crashes_is_started_again_and_nothing_is_lost(serve: Serv
     browser = min(number for number, name in descendants(running.process.pid).items() if "chrom" in name)
     os.kill(browser, signal.SIGKILL)
     server.held = None
-    _, stderr = running.process.communicate(timeout=120)
+    _, stderr = running.process.communicate(timeout=TIMEOUT)
     run = Crawl(running.process.returncode, "", stderr, output, "recent", "run")
     assert run.code == 0, stderr
     assert sorted(ids(run.rows)) == sorted(ids(truth(server)))

