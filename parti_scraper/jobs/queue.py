@@ -141,16 +141,17 @@ def enqueue_missing(connection: psycopg.Connection, address: Address, wanted: Mi
     now = time.time()
     # In this order: a job that ends in between is then in both, not in none.
     taken = [window for window, _ in _windows(connection, "0", "status IN ('todo', 'doing')")]
-    tried = _tried(connection)
+    ended = _tried(connection)
+    proved = _proved(connection, address)
+    tried = in_vain(ended, proved)
     until = int(now if wanted.until is None else min(now, wanted.until))
     since = FIRST_TS if wanted.since is None else wanted.since
-    proved = _proved(connection, address)
     windows = missing(proved, since, until, wanted.overlap, taken, tried, now)
     if wanted.longest is not None:
         pieces = _cut(windows, wanted.longest)
     else:
         pieces = cut_by_density(windows, _density(connection, address) if windows else {})
-        pieces = halve(pieces, in_vain(tried, proved))
+        pieces = halve(pieces, tried)
     return _put(connection, [("recent", arguments_of(piece)) for piece in pieces])
 
 

@@ -6,6 +6,7 @@ Moments are Unix seconds; a stretch is an `Interval`, both bounds of which belon
 from __future__ import annotations
 
 from bisect import bisect, bisect_left
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,8 +30,9 @@ _LEAST_OF_A_SECOND = -(-_MOST_WEIGHT // MOST_SECONDS)
 # How often a piece is halved at a time.
 _MOST_HALVINGS = 3
 # Seconds after the end of an attempt until the next: after the first, how many times as long after each other, and the
-# most.
+# most, which as many steps reach.
 BACKOFF, BACKOFF_TIMES, LONGEST_BACKOFF = 900, 4, 7 * DAY
+_STEPS = 5
 
 
 # --- Pieces ------------------------------------------------------------------------------------------------------
@@ -167,29 +169,41 @@ def missing(  # noqa: PLR0917 - what is known, all of it needed
         until: the last one.
         overlap: how many seconds before the end of what is proved are crawled again, for late and changed records.
         taken: what is queued or running.
-        attempts: what has ended.
+        attempts: what has ended; only those in vain matter.
         now: the present.
     """
-    there, tried, queued = union(clip(proved, since, until)), list(attempts), union(taken)
-    wanted = [part for gap in gaps(there, since, until) for part in _due(gap, tried, now)]
+    there, queued = union(clip(proved, since, until)), union(taken)
+    wanted = [*_due(gaps(there, since, until), attempts, now)]
     if there:
         end = there[-1].until
         wanted += clip(there, end - overlap + 1, end)
     return [part for each in union(wanted) for part in gaps(queued, each.since, each.until)]
 
 
-def _due(gap: Interval, attempts: Iterable[Attempt], now: float) -> Iterator[Interval]:
-    """Yield the parts of a gap that need not wait."""
-    of_gap = [each for each in attempts if each.window.since <= gap.until and each.window.until >= gap.since]
+def _due(stretches: Iterable[Interval], attempts: Iterable[Attempt], now: float) -> Iterator[Interval]:
+    """Yield the parts that need not wait of stretches that are sorted, and of which none overlaps another."""
+    to_come = sorted(attempts, reverse=True)
+    untils = sorted(each.window.until for each in to_come)
     # The same attempts cover all seconds between two bounds.
-    bounds = {bound for each in of_gap for bound in (each.window.since, each.window.until + 1)}
-    within = sorted(bound for bound in bounds if gap.since < bound <= gap.until)
-    later = sorted(of_gap, reverse=True)
-    covering: list[Attempt] = []
-    for since, end in pairwise([gap.since, *within, gap.until + 1]):
-        while later and later[-1].window.since <= since:
-            covering.append(later.pop())
-        covering = [each for each in covering if each.window.until >= since]
-        ended = [each.ended_at for each in covering]
-        if not ended or now >= max(ended) + min(BACKOFF * BACKOFF_TIMES ** (len(ended) - 1), LONGEST_BACKOFF):
-            yield Interval(since, end - 1)
+    bounds = sorted({bound for each in to_come for bound in (each.window.since, each.window.until + 1)})
+    # Of those that have begun, the one that ended last first.
+    begun: list[tuple[float, int]] = []
+    number_begun = 0
+    for stretch in stretches:
+        within = bounds[bisect(bounds, stretch.since) : bisect(bounds, stretch.until)]
+        for since, end in pairwise([stretch.since, *within, stretch.until + 1]):
+            while to_come and to_come[-1].window.since <= since:
+                attempt = to_come.pop()
+                heappush(begun, (-attempt.ended_at, attempt.window.until))
+                number_begun += 1
+            while begun and begun[0][1] < since:
+                heappop(begun)
+            times = number_begun - bisect_left(untils, since)
+            if not times or now >= _wait(times) - begun[0][0]:
+                yield Interval(since, end - 1)
+
+
+def _wait(times: int) -> int:
+    """Return how many seconds after so many attempts the next one may be made."""
+    wait: int = BACKOFF * BACKOFF_TIMES ** min(times - 1, _STEPS)
+    return min(wait, LONGEST_BACKOFF)
