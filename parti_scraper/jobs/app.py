@@ -13,10 +13,13 @@ from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
+from psycopg_pool import PoolTimeout
 
 from parti_scraper.api.times import DAY
+from parti_scraper.dataset.engine import TargetError
+from parti_scraper.dataset.targets.postgres import database_error
 from parti_scraper.exceptions import quoted
-from parti_scraper.jobs.database import LOST_AFTER, SEARCH_PATH
+from parti_scraper.jobs.database import LOST_AFTER, SEARCH_PATH, WORKER_RIGHTS, absences, check
 from parti_scraper.jobs.payload import SCHEDULE, TASKS
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two tries to reach a server that is away.
+# Seconds between two tries to reach a server that is away, or refuses.
 _PAUSE = 1.0
 # Seconds that a query waits for a connection before it is tried again.
 _TIMEOUT = 5.0
@@ -85,14 +88,16 @@ class ServerAway(ConnectorException):
     """The server does not answer, and there is no time to wait for it."""
 
 
-class WorkerForgotten(ConnectorException):
-    """The database does not know the worker any more: it was silent for too long."""
-
-
 def is_away(error: BaseException) -> bool:
     """Tell whether an error says that the server cannot be reached, or has ended the connection."""
     cause = error.__cause__ or error
     return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Tell whether an error says that the database is not as it has to be, which only a person can change."""
+    refusals = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
+    return isinstance(error.__cause__ or error, refusals + absences())
 
 
 class Answers:
@@ -120,7 +125,7 @@ class Answers:
 
 
 class Connector(PsycopgConnector):
-    """Waits for a server that is away, where Procrastinate's worker would end.
+    """Waits for a server that is away or refuses, where Procrastinate's worker would end.
 
     A query whose answer was lost is sent again; all that are sent are either harmless to repeat, or looked after by
     `Manager.rescue`.
@@ -140,7 +145,11 @@ class Connector(PsycopgConnector):
             timeout=_TIMEOUT,
             reconnect_timeout=_RECONNECT,
         )
+        self._address = address
         self._away_since: float | None = None
+        # What was said of why it does not do what it is asked for, and whether that is being looked for.
+        self._told: set[str] = set()
+        self._is_asking = False
         self._answers = Answers(time.monotonic())
 
     @property
@@ -168,21 +177,50 @@ class Connector(PsycopgConnector):
         await self._patiently(lambda: super(Connector, self).listen_notify(on_notification, names))
 
     async def _patiently(self, action: Callable[[], Awaitable[Any]]) -> Any:
+        has_waited = False
         while True:
-            if self._away_since is not None and self.gives_up_at is not None and time.monotonic() >= self.gives_up_at:
+            waits = has_waited or self._away_since is not None
+            if waits and self.gives_up_at is not None and time.monotonic() >= self.gives_up_at:
                 raise ServerAway("the server does not answer")
             try:
                 answer = await action()
             except ConnectorException as error:
-                if not is_away(error):
+                if not (is_away(error) or is_refused(error)):
                     raise
-                if self._away_since is None:
+                if is_away(error) and self._away_since is None:
                     logger.warning("The database does not answer; it is tried again each second")
                     self._away_since = time.monotonic()
+                await self._tell_why(error.__cause__ or error)
+                has_waited = True
             else:
+                if has_waited:
+                    self._told.clear()
                 self._is_there()
                 return answer
             await asyncio.sleep(_PAUSE)
+
+    async def _tell_why(self, error: BaseException) -> None:
+        """Say what a person has to do, once for each reason.
+
+        That a server is away is not worth more than was said, unless it lasts; the pool does not say why.
+        """
+        is_known = str(error) in self._told or (is_away(error) and not isinstance(error, PoolTimeout))
+        if self._is_asking or is_known:
+            return
+        self._is_asking, line = True, ""
+        try:
+            await asyncio.to_thread(check, self._address)
+            if isinstance(error, psycopg.Error) and not is_away(error):
+                line = str(database_error(error, self._address, WORKER_RIGHTS))
+        except TargetError as why:
+            line = str(why)
+        finally:
+            self._is_asking = False
+        if not is_away(error):
+            self._told.add(str(error))
+        if line and line not in self._told:
+            self._told.add(line)
+            logger.warning("%s; it is tried again each second", line)
 
     def _is_there(self) -> None:
         now = time.monotonic()
@@ -214,8 +252,9 @@ class Manager(JobManager):
         self._places, self._most = places, most
         self._running: dict[int, str] = {}
         self._unknown: set[int] = set()
-        # Are called when the database has taken a heartbeat.
+        # Are called when the database has taken a heartbeat, and when it does not know the worker any more.
         self.on_heartbeat: list[Callable[[], None]] = []
+        self.on_forgotten: list[Callable[[], None]] = []
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
         taken = Counter(self._running.values())
@@ -269,9 +308,9 @@ class Manager(JobManager):
             self._running.pop(job.id or 0, None)
 
     async def update_heartbeat(self, worker_id: int) -> None:
-        if not await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id):
-            raise WorkerForgotten("the database does not know this worker any more")
-        for tell in self.on_heartbeat:
+        # Not by an error, of which Procrastinate hears only until the first of its own tasks has ended.
+        is_known = await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id)
+        for tell in self.on_heartbeat if is_known else self.on_forgotten:
             tell()
 
     async def rescue(self, worker_id: int) -> list[int]:

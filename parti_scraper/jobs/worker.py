@@ -26,7 +26,7 @@ from parti_scraper.dataset.engine import TargetAway
 from parti_scraper.dataset.targets.postgres import database_error
 from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
-from parti_scraper.jobs.app import HEARTBEAT, ServerAway, is_away, make_app
+from parti_scraper.jobs.app import HEARTBEAT, ServerAway, make_app
 from parti_scraper.jobs.crawling import Crawl
 from parti_scraper.jobs.database import WORKER_RIGHTS, connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
@@ -142,6 +142,7 @@ class Worker:
         self._worker: ProcrastinateWorker | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._manager.on_heartbeat.append(self._beat)
+        self._manager.on_forgotten.append(self._begin_anew)
         _add_tasks(self._app, self)
 
     async def run(self) -> None:
@@ -216,11 +217,21 @@ class Worker:
             await self._worker.run()  # type: ignore[no-untyped-call]
         except (ConnectorException, AssertionError) as error:
             # Its row in the database is gone, or the server is, as it stops.
-            if not (self._stopping.is_set() or is_away(error)):
-                logger.warning("The worker begins anew: %s", error.__cause__ or error)
-                await asyncio.sleep(_PAUSE)
+            if not self._stopping.is_set():
+                logger.warning("The worker begins anew: %s", str(error.__cause__ or error).partition("\n")[0])
         finally:
             rescue.cancel()
+        if not self._stopping.is_set():
+            # Not at once: what has ended it may last.
+            await asyncio.sleep(_PAUSE)
+
+    def _begin_anew(self) -> None:
+        """Be another worker of the database, which does not know this one any more; its jobs are others' by now."""
+        logger.warning("The worker begins anew: the database does not know it any more")
+        for crawl in self._crawls:
+            crawl.tell()
+        if self._worker:
+            self._worker.stop()  # type: ignore[no-untyped-call]
 
     async def _rescue(self, worker: ProcrastinateWorker) -> None:
         """Give back the jobs of workers that are dead, as long as this one lives; forget old jobs once a day."""
@@ -256,7 +267,7 @@ class Worker:
         oldest = time.time() - queue.KEPT_HOURS * 3_600
         for log in self._logs.glob("*.log"):
             # Another worker may have done it.
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 if log.stat().st_mtime < oldest:
                     log.unlink()
 
