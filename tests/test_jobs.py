@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from hypothesis import strategies as st
 from procrastinate.jobs import Job
 from procrastinate.periodic import PeriodicDeferrer
 from procrastinate.schema import migrations_path
+from procrastinate.utils import utcnow
 from scrapy.settings import Settings
 
 from parti_scraper.api.routes import FIRST_TS
-from parti_scraper.api.times import DAY, iso_to_timestamp
+from parti_scraper.api.times import DAY, iso_to_timestamp, timestamp_to_iso
 from parti_scraper.commands.jobs import Command
 from parti_scraper.dataset.coverage import Interval, union
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
@@ -959,6 +961,39 @@ def test_a_job_that_is_cancelled_as_it_fails_is_not_tried_again(postgres_url: st
 
     asyncio.run(retry())
     assert execute(postgres_url, "SELECT status::text FROM procrastinate_jobs") == [("aborted",)]
+
+
+def test_a_machine_whose_clock_is_wrong_tries_again_and_asks_for_what_is_missing_in_time(
+    postgres_url: str, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = utcnow() + timedelta(hours=1)
+    monkeypatch.setattr(time, "time", wrong.timestamp)
+    for module in (app, worker):
+        monkeypatch.setattr(module, "utcnow", lambda: wrong)
+    ((now,),) = execute(postgres_url, "SELECT extract(epoch FROM now())::int")
+    since = int(now) - DAY
+    assert len(enqueue_missing(address, since=since)) == 1
+    enqueue(address, "recent", since=timestamp_to_iso(since))
+    ((later,),) = execute(postgres_url, "SELECT extract(epoch FROM now())::int")
+    assert all(now - 1 <= each.until <= later for each in windows(address))
+
+    execute(postgres_url, "INSERT INTO procrastinate_workers DEFAULT VALUES")
+    execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing', worker_id = 1")
+    doing = Job(id=1, status="doing", queue="crawl", lock=None, queueing_lock=None, task_name="crawl", worker_id=1)
+    decision = worker._Retry().get_retry_decision(exception=worker.Failed("", DELAYS[0]), job=doing)
+    assert decision
+
+    async def retry() -> None:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        async with procrastinate.open_async():
+            await manager.retry_job(doing, decision.retry_at)
+
+    asyncio.run(retry())
+    waits = (
+        "SELECT extract(epoch FROM scheduled_at - at) FROM procrastinate_jobs AS jobs "
+        "JOIN procrastinate_events ON job_id = jobs.id WHERE type = 'deferred_for_retry'"
+    )
+    assert execute(postgres_url, waits) == [(DELAYS[0],)]
 
 
 # --- The process of a crawl --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
+from procrastinate.utils import utcnow
 from psycopg_pool import PoolTimeout
 
 from parti_scraper.api.times import DAY
@@ -60,7 +61,8 @@ _FINISH = f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) {
 # What was cancelled is not done again. Procrastinate would call it failed, and could not try it again then.
 _RETRY = (
     "SELECT CASE WHEN abort_requested THEN procrastinate_finish_job_v1(id, 'aborted', false) "
-    f"ELSE procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) END {_OWNED}"
+    "ELSE procrastinate_retry_job_v2(id, now() + make_interval(secs => %(delay)s), NULL, NULL, NULL) END "
+    f"{_OWNED}"
 )
 HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
 _RESCUE = """
@@ -294,7 +296,9 @@ class Manager(JobManager):
         queue: str | None = None,
         lock: str | None = None,
     ) -> None:
-        await self._end(job, _RETRY, retry_at=retry_at)
+        # By the clock of the database, as all see it.
+        delay = (retry_at - utcnow()).total_seconds() if retry_at else 0.0
+        await self._end(job, _RETRY, delay=delay)
 
     async def _end(self, job: Job, query: str, **arguments: Any) -> None:
         owner = {"job_id": job.id, "worker_id": job.worker_id, "attempts": job.attempts}
