@@ -996,6 +996,30 @@ def test_a_machine_whose_clock_is_wrong_tries_again_and_asks_for_what_is_missing
     assert execute(postgres_url, waits) == [(DELAYS[0],)]
 
 
+def test_nothing_piles_up_while_the_server_is_away(
+    postgresql: Cluster, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_PAUSE", "_TIMEOUT", "_RECONNECT"):
+        monkeypatch.setattr(app, name, 0.05)
+
+    async def ask() -> dict[str, int]:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        async with procrastinate.open_async():
+            pool = manager.connector.pool
+            with postgresql.stopped():
+                asked = asyncio.create_task(manager.connector.execute_query_async("SELECT 1"))
+                while pool.get_stats().get("requests_errors", 0) < 10:
+                    await asyncio.sleep(0.01)
+                    assert not asked.done()
+                stats = pool.get_stats()
+            monkeypatch.undo()
+            await asked
+            return stats
+
+    # The one that waits now, and the last one.
+    assert asyncio.run(ask())["requests_waiting"] <= 2
+
+
 # --- The process of a crawl --------------------------------------------------------------------------------------
 
 WATCHED = """

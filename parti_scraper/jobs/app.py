@@ -192,6 +192,7 @@ class Connector(PsycopgConnector):
                 if is_away(error) and self._away_since is None:
                     logger.warning("The database does not answer; it is tried again each second")
                     self._away_since = time.monotonic()
+                self._forget_waiting()
                 await self._tell_why(error.__cause__ or error)
                 has_waited = True
             else:
@@ -200,6 +201,12 @@ class Connector(PsycopgConnector):
                 self._is_there()
                 return answer
             await asyncio.sleep(_PAUSE)
+
+    def _forget_waiting(self) -> None:
+        """Drop what the pool keeps, until it has a connection again, of queries that have waited in vain for one."""
+        waiting: Any = getattr(self.pool, "_waiting", ())
+        for each in [each for each in waiting if each.error]:
+            waiting.remove(each)
 
     async def _tell_why(self, error: BaseException) -> None:
         """Say what a person has to do, once for each reason.
