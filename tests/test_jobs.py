@@ -996,6 +996,36 @@ def test_a_machine_whose_clock_is_wrong_tries_again_and_asks_for_what_is_missing
     assert execute(postgres_url, waits) == [(DELAYS[0],)]
 
 
+def test_a_worker_whose_number_is_another_s_is_forgotten_and_leaves_the_other_alone(
+    postgres_url: str, address: Address
+) -> None:
+    add_worker(postgres_url, procrastinate_version(), silent=MINUTE)
+    execute(postgres_url, "INSERT INTO procrastinate_workers (last_heartbeat) SELECT now() - interval '1 minute'")
+    told: list[str] = []
+
+    async def work(number: int) -> None:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        manager.on_heartbeat.append(lambda: told.append(f"{number} is known"))
+        manager.on_forgotten.append(lambda: told.append(f"{number} is forgotten"))
+        async with procrastinate.open_async():
+            await manager.update_heartbeat(number)
+
+    async def end(number: int) -> None:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        async with procrastinate.open_async():
+            await manager.unregister_worker(number)
+
+    # The second has not said yet who it is, and there is no third.
+    for number in (1, 2, 3):
+        asyncio.run(work(number))
+    assert told == ["1 is forgotten", "2 is known", "3 is forgotten"]
+    heard = "SELECT id FROM procrastinate_workers WHERE last_heartbeat > now() - interval '30 seconds'"
+    assert execute(postgres_url, heard) == [(2,)]
+    for number in (1, 2):
+        asyncio.run(end(number))
+    assert execute(postgres_url, "SELECT id FROM procrastinate_workers") == [(1,)]
+
+
 def test_nothing_piles_up_while_the_server_is_away(
     postgresql: Cluster, address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -413,6 +413,8 @@ def test_a_worker_says_once_why_the_database_refuses_and_goes_on_when_it_does_no
         does(2)
         for line in ("permission denied", "has no queue", "password authentication failed"):
             assert worker.said.count(line) == 1
+        # Of statements that were prepared for the tables of before.
+        assert "cached plan" not in worker.said
         assert SECRET not in worker.said
         assert "Traceback" not in worker.said
         # It ends also where the database refuses to let it go.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -64,7 +67,13 @@ _RETRY = (
     "ELSE procrastinate_retry_job_v2(id, now() + make_interval(secs => %(delay)s), NULL, NULL, NULL) END "
     f"{_OWNED}"
 )
-HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
+# A database that takes the place of another one, such as one from a backup, gives numbers of workers a second time.
+_IS_ME = (
+    "id = %(worker_id)s AND NOT EXISTS (SELECT FROM parti_workers WHERE id = %(worker_id)s "
+    "AND (host, pid) <> (%(host)s, %(pid)s))"
+)
+HEARTBEAT = f"UPDATE procrastinate_workers SET last_heartbeat = now() WHERE {_IS_ME} RETURNING id"  # noqa: S608
+_UNREGISTER = f"DELETE FROM procrastinate_workers WHERE {_IS_ME}"  # noqa: S608
 _RESCUE = """
 WITH lost AS (
     SELECT jobs.id, jobs.attempts, jobs.abort_requested FROM procrastinate_jobs AS jobs
@@ -140,7 +149,8 @@ class Connector(PsycopgConnector):
 
     def __init__(self, address: Address) -> None:
         super().__init__(
-            kwargs=address.connection,
+            # A statement that was prepared fails for good once a table is another one, such as after `jobs setup`.
+            kwargs=address.connection | {"prepare_threshold": None},
             configure=_configure,
             min_size=1,
             max_size=_CONNECTIONS,
@@ -188,6 +198,7 @@ class Connector(PsycopgConnector):
                 answer = await action()
             except ConnectorException as error:
                 if not (is_away(error) or is_refused(error)):
+                    self._told.clear()
                     raise
                 if is_away(error) and self._away_since is None:
                     logger.warning("The database does not answer; it is tried again each second")
@@ -197,6 +208,7 @@ class Connector(PsycopgConnector):
                 has_waited = True
             else:
                 if has_waited:
+                    # What is refused after this is news.
                     self._told.clear()
                 self._is_there()
                 return answer
@@ -259,6 +271,7 @@ class Manager(JobManager):
         """
         super().__init__(connector)
         self._places, self._most = places, most
+        self._who = {"host": socket.gethostname(), "pid": os.getpid()}
         self._running: dict[int, str] = {}
         self._unknown: set[int] = set()
         # Are called when the database has taken a heartbeat, and when it does not know the worker any more.
@@ -320,9 +333,14 @@ class Manager(JobManager):
 
     async def update_heartbeat(self, worker_id: int) -> None:
         # Not by an error, of which Procrastinate hears only until the first of its own tasks has ended.
-        is_known = await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id)
+        is_known: object = None
+        with suppress(ConnectorException):
+            is_known = await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id, **self._who)
         for tell in self.on_heartbeat if is_known else self.on_forgotten:
             tell()
+
+    async def unregister_worker(self, worker_id: int) -> None:
+        await self.connector.execute_query_async(_UNREGISTER, worker_id=worker_id, **self._who)
 
     async def rescue(self, worker_id: int) -> list[int]:
         """Give back the jobs of workers that are dead or cut off. Returns their numbers.
