@@ -216,7 +216,8 @@ class Connector(PsycopgConnector):
 
     def _forget_waiting(self) -> None:
         """Drop what the pool keeps, until it has a connection again, of queries that have waited in vain for one."""
-        waiting: Any = getattr(self.pool, "_waiting", ())
+        # There is no pool any more once the worker has ended.
+        waiting: Any = getattr(self._async_pool, "_waiting", ())
         for each in [each for each in waiting if each.error]:
             waiting.remove(each)
 
