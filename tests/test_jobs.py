@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ from hypothesis import strategies as st
 from procrastinate.jobs import Job
 from procrastinate.periodic import PeriodicDeferrer
 from procrastinate.schema import migrations_path
+from procrastinate.utils import utcnow
 from scrapy.settings import Settings
 
 from parti_scraper.api.routes import FIRST_TS
-from parti_scraper.api.times import DAY, iso_to_timestamp
+from parti_scraper.api.times import DAY, iso_to_timestamp, timestamp_to_iso
 from parti_scraper.commands.jobs import Command
 from parti_scraper.dataset.coverage import Interval, union
 from parti_scraper.dataset.engine import ExtraMissing, TargetError
+from parti_scraper.dataset.targets.postgres import OWNERSHIP
 from parti_scraper.dataset.targets.postgres_address import Address, parse_address
 from parti_scraper.exceptions import UsageError
 from parti_scraper.jobs import app, child, queue, worker
@@ -54,6 +57,7 @@ from tests.servers import closed_port
 from tests.support import Scrapy, environment_of
 
 MINUTE, HOUR = 60, 3600
+NUMBERS = "(accepted: 1 to 999,999,999)"
 IDS = "(accepted: see scrapy jobs list)"
 ACTIONS = "(accepted: setup, worker, enqueue, list, retry, cancel)"
 SPIDERS = ", ".join(sorted(KINDS))
@@ -89,19 +93,21 @@ NOWHERE = {"PARTI_DATABASE_URL": f"postgresql://{ROLE}:{SECRET}@127.0.0.1:9/nowh
                 "did you mean `--json`?"
             ),
         ),
-        ("worker --concurrency 0", "option `--concurrency`: not a number from 1 on: '0' (accepted: 1 or more)"),
-        ("worker --concurrency two", "option `--concurrency`: not a number from 1 on: 'two' (accepted: 1 or more)"),
+        ("worker --concurrency 0", f"option `--concurrency`: not a number from 1 on: '0' {NUMBERS}"),
+        ("worker --concurrency=", f"option `--concurrency`: not a number from 1 on: '' {NUMBERS}"),
+        ("list --concurrency=", "option `--concurrency`: not for `list` (accepted: see scrapy jobs --help)"),
+        ("worker --concurrency two", f"option `--concurrency`: not a number from 1 on: 'two' {NUMBERS}"),
         (
             "worker -s PARTI_JOBS_AT_A_TIME=x",
-            "setting `PARTI_JOBS_AT_A_TIME`: not a number from 1 on: 'x' (accepted: 1 or more)",
+            f"setting `PARTI_JOBS_AT_A_TIME`: not a number from 1 on: 'x' {NUMBERS}",
         ),
         (
             "worker -s PARTI_JOBS_AT_A_TIME=9999999999",
-            "setting `PARTI_JOBS_AT_A_TIME`: not a number from 1 on: '9999999999' (accepted: 1 or more)",
+            f"setting `PARTI_JOBS_AT_A_TIME`: not a number from 1 on: '9999999999' {NUMBERS}",
         ),
         ("worker -s PARTI_SCHEDULE=nowhere.toml", "nowhere.toml: cannot be read: No such file or directory"),
-        ("retry x", "argument `ID`: not a number from 1 on: 'x' (accepted: 1 or more)"),
-        (f"cancel {'9' * 5000}", f"argument `ID`: not a number from 1 on: '{'9' * 100}…' (accepted: 1 or more)"),
+        ("retry x", f"argument `ID`: not a number from 1 on: 'x' {NUMBERS}"),
+        (f"cancel {'9' * 5000}", f"argument `ID`: not a number from 1 on: '{'9' * 100}…' {NUMBERS}"),
         ("enqueue recent -a since", "option `-a`: not NAME=VALUE: 'since' (accepted: such as -a since=7d)"),
         ("enqueue recent -a =7d", "option `-a`: not NAME=VALUE: '=7d' (accepted: such as -a since=7d)"),
         (
@@ -125,6 +131,10 @@ NOWHERE = {"PARTI_DATABASE_URL": f"postgresql://{ROLE}:{SECRET}@127.0.0.1:9/nowh
                 "argument `url`: not for jobs, since addresses do not come from the queue: 'https://example.com/' "
                 "(accepted: none)"
             ),
+        ),
+        (
+            "enqueue recent -a categories=\udcff",
+            "argument `categories`: not a text that the queue can hold: '\\udcff' (accepted: UTF-8)",
         ),
         ("enqueue recent -a _job=x", "argument `_job`: not for jobs: 'x' (accepted: none)"),
         (
@@ -260,6 +270,55 @@ def test_what_workers_of_an_earlier_version_need_stays_as_long_as_one_is_there(
     assert scrapy("jobs", "setup", env=env).stdout == f"{earlier.shown}: 1 step done\n"
 
 
+LATER = "has the queue of a later version of this project, or of Procrastinate: update this one\n"
+
+
+def test_the_queue_of_a_later_version_is_left_as_it_is(scrapy: Scrapy, postgres_url: str, earlier: Address) -> None:
+    env = {"PARTI_DATABASE_URL": postgres_url}
+    execute(postgres_url, "INSERT INTO parti_migrations (name) VALUES ('03.99.00_01_pre_later.sql')")
+    before = execute(postgres_url, NOTES)
+    # What it lacks was removed by a later step, as far as this version can know.
+    for typed in ("setup", "worker"):
+        run = scrapy("jobs", typed, env=env)
+        assert (run.returncode, run.stdout, run.stderr) == (1, "", f"scrapy jobs: {earlier.shown} {LATER}")
+    assert execute(postgres_url, NOTES) == before
+    # What is there can be used.
+    assert scrapy("jobs", "enqueue", "categories", env=env).stdout == "job 1\n"
+
+
+ANEW = (
+    "(accepted: a database as it was backed up, or one without this schema; DROP SCHEMA parti_jobs CASCADE loses the "
+    "queue, and no record)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("DROP FUNCTION parti_fetch_job", 'lacks what was made: function "parti_fetch_job" does not exist'),
+        ("DROP TABLE parti_attempts", 'lacks what was made: relation "parti_attempts" does not exist'),
+        # As Procrastinate's own command leaves it.
+        (
+            "DROP TABLE parti_migrations, parti_workers, parti_attempts",
+            'is not of this project: type "procrastinate_job_status" already exists',
+        ),
+    ],
+)
+def test_setup_says_what_to_do_where_its_steps_do_not_help(
+    scrapy: Scrapy, postgres_url: str, address: Address, statement: str, problem: str
+) -> None:
+    env = {"PARTI_DATABASE_URL": postgres_url}
+    execute(postgres_url, statement)
+    run = scrapy("jobs", "worker", env=env)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.endswith(" has no queue, or an older one: scrapy jobs setup\n")
+    run = scrapy("jobs", "setup", env=env)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"scrapy jobs: {address.shown}: the schema parti_jobs {problem} {ANEW}"
+    execute(postgres_url, "DROP SCHEMA parti_jobs CASCADE")
+    assert scrapy("jobs", "setup", env=env).returncode == 0
+
+
 EACH = ["setup", "list", "enqueue recent", "worker", "retry 1", "cancel 1"]
 
 
@@ -302,7 +361,7 @@ def test_a_worker_does_not_begin_without_rights(scrapy: Scrapy, postgres_url: st
     assert run.stderr == f"scrapy jobs: {address.shown}: {problem} (needed: {WORKER_RIGHTS})\n"
 
 
-@pytest.mark.parametrize("typed", ["list", "enqueue categories", "retry 1", "cancel 1", "worker"])
+@pytest.mark.parametrize("typed", ["list", "enqueue categories", "retry 1", "cancel 1", "worker", "setup"])
 def test_a_role_without_rights_is_told_whose_are_needed(
     scrapy: Scrapy, postgresql: Cluster, postgres_url: str, address: Address, typed: str
 ) -> None:
@@ -312,11 +371,12 @@ def test_a_role_without_rights_is_told_whose_are_needed(
         denied = "permission denied for schema parti_jobs"
         run = scrapy("jobs", *typed.split(), env={"PARTI_DATABASE_URL": reader})
         assert (run.returncode, run.stdout) == (1, "")
-        assert run.stderr == f"scrapy jobs: {address.shown}: {denied} (needed: {WORKER_RIGHTS})\n"
+        needed = OWNERSHIP if typed == "setup" else WORKER_RIGHTS
+        assert run.stderr == f"scrapy jobs: {address.shown}: {denied} (needed: {needed})\n"
         execute(postgres_url, f"GRANT USAGE ON SCHEMA parti_jobs TO {role}")
         run = scrapy("jobs", *typed.split(), env={"PARTI_DATABASE_URL": reader})
         assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
-        assert run.stderr.endswith(f" (needed: {WORKER_RIGHTS})\n")
+        assert run.stderr.endswith(f" (needed: {needed})\n")
     finally:
         execute(postgres_url, f"REVOKE ALL ON SCHEMA parti_jobs FROM {role}")
         postgresql.execute(f"DROP ROLE {role}")
@@ -901,6 +961,93 @@ def test_a_job_that_is_cancelled_as_it_fails_is_not_tried_again(postgres_url: st
 
     asyncio.run(retry())
     assert execute(postgres_url, "SELECT status::text FROM procrastinate_jobs") == [("aborted",)]
+
+
+def test_a_machine_whose_clock_is_wrong_tries_again_and_asks_for_what_is_missing_in_time(
+    postgres_url: str, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = utcnow() + timedelta(hours=1)
+    monkeypatch.setattr(time, "time", wrong.timestamp)
+    for module in (app, worker):
+        monkeypatch.setattr(module, "utcnow", lambda: wrong)
+    ((now,),) = execute(postgres_url, "SELECT extract(epoch FROM now())::int")
+    since = int(now) - DAY
+    assert len(enqueue_missing(address, since=since)) == 1
+    enqueue(address, "recent", since=timestamp_to_iso(since))
+    ((later,),) = execute(postgres_url, "SELECT extract(epoch FROM now())::int")
+    assert all(now - 1 <= each.until <= later for each in windows(address))
+
+    execute(postgres_url, "INSERT INTO procrastinate_workers DEFAULT VALUES")
+    execute(postgres_url, "UPDATE procrastinate_jobs SET status = 'doing', worker_id = 1")
+    doing = Job(id=1, status="doing", queue="crawl", lock=None, queueing_lock=None, task_name="crawl", worker_id=1)
+    decision = worker._Retry().get_retry_decision(exception=worker.Failed("", DELAYS[0]), job=doing)
+    assert decision
+
+    async def retry() -> None:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        async with procrastinate.open_async():
+            await manager.retry_job(doing, decision.retry_at)
+
+    asyncio.run(retry())
+    waits = (
+        "SELECT extract(epoch FROM scheduled_at - at) FROM procrastinate_jobs AS jobs "
+        "JOIN procrastinate_events ON job_id = jobs.id WHERE type = 'deferred_for_retry'"
+    )
+    assert execute(postgres_url, waits) == [(DELAYS[0],)]
+
+
+def test_a_worker_whose_number_is_another_s_is_forgotten_and_leaves_the_other_alone(
+    postgres_url: str, address: Address
+) -> None:
+    add_worker(postgres_url, procrastinate_version(), silent=MINUTE)
+    execute(postgres_url, "INSERT INTO procrastinate_workers (last_heartbeat) SELECT now() - interval '1 minute'")
+    told: list[str] = []
+
+    async def work(number: int) -> None:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        manager.on_heartbeat.append(lambda: told.append(f"{number} is known"))
+        manager.on_forgotten.append(lambda: told.append(f"{number} is forgotten"))
+        async with procrastinate.open_async():
+            await manager.update_heartbeat(number)
+
+    async def end(number: int) -> None:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        async with procrastinate.open_async():
+            await manager.unregister_worker(number)
+
+    # The second has not said yet who it is, and there is no third.
+    for number in (1, 2, 3):
+        asyncio.run(work(number))
+    assert told == ["1 is forgotten", "2 is known", "3 is forgotten"]
+    heard = "SELECT id FROM procrastinate_workers WHERE last_heartbeat > now() - interval '30 seconds'"
+    assert execute(postgres_url, heard) == [(2,)]
+    for number in (1, 2):
+        asyncio.run(end(number))
+    assert execute(postgres_url, "SELECT id FROM procrastinate_workers") == [(1,)]
+
+
+def test_nothing_piles_up_while_the_server_is_away(
+    postgresql: Cluster, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_PAUSE", "_TIMEOUT", "_RECONNECT"):
+        monkeypatch.setattr(app, name, 0.05)
+
+    async def ask() -> dict[str, int]:
+        procrastinate, manager = app.make_app(address, {}, 1)
+        async with procrastinate.open_async():
+            pool = manager.connector.pool
+            with postgresql.stopped():
+                asked = asyncio.create_task(manager.connector.execute_query_async("SELECT 1"))
+                while pool.get_stats().get("requests_errors", 0) < 10:
+                    await asyncio.sleep(0.01)
+                    assert not asked.done()
+                stats = pool.get_stats()
+            monkeypatch.undo()
+            await asked
+            return stats
+
+    # The one that waits now, and the last one.
+    assert asyncio.run(ask())["requests_waiting"] <= 2
 
 
 # --- The process of a crawl --------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from parti_scraper.ledger.ledger import Ledger
 from parti_scraper.mockserver import MockServer, ReceivedRequest
 from tests.expected import livestream
 from tests.machines import Machines, Worker, differences, wait
-from tests.postgresql import SECRET, Cluster, frozen
+from tests.postgresql import PASSWORD, ROLE, SECRET, Cluster, frozen
 from tests.processes import is_alive
 from tests.support import STILL, Serve, has_records, ids, read_lines, truth
 
@@ -366,6 +366,76 @@ def test_old_logs_are_deleted_and_what_goes_on_while_the_database_is_away_is_sai
             wait(lambda: "The database does not answer" in worker.said, machines)
         wait(lambda: "The database answers again" in worker.said, machines)
         assert worker.stop() == 0
+
+
+def test_a_worker_says_once_why_the_database_refuses_and_goes_on_when_it_does_no_longer(
+    postgresql: Cluster, postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        worker = machines.start(times=NERVOUS)
+        wait(lambda: count(machines, "parti_workers"), machines)
+
+        def does(jobs: int) -> None:
+            """Wait until so many jobs are done."""
+            wait(lambda: machines.statuses() == {"succeeded": jobs}, machines)
+
+        # Only looking for dead workers needs this right, as long as there are no jobs.
+        machines.query("REVOKE UPDATE ON parti_attempts FROM CURRENT_USER")
+        wait(
+            lambda: "permission denied for table parti_attempts (needed: the rights of a worker" in worker.said,
+            machines,
+        )
+        machines.query(
+            "WITH dead AS (INSERT INTO procrastinate_workers (last_heartbeat) VALUES ('2026-01-01') RETURNING id) "
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, status, worker_id, args) "
+            """SELECT 'crawl', 'crawl', 'doing', id, '{"spider": "categories", "arguments": {}}' FROM dead"""
+        )
+        machines.query("GRANT UPDATE ON parti_attempts TO CURRENT_USER")
+        does(1)
+
+        machines.query("DROP SCHEMA parti_jobs CASCADE")
+        wait(
+            lambda: "has no queue, or an older one: parti jobs setup; it is tried again each second" in worker.said,
+            machines,
+        )
+        machines.jobs("setup")
+        wait(lambda: "The worker begins anew" in worker.said, machines)
+        machines.jobs("enqueue", "categories")
+        does(1)
+
+        try:
+            postgresql.execute(f"ALTER ROLE {ROLE} PASSWORD 'another'")
+            postgresql.restart()
+            wait(lambda: 'password authentication failed for user "parti"; it is tried' in worker.said, machines)
+        finally:
+            postgresql.execute(f"ALTER ROLE {ROLE} PASSWORD '{PASSWORD}'")
+        machines.jobs("enqueue", "categories")
+        does(2)
+        for line in ("permission denied", "has no queue", "password authentication failed"):
+            assert worker.said.count(line) == 1
+        # Of statements that were prepared for the tables of before.
+        assert "cached plan" not in worker.said
+        assert SECRET not in worker.said
+        assert "Traceback" not in worker.said
+        # It ends also where the database refuses to let it go.
+        machines.query("REVOKE ALL ON procrastinate_workers FROM CURRENT_USER")
+        assert worker.stop() == 0
+
+
+def test_a_worker_that_the_database_has_forgotten_begins_anew_and_its_jobs_too(
+    postgres_url: str, tmp_path: Path, serve: Serve
+) -> None:
+    with Machines(postgres_url, tmp_path, serve(**STILL)) as machines:
+        machines.jobs("enqueue", "live", "-a", "interval=1")
+        # Without a schedule, one of the tasks of Procrastinate's worker has ended by then.
+        worker = machines.start(times=NERVOUS)
+        wait(lambda: has_written(worker, "live/1-1") and count(machines, "parti_workers"), machines)
+        machines.query("DELETE FROM procrastinate_workers")
+        wait(lambda: has_written(worker, "live/1-2"), machines, SILENCE - 10)
+        assert count(machines, "parti_workers") == 1
+        assert worker.said.count("The worker begins anew: the database does not know it any more\n") == 1
+        assert worker.stop() == 0
+        assert "Traceback" not in worker.said
 
 
 def test_what_was_collected_is_loaded_although_the_job_is_cancelled_meanwhile(

@@ -19,7 +19,7 @@ from parti_scraper.dataset.targets.postgres import PostgresTarget
 from parti_scraper.exceptions import UsageError, did_you_mean, quoted
 from parti_scraper.jobs import queue
 from parti_scraper.jobs.crawling import environment_of
-from parti_scraper.jobs.database import connect, jobs_address, set_up
+from parti_scraper.jobs.database import check, connect, jobs_address, set_up
 from parti_scraper.jobs.payload import check_payload
 from parti_scraper.jobs.queue import Missing, parse_seconds
 from parti_scraper.jobs.schedule import read_schedule
@@ -45,8 +45,8 @@ _OPTIONS = {
 }
 _AT_A_TIME, _SCHEDULE = "PARTI_JOBS_AT_A_TIME", "PARTI_SCHEDULE"
 _SINCE, _OVERLAP = "PARTI_COVERAGE_SINCE", "PARTI_INCREMENTAL_OVERLAP"
-# Numbers of so many digits are no ids, and no numbers of crawls.
-_TOO_LONG = 10
+# Greater numbers are no ids, and no numbers of crawls.
+_GREATEST = 999_999_999
 # How many of the jobs that are done are listed.
 _DONE_SHOWN = 20
 
@@ -97,7 +97,7 @@ class Command(Reading, ScrapyCommand):
             hint = did_you_mean(action, _WORDS)
             problem = f"unknown: {quoted(action)}" if args else "what to do is missing"
             raise UsageError(f"{problem} (accepted: {', '.join(_WORDS)}){hint}")
-        given = {name for names in _OPTIONS.values() for name in names if getattr(opts, name)}
+        given = {name for names in _OPTIONS.values() for name in names if getattr(opts, name) not in (None, False)}
         for name in sorted(given - _OPTIONS.get(action, set())):
             typed = "-a" if name == "arguments" else f"--{name}"
             raise UsageError(f"option `{typed}`: not for `{action}` (accepted: see {program()} jobs --help)")
@@ -135,7 +135,7 @@ class Command(Reading, ScrapyCommand):
         # Only workers have to load what is behind it, which is an extra.
         from parti_scraper.jobs.worker import Machine, run_worker  # noqa: PLC0415
 
-        concurrency = _count("option", "--concurrency", opts.concurrency or "2")
+        concurrency = _count("option", "--concurrency", "2" if opts.concurrency is None else opts.concurrency)
         most = _count("setting", _AT_A_TIME, str(self.settings[_AT_A_TIME]))
         path = self.settings[_SCHEDULE]
         schedule = read_schedule(Path(path), check_payload) if path else []
@@ -156,10 +156,7 @@ class Command(Reading, ScrapyCommand):
         # What they say is said in other words, once; theirs has tracebacks, or is said again and again.
         for name in ("procrastinate", "psycopg.pool"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        with connect(address) as connection:
-            # The last step of `setup` that workers need, and whether they may do anything.
-            connection.execute("SELECT 'parti_defer_periodic_job'::regproc")
-            connection.execute("DELETE FROM procrastinate_workers WHERE false")
+        check(address)
         run_worker(machine)
 
     def _enqueue(self, spider: str, opts: argparse.Namespace) -> None:
@@ -228,8 +225,8 @@ def _arguments(typed: Sequence[str]) -> dict[str, str]:
 
 def _count(kind: str, name: str, text: str) -> int:
     """Return a number that was typed. Raises UsageError."""
-    if not (text.isascii() and text.isdecimal() and len(text) < _TOO_LONG and int(text)):
-        raise UsageError.of(kind, name, "not a number from 1 on", text, "1 or more")
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_GREATEST)) and int(text)):
+        raise UsageError.of(kind, name, "not a number from 1 on", text, f"1 to {_GREATEST:,}")
     return int(text)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,10 +16,14 @@ from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
+from procrastinate.utils import utcnow
+from psycopg_pool import PoolTimeout
 
 from parti_scraper.api.times import DAY
+from parti_scraper.dataset.engine import TargetError
+from parti_scraper.dataset.targets.postgres import database_error
 from parti_scraper.exceptions import quoted
-from parti_scraper.jobs.database import LOST_AFTER, SEARCH_PATH
+from parti_scraper.jobs.database import LOST_AFTER, SEARCH_PATH, WORKER_RIGHTS, absences, check
 from parti_scraper.jobs.payload import SCHEDULE, TASKS
 
 if TYPE_CHECKING:
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two tries to reach a server that is away.
+# Seconds between two tries to reach a server that is away, or refuses.
 _PAUSE = 1.0
 # Seconds that a query waits for a connection before it is tried again.
 _TIMEOUT = 5.0
@@ -57,9 +64,16 @@ _FINISH = f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) {
 # What was cancelled is not done again. Procrastinate would call it failed, and could not try it again then.
 _RETRY = (
     "SELECT CASE WHEN abort_requested THEN procrastinate_finish_job_v1(id, 'aborted', false) "
-    f"ELSE procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) END {_OWNED}"
+    "ELSE procrastinate_retry_job_v2(id, now() + make_interval(secs => %(delay)s), NULL, NULL, NULL) END "
+    f"{_OWNED}"
 )
-HEARTBEAT = "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker_id)s RETURNING id"
+# A database that takes the place of another one, such as one from a backup, gives numbers of workers a second time.
+_IS_ME = (
+    "id = %(worker_id)s AND NOT EXISTS (SELECT FROM parti_workers WHERE id = %(worker_id)s "
+    "AND (host, pid) <> (%(host)s, %(pid)s))"
+)
+HEARTBEAT = f"UPDATE procrastinate_workers SET last_heartbeat = now() WHERE {_IS_ME} RETURNING id"  # noqa: S608
+_UNREGISTER = f"DELETE FROM procrastinate_workers WHERE {_IS_ME}"  # noqa: S608
 _RESCUE = """
 WITH lost AS (
     SELECT jobs.id, jobs.attempts, jobs.abort_requested FROM procrastinate_jobs AS jobs
@@ -85,14 +99,16 @@ class ServerAway(ConnectorException):
     """The server does not answer, and there is no time to wait for it."""
 
 
-class WorkerForgotten(ConnectorException):
-    """The database does not know the worker any more: it was silent for too long."""
-
-
 def is_away(error: BaseException) -> bool:
     """Tell whether an error says that the server cannot be reached, or has ended the connection."""
     cause = error.__cause__ or error
     return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Tell whether an error says that the database is not as it has to be, which only a person can change."""
+    refusals = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
+    return isinstance(error.__cause__ or error, refusals + absences())
 
 
 class Answers:
@@ -120,7 +136,7 @@ class Answers:
 
 
 class Connector(PsycopgConnector):
-    """Waits for a server that is away, where Procrastinate's worker would end.
+    """Waits for a server that is away or refuses, where Procrastinate's worker would end.
 
     A query whose answer was lost is sent again; all that are sent are either harmless to repeat, or looked after by
     `Manager.rescue`.
@@ -133,14 +149,19 @@ class Connector(PsycopgConnector):
 
     def __init__(self, address: Address) -> None:
         super().__init__(
-            kwargs=address.connection,
+            # A statement that was prepared fails for good once a table is another one, such as after `jobs setup`.
+            kwargs=address.connection | {"prepare_threshold": None},
             configure=_configure,
             min_size=1,
             max_size=_CONNECTIONS,
             timeout=_TIMEOUT,
             reconnect_timeout=_RECONNECT,
         )
+        self._address = address
         self._away_since: float | None = None
+        # What was said of why it does not do what it is asked for, and whether that is being looked for.
+        self._told: set[str] = set()
+        self._is_asking = False
         self._answers = Answers(time.monotonic())
 
     @property
@@ -168,21 +189,60 @@ class Connector(PsycopgConnector):
         await self._patiently(lambda: super(Connector, self).listen_notify(on_notification, names))
 
     async def _patiently(self, action: Callable[[], Awaitable[Any]]) -> Any:
+        has_waited = False
         while True:
-            if self._away_since is not None and self.gives_up_at is not None and time.monotonic() >= self.gives_up_at:
+            waits = has_waited or self._away_since is not None
+            if waits and self.gives_up_at is not None and time.monotonic() >= self.gives_up_at:
                 raise ServerAway("the server does not answer")
             try:
                 answer = await action()
             except ConnectorException as error:
-                if not is_away(error):
+                if not (is_away(error) or is_refused(error)):
+                    self._told.clear()
                     raise
-                if self._away_since is None:
+                if is_away(error) and self._away_since is None:
                     logger.warning("The database does not answer; it is tried again each second")
                     self._away_since = time.monotonic()
+                self._forget_waiting()
+                await self._tell_why(error.__cause__ or error)
+                has_waited = True
             else:
+                if has_waited:
+                    # What is refused after this is news.
+                    self._told.clear()
                 self._is_there()
                 return answer
             await asyncio.sleep(_PAUSE)
+
+    def _forget_waiting(self) -> None:
+        """Drop what the pool keeps, until it has a connection again, of queries that have waited in vain for one."""
+        # There is no pool any more once the worker has ended.
+        waiting: Any = getattr(self._async_pool, "_waiting", ())
+        for each in [each for each in waiting if each.error]:
+            waiting.remove(each)
+
+    async def _tell_why(self, error: BaseException) -> None:
+        """Say what a person has to do, once for each reason.
+
+        That a server is away is not worth more than was said, unless it lasts; the pool does not say why.
+        """
+        is_known = str(error) in self._told or (is_away(error) and not isinstance(error, PoolTimeout))
+        if self._is_asking or is_known:
+            return
+        self._is_asking, line = True, ""
+        try:
+            await asyncio.to_thread(check, self._address)
+            if isinstance(error, psycopg.Error) and not is_away(error):
+                line = str(database_error(error, self._address, WORKER_RIGHTS))
+        except TargetError as why:
+            line = str(why)
+        finally:
+            self._is_asking = False
+        if not is_away(error):
+            self._told.add(str(error))
+        if line and line not in self._told:
+            self._told.add(line)
+            logger.warning("%s; it is tried again each second", line)
 
     def _is_there(self) -> None:
         now = time.monotonic()
@@ -212,10 +272,12 @@ class Manager(JobManager):
         """
         super().__init__(connector)
         self._places, self._most = places, most
+        self._who = {"host": socket.gethostname(), "pid": os.getpid()}
         self._running: dict[int, str] = {}
         self._unknown: set[int] = set()
-        # Are called when the database has taken a heartbeat.
+        # Are called when the database has taken a heartbeat, and when it does not know the worker any more.
         self.on_heartbeat: list[Callable[[], None]] = []
+        self.on_forgotten: list[Callable[[], None]] = []
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
         taken = Counter(self._running.values())
@@ -255,7 +317,9 @@ class Manager(JobManager):
         queue: str | None = None,
         lock: str | None = None,
     ) -> None:
-        await self._end(job, _RETRY, retry_at=retry_at)
+        # By the clock of the database, as all see it.
+        delay = (retry_at - utcnow()).total_seconds() if retry_at else 0.0
+        await self._end(job, _RETRY, delay=delay)
 
     async def _end(self, job: Job, query: str, **arguments: Any) -> None:
         owner = {"job_id": job.id, "worker_id": job.worker_id, "attempts": job.attempts}
@@ -269,10 +333,15 @@ class Manager(JobManager):
             self._running.pop(job.id or 0, None)
 
     async def update_heartbeat(self, worker_id: int) -> None:
-        if not await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id):
-            raise WorkerForgotten("the database does not know this worker any more")
-        for tell in self.on_heartbeat:
+        # Not by an error, of which Procrastinate hears only until the first of its own tasks has ended.
+        is_known: object = None
+        with suppress(ConnectorException):
+            is_known = await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id, **self._who)
+        for tell in self.on_heartbeat if is_known else self.on_forgotten:
             tell()
+
+    async def unregister_worker(self, worker_id: int) -> None:
+        await self.connector.execute_query_async(_UNREGISTER, worker_id=worker_id, **self._who)
 
     async def rescue(self, worker_id: int) -> list[int]:
         """Give back the jobs of workers that are dead or cut off. Returns their numbers.

@@ -18,6 +18,7 @@ from parti_scraper.secret_settings import secret_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from typing import LiteralString
 
     import psycopg
@@ -29,6 +30,10 @@ SCHEMA = "parti_jobs"
 SEARCH_PATH = f"SET search_path TO {SCHEMA}"
 # What is needed for everything but `setup`.
 WORKER_RIGHTS = "the rights of a worker, see docs/several-machines.md"
+# What is said where a step was done that this version does not know.
+_LATER = " has the queue of a later version of this project, or of Procrastinate: update this one"
+# The step that makes a new queue.
+_SCHEMA_STEP = "schema"
 # A worker without a heartbeat for so many seconds is alive no more for others. Its own crawls end before.
 LOST_AFTER = 65
 # The locks of transactions, of which only one may go on at a time; the functions below have 7170002 and 7170004.
@@ -107,6 +112,13 @@ _OWN: tuple[tuple[str, LiteralString], ...] = (
         """,
     ),
 )
+# What workers need, as far as it shows without doing anything.
+_NEEDED: tuple[LiteralString, ...] = (
+    "SELECT 'parti_fetch_job'::regproc, 'parti_defer_periodic_job'::regproc",
+    "SELECT FROM procrastinate_jobs, procrastinate_events, procrastinate_periodic_defers WHERE false",
+    "SELECT FROM parti_workers, parti_attempts WHERE false",
+    "DELETE FROM procrastinate_workers WHERE false",
+)
 _ALIVE = (
     "SELECT procrastinate FROM parti_workers JOIN procrastinate_workers USING (id) "
     "WHERE last_heartbeat > now() - make_interval(secs => %s)"
@@ -136,17 +148,34 @@ def connect(address: Address, needed: str = WORKER_RIGHTS) -> Iterator[psycopg.C
             connection.execute(SEARCH_PATH)
             try:
                 yield connection
-            except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedObject):
+            except absences():
                 connection.rollback()
+                # That was undone with the rest.
+                connection.execute(SEARCH_PATH)
                 # Whoever must not use a schema finds nothing there.
                 if _is_denied(connection):
                     problem = f": permission denied for schema {SCHEMA} (needed: {needed})"
+                elif _is_later(_known(connection)):
+                    problem = _LATER
                 else:
                     problem = f" has no queue, or an older one: {program()} jobs setup"
                 raise TargetError(f"{address.shown}{problem}") from None
             connection.commit()
     except psycopg.Error as error:
         raise database_error(error, address, needed) from None
+
+
+def absences() -> tuple[type[psycopg.Error], ...]:
+    """Return the errors that say that a database has not the tables and functions of this version."""
+    errors = require("psycopg", "jobs").errors
+    return (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedObject, errors.InvalidSchemaName)
+
+
+def check(address: Address) -> None:
+    """Raise TargetError if workers cannot work with a database: it cannot be reached, has no queue, or refuses."""
+    with connect(address) as connection:
+        for statement in _NEEDED:
+            connection.execute(statement)
 
 
 def _is_denied(connection: psycopg.Connection) -> bool:
@@ -167,8 +196,9 @@ def set_up(address: Address) -> tuple[list[str], list[str]]:
         The steps that were done, and those that wait for workers of an earlier version to end.
 
     Raises:
-        TargetError: the database cannot be reached, or refuses.
+        TargetError: the database cannot be reached or refuses, or its queue is damaged, or of a later version.
     """
+    errors = require("psycopg", "jobs").errors
     with connect(address, OWNERSHIP) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [SETUP])
         if not _has_schema(connection):
@@ -177,19 +207,55 @@ def set_up(address: Address) -> tuple[list[str], list[str]]:
             "CREATE TABLE IF NOT EXISTS parti_migrations "
             "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        known = {name for (name,) in connection.execute("SELECT name FROM parti_migrations")}
-        waits = _has_older_workers(connection, known)
-        done, waiting = [], []
-        for name, statements in _steps(known):
-            if waits and "_post_" in name:
-                waiting.append(name)
-                continue
-            if statements:
-                # Not with arguments: then there may be several statements.
-                connection.execute(statements)
-            connection.execute("INSERT INTO parti_migrations (name) VALUES (%s)", [name])
-            done.append(name)
+        known = _known(connection)
+        if _is_later(known):
+            raise TargetError(f"{address.shown}{_LATER}")
+        try:
+            done, waiting = _set_up(connection, known)
+            for statement in _NEEDED:
+                connection.execute(statement)
+        except (errors.DuplicateTable, errors.DuplicateObject, errors.DuplicateFunction) as error:
+            raise TargetError(_damaged(address, error, "is not of this project")) from None
+        except absences() as error:
+            raise TargetError(_damaged(address, error, "lacks what was made")) from None
     return done, waiting
+
+
+def _set_up(connection: psycopg.Connection, known: set[str]) -> tuple[list[str], list[str]]:
+    """Do the steps that are not known. Returns those that were done, and those that wait."""
+    waits = _has_older_workers(connection, known)
+    done, waiting = [], []
+    for name, statements in _steps(known):
+        if waits and "_post_" in name:
+            waiting.append(name)
+            continue
+        if statements:
+            # Not with arguments: then there may be several statements.
+            connection.execute(statements)
+        connection.execute("INSERT INTO parti_migrations (name) VALUES (%s)", [name])
+        done.append(name)
+    return done, waiting
+
+
+def _damaged(address: Address, error: psycopg.Error, problem: str) -> str:
+    """Return what is said where no step helps."""
+    return (
+        f"{address.shown}: the schema {SCHEMA} {problem}: {error.diag.message_primary} (accepted: a database as it was "
+        f"backed up, or one without this schema; DROP SCHEMA {SCHEMA} CASCADE loses the queue, and no record)"
+    )
+
+
+def _known(connection: psycopg.Connection) -> set[str]:
+    """Return the names of the steps that were done."""
+    found = connection.execute("SELECT to_regclass('parti_migrations') IS NOT NULL").fetchone()
+    if not (found and found[0]):
+        return set()
+    return {name for (name,) in connection.execute("SELECT name FROM parti_migrations")}
+
+
+def _is_later(known: set[str]) -> bool:
+    """Tell whether a step was done that this version does not know."""
+    return not known <= {_SCHEMA_STEP, *(each.name for each in _migrations()), *(name for name, _ in _OWN)}
 
 
 def _has_schema(connection: psycopg.Connection) -> bool:
@@ -206,15 +272,19 @@ def _has_older_workers(connection: psycopg.Connection, known: set[str]) -> bool:
 
 def _steps(known: set[str]) -> Iterator[tuple[str, LiteralString]]:
     """Yield the name and the statements of each step that is not known to be done, in order."""
-    schema = require("procrastinate.schema", "jobs")
-    files = sorted(schema.migrations_path.glob("*.sql"))
+    files = _migrations()
     if not known:
         # All migrations are in the schema of a new database.
-        yield "schema", schema.SchemaManager.get_schema()
+        yield _SCHEMA_STEP, require("procrastinate.schema", "jobs").SchemaManager.get_schema()
         yield from ((each.name, "") for each in files)
     else:
         yield from ((each.name, each.read_text(encoding="utf-8")) for each in files if each.name not in known)
     yield from (step for step in _OWN if step[0] not in known)
+
+
+def _migrations() -> list[Path]:
+    """Return Procrastinate's migrations, in order."""
+    return sorted(require("procrastinate.schema", "jobs").migrations_path.glob("*.sql"))
 
 
 def procrastinate_version() -> str:

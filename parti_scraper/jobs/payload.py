@@ -54,6 +54,8 @@ def check_payload(spider: str, arguments: Mapping[str, str]) -> None:
     for name, value in arguments.items():
         if name.startswith("_"):
             raise UsageError.of("argument", name, "not for jobs", value, "none")
+        if value != value.encode(errors="replace").decode():
+            raise UsageError.of("argument", name, "not a text that the queue can hold", value, "UTF-8")
     KINDS[spider].arguments.parse(arguments, spider, time.time())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,7 +81,7 @@ def enqueue(
         if shard is not None:
             raise UsageError.of("option", "--shard", "only for the spider recent", shard, "none")
         return _put(connection, [(spider, dict(arguments))])
-    window = _window(arguments)
+    window = _window(connection, arguments)
     if shard is None:
         return _put(connection, [(spider, arguments_of(window, arguments))])
     seconds = parse_seconds("option", "--shard", shard)
@@ -101,9 +100,15 @@ def _cut(windows: Sequence[Interval], longest: int) -> list[Interval]:
     return [piece for window in windows for piece in cut(window, longest)]
 
 
-def _window(arguments: Mapping[str, str]) -> Interval:
+def _now(connection: psycopg.Connection) -> float:
+    """Return Unix seconds by the clock of the database, so that it does not matter whose is wrong."""
+    ((now,),) = connection.execute("SELECT extract(epoch FROM clock_timestamp())").fetchall()
+    return float(now)
+
+
+def _window(connection: psycopg.Connection, arguments: Mapping[str, str]) -> Interval:
     """Return the window of a job of `recent`. Raises UsageError."""
-    now = time.time()
+    now = _now(connection)
     parsed = RecentArguments.parse(arguments, "recent", now)
     return Interval(parsed.since, int(now) if parsed.until is None else parsed.until)
 
@@ -138,7 +143,7 @@ def enqueue_missing(connection: psycopg.Connection, address: Address, wanted: Mi
     Whoever does the same at the same time waits. Returns their numbers.
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [ENQUEUE])
-    now = time.time()
+    now = _now(connection)
     # In this order: a job that ends in between is then in both, not in none.
     taken = [window for window, _ in _windows(connection, "0", "status IN ('todo', 'doing')")]
     ended = _tried(connection)
@@ -220,7 +225,7 @@ def put_scheduled(connection: psycopg.Connection, name: str, spider: str, argume
     if found.fetchone():
         return []
     check_payload(spider, arguments)
-    frozen = arguments_of(_window(arguments), arguments) if spider == "recent" else dict(arguments)
+    frozen = arguments_of(_window(connection, arguments), arguments) if spider == "recent" else dict(arguments)
     return _put(connection, [(spider, frozen)], lock)
 
 

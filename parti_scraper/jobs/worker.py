@@ -26,7 +26,7 @@ from parti_scraper.dataset.engine import TargetAway
 from parti_scraper.dataset.targets.postgres import database_error
 from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
-from parti_scraper.jobs.app import HEARTBEAT, ServerAway, is_away, make_app
+from parti_scraper.jobs.app import HEARTBEAT, ServerAway, make_app
 from parti_scraper.jobs.crawling import Crawl
 from parti_scraper.jobs.database import WORKER_RIGHTS, connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
@@ -141,7 +141,11 @@ class Worker:
         self._stopping = asyncio.Event()
         self._worker: ProcrastinateWorker | None = None
         self._leaving: asyncio.Task[None] | None = None
+        # Under which number the database knows who this is, and when old jobs were forgotten.
+        self._noted: int | None = None
+        self._swept = 0.0
         self._manager.on_heartbeat.append(self._beat)
+        self._manager.on_forgotten.append(self._begin_anew)
         _add_tasks(self._app, self)
 
     async def run(self) -> None:
@@ -211,52 +215,75 @@ class Worker:
             install_signal_handlers=False,
             worker_middleware=[_report],
         )
+        # The number may be the same where the tables are others.
+        self._noted = None
         rescue = asyncio.create_task(self._rescue(self._worker))
         try:
             await self._worker.run()  # type: ignore[no-untyped-call]
         except (ConnectorException, AssertionError) as error:
             # Its row in the database is gone, or the server is, as it stops.
-            if not (self._stopping.is_set() or is_away(error)):
-                logger.warning("The worker begins anew: %s", error.__cause__ or error)
-                await asyncio.sleep(_PAUSE)
+            if not self._stopping.is_set():
+                logger.warning("The worker begins anew: %s", _first_line(error))
         finally:
             rescue.cancel()
+        if not self._stopping.is_set():
+            # Not at once: what has ended it may last.
+            await asyncio.sleep(_PAUSE)
+
+    def _begin_anew(self) -> None:
+        """Be another worker of the database, which does not know this one any more; its jobs are others' by now."""
+        if self._worker is None or self._stopping.is_set():
+            # It is about to end.
+            return
+        logger.warning("The worker begins anew: the database does not know it any more")
+        for crawl in self._crawls:
+            crawl.tell()
+        self._worker.stop()  # type: ignore[no-untyped-call]
+        self._worker = None
 
     async def _rescue(self, worker: ProcrastinateWorker) -> None:
         """Give back the jobs of workers that are dead, as long as this one lives; forget old jobs once a day."""
-        noted, swept = None, 0.0
         while True:
             await asyncio.sleep(_RESCUE)
-            if (worker_id := worker.worker_id) is None:
+            if worker.worker_id is None:
                 continue
-            if worker_id != noted:
-                noted = worker_id
-                await self._note(
-                    _NOTE_WORKER,
-                    id=worker_id,
-                    host=self._host,
-                    pid=os.getpid(),
-                    version=__version__,
-                    procrastinate=procrastinate_version(),
-                )
-            if self._stopping.is_set():
-                # Procrastinate's own have ended then, and it may take a while until all is loaded. None for the crawls.
-                await self._note(HEARTBEAT, worker_id=worker_id)
-            for job_id in await self._manager.rescue(worker_id):
-                logger.warning("Job %d is given back: its worker is dead, or cut off", job_id)
-            if time.monotonic() - swept > DAY or not swept:
-                swept = time.monotonic()
-                await self._manager.delete_old_jobs(
-                    queue.KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
-                )
-                self._sweep_logs()
+            try:
+                await self._look(worker.worker_id)
+            except ConnectorException as error:
+                # Such as while somebody changes the tables. The next time may be better.
+                if not self._stopping.is_set():
+                    logger.warning("Nothing is given back for now: %s", _first_line(error))
+
+    async def _look(self, worker_id: int) -> None:
+        """Do once what `_rescue` does again and again."""
+        if worker_id != self._noted:
+            await self._note(
+                _NOTE_WORKER,
+                id=worker_id,
+                host=self._host,
+                pid=os.getpid(),
+                version=__version__,
+                procrastinate=procrastinate_version(),
+            )
+            self._noted = worker_id
+        if self._stopping.is_set():
+            # Procrastinate's own have ended then, and it may take a while until all is loaded. None for the crawls.
+            await self._note(HEARTBEAT, worker_id=worker_id, host=self._host, pid=os.getpid())
+        for job_id in await self._manager.rescue(worker_id):
+            logger.warning("Job %d is given back: its worker is dead, or cut off", job_id)
+        if time.monotonic() - self._swept > DAY or not self._swept:
+            self._swept = time.monotonic()
+            await self._manager.delete_old_jobs(
+                queue.KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
+            )
+            self._sweep_logs()
 
     def _sweep_logs(self) -> None:
         """Delete the logs of jobs that are not known any more."""
         oldest = time.time() - queue.KEPT_HOURS * 3_600
         for log in self._logs.glob("*.log"):
             # Another worker may have done it.
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 if log.stat().st_mtime < oldest:
                     log.unlink()
 
@@ -409,6 +436,11 @@ async def _report(process: AsyncCallNext, context: JobContext, _: ProcrastinateW
     except Exception:
         logger.exception("job %s has failed", context.job.id)
         raise
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what has led to an error of Procrastinate, in one line."""
+    return str(error.__cause__ or error).partition("\n")[0]
 
 
 def _check_whole(report: Report) -> None:
