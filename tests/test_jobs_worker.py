@@ -432,7 +432,7 @@ def test_a_worker_that_the_database_has_forgotten_begins_anew_and_its_jobs_too(
         wait(lambda: has_written(worker, "live/1-1") and count(machines, "parti_workers"), machines)
         machines.query("DELETE FROM procrastinate_workers")
         wait(lambda: has_written(worker, "live/1-2"), machines, SILENCE - 10)
-        assert count(machines, "parti_workers") == 1
+        wait(lambda: count(machines, "parti_workers") == 1, machines)
         assert worker.said.count("The worker begins anew: the database does not know it any more\n") == 1
         assert worker.stop() == 0
         assert "Traceback" not in worker.said
