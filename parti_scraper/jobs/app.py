@@ -72,7 +72,7 @@ _IS_ME = (
     "id = %(worker_id)s AND NOT EXISTS (SELECT FROM parti_workers WHERE id = %(worker_id)s "
     "AND (host, pid) <> (%(host)s, %(pid)s))"
 )
-HEARTBEAT = f"UPDATE procrastinate_workers SET last_heartbeat = now() WHERE {_IS_ME} RETURNING id"  # noqa: S608
+_HEARTBEAT = f"UPDATE procrastinate_workers SET last_heartbeat = now() WHERE {_IS_ME} RETURNING id"  # noqa: S608
 _UNREGISTER = f"DELETE FROM procrastinate_workers WHERE {_IS_ME}"  # noqa: S608
 _RESCUE = """
 WITH lost AS (
@@ -258,7 +258,13 @@ async def _configure(connection: psycopg.AsyncConnection) -> None:
 
 
 class Manager(JobManager):
-    """Fetches what this worker has a place for, and ends a job only while it is this worker's."""
+    """Fetches what this worker has a place for, and ends a job only while it is this worker's.
+
+    Attributes:
+        who: host and pid, by which the database tells this worker from another one that had its number.
+        on_heartbeat: are called when the database has taken a heartbeat.
+        on_forgotten: are called when it does not know the worker any more.
+    """
 
     connector: Connector
 
@@ -272,10 +278,9 @@ class Manager(JobManager):
         """
         super().__init__(connector)
         self._places, self._most = places, most
-        self._who = {"host": socket.gethostname(), "pid": os.getpid()}
+        self.who: dict[str, str | int] = {"host": socket.gethostname(), "pid": os.getpid()}
         self._running: dict[int, str] = {}
         self._unknown: set[int] = set()
-        # Are called when the database has taken a heartbeat, and when it does not know the worker any more.
         self.on_heartbeat: list[Callable[[], None]] = []
         self.on_forgotten: list[Callable[[], None]] = []
 
@@ -334,14 +339,18 @@ class Manager(JobManager):
 
     async def update_heartbeat(self, worker_id: int) -> None:
         # Not by an error, of which Procrastinate hears only until the first of its own tasks has ended.
-        is_known: object = None
+        is_known = False
         with suppress(ConnectorException):
-            is_known = await self.connector.execute_query_all_async(HEARTBEAT, worker_id=worker_id, **self._who)
+            is_known = await self.beat(worker_id)
         for tell in self.on_heartbeat if is_known else self.on_forgotten:
             tell()
 
+    async def beat(self, worker_id: int) -> bool:
+        """Tell the database that this worker is alive, and return whether it knows it."""
+        return bool(await self.connector.execute_query_all_async(_HEARTBEAT, worker_id=worker_id, **self.who))
+
     async def unregister_worker(self, worker_id: int) -> None:
-        await self.connector.execute_query_async(_UNREGISTER, worker_id=worker_id, **self._who)
+        await self.connector.execute_query_async(_UNREGISTER, worker_id=worker_id, **self.who)
 
     async def rescue(self, worker_id: int) -> list[int]:
         """Give back the jobs of workers that are dead or cut off. Returns their numbers.

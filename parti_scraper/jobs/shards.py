@@ -30,8 +30,9 @@ _LEAST_OF_A_SECOND = -(-_MOST_WEIGHT // MOST_SECONDS)
 # How often a piece is halved at a time.
 _MOST_HALVINGS = 3
 # Seconds after the end of an attempt until the next: after the first, how many times as long after each other, and the
-# most, which as many steps reach.
+# most.
 BACKOFF, BACKOFF_TIMES, LONGEST_BACKOFF = 900, 4, 7 * DAY
+# After how many times as long the most is reached.
 _STEPS = 5
 
 
@@ -188,17 +189,15 @@ def _due(stretches: Iterable[Interval], attempts: Iterable[Attempt], now: float)
     bounds = sorted({bound for each in to_come for bound in (each.window.since, each.window.until + 1)})
     # Of those that have begun, the one that ended last first.
     begun: list[tuple[float, int]] = []
-    number_begun = 0
     for stretch in stretches:
         within = bounds[bisect(bounds, stretch.since) : bisect(bounds, stretch.until)]
         for since, end in pairwise([stretch.since, *within, stretch.until + 1]):
             while to_come and to_come[-1].window.since <= since:
                 attempt = to_come.pop()
                 heappush(begun, (-attempt.ended_at, attempt.window.until))
-                number_begun += 1
             while begun and begun[0][1] < since:
                 heappop(begun)
-            times = number_begun - bisect_left(untils, since)
+            times = len(untils) - len(to_come) - bisect_left(untils, since)
             if not times or now >= _wait(times) - begun[0][0]:
                 yield Interval(since, end - 1)
 

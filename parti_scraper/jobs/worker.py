@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from parti_scraper.dataset.engine import TargetAway
 from parti_scraper.dataset.targets.postgres import database_error
 from parti_scraper.exceptions import PartiError, UsageError
 from parti_scraper.jobs import queue
-from parti_scraper.jobs.app import HEARTBEAT, ServerAway, make_app
+from parti_scraper.jobs.app import ServerAway, make_app
 from parti_scraper.jobs.crawling import Crawl
 from parti_scraper.jobs.database import WORKER_RIGHTS, connect, procrastinate_version
 from parti_scraper.jobs.loading import Lost, Owner, load_left, load_run
@@ -135,7 +134,6 @@ class Worker:
         places = {CRAWL: machine.concurrency, ENDLESS: _ENDLESS_AT_A_TIME, SCHEDULE: 1}
         self._app, self._manager = make_app(machine.address, places, machine.most)
         self._places = sum(places.values())
-        self._host = socket.gethostname()
         self._logs = machine.state / "jobs"
         self._crawls: set[Crawl] = set()
         self._stopping = asyncio.Event()
@@ -260,15 +258,14 @@ class Worker:
             await self._note(
                 _NOTE_WORKER,
                 id=worker_id,
-                host=self._host,
-                pid=os.getpid(),
                 version=__version__,
                 procrastinate=procrastinate_version(),
+                **self._manager.who,
             )
             self._noted = worker_id
         if self._stopping.is_set():
             # Procrastinate's own have ended then, and it may take a while until all is loaded. None for the crawls.
-            await self._note(HEARTBEAT, worker_id=worker_id, host=self._host, pid=os.getpid())
+            await self._manager.beat(worker_id)
         for job_id in await self._manager.rescue(worker_id):
             logger.warning("Job %d is given back: its worker is dead, or cut off", job_id)
         if time.monotonic() - self._swept > DAY or not self._swept:
@@ -301,7 +298,7 @@ class Worker:
         attempt = job.attempts + 1
         number = {"job_id": job.id, "attempt": attempt}
         run_id = run_id_of(job.id or 0, attempt)
-        await self._note(_NOTE_BEGIN, host=self._host, **number)
+        await self._note(_NOTE_BEGIN, host=self._manager.who["host"], **number)
         exit_code = None
         try:
             ended = await self._crawl(job, *read_payload(job.task_kwargs), run_id)

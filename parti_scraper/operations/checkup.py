@@ -115,19 +115,20 @@ def _check_up(
     max_ages = parse_max_ages(settings[MAX_AGE])
     expect_absent = parse_expect_absent(settings["PARTI_EXPECT_ABSENT"])
     output, state = output_dir(settings, raw), state_dir(settings, raw)
+    places = typed_places(settings)
     with open_runs([output], state, now) as runs:
         entries = list(runs)
         failed = list(runs.failed_starts)
     source, collected = collect(entries, math.floor(now), source or source_among(entries))
     known = Known(
         max_ages,
-        [*_gaps(collected, settings, now)],
+        [*_gaps(collected, settings[COVERAGE_SINCE], places, now)],
         [*_listened(entries, source, now)],
         _disks([output, state]),
         alert_failure(settings, now, raw),
         expect_absent=expect_absent,
         program=program(),
-        places=typed_places(settings),
+        places=places,
     )
     past = history(_lately(entries, now), failed, source)
     return Checkup(examine(past, known, now), source)
@@ -156,16 +157,15 @@ def _lately(entries: Iterable[Entry], now: float) -> Iterator[Entry]:
         yield from (entry for entry in rest if entry is good or (entry.ended_at or "") >= earliest)
 
 
-def _gaps(collected: Collected, settings: BaseSettings, now: float) -> Iterator[Gap]:
+def _gaps(collected: Collected, since: str, places: Sequence[str], now: float) -> Iterator[Gap]:
     """Yield the gaps between ended livestreams that a crawl can fill; without a run that proves any there are none."""
-    start = parse_time("setting", COVERAGE_SINCE, settings[COVERAGE_SINCE] or None, first_second, now)
+    start = parse_time("setting", COVERAGE_SINCE, since or None, first_second, now)
     for coverage in collected.coverages(Bounds(None, None, math.floor(now)), start):
         if coverage.series == LIVESTREAMS and any(proof.series == LIVESTREAMS for proof in collected.proofs):
             for gap in coverage.gaps:
                 words = crawl_for(gap, LIVESTREAMS, math.floor(now))
                 if words:
-                    command = f"{program()} {shlex.join([*words, *typed_places(settings)])}"
-                    yield Gap(gap.since, gap.until, command)
+                    yield Gap(gap.since, gap.until, f"{program()} {shlex.join([*words, *places])}")
 
 
 def _listened(entries: Iterable[Entry], source: str, now: float) -> Iterator[tuple[float, float]]:
